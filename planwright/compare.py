@@ -1,0 +1,206 @@
+"""Is this answer right: the one place that decides, for verify, validate and the load test alike.
+
+In      expected and actual arrays ``(samples, ...)`` of one output, and a `Tolerance`.
+Out     an `OutputCheck` with the worst figures over the samples and why it failed.
+
+Errors are taken per sample: ``relative`` is max|actual-expected| / max|expected| (infinity norm), so one near-zero
+element does not decide; ``cosine`` is over the flattened sample. Integers, booleans and text must be equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planwright.golden import Golden
+
+Array = NDArray[Any]
+
+DISTINCT_SHARE = 0.95  # share of golden pairs that must differ, or a swapped answer could pass (DESIGN section 1)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What counts as a right answer; None switches a criterion off.
+
+    Attributes:
+        relative: Largest allowed relative error per sample (infinity norm).
+        absolute: Errors up to this are allowed whatever the relative error says.
+        cosine: Least allowed cosine similarity per sample.
+        top1: Least allowed share of samples whose largest element is the same.
+        equal: Least allowed share of equal elements, for integers and text.
+    """
+
+    relative: float | None = 1e-3
+    absolute: float = 1e-5
+    cosine: float | None = 0.9999
+    top1: float | None = None
+    equal: float = 1.0
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return a JSON value."""
+        return asdict(self)
+
+
+# Defaults per precision: FP16 and BF16 carry 11 and 8 bits of significand, INT8 and FP8 are judged by their direction.
+DEFAULTS: dict[str, Tolerance] = {
+    "fp32": Tolerance(),
+    "tf32": Tolerance(relative=5e-3, absolute=1e-4, cosine=0.9999),
+    "fp16": Tolerance(relative=1e-2, absolute=1e-3, cosine=0.999),
+    "bf16": Tolerance(relative=5e-2, absolute=1e-2, cosine=0.995),
+    "int8": Tolerance(relative=None, absolute=0.0, cosine=0.98),
+    "fp8": Tolerance(relative=None, absolute=0.0, cosine=0.98),
+}
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """The worst figures of one output over all samples, and the verdict."""
+
+    output: str
+    samples: int
+    absolute: float
+    relative: float
+    cosine: float
+    top1: float
+    equal: float
+    passed: bool
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON value."""
+        return asdict(self)
+
+
+def compare(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> OutputCheck:
+    """Compare one output over a batch of samples.
+
+    Args:
+        name: Output name, for the reason.
+        expected: ``(samples, ...)``.
+        actual: The same shape; NaN anywhere fails unless `expected` has it there too.
+        tolerance: What is allowed.
+
+    Example:
+        >>> compare("y", np.ones((2, 3)), np.ones((2, 3)), Tolerance()).passed
+        True
+        >>> compare("y", np.ones((2, 3)), np.full((2, 3), 1.1), Tolerance()).reason
+        'relative error 0.1 > 0.001'
+    """
+    if expected.shape != actual.shape:
+        return _failed(name, len(expected), f"shape {list(actual.shape)}, expected {list(expected.shape)}")
+    if expected.dtype.kind not in "fV" or actual.dtype.kind not in "fV":
+        return _compare_exact(name, expected, actual, tolerance)
+    return _compare_float(name, expected, actual, tolerance)
+
+
+def merge(checks: list[OutputCheck]) -> OutputCheck:
+    """Fold checks of one output over several batches into one: worst errors, mean shares, first reason."""
+    samples = sum(check.samples for check in checks)
+    share = {
+        key: sum(getattr(check, key) * check.samples for check in checks) / max(samples, 1) for key in ("top1", "equal")
+    }
+    return OutputCheck(
+        checks[0].output,
+        samples,
+        max(check.absolute for check in checks),
+        max(check.relative for check in checks),
+        min(check.cosine for check in checks),
+        share["top1"],
+        share["equal"],
+        all(check.passed for check in checks),
+        next((check.reason for check in checks if check.reason), ""),
+    )
+
+
+def indistinct(golden: Golden, tolerances: dict[str, Tolerance]) -> list[tuple[str, float, tuple[int, int]]]:
+    """Find outputs whose golden samples are too alike to tell apart.
+
+    A pair is distinct when its answers differ by more than twice the tolerance, so that a swapped answer fails.
+
+    Returns:
+        For each such output: name, share of distinct pairs, and the first alike pair.
+    """
+    faults = []
+    for output, tolerance in tolerances.items():
+        alike: list[tuple[int, int]] = []
+        total = 0
+        for group, i, j in golden.pairs():
+            total += 1
+            if _same(group.outputs[output][i], group.outputs[output][j], _doubled(tolerance)):
+                alike.append((i, j))
+        if alike and 1 - len(alike) / total < DISTINCT_SHARE:
+            faults.append((output, 1 - len(alike) / total, alike[0]))
+    return faults
+
+
+def _same(first: Array, second: Array, tolerance: Tolerance) -> bool:
+    return compare("", first[None], second[None], replace(tolerance, top1=None)).passed
+
+
+def _doubled(tolerance: Tolerance) -> Tolerance:
+    return Tolerance(
+        relative=None if tolerance.relative is None else 2 * tolerance.relative,
+        absolute=2 * tolerance.absolute,
+        cosine=None if tolerance.cosine is None else 1 - 2 * (1 - tolerance.cosine),
+    )
+
+
+def _failed(name: str, samples: int, reason: str) -> OutputCheck:
+    return OutputCheck(name, samples, float("inf"), float("inf"), -1.0, 0.0, 0.0, False, reason)
+
+
+def _compare_exact(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> OutputCheck:
+    if expected.dtype.kind in "OSU":
+        expected, actual = _as_bytes(expected), _as_bytes(actual)
+    equal = float(np.mean(expected == actual)) if expected.size else 1.0
+    passed = equal >= tolerance.equal
+    reason = "" if passed else f"equal elements {equal:.4g} < {tolerance.equal:g}"
+    gap = 0.0 if passed else 1.0
+    return OutputCheck(name, len(expected), gap, gap, 1.0 if passed else 0.0, equal, equal, passed, reason)
+
+
+def _as_bytes(array: Array) -> Array:
+    flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    return np.array(flat, dtype=object).reshape(array.shape)
+
+
+def _compare_float(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> OutputCheck:
+    count = len(expected)
+    want = expected.reshape(count, -1).astype(np.float64)
+    have = actual.reshape(count, -1).astype(np.float64)
+    if not np.array_equal(np.isfinite(want), np.isfinite(have)):
+        return _failed(name, count, "NaN or infinity where the expected answer has a number, or the other way round")
+    want, have = np.nan_to_num(want), np.nan_to_num(have)
+    error = np.abs(want - have).max(axis=1, initial=0.0)
+    scale = np.abs(want).max(axis=1, initial=0.0)
+    relative = error / np.maximum(scale, np.finfo(np.float32).tiny)
+    cosine = _cosine(want, have)
+    top1 = want.argmax(axis=1) == have.argmax(axis=1) if want.shape[1] else np.ones(count, bool)
+    close = np.isclose(want, have, rtol=1e-6, atol=tolerance.absolute)
+    reason = _why(error, relative, cosine, float(top1.mean()), tolerance)
+    worst = (float(error.max()), float(relative.max()), float(cosine.min()))
+    return OutputCheck(name, count, *worst, float(top1.mean()), float(close.mean()), not reason, reason)
+
+
+def _cosine(want: Array, have: Array) -> Array:
+    norms = np.linalg.norm(want, axis=1) * np.linalg.norm(have, axis=1)
+    both_zero = (np.abs(want).max(axis=1, initial=0.0) == 0) & (np.abs(have).max(axis=1, initial=0.0) == 0)
+    dots = np.einsum("ij,ij->i", want, have)
+    cosine: Array = np.where(both_zero, 1.0, dots / np.where(norms == 0, 1.0, norms))
+    return cosine
+
+
+def _why(error: Array, relative: Array, cosine: Array, top1: float, tolerance: Tolerance) -> str:
+    """Return the first criterion that is not met; an error within `absolute` passes whatever the others say."""
+    judged = error > tolerance.absolute
+    if tolerance.relative is not None and (judged & (relative > tolerance.relative)).any():
+        return f"relative error {relative[judged].max():.3g} > {tolerance.relative:g}"
+    if tolerance.cosine is not None and (judged & (cosine < tolerance.cosine)).any():
+        return f"cosine {cosine[judged].min():.6g} < {tolerance.cosine:g}"
+    if tolerance.top1 is not None and top1 < tolerance.top1:
+        return f"top-1 agreement {top1:.3f} < {tolerance.top1:g}"
+    return ""

@@ -1,0 +1,111 @@
+"""The only module that prints.
+
+In      rows, lines and errors from the commands.
+Out     tables and progress on the terminal, or JSON on standard output under ``--json``.
+
+Human text goes to standard error when ``--json`` is given, so that standard output holds JSON only.
+rich is imported when a table is drawn: `--help` and a build with nothing to do stay fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from planwright.errors import EXIT_INTERRUPTED, Fault, PlanwrightError, SpecError
+
+_json_mode = False
+
+
+def set_json(enabled: bool) -> None:
+    """Send human text to standard error from now on, so that standard output is JSON only."""
+    global _json_mode  # one process, one output mode: set once by the command line
+    _json_mode = enabled
+
+
+def say(text: str = "") -> None:
+    """Print one line for a person; flushed, so that logs and pipes show progress as it happens."""
+    print(text, file=sys.stderr if _json_mode else sys.stdout, flush=True)  # noqa: T201
+
+
+def warn(text: str) -> None:
+    """Print one warning line to standard error."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def emit_json(value: Any) -> None:
+    """Print `value` as the command's one JSON document on standard output."""
+    print(json.dumps(value, indent=2, sort_keys=False), flush=True)  # noqa: T201
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; columns whose name ends in a unit or ``#`` are not special, text is left-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    stream = sys.stderr if _json_mode else sys.stdout
+    width = None if stream.isatty() else 140
+    Console(file=stream, width=width, highlight=False, markup=False).print(grid)
+
+
+def fail(error: PlanwrightError) -> int:
+    """Print every fault of `error` and return its exit code."""
+    for fault in error.faults:
+        print(fault.render(), file=sys.stderr, flush=True)  # noqa: T201
+    if _json_mode:
+        emit_json({"errors": [fault.as_dict() for fault in error.faults]})
+    return error.exit_code
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose usage errors are `SpecError` (exit code 2) in our own form."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SpecError(Fault(message, fix=f"see {self.prog} --help"))
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command's `main` and leave the process with the exit code of the contract (see errors.py)."""
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+    except PlanwrightError as error:
+        code = fail(error)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)  # noqa: T201
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        code = 0
+        sys.stderr.close()
+    raise SystemExit(code)
+
+
+def human_bytes(size_bytes: float) -> str:
+    """Return a size for people.
+
+    Example:
+        >>> human_bytes(1536), human_bytes(97_800_000)
+        ('1.5 KiB', '93.3 MiB')
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} GiB"
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``; call `set_json` with what it parsed to."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+
+
+def flat(mapping: Mapping[str, object]) -> str:
+    """Return ``a=1 b=2`` for a one-line note."""
+    return " ".join(f"{key}={value}" for key, value in mapping.items())

@@ -1,0 +1,97 @@
+"""What Planwright says when something is wrong.
+
+In      nothing.
+Out     `Fault`, one mistake told so that its reader can mend it, and the error tree:
+
+    PlanwrightError            exit code 1
+    ├── StageError             1    a stage, gate or SLO failed; names the stage
+    ├── SpecError              2    config.yaml or the command line is wrong
+    ├── MachineError           3    this machine is not ready
+    └── clients.ClientError    1    see clients/errors.py
+
+Only mistakes that a user can mend are raised as these; a bug in Planwright keeps its stack trace.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake: what, where, why, how to fix it, and the command that checks the fix.
+
+    Example:
+        >>> print(Fault("no such model", where="config.yaml:4", fix="spell it digits").render())
+        error: no such model
+          where  config.yaml:4
+          fix    spell it digits
+    """
+
+    what: str
+    where: str = ""
+    why: str = ""
+    fix: str = ""
+    check: str = ""
+
+    def render(self) -> str:
+        """Return the fault as indented lines, empty parts left out."""
+        lines = [f"error: {self.what}"]
+        for label in ("where", "why", "fix", "check"):
+            text = getattr(self, label)
+            if text:
+                indented = text.replace("\n", "\n         ")
+                lines.append(f"  {label:<6} {indented}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the parts that are not empty, for ``--json``."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+
+class PlanwrightError(Exception):
+    """Base of all errors that are told to the user without a stack trace."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, *faults: Fault | str) -> None:
+        self.faults: tuple[Fault, ...] = tuple(Fault(f) if isinstance(f, str) else f for f in faults)
+        super().__init__("\n".join(fault.render() for fault in self.faults))
+
+
+class StageError(PlanwrightError):
+    """A stage failed: `stage` is one of torch, onnx, graph, engine, publish, http, grpc, shm, ..."""
+
+    def __init__(self, stage: str, *faults: Fault | str) -> None:
+        self.stage = stage
+        super().__init__(*faults)
+
+
+class SpecError(PlanwrightError):
+    """config.yaml or the command line is wrong; carries every fault found, not the first."""
+
+    exit_code = EXIT_USAGE
+
+
+class MachineError(PlanwrightError):
+    """This machine cannot do what was asked: a tool, a port, a device or disk space is missing."""
+
+    exit_code = EXIT_MACHINE
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``did you mean 'x'?`` for a near miss, else the list of what there is.
+
+    Example:
+        >>> did_you_mean("precison", ["precision", "batch"])
+        "did you mean 'precision'?"
+        >>> did_you_mean("zzz", ["b", "a"])
+        'known: a, b'
+    """
+    options: Sequence[str] = sorted(known)
+    close = difflib.get_close_matches(word, options, n=1)
+    return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(options)

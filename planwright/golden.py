@@ -1,0 +1,127 @@
+"""Golden samples: the inputs and FP32 answers that every later check uses.
+
+In      arrays from the export stage, or a ``golden.npz`` that it wrote.
+Out     `Golden`: samples grouped by shape, batches cut from them.
+
+A sample never has a batch axis; `Group` stacks samples of one shape along a new first axis, so sentences of 16 and
+of 32 tokens make two groups. Text is stored as fixed-width bytes because object arrays would need pickle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one shape, stacked: every array is ``(samples, *sample_shape)``."""
+
+    inputs: Arrays
+    outputs: Arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def take(self, indices: Sequence[int]) -> Group:
+        """Return the samples at `indices`, in that order; indices may repeat."""
+        picked = list(indices)
+        return Group(
+            {name: array[picked] for name, array in self.inputs.items()},
+            {name: array[picked] for name, array in self.outputs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Golden:
+    """All golden samples of one model.
+
+    Attributes:
+        groups: Samples by shape.
+        meta: What the export stage noted: ``weights`` (``real`` or ``random``), ``reference``, ``seed``, ...
+    """
+
+    groups: tuple[Group, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.groups)
+
+    def batches(self, size: int) -> Iterator[Group]:
+        """Yield batches of exactly `size` that together hold every sample; a short tail is filled from the start."""
+        for group in self.groups:
+            for start in range(0, len(group), size):
+                yield group.take([i % len(group) for i in range(start, start + size)])
+
+    def samples(self) -> Iterator[Group]:
+        """Yield the samples one by one, each as a group of one."""
+        return self.batches(1)
+
+    def pairs(self) -> Iterator[tuple[Group, int, int]]:
+        """Yield each pair of samples once as (group, i, j); samples of different shape differ by themselves."""
+        for group in self.groups:
+            for i, j in itertools.combinations(range(len(group)), 2):
+                yield group, i, j
+
+    def save(self, path: Path) -> None:
+        """Write one compressed npz, without pickle."""
+        arrays: Arrays = {"meta": np.frombuffer(json.dumps(dict(self.meta), sort_keys=True).encode(), np.uint8)}
+        for index, group in enumerate(self.groups):
+            for kind, tensors in (("input", group.inputs), ("output", group.outputs)):
+                arrays |= {f"{kind}/{index}/{name}": _storable(array) for name, array in tensors.items()}
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Golden:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError: The file is missing, cut short, or not a golden file.
+        """
+        groups: dict[int, tuple[Arrays, Arrays]] = {}
+        with np.load(path, allow_pickle=False) as stored:
+            meta = json.loads(stored["meta"].tobytes())
+            for key in stored.files:
+                if key == "meta":
+                    continue
+                kind, index, name = key.split("/", 2)
+                inputs, outputs = groups.setdefault(int(index), ({}, {}))
+                (inputs if kind == "input" else outputs)[name] = _usable(stored[key])
+        return cls(tuple(Group(*groups[i]) for i in sorted(groups)), meta)
+
+
+def group_by_shape(inputs: Sequence[Arrays], outputs: Sequence[Arrays]) -> tuple[Group, ...]:
+    """Stack single samples (arrays without a batch axis) into one group per set of shapes, order kept."""
+    found: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for index, sample in enumerate(inputs):
+        shapes = tuple(array.shape for array in (*sample.values(), *outputs[index].values()))
+        found.setdefault(shapes, []).append(index)
+    return tuple(
+        Group(_stack([inputs[i] for i in members]), _stack([outputs[i] for i in members])) for members in found.values()
+    )
+
+
+def _stack(samples: Sequence[Arrays]) -> Arrays:
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _storable(array: Array) -> Array:
+    if array.dtype.kind != "O":
+        return array
+    encoded = [text if isinstance(text, bytes) else str(text).encode() for text in array.ravel()]
+    return np.array(encoded, dtype=np.bytes_).reshape(array.shape)
+
+
+def _usable(array: Array) -> Array:
+    return array.astype(object) if array.dtype.kind == "S" else array
