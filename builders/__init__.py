@@ -1,0 +1,1 @@
+"""config.yaml → model_repository/: export, graph, compile, verify, publish."""

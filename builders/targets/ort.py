@@ -1,0 +1,110 @@
+"""The onnxruntime target: the graph itself is the engine, run on the CPU.
+
+In      an ONNX graph.
+Out     ``model.onnx`` and an `OrtEngine` over it.
+
+The graph is loaded once with full checks before it is accepted, so a truncated file or an unknown operator stops here
+and not in the server.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from planwright.errors import Fault, StageError
+from planwright.golden import Arrays
+from planwright.spec import ModelSpec
+from planwright.tensors import TensorSpec, datatype_from_ort
+
+
+class OrtEngine:
+    """An ONNX Runtime session over named tensors."""
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        self._session = open_session(path, threads=threads)
+        self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
+        self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Answer one batch; text goes in and comes out as objects."""
+        feeds = {name: _text(array) for name, array in inputs.items()}
+        names = [tensor.name for tensor in self.outputs]
+        return dict(zip(names, self._session.run(names, feeds), strict=True))
+
+
+class OnnxRuntimeTarget:
+    """Compile and load for ONNX Runtime on the CPU."""
+
+    name = "onnxruntime"
+    platform = "onnxruntime_onnx"
+    backend = "onnxruntime"
+    filename = "model.onnx"
+    kind = "KIND_CPU"
+    max_opset = 24
+
+    def key(self) -> str:
+        """Folder below ``compile/<precision>/``: one for all machines, the graph is the engine."""
+        return "onnxruntime"
+
+    def versions(self) -> dict[str, str]:
+        """The runtime that accepted the graph."""
+        return {"onnxruntime": version("onnxruntime")}
+
+    def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> None:
+        """Accept the graph and copy it, external data included."""
+        open_session(graph)
+        for part in (graph, *graph.parent.glob(f"{graph.name}.*")):
+            shutil.copyfile(part, folder / part.name.replace(graph.name, self.filename, 1))
+        for extra in graph.parent.glob("*.data"):
+            shutil.copyfile(extra, folder / extra.name)
+
+    def load(self, folder: Path, spec: ModelSpec) -> OrtEngine:
+        """Open a session on the compiled file."""
+        return OrtEngine(folder / self.filename)
+
+
+def open_session(path: Path, *, threads: int = 0, stage: str = "engine") -> Any:
+    """Return an ``onnxruntime.InferenceSession`` on the CPU.
+
+    Raises:
+        StageError: ONNX Runtime refuses the file; the fault says why in plain words.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # its errors come back as exceptions; the log would tell them twice
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes, all from one C++ status
+        raise StageError(stage, _refused(path, str(error))) from None
+
+
+def _refused(path: Path, text: str) -> Fault:
+    why = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text).splitlines()[0]
+    if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text:
+        return Fault("not a whole ONNX file", str(path), why, "the file is truncated or not ONNX: write it again")
+    if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text:
+        fix = "export with operators of the standard ONNX domain, or with an older opset"
+        return Fault("the graph has an operator that ONNX Runtime lacks", str(path), why, fix)
+    fix = f"see whether the file passes: python -m onnx.checker {path}"
+    return Fault("ONNX Runtime cannot load the graph", str(path), why, fix)
+
+
+def _tensor(item: Any) -> TensorSpec:
+    shape = tuple(dim if isinstance(dim, int) else -1 for dim in item.shape)
+    try:
+        return TensorSpec(item.name, datatype_from_ort(item.type), shape)
+    except KeyError:
+        fault = Fault(f"'{item.name}' has the type {item.type}", why="Triton has no such tensor type", fix="cast it in the graph")
+        raise StageError("engine", fault) from None
+
+
+def _text(array: Any) -> Any:
+    if array.dtype.kind not in "OS":
+        return array
+    return array.astype(object) if array.dtype.kind == "S" else array

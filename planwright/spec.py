@@ -1,0 +1,194 @@
+"""What config.yaml means: the frozen objects that every stage reads.
+
+In      nothing; `planwright.spec_load.load_spec` makes these from the file.
+Out     `RepositorySpec` and `ModelSpec`. The JSON schema for editors is made from `ConfigFile` (docs/config.schema.json).
+
+Field names below ``serve`` are Triton's own and are checked against Triton's ModelConfig message, not mirrored here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from planwright.compare import DEFAULTS, Tolerance
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
+Target = Literal["onnxruntime", "tensorrt"]
+TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
+EMBEDDED_SERVER = "2.51.0"  # the tritonserver in nvidia-pytriton 0.7.0, equal to release 24.10
+
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ServerSpec(_Frozen):
+    """The server that the repository is made for."""
+
+    image: Annotated[str | None, Field(description="Triton image, such as nvcr.io/nvidia/tritonserver:26.06-py3")] = None
+    tensorrt: Annotated[str | None, Field(description="TensorRT version in that image, all four parts")] = None
+
+    @property
+    def embedded(self) -> bool:
+        """True where the repository is made for the tritonserver of the wheel."""
+        return self.image is None
+
+
+class ExportSpec(_Frozen):
+    """How PyTorch becomes ONNX."""
+
+    exporter: Annotated[
+        Literal["torchscript", "dynamo"], Field(description="torchscript is the only one safe for TensorRT 8.6")
+    ] = "torchscript"
+    opset: Annotated[int, Field(ge=11, le=24, description="ONNX opset; it is read back from the file")] = 17
+
+
+class SamplesSpec(_Frozen):
+    """How many real samples to take for each use, or the file that holds them."""
+
+    calibration: Annotated[_Positive, Field(description="samples that set INT8 ranges")] = 512
+    golden: Annotated[int, Field(ge=2, description="samples whose FP32 answers every later check uses")] = 32
+    test: Annotated[_Positive, Field(description="held-out samples for the task metric")] = 512
+    file: Annotated[str | None, Field(description="npz with one array per input, samples along the first axis")] = None
+
+
+class BatchSpec(_Frozen):
+    """The batch sizes that the engine takes: dynamic from min to max, or one fixed size."""
+
+    min: Annotated[_Positive | None, Field(description="smallest batch; 1 if not given")] = None
+    opt: Annotated[_Positive | None, Field(description="batch the engine is tuned for; max if not given")] = None
+    max: Annotated[_Positive | None, Field(description="largest batch: Triton's max_batch_size")] = None
+    fixed: Annotated[_Positive | None, Field(description="static batch; served with max_batch_size 0")] = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> BatchSpec:
+        if self.fixed is not None and (self.min, self.opt, self.max) != (None, None, None):
+            raise ValueError("give either 'fixed' or min/opt/max, not both")
+        low, opt, high = self.bounds
+        if not low <= opt <= high:
+            raise ValueError(f"needs min <= opt <= max, has {low}, {opt}, {high}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[int, int, int]:
+        """Return (min, opt, max); all equal when fixed. Not given at all means up to 8."""
+        if self.fixed is not None:
+            return self.fixed, self.fixed, self.fixed
+        high = self.max or self.opt or max(8, self.min or 1)
+        return self.min or 1, self.opt or high, high
+
+    @property
+    def given(self) -> bool:
+        """True where config.yaml says anything about the batch."""
+        return any(value is not None for value in (self.min, self.opt, self.max, self.fixed))
+
+
+class ProfileSpec(_Frozen):
+    """Shapes of one input in one optimization profile, batch axis included."""
+
+    min: list[_Positive]
+    opt: list[_Positive]
+    max: list[_Positive]
+
+
+class CompileSpec(_Frozen):
+    """How the engine is built."""
+
+    optimization_level: Annotated[int, Field(ge=0, le=5, description="TensorRT builder optimization level")] = 3
+    profiles: Annotated[
+        list[dict[str, ProfileSpec]] | None, Field(description="TensorRT profiles; derived from batch if not given")
+    ] = None
+
+
+class CalibrationSpec(_Frozen):
+    """How INT8 ranges are found."""
+
+    method: Annotated[Literal["minmax", "entropy"], Field(description="range finder")] = "entropy"
+
+
+class AcceptSpec(_Frozen):
+    """Thresholds of one output; what is not given keeps the precision's default."""
+
+    relative: Annotated[float | None, Field(ge=0, description="largest max|error| / max|expected| per sample")] = None
+    absolute: Annotated[float | None, Field(ge=0, description="errors up to this always pass")] = None
+    cosine: Annotated[float | None, Field(le=1, description="least cosine similarity per sample")] = None
+    top1: Annotated[float | None, Field(ge=0, le=1, description="least share of equal largest elements")] = None
+    equal: Annotated[float | None, Field(ge=0, le=1, description="least share of equal elements (integers, text)")] = None
+
+
+class SloSpec(_Frozen):
+    """What the load test holds the model to."""
+
+    p99_ms: Annotated[float | None, Field(gt=0, description="99th percentile of latency")] = None
+
+
+class ModelEntry(_Frozen):
+    """One model's settings; `defaults` takes the same keys."""
+
+    enabled: Annotated[bool, Field(description="false: built only when named on the command line")] = True
+    extends: Annotated[str | None, Field(description="another model whose settings this one starts from")] = None
+    source: Annotated[str | None, Field(description="zoo/NAME, a file in builders/zoo/")] = None
+    file: Annotated[str | None, Field(description="zoo/onnx: the ONNX file, relative to config.yaml")] = None
+    options: Annotated[dict[str, Any], Field(description="settings of the source")] = {}
+    precision: Annotated[Precision, Field(description="precision that the engine computes in")] = "fp32"
+    batch: BatchSpec = BatchSpec()
+    export: ExportSpec = ExportSpec()
+    samples: SamplesSpec = SamplesSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
+    compile: CompileSpec = CompileSpec()
+    accept: Annotated[dict[str, AcceptSpec], Field(description="thresholds per output")] = {}
+    score: Annotated[dict[str, float], Field(description="least task metric, such as accuracy: 0.97")] = {}
+    serve: Annotated[dict[str, Any], Field(description="fields of Triton's ModelConfig")] = {}
+    targets: Annotated[dict[Target, dict[str, Any]], Field(description="settings that hold on one target only")] = {}
+    io_int64: Annotated[Literal["cast"] | None, Field(description="cast INT64 edges to INT32")] = None
+    slo: SloSpec = SloSpec()
+    versions: Annotated[_Positive, Field(description="how many of the newest versions are served")] = 1
+    keep_versions: Annotated[_Positive, Field(description="how many versions stay on disk")] = 3
+
+
+class ConfigFile(_Frozen):
+    """The whole file, for the JSON schema."""
+
+    version: Literal[1]
+    server: ServerSpec | Literal["embedded"] = "embedded"
+    defaults: ModelEntry = ModelEntry()
+    models: Annotated[dict[Annotated[str, Field(pattern=_NAME)], ModelEntry], Field(min_length=1)]
+
+
+class ModelSpec(ModelEntry):
+    """One model as the stages see it: defaults, `extends` and the target's overlay already applied."""
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    source: str
+    _places: Any = PrivateAttr(default=None)
+
+    def where(self, *loc: str | int) -> str:
+        """Return ``config.yaml:14  models.resnet50.batch.max: 32`` for a setting, given or inherited."""
+        return str(self._places(*loc)) if self._places else f"models.{self.name}"
+
+    def tolerance(self, output: str) -> Tolerance:
+        """Return what counts as right for `output`: the precision's default with `accept` on top."""
+        from dataclasses import replace
+
+        given = self.accept.get(output, AcceptSpec()).model_dump(exclude_none=True)
+        return replace(DEFAULTS[self.precision], **given)
+
+
+class RepositorySpec(_Frozen):
+    """Everything config.yaml says, for one target."""
+
+    path: Path
+    root: Path
+    target: Target
+    server: ServerSpec
+    models: tuple[ModelSpec, ...]
+
+    def names(self) -> list[str]:
+        """Return all model names, enabled or not."""
+        return [model.name for model in self.models]

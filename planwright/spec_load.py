@@ -1,0 +1,299 @@
+"""config.yaml → frozen `RepositorySpec`, with every fault found in one pass.
+
+In      the file's path and the target.
+Out     `RepositorySpec`, or one `SpecError` that carries all faults, each with file, line, reason and fix.
+
+Order: read with lines, merge defaults → extends → model → targets.<target>, validate each merged model with pydantic,
+then check what needs more than one key. Faults met again through `extends` are told once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from planwright import serve_fields
+from planwright.errors import Fault, SpecError, did_you_mean
+from planwright.located import Loc, Located, as_mapping, load_located, overlay
+from planwright.spec import (
+    _NAME,
+    EMBEDDED_SERVER,
+    ModelEntry,
+    ModelSpec,
+    RepositorySpec,
+    ServerSpec,
+    Target,
+)
+
+_TOP = ("version", "server", "defaults", "models")
+
+
+def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> RepositorySpec:
+    """Read, merge and validate config.yaml for one target.
+
+    Args:
+        path: The file.
+        target: ``onnxruntime`` or ``tensorrt``.
+        select: Models whose target rules matter; all enabled ones when empty.
+
+    Raises:
+        SpecError: With every fault in the file.
+    """
+    root = load_located(path)
+    loader = _Loader(path, root, target)
+    models = loader.models()
+    server = loader.server()
+    chosen = set(select) or {model.name for model in models if model.enabled}
+    loader.check_selection(chosen)
+    for model in models:
+        if model.name in chosen:
+            loader.check_target(model, server)
+    if loader.faults:
+        raise SpecError(*loader.distinct())
+    return RepositorySpec(path=path, root=path.parent, target=target, server=server, models=tuple(models))
+
+
+def server_version(server: ServerSpec) -> tuple[int, int]:
+    """Return (major, minor) of the server that the repository is made for.
+
+    Triton's releases are monthly and so are its minors: 24.10 is 2.51, 26.06 is 2.70. Source: TRITON_VERSION on each
+    release branch; the one month without a new minor is in `_SKIPPED`.
+    """
+    if server.embedded:
+        major, minor, _ = EMBEDDED_SERVER.split(".")
+        return int(major), int(minor)
+    tag = re.search(r":(\d\d)\.(\d\d)", server.image or "")
+    if not tag:
+        return 2, 999  # an unknown tag: trust the image to be new
+    months = (int(tag[1]) - 24) * 12 + int(tag[2]) - 10
+    return 2, 51 + months - sum(months >= skipped for skipped in _SKIPPED)
+
+
+# Months since 24.10 whose release kept the minor of the month before: 25.06 is 2.59.0 and 25.07 is 2.59.1.
+_SKIPPED = (9,)
+
+
+class _Loader:
+    """Collects faults while the file is turned into specs."""
+
+    def __init__(self, path: Path, root: Located, target: Target) -> None:
+        self.path, self.root, self.target = path, root, target
+        self.faults: list[Fault] = []
+        for key in set(as_mapping(root)) - set(_TOP):
+            self._fault(f"unknown key '{key}'", (key,), fix=did_you_mean(key, _TOP))
+        if root.get("version") is None or root.plain().get("version") != 1:
+            self._fault("the file must say which form it has", ("version",), fix="begin with 'version: 1'")
+
+    def _fault(self, what: str, loc: Loc, why: str = "", fix: str = "") -> None:
+        place = f"{self.path}:{self.root.line_of(loc)}"
+        self.faults.append(Fault(what, f"{place}  {'.'.join(map(str, loc))}", why, fix, self._check))
+
+    def distinct(self) -> list[Fault]:
+        """Return the faults in file order; one met again through `defaults` or `extends` is told once."""
+        told: dict[tuple[str, str], Fault] = {}
+        for fault in self.faults:
+            told.setdefault((fault.what, fault.where.split(" ")[0]), fault)
+        return sorted(told.values(), key=_line)
+
+    @property
+    def _check(self) -> str:
+        return f"python builders/build_all.py --plan --config {self.path}"
+
+    def server(self) -> ServerSpec:
+        node = self.root.get("server")
+        if node is None or node.plain() == "embedded":
+            return ServerSpec()
+        if not isinstance(node.value, dict):
+            self._fault("server is 'embedded' or a mapping with image and tensorrt", ("server",), fix="server: embedded")
+            return ServerSpec()
+        try:
+            return ServerSpec.model_validate(node.plain())
+        except ValidationError as error:
+            self._pydantic(error, node, ("server",))
+            return ServerSpec()
+
+    def models(self) -> list[ModelSpec]:
+        defaults = self.root.get("defaults")
+        if defaults is not None:
+            self._validate_entry(defaults)
+        entries = as_mapping(self.root.get("models"))
+        if not entries:
+            self._fault("there is no model", ("models",), fix="add one below 'models:', see docs/config.md")
+        found = (self._model(name) for name in entries)
+        return [model for model in found if model is not None]
+
+    def _validate_entry(self, node: Located) -> None:
+        try:
+            TypeAdapter(ModelEntry).validate_python(_normal(node).plain())
+        except ValidationError as error:
+            self._pydantic(error, _normal(node), ("defaults",))
+
+    def _model(self, name: str) -> ModelSpec | None:
+        merged = self._merged(name, ())
+        if not re.match(_NAME, name):
+            why = "the server hands the name to a shell"
+            self._fault(f"'{name}' cannot name a model", ("models", name), why, "use letters, digits, . _ -")
+            return None
+        if merged is None:
+            return None
+        if not isinstance(merged.value, dict):
+            self._fault(f"model '{name}' must be a mapping", ("models", name), fix="source: zoo/digits")
+            return None
+        bad_overlays = [k for k in as_mapping(merged.get("targets")) if k not in ("onnxruntime", "tensorrt")]
+        target_node = as_mapping(merged.get("targets")).get(self.target)
+        if target_node is not None and not bad_overlays:
+            merged = overlay(merged, _normal(target_node))
+        return self._validated(name, merged)
+
+    def _merged(self, name: str, seen: tuple[str, ...]) -> Located | None:
+        entries = as_mapping(self.root.get("models"))
+        node = _normal(entries[name])
+        parent = node.get("extends")
+        base = _normal(self.root.value["defaults"]) if "defaults" in self.root.value else None
+        if parent is not None:
+            known = [other for other in entries if other != name]
+            if parent.value not in known or parent.value in seen:
+                why = "models extend each other in a circle" if parent.value in seen else did_you_mean(str(parent.value), known)
+                self._fault(f"cannot extend '{parent.value}'", ("models", name, "extends"), why, "name another model")
+                return None
+            base = self._merged(str(parent.value), (*seen, name))
+            if base is not None and base.get("enabled"):
+                base = Located({k: v for k, v in base.value.items() if k not in ("enabled", "extends")}, base.line)
+        return overlay(base, node)
+
+    def _validated(self, name: str, merged: Located) -> ModelSpec | None:
+        def places(*loc: str | int) -> str:
+            value = merged.text_of(loc)
+            path = ".".join(["models", name, *map(str, loc)])
+            return f"{self.path}:{merged.line_of(loc)}  {path}" + (f": {value}" if value else "")
+
+        self._check_raw(merged.plain(), places)
+        try:
+            spec = ModelSpec.model_validate({**merged.plain(), "name": name})
+        except ValidationError as error:
+            self._pydantic(error, merged, ("models", name))
+            return None
+        spec._places = places
+        self.faults += [*_profile_faults(spec), *_batch_faults(spec)]
+        return spec
+
+    def _pydantic(self, error: ValidationError, node: Located, prefix: Loc) -> None:
+        for item in error.errors():
+            loc = tuple(part for part in item["loc"] if node.line_of((part,)) or part)
+            place = f"{self.path}:{node.line_of(loc)}  {'.'.join(map(str, (*prefix, *loc)))}"
+            what, fix = _explain(item, loc)
+            self.faults.append(Fault(what, place, "", fix, self._check))
+
+    def _check_raw(self, values: dict[str, Any], where: Callable[..., str]) -> None:
+        """Check what can be checked even where the entry has other faults, so that all are told at once."""
+        serve = values.get("serve")
+        if isinstance(serve, dict):
+            self.faults += serve_fields.faults(serve, where)
+        samples = values.get("samples")
+        named = samples.get("file") if isinstance(samples, dict) else None
+        for loc, value in ((("file",), values.get("file")), (("samples", "file"), named)):
+            if isinstance(value, str) and not (self.path.parent / value).is_file():
+                why = f"looked for {self.path.parent / value}"
+                self.faults.append(Fault(f"there is no file {value}", where(*loc), why, "mend the path", self._check))
+        if isinstance(values.get("source"), str):
+            self.faults += _source_faults(values, where)
+
+    def check_selection(self, chosen: set[str]) -> None:
+        known = list(as_mapping(self.root.get("models")))
+        for name in sorted(chosen - set(known)):
+            self.faults.append(Fault(f"there is no model '{name}' in {self.path}", fix=did_you_mean(name, known)))
+
+    def check_target(self, model: ModelSpec, server: ServerSpec) -> None:
+        add = self.faults.extend
+        add(serve_fields.target_faults(model.serve, self.target, model.where))
+        add(serve_fields.version_faults(model.serve, server_version(server), model.where))
+        if self.target == "onnxruntime" and model.precision in ("fp16", "bf16", "tf32", "fp8"):
+            fix = "add below the model\n  targets:\n    onnxruntime: {precision: fp32}"
+            why = f"ONNX Runtime on the CPU does not compute in {model.precision}"
+            add([Fault(f"{model.precision} cannot be served by onnxruntime", model.where("precision"), why, fix, self._check)])
+
+
+def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
+    source = values["source"]
+    zoo = Path(__file__).resolve().parents[1] / "builders" / "zoo"
+    names = sorted(f"zoo/{file.stem}" for file in zoo.glob("[a-z]*.py"))
+    if zoo.is_dir() and source not in names:
+        return [Fault(f"there is no source '{source}'", where("source"), fix=did_you_mean(source, names))]
+    if source == "zoo/onnx" and not values.get("file"):
+        return [Fault("zoo/onnx needs the file to serve", where("source"), fix="add 'file: my.onnx'")]
+    return []
+
+
+def _line(fault: Fault) -> int:
+    digits = re.search(r":(\d+)( |$)", fault.where)
+    return int(digits[1]) if digits else 0
+
+
+def _normal(node: Located) -> Located:
+    """Write ``samples: file.npz`` as ``samples: {file: file.npz}``, so that it merges with the counts."""
+    samples = node.get("samples")
+    if samples is None or not isinstance(samples.value, str):
+        return node
+    return Located({**node.value, "samples": Located({"file": samples}, samples.line)}, node.line)
+
+
+def _explain(item: Any, loc: Loc) -> tuple[str, str]:
+    """Turn one pydantic error into (what, fix) in the words of the file."""
+    key = str(loc[-1]) if loc else ""
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1]))
+    if item["type"] == "missing":
+        return f"'{key}' is missing", f"add '{key}:'"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    given = "" if isinstance(item["input"], dict | list) else f", not {item['input']!r}"
+    return f"'{key}': {message[0].lower()}{message[1:]}{given}", "write a value of that type"
+
+
+def _known_keys(loc: Loc) -> list[str]:
+    model: Any = ModelEntry
+    for part in loc:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else model
+    fields = getattr(model, "model_fields", None)
+    return list(fields) if fields else list(ModelEntry.model_fields)
+
+
+def _profile_faults(model: ModelSpec) -> list[Fault]:
+    found = []
+    for index, profile in enumerate(model.compile.profiles or []):
+        for tensor, shapes in profile.items():
+            loc = ("compile", "profiles", index, tensor)
+            ordered = all(a <= b <= c for a, b, c in zip(shapes.min, shapes.opt, shapes.max, strict=False))
+            if not ordered or not len(shapes.min) == len(shapes.opt) == len(shapes.max):
+                found.append(Fault("a profile needs min <= opt <= max", model.where(*loc), fix="order the three shapes"))
+    high = model.batch.bounds[2]
+    reach = [s.max[0] for profile in model.compile.profiles or [] for s in profile.values() if s.max]
+    if reach and max(reach) < high:
+        found.append(
+            Fault("the profiles contradict max_batch_size", model.where("compile", "profiles"),
+                  f"they stop at batch {max(reach)}, {model.where('batch', 'max')} asks for {high}",
+                  f"raise the profile's max to {high}, or batch.max to {max(reach)}")
+        )  # fmt: skip
+    return found
+
+
+def _batch_faults(model: ModelSpec) -> list[Fault]:
+    batching = model.serve.get("dynamic_batching")
+    if batching is None:
+        return []
+    if model.batch.fixed is not None:
+        why = "a static engine takes one batch size, so the server has nothing to batch"
+        return [Fault("dynamic batching asked of a fixed batch", model.where("serve", "dynamic_batching"),
+                      f"{why}; {model.where('batch', 'fixed')}", "remove dynamic_batching, or give batch: {max: ...}")]  # fmt: skip
+    preferred = batching.get("preferred_batch_size", []) if isinstance(batching, dict) else []
+    high = model.batch.bounds[2]
+    too_big = [size for size in preferred if isinstance(size, int) and size > high] if isinstance(preferred, list) else []
+    if not too_big:
+        return []
+    return [Fault(f"preferred_batch_size {too_big[0]} is above max_batch_size {high}",
+                  model.where("serve", "dynamic_batching", "preferred_batch_size"),
+                  model.where("batch", "max"), f"raise batch.max to {max(too_big)}, or prefer at most {high}")]  # fmt: skip
