@@ -74,6 +74,11 @@ class Source(ABC):
             why = "its weights are always at hand"
             raise SpecError(Fault(f"--random-weights makes no sense for {self.spec.name}", why=why, fix="leave it out"))
 
+    @property
+    def batched(self) -> bool:
+        """True where axis 0 of every tensor is a batch axis; False for a graph that takes one tensor set."""
+        return True
+
     @abstractmethod
     def samples(self) -> Samples:
         """Return real samples, as many as ``spec.samples`` asks for where there are so many."""

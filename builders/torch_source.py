@@ -50,8 +50,9 @@ class TorchSource(Source):
         """Run the eager model on one batch."""
         import torch
 
+        model = self.model  # built first: a zoo file may train, which inference mode forbids
         with torch.inference_mode():
-            answers = self.model(*(torch.from_numpy(inputs[name]) for name in self.input_names))
+            answers = model(*(torch.from_numpy(inputs[name]) for name in self.input_names))
         answers = answers if isinstance(answers, tuple) else (answers,)
         return {name: answer.numpy() for name, answer in zip(self.output_names, answers, strict=True)}
 
@@ -62,6 +63,7 @@ class TorchSource(Source):
         size = self.spec.batch.fixed or 2  # a batch of 1 would be taken for a constant by the tracer
         example = self.samples().golden[0]
         args = tuple(torch.from_numpy(np.stack([example[name]] * size)) for name in self.input_names)
+        self.model.requires_grad_(False)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporters warn about their own deprecations
             if self.spec.export.exporter == "dynamo":

@@ -1,0 +1,66 @@
+"""Running golden samples through something that answers, and saying whether it answered right.
+
+In      a function from batch to batch, the golden samples, the tolerances.
+Out     checks per output, or a `StageError` that names the stage, the output and the batch size.
+
+Used by export (ONNX against torch), graph and verify, so all of them judge alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from planwright.compare import OutputCheck, Tolerance, compare, merge
+from planwright.errors import Fault, StageError
+from planwright.golden import Arrays, Golden, Group
+
+Run = Callable[[Arrays], Arrays]
+
+
+def check_batches(run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], sizes: Iterable[int]) -> list[OutputCheck]:
+    """Answer all golden samples at each batch size; size 0 sends each sample without a batch axis."""
+    found: dict[str, list[OutputCheck]] = {}
+    for size in sizes:
+        for group in golden.batches(size or 1):
+            for check in check_group(run, group, tolerances, batched=size > 0):
+                found.setdefault(check.output, []).append(check)
+    return [merge(checks) for checks in found.values()]
+
+
+def check_group(run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True) -> list[OutputCheck]:
+    """Answer one batch and compare every output."""
+    inputs = group.inputs if batched else {name: array[0] for name, array in group.inputs.items()}
+    answers = run(inputs)
+    if not batched:
+        answers = {name: array[None] for name, array in answers.items()}
+    return [compare(name, expected, answers[name], tolerances[name]) for name, expected in group.outputs.items()]
+
+
+def check_invariance(run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], size: int) -> list[OutputCheck]:
+    """Compare a sample alone with the same sample first, in the middle and last in a full batch.
+
+    The neighbours are other golden samples, so an answer that leaks between rows or moves to another row shows.
+    """
+    group = golden.groups[0]
+    checks: dict[str, list[OutputCheck]] = {}
+    alone = run(group.take([0]).inputs)
+    for position in sorted({0, size // 2, size - 1}):
+        order = [1 + i % max(len(group) - 1, 1) if len(group) > 1 else 0 for i in range(size)]
+        order[position] = 0
+        answers = run(group.take(order).inputs)
+        for name, expected in alone.items():
+            check = compare(name, expected, answers[name][position : position + 1], tolerances[name])
+            checks.setdefault(name, []).append(check)
+    return [merge(found) for found in checks.values()]
+
+
+def require(stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str) -> None:
+    """Raise a StageError with one fault per output that failed."""
+    faults = [
+        Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason,
+              "mend the model or the stage; loosen 'accept' only if the error is acceptable to its users", check_command)
+        for check in checks
+        if not check.passed
+    ]  # fmt: skip
+    if faults:
+        raise StageError(stage, *faults)

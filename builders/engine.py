@@ -1,0 +1,79 @@
+"""compile: the graph → an engine for the target.
+
+In      ``model.<precision>.onnx``.
+Out     the engine file and ``tensors.json``, its inputs and outputs as the engine itself declares them.
+
+Everything version-specific is in `builders.targets`; this module only knows that a target compiles and loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builders.stage import Job, Stage, record_of
+from builders.targets import Engine
+from planwright.errors import Fault, StageError
+from planwright.files import read_json, write_json
+from planwright.tensors import TensorSpec
+
+
+def _run(job: Job, folder: Path) -> Mapping[str, Any]:
+    opset = record_of(job.export_folder).get("result", {}).get("opset", 0)
+    if opset > job.target.max_opset:
+        why = f"the graph is opset {opset}, {job.target.name} reads up to {job.target.max_opset} and would misread it"
+        raise StageError("engine", Fault("the graph is too new for the target", job.model.where("export", "opset"), why, f"set export.opset to {job.target.max_opset}"))
+    job.target.compile(job.graph_file, folder, job.model)
+    engine = job.target.load(folder, job.model)
+    _check_batch(job, engine)
+    write_json(folder / "tensors.json", {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]})
+    return {}
+
+
+def read_tensors(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Return (inputs, outputs) of the engine in `folder`."""
+    stored = read_json(folder / "tensors.json")
+    inputs, outputs = ([TensorSpec.from_dict(item) for item in stored[key]] for key in ("inputs", "outputs"))
+    return inputs, outputs
+
+
+def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> str:
+    """Return how the engine batches: 'dynamic', 'fixed' (pad and split) or 'none' (one request, one tensor set)."""
+    if job.model.batch.fixed is not None:
+        return "fixed"
+    return "dynamic" if all(t.shape and t.shape[0] == -1 for t in inputs) else "none"
+
+
+def _check_batch(job: Job, engine: Engine) -> None:
+    """Refuse a fixed-shape engine that config.yaml asks to batch.
+
+    Raises:
+        StageError: Dynamic batching asked of a fixed batch, or another fixed batch than the engine has.
+    """
+    model = job.model
+    if model.batch.fixed is not None:
+        other = [t for t in engine.inputs if not t.shape or t.shape[0] != model.batch.fixed]
+        if other:
+            raise StageError("engine", Fault(f"the engine's batch is not {model.batch.fixed}", model.where("batch", "fixed"), f"it declares {other[0]}", "give the engine's own batch, or leave batch out"))
+        return
+    wants = model.batch.given or "dynamic_batching" in model.serve
+    if wants and batch_kind(job, engine.inputs) == "none":
+        place = model.where("batch") if model.batch.given else model.where("serve", "dynamic_batching")
+        fixed = next(t for t in engine.inputs if not t.shape or t.shape[0] != -1)
+        fix = "leave out batch and dynamic_batching to serve it as it is, or export it with a dynamic first axis"
+        raise StageError("engine", Fault("dynamic batching asked of a fixed batch", place, f"the engine declares {fixed}", fix))
+
+
+def _spec_part(job: Job) -> dict[str, Any]:
+    part: dict[str, Any] = {"precision": job.model.precision, "fixed": job.model.batch.fixed, "batch_given": job.model.batch.given}
+    if job.target.name == "tensorrt":
+        part |= {"compile": job.model.compile.model_dump(), "bounds": job.model.batch.bounds}
+    return part
+
+
+def _inputs(job: Job) -> dict[str, Path]:
+    return {job.graph_file.name: job.graph_file}
+
+
+COMPILE = Stage("compile", 1, lambda job: job.compile_folder, _spec_part, _inputs, lambda job: job.target.versions(), _run)

@@ -1,0 +1,219 @@
+"""export: weights → FP32 ONNX and golden samples.
+
+In      a zoo source.
+Out     ``model.onnx``, ``golden.npz``, ``calibration.npz``, ``test.npz`` and, where there are classes, ``labels.json``.
+
+The FP32 answers of the original model are taken here, once; everything later is judged by them. Golden and calibration
+samples are compared by the hash of their bytes, so a sample never judges ranges that it set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builders import answers
+from builders.source import Sample, Samples, Source, load_source, source_file
+from builders.stage import Job, Stage, installed
+from planwright.compare import DEFAULTS, indistinct
+from planwright.errors import Fault, StageError
+from planwright.golden import Arrays, Golden, group_by_shape
+
+ENOUGH_CALIBRATION = 500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
+
+
+def source_of(job: Job) -> Source:
+    """Return the model's zoo source."""
+    return load_source(job.model, job.root, random_weights=job.random_weights)
+
+
+def _run(job: Job, folder: Path) -> Mapping[str, Any]:
+    from builders.onnx_check import check_opset, load_checked, rewrite
+
+    source = source_of(job)
+    samples = source.samples()
+    warnings = _sample_warnings(samples)
+    golden = _answer(job, source, samples)
+    path = folder / "model.onnx"
+    source.write_onnx(path)
+    model = load_checked(path)
+    asked = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
+    opset = check_opset(model, asked, job.model.where("export", "opset"), job.target.max_opset)
+    for leftover in folder.glob("*.data"):
+        leftover.unlink()
+    rewrite(model, path)
+    golden.save(folder / "golden.npz")
+    _save_samples(folder, source, samples)
+    _prove(job, path, golden)
+    return {"opset": opset, "weights": _weights(job), "golden": len(golden), "warnings": warnings}
+
+
+def _weights(job: Job) -> str:
+    return "random" if job.random_weights else "real"
+
+
+def _answer(job: Job, source: Source, samples: Samples) -> Golden:
+    """Take the reference answers.
+
+    Raises:
+        StageError: stage 'torch': an answer is NaN or infinite, so the weights or the inputs are broken.
+    """
+    batched = source.batched
+    outputs: list[Arrays] = []
+    for sample in samples.golden:
+        answer = source.reference({name: array[None] if batched else array for name, array in sample.items()})
+        outputs.append({name: array[0] if batched else array for name, array in answer.items()})
+    for name in outputs[0]:
+        values = [np.asarray(answer[name]) for answer in outputs]
+        broken = sum(value.dtype.kind == "f" and not np.isfinite(value).all() for value in values)
+        if broken:
+            why = f"{broken} of {len(values)} golden answers hold NaN or infinity, before any conversion"
+            fix = "mend the weights or the preprocessing: the original model itself answers so"
+            raise StageError("torch", Fault(f"output '{name}' is not a number", job.model.where("source"), why, fix))
+    meta = {"weights": _weights(job), "reference": source.spec.source, "model": job.model.name}
+    return Golden(group_by_shape(samples.golden, outputs), meta)
+
+
+def _sample_warnings(samples: Samples) -> list[str]:
+    """Return what is doubtful about the samples.
+
+    Raises:
+        StageError: A calibration sample is also a golden one.
+    """
+    golden, calibration = ({_fingerprint(sample) for sample in part} for part in (samples.golden, samples.calibration))
+    shared = len(golden & calibration)
+    if shared:
+        fault = Fault(f"{shared} golden samples are also calibration samples", why="INT8 would be judged by what it was fitted to",
+                      fix="split the samples in the zoo file so that they do not overlap")  # fmt: skip
+        raise StageError("export", fault)
+    return [*_calibration_doubts(samples, len(calibration)), *_range_doubts(samples)]
+
+
+def _calibration_doubts(samples: Samples, distinct: int) -> list[str]:
+    doubts = []
+    if distinct < ENOUGH_CALIBRATION:
+        doubts.append(f"{distinct} distinct calibration samples, fewer than {ENOUGH_CALIBRATION}: INT8 ranges may be poor")
+    if distinct < len(samples.calibration):
+        doubts.append(f"{len(samples.calibration) - distinct} calibration samples are duplicates")
+    constant = sum(all(np.ptp(array) == 0 for array in s.values() if array.size and array.dtype.kind in "iuf") for s in samples.calibration)
+    if constant:
+        doubts.append(f"{constant} calibration samples are constant")
+    saturated = sum(any(_saturated(array) for array in sample.values()) for sample in samples.calibration)
+    if saturated:
+        doubts.append(f"{saturated} calibration samples are saturated (over half of their values at the type's limit)")
+    return doubts
+
+
+def _saturated(array: Any) -> bool:
+    return bool(array.dtype == np.uint8 and array.size and np.mean(array == 255) > 0.5)
+
+
+def _range_doubts(samples: Samples) -> list[str]:
+    """Compare the value ranges of calibration and golden inputs."""
+    doubts = []
+    for name, first in samples.golden[0].items():
+        if first.dtype.kind not in "fu" or not samples.calibration:
+            continue
+        seen, judged = _range(samples.calibration, name), _range(samples.golden, name)
+        span = max(seen[1] - seen[0], judged[1] - judged[0], 1e-12)
+        if max(abs(seen[0] - judged[0]), abs(seen[1] - judged[1])) > 0.25 * span:
+            doubts.append(f"'{name}' ranges over {seen} in calibration and {judged} in golden samples")
+    return doubts
+
+
+def _range(samples: Sequence[Sample], name: str) -> tuple[float, float]:
+    return min(float(s[name].min()) for s in samples), max(float(s[name].max()) for s in samples)
+
+
+def _fingerprint(sample: Sample) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(sample):
+        array = np.ascontiguousarray(sample[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes())
+    return digest.hexdigest()
+
+
+def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
+    if samples.calibration:
+        empty: list[Arrays] = [{} for _ in samples.calibration]
+        Golden(group_by_shape(samples.calibration, empty)).save(folder / "calibration.npz")
+    if samples.test:
+        truth = [{"truth": np.asarray(value)} for value in samples.truth]
+        Golden(group_by_shape(samples.test, truth)).save(folder / "test.npz")
+    if source.labels():
+        (folder / "labels.json").write_text(json.dumps({k: list(v) for k, v in source.labels().items()}))
+
+
+def _prove(job: Job, path: Path, golden: Golden) -> None:
+    """Run the ONNX file at batch 1, 3 and max against the torch answers."""
+    from builders.targets.ort import OrtEngine, open_session
+
+    open_session(path, stage="onnx")
+    engine = OrtEngine(path)
+    fixed = job.model.batch.fixed
+    batched = source_of(job).batched
+    sizes = [0] if not batched else [fixed] if fixed else sorted({1, 3, job.model.batch.bounds[2]})
+    tolerances = {name: DEFAULTS["fp32"] for name in golden.groups[0].outputs}
+    try:
+        checks = answers.check_batches(engine.run, golden, tolerances, sizes)
+    except StageError:
+        raise
+    except Exception as error:  # onnxruntime's classes; the shape in its text is what the user needs
+        why = str(error).splitlines()[0]
+        fix = "the export froze the batch: avoid constants such as view(2, -1) in the model, or ask for batch: {fixed: N}"
+        raise StageError("onnx", Fault(f"the ONNX file does not run at batch {sizes}", str(path), why, fix)) from None
+    answers.require("onnx", "the ONNX file differs from the original model", checks, lambda _: str(path), f"python builders/build_all.py {job.model.name} --until export")
+
+
+def check_distinct(job: Job) -> None:
+    """Fail where golden answers are too alike for a swapped one to be noticed.
+
+    Raises:
+        StageError: stage 'export', naming output and pair.
+    """
+    golden = Golden.load(job.export_folder / "golden.npz")
+    tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
+    faults = [
+        Fault(f"golden samples of output '{name}' are too alike to tell apart", job.model.where("accept", name),
+              f"{share:.0%} of the pairs differ by more than twice the tolerance, 95% are needed; samples {pair[0]} and {pair[1]} do not",
+              "choose more varied golden samples, or tighten 'accept' for this output",
+              f"python builders/build_all.py {job.model.name} --until verify")
+        for name, share, pair in indistinct(golden, tolerances)
+    ]  # fmt: skip
+    if faults:
+        raise StageError("export", *faults)
+
+
+def _inputs(job: Job) -> dict[str, Path]:
+    source = source_of(job)
+    return {"source": source_file(job.model), **{path.name: path for path in source.files()}}
+
+
+def _spec_part(job: Job) -> dict[str, Any]:
+    model = job.model
+    return {
+        "source": model.source,
+        "options": model.options,
+        "fixed_batch": model.batch.fixed,
+        "export": model.export.model_dump(),
+        "samples": model.samples.model_dump(),
+        "io_int64": model.io_int64,
+        "random_weights": job.random_weights,
+    }
+
+
+EXPORT = Stage(
+    name="export",
+    revision=1,
+    folder=lambda job: job.export_folder,
+    spec_part=_spec_part,
+    inputs=_inputs,
+    tools=lambda job: installed(*source_of(job).tools),
+    run=_run,
+)

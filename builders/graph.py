@@ -1,0 +1,50 @@
+"""graph: FP32 ONNX → the graph that carries the precision.
+
+In      ``model.onnx`` and the golden samples of the export.
+Out     ``model.<precision>.onnx`` and, for INT8, the calibration record.
+
+TensorRT 11 has no precision flags left, so precision is decided here for every target and version.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builders.stage import Job, Stage, installed
+
+
+def _run(job: Job, folder: Path) -> Mapping[str, Any]:
+    source = job.export_folder / "model.onnx"
+    target = folder / f"model.{job.model.precision}.onnx"
+    if job.model.precision in ("fp32", "tf32"):
+        shutil.copyfile(source, target)
+        for part in job.export_folder.glob("model.onnx.data"):
+            shutil.copyfile(part, folder / part.name)
+        return {"precision": job.model.precision}
+    from builders.precision import convert
+
+    return convert(job, source, target)
+
+
+def _spec_part(job: Job) -> dict[str, Any]:
+    part: dict[str, Any] = {"precision": job.model.precision}
+    if job.model.precision in ("int8", "fp8"):
+        part["calibration"] = job.model.calibration.model_dump()
+    return part
+
+
+def _inputs(job: Job) -> dict[str, Path]:
+    names = ["model.onnx", "golden.npz"] if job.model.precision not in ("fp32", "tf32") else ["model.onnx"]
+    if job.model.precision in ("int8", "fp8"):
+        names.append("calibration.npz")
+    return {name: job.export_folder / name for name in names}
+
+
+def _tools(job: Job) -> dict[str, str | None]:
+    return {} if job.model.precision in ("fp32", "tf32") else installed("onnx", "onnxruntime")
+
+
+GRAPH = Stage("graph", 1, lambda job: job.graph_folder, _spec_part, _inputs, _tools, _run)

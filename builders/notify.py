@@ -1,0 +1,63 @@
+"""Telling a running server that a model changed.
+
+In      the results of a build and `.planwright/server.json`.
+Out     the load API called (explicit mode), or one line that says to restart.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from builders.pipeline import Result
+from planwright.errors import Fault, StageError
+from planwright.server_info import ServerInfo
+
+LOAD_TIMEOUT_S = 120.0
+
+
+def tell(results: Sequence[Result], repository: Path, say: Callable[[str], None]) -> None:
+    """Make the running server serve what was just published; a refusal marks the model as failed."""
+    changed = [result for result in results if result.status == "built" and result.stages.get("publish", "").startswith("run")]
+    server = ServerInfo.read()
+    if not changed or server is None or Path(server.repository).resolve() != repository.resolve():
+        return
+    if server.mode != "explicit":
+        say(f"a server runs in mode {server.mode}: restart it to serve what changed")
+        return
+    for result in changed:
+        try:
+            load(server, result.model)
+            say(f"{result.model:<16} loaded by the running server at {server.http_url}")
+        except StageError as error:
+            result.status, result.error = "failed", error
+
+
+def load(server: ServerInfo, model: str) -> None:
+    """Call the load API for one model.
+
+    Raises:
+        StageError: stage 'serve': the server refuses it or is gone.
+    """
+    url = f"http://{server.http_url}/v2/repository/models/{model}/load"
+    headers = {"Content-Type": "application/json", **server.admin_headers}
+    request = urllib.request.Request(url, data=b"{}", headers=headers, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=LOAD_TIMEOUT_S):
+            return
+    except urllib.error.HTTPError as error:
+        body = error.read().decode(errors="replace")
+        why = _message(body)
+    except OSError as error:
+        why = str(error)
+    raise StageError("serve", Fault(f"the running server did not load {model}", url, why, f"see its log: {server.log}", "python -m builders lint"))
+
+
+def _message(body: str) -> str:
+    try:
+        return str(json.loads(body).get("error", body))
+    except json.JSONDecodeError:
+        return body

@@ -1,0 +1,194 @@
+"""publish: engine + golden samples + generated config.pbtxt → model_repository/<model>/.
+
+In      verified outputs of the earlier stages.
+Out     a version folder (only when engine, golden samples, labels or tolerances changed) and config.pbtxt.
+
+The identity of a version is the hash of those four. A policy change (batching, instances, SLO) rewrites config.pbtxt
+alone. A version folder that a killed run left behind is adopted when it is whole and has the right identity.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builders import pbtxt, repository
+from builders.engine import batch_kind, read_tensors
+from builders.repository import Published
+from builders.stage import Job, installed, record_of
+from planwright import __version__
+from planwright.errors import Fault, MachineError
+from planwright.files import digest, read_json, write_json
+from planwright.golden import Golden
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'."""
+
+    action: str
+    version: int
+    removed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files that make a version: name in the version folder → source, and text written here."""
+
+    files: dict[str, Path]
+    texts: dict[str, str]
+    tolerances: dict[str, Any]
+    hashes: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything a client could notice."""
+        texts = {name: digest(text) for name, text in self.texts.items()}
+        return digest({"files": self.hashes, "texts": texts, "tolerances": self.tolerances})
+
+
+def plan(job: Job) -> str:
+    """Say what `publish` would do, for ``--plan``."""
+    published = Published(job.repository / job.model.name)
+    parts = _parts(job, read=False)
+    version = published.find(parts.identity)
+    if version is None:
+        return f"publish version {published.next_version()}"
+    served = _served(job, published, version)
+    same = published.exists and (published.folder / "config.pbtxt").read_text() == _render(job, parts, served)
+    return "keep" if same else "rewrite config.pbtxt"
+
+
+def current(job: Job) -> bool:
+    """True where the repository already serves exactly this, judged by remembered hashes."""
+    published = Published(job.repository / job.model.name)
+    served = published.served()
+    if not served:
+        return False
+    parts = _parts(job, read=False)
+    if published.build(served[-1]).get("identity") != parts.identity:
+        return False
+    folder, hashes = published.folder / str(served[-1]), published.build(served[-1])["hashes"]
+    if any(not (folder / n).is_file() or job.cache.of(folder / n) != value for n, value in hashes.items()):
+        return False
+    return (published.folder / "config.pbtxt").read_text() == _render(job, parts, _served(job, published, served[-1]))
+
+
+def publish(job: Job) -> Outcome:
+    """Put the built model into the repository.
+
+    Raises:
+        MachineError: The repository cannot be written (exit 3); what was served stays served.
+    """
+    published = Published(job.repository / job.model.name)
+    parts = _parts(job, read=True)
+    try:
+        version = published.find(parts.identity)
+        action = "kept" if version in published.served() else "served"
+        if version is None:
+            version, action = _new_version(job, published, parts), "published"
+        changed = repository.replace_config(published, _render(job, parts, _served(job, published, version)))
+        removed = repository.prune(published, max(job.model.keep_versions, job.model.versions))
+    except OSError as error:
+        raise MachineError(_disk(job, error)) from None
+    finally:
+        repository.sweep_staging(job.build)
+    return Outcome("config" if action == "kept" and changed else action, version, tuple(removed))
+
+
+def _disk(job: Job, error: OSError) -> Fault:
+    fix = "free some disk space" if error.errno == errno.ENOSPC else "make the repository writable"
+    return Fault("cannot publish; what was served stays served", str(job.repository), error.strerror or str(error), fix, "python -m builders doctor")
+
+
+def _served(job: Job, published: Published, newest: int) -> list[int]:
+    """Return the versions to serve: the last `versions` up to the newest one."""
+    known = sorted({*(v for v in published.versions() if v < newest), newest})
+    return known[-job.model.versions :]
+
+
+def _parts(job: Job, *, read: bool) -> Parts:
+    engine = sorted(file for file in job.compile_folder.iterdir() if file.name not in ("stage.json", "tensors.json"))
+    files = {file.name: file for file in engine} | {"golden.npz": job.export_folder / "golden.npz"}
+    labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
+    texts = {_label_file(labels, output): "\n".join(names) + "\n" for output, names in labels.items()}
+    golden = Golden.load(files["golden.npz"]) if read else None
+    outputs = list(golden.groups[0].outputs) if golden else [t.name for t in read_tensors(job.compile_folder)[1]]
+    tolerances = {name: job.model.tolerance(name).as_dict() for name in sorted(outputs)}
+    return Parts(files, texts, tolerances, {name: job.cache.of(path, read=read) for name, path in files.items()})
+
+
+def _label_file(labels: dict[str, list[str]], output: str) -> str:
+    return "labels.txt" if len(labels) == 1 else f"labels.{output}.txt"
+
+
+def _render(job: Job, parts: Parts, versions: list[int]) -> str:
+    inputs, outputs = read_tensors(job.compile_folder)
+    labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
+    named = {output: f"{versions[-1]}/{_label_file(labels, output)}" for output in labels}
+    return pbtxt.render(job, inputs, outputs, versions, named)
+
+
+def _new_version(job: Job, published: Published, parts: Parts) -> int:
+    """Assemble beside the repository, then rename: the whole model folder at first, the version folder later."""
+    version = published.next_version()
+    first = not published.folder.exists()
+    staging = repository.staging(job.build, job.repository, job.model.name)
+    folder = staging / str(version)
+    folder.mkdir()
+    for name, source in parts.files.items():
+        shutil.copyfile(source, folder / name)
+    text = _render(job, parts, _served(job, published, version))
+    for name, content in (parts.texts | {"config.pbtxt": _render(job, parts, [version])}).items():
+        (folder / name).write_text(content)
+    write_json(folder / "build.json", build_record(job, parts, version, folder))
+    if first:
+        (staging / "config.pbtxt").write_text(text)
+        staging.rename(published.folder)
+    else:
+        folder.rename(published.folder / str(version))
+    return version
+
+
+def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str, Any]:
+    """Return build.json: what was built from what, by what, and how right it is."""
+    inputs, outputs = read_tensors(job.compile_folder)
+    records = {name: record_of(path) for name, path in _folders(job).items()}
+    kind = batch_kind(job, inputs)
+    return {
+        "model": job.model.name,
+        "version": version,
+        "planwright": __version__,
+        "identity": parts.identity,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "target": job.target.name,
+        "precision": job.model.precision,
+        "source": job.model.source,
+        "weights": records["export"].get("result", {}).get("weights", "real"),
+        "batch": {"kind": kind, "max": job.model.batch.bounds[2] if kind != "none" else 0},
+        "inputs": [tensor.as_dict() for tensor in inputs],
+        "outputs": [tensor.as_dict() for tensor in outputs],
+        "tolerances": parts.tolerances,
+        "slo": job.model.slo.model_dump(exclude_none=True),
+        "checks": records["verify"].get("result", {}),
+        "warnings": records["export"].get("result", {}).get("warnings", []),
+        "hashes": {file.name: job.cache.of(file, read=True) for file in sorted(folder.iterdir())},
+        "versions": {"python": platform.python_version(), **job.target.versions(), **installed("tritonclient", "numpy")},
+        "stages": {name: {k: v for k, v in record.items() if k != "result"} for name, record in records.items()},
+    }
+
+
+def _folders(job: Job) -> dict[str, Path]:
+    return {"export": job.export_folder, "graph": job.graph_folder, "compile": job.compile_folder, "verify": job.verify_folder}
+
+
+def parse_record(path: Path) -> dict[str, Any]:
+    """Return a build.json."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record

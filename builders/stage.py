@@ -1,0 +1,208 @@
+"""When a stage may be skipped, and the record that proves it.
+
+In      a `Stage` (what it reads, which tools, what it does) and a `Job` (one model's build).
+Out     a `Decision` (keep, run or import, and why), and after a run the stage's folder with ``stage.json``.
+
+A stage is current when the spec part, the bytes of its inputs, its tool versions and the bytes of its outputs are those
+of the record, and only then. It works in a scratch folder that is renamed into place, so a kill leaves the old output
+or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from builders.targets import Target
+from planwright.files import HashCache, read_json, same_files, write_json
+from planwright.spec import ModelSpec, ServerSpec
+
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model's build.
+
+    Attributes:
+        model: Its part of config.yaml.
+        root: Folder of config.yaml; paths in the file are relative to it.
+        build, repository: Where intermediate files and published models go.
+        target: What compiles and loads engines.
+        server: The server that the repository is made for.
+        cache: Remembered file hashes.
+        random_weights: True where ``--random-weights`` names this model.
+    """
+
+    model: ModelSpec
+    root: Path
+    build: Path
+    repository: Path
+    target: Target
+    server: ServerSpec
+    cache: HashCache
+    random_weights: bool = False
+
+    @property
+    def export_folder(self) -> Path:
+        """FP32 ONNX, golden, calibration and test samples."""
+        return self.build / self.model.name / "export"
+
+    @property
+    def graph_folder(self) -> Path:
+        """The ONNX graph that carries the precision."""
+        return self.build / self.model.name / "graph" / self.model.precision
+
+    @property
+    def graph_file(self) -> Path:
+        """The graph that compile reads."""
+        return self.graph_folder / f"model.{self.model.precision}.onnx"
+
+    @property
+    def compile_folder(self) -> Path:
+        """The engine."""
+        return self.build / self.model.name / "compile" / self.model.precision / self.target.key()
+
+    @property
+    def verify_folder(self) -> Path:
+        """The engine's figures against the golden answers."""
+        return self.build / self.model.name / "verify" / self.model.precision / self.target.key()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step from files to files.
+
+    Attributes:
+        name: As on the command line.
+        revision: Raised when the stage's own code changes what it writes.
+        folder: Where its outputs lie.
+        spec_part: The settings it depends on, as a JSON value.
+        inputs: Label → file that it reads; a file that is not here counts as unknown.
+        tools: Package → version, None where it is not installed here.
+        run: Writes the outputs into the folder it is given and returns figures for the record.
+    """
+
+    name: str
+    revision: int
+    folder: Callable[[Job], Path]
+    spec_part: Callable[[Job], Mapping[str, Any]]
+    inputs: Callable[[Job], Mapping[str, Path]]
+    tools: Callable[[Job], Mapping[str, str | None]]
+    run: Callable[[Job, Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done with a stage, and why."""
+
+    action: Literal["keep", "run", "import"]
+    why: str
+
+
+def decide(stage: Stage, job: Job, *, forced: bool = False) -> Decision:
+    """Say whether the stage's present output is still right."""
+    folder = stage.folder(job)
+    record = read_json(folder / RECORD)
+    if forced:
+        return Decision("run", "forced")
+    if not isinstance(record, dict) or "outputs" not in record:
+        return Decision("run", "not built yet")
+    tools = stage.tools(job)
+    absent = [name for name, found in tools.items() if found is None]
+    change = _changed(stage, job, record, lenient=bool(absent))
+    if not change and not absent:
+        change = _first_difference("", record["tools"], dict(tools))
+    if not change:
+        missing = same_files(record["outputs"], folder, job.cache)
+        change = f"{missing[0]} is missing or was changed" if missing else ""
+    if change:
+        return Decision("run", change)
+    if absent:
+        return Decision("import", f"{', '.join(absent)} not installed here")
+    return Decision("keep", "unchanged")
+
+
+def execute(stage: Stage, job: Job) -> dict[str, Any]:
+    """Run the stage in a scratch folder, rename it into place and return its record."""
+    folder = stage.folder(job)
+    scratch = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    started = time.perf_counter()
+    result = stage.run(job, scratch)
+    record = {
+        "stage": stage.name,
+        "revision": stage.revision,
+        "spec": dict(stage.spec_part(job)),
+        "inputs": _hashes(stage, job),
+        "tools": dict(stage.tools(job)),
+        "outputs": {file.name: job.cache.of(file) for file in sorted(scratch.iterdir())},
+        "imported": False,
+        "seconds": round(time.perf_counter() - started, 3),
+        "result": dict(result),
+    }
+    write_json(scratch / RECORD, record)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.replace(folder)
+    return record
+
+
+def mark_imported(stage: Stage, job: Job) -> None:
+    """Note in the record that another machine made this output."""
+    path = stage.folder(job) / RECORD
+    record = read_json(path)
+    if not record["imported"]:
+        write_json(path, {**record, "imported": True})
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """Return a stage's record; empty where it never ran."""
+    record = read_json(folder / RECORD)
+    return record if isinstance(record, dict) else {}
+
+
+def installed(*packages: str) -> dict[str, str | None]:
+    """Return the version of each package, None where it is not installed."""
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _hashes(stage: Stage, job: Job) -> dict[str, str]:
+    return {label: job.cache.of(path) for label, path in stage.inputs(job).items() if path.exists()}
+
+
+def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool) -> str:
+    """Return the first thing that differs; `lenient` ignores inputs (weights) that are not on this machine."""
+    if record.get("revision") != stage.revision:
+        return f"{stage.name} itself changed"
+    change = _first_difference("", record["spec"], dict(stage.spec_part(job)))
+    if change:
+        return change
+    now = _hashes(stage, job)
+    before = {key: value for key, value in record["inputs"].items() if not lenient or key in now}
+    return _first_difference("file ", before, now)
+
+
+def _first_difference(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    for key in [*now, *before]:
+        if before.get(key) != now.get(key):
+            detail = "" if prefix else f": {_short(before.get(key))} → {_short(now.get(key))}"
+            return f"{prefix}{key} changed{detail}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
