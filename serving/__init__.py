@@ -1,0 +1,1 @@
+"""Start Triton on this machine, without Docker: ``python -m serving``."""
