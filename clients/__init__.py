@@ -1,0 +1,42 @@
+"""Ask models that Triton serves: over HTTP or gRPC, plain or through shared memory.
+
+In      a model's name.
+Out     arrays. Errors: see `clients.errors`.
+
+    from planwright.clients import TritonModel      # installed as a wheel
+    from clients import TritonModel                 # inside the checkout
+
+    with TritonModel("digits") as model:
+        scores = model.infer_sample(image=picture)["scores"]
+
+Needs numpy and tritonclient only.
+"""
+
+from .aio import AsyncTritonModel
+from .core import ModelInfo
+from .errors import (
+    ClientError,
+    ConnectionFailed,
+    InvalidRequest,
+    ModelUnavailable,
+    RequestTimeout,
+    ServerError,
+    SharedMemoryUnavailable,
+)
+from .options import Tls
+from .sync import PreparedRequest, TritonModel
+
+__all__ = [
+    "AsyncTritonModel",
+    "ClientError",
+    "ConnectionFailed",
+    "InvalidRequest",
+    "ModelInfo",
+    "ModelUnavailable",
+    "PreparedRequest",
+    "RequestTimeout",
+    "ServerError",
+    "SharedMemoryUnavailable",
+    "Tls",
+    "TritonModel",
+]

@@ -1,0 +1,162 @@
+"""What a request must look like and how answers are put together; no network.
+
+In      what the server says of a model (metadata and config as JSON), arrays from the caller.
+Out     `ModelInfo`, checked and split `Chunk`s, joined answers.
+
+The sync and the async client share everything here; they differ only in how they wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planwright.errors import Fault, did_you_mean
+from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
+
+from .errors import InvalidRequest
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+FIXED_BATCH = "planwright_fixed_batch"  # parameter in config.pbtxt of a static engine: pad to it and split
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A served model.
+
+    Attributes:
+        name, version: As served; version is empty for "the newest".
+        inputs, outputs: Shapes of one sample for a model that batches, of the whole tensor for one that does not.
+        max_batch_size: Largest batch of one request; 0 where there is no batch axis.
+        fixed_batch: Batch of a static engine, which the client fills up and cuts; 0 for none.
+        parameters: ``parameters`` of config.pbtxt.
+    """
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    fixed_batch: int
+    parameters: Mapping[str, str]
+
+    @property
+    def batches(self) -> bool:
+        """True where several samples go into one request."""
+        return bool(self.max_batch_size or self.fixed_batch)
+
+    @property
+    def limit(self) -> int:
+        """Most samples of one request."""
+        return self.fixed_batch or self.max_batch_size or 1
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One request: arrays as sent, and how many of their rows are real (the rest fills a static batch)."""
+
+    arrays: Arrays
+    rows: int
+
+
+def model_info(metadata: Mapping[str, Any], config: Mapping[str, Any], version: str) -> ModelInfo:
+    """Build a `ModelInfo` from the server's two JSON documents."""
+    parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
+    fixed = int(parameters.get(FIXED_BATCH, 0))
+    sides = [tuple(_tensor(item, fixed) for item in config.get(kind, [])) for kind in ("input", "output")]
+    limit = int(config.get("max_batch_size", 0))
+    return ModelInfo(str(metadata["name"]), version, sides[0], sides[1], limit, fixed, parameters)
+
+
+def _tensor(item: Mapping[str, Any], fixed: int) -> TensorSpec:
+    dims = tuple(int(dim) for dim in item["dims"])
+    return TensorSpec(str(item["name"]), datatype_from_config(str(item["data_type"])), dims[1:] if fixed else dims)
+
+
+def check_batch(info: ModelInfo, inputs: Mapping[str, Any]) -> Arrays:
+    """Return contiguous arrays in the model's order, ``(samples, *shape)``; without a batch axis, ``shape``.
+
+    Raises:
+        InvalidRequest: With every name, type and shape that does not fit, before anything is sent.
+    """
+    faults = _name_faults(info, inputs)
+    arrays: Arrays = {}
+    for tensor in info.inputs:
+        if tensor.name in inputs:
+            array = np.asarray(inputs[tensor.name])
+            faults += _tensor_faults(info, tensor, array)
+            arrays[tensor.name] = array
+    if not faults and info.batches:
+        sizes = {name: len(array) for name, array in arrays.items()}
+        if len(set(sizes.values())) > 1:
+            faults.append(Fault(f"{info.name}: inputs disagree about the batch", why=str(sizes), fix="give as many samples of each"))
+        elif 0 in sizes.values():
+            faults.append(Fault(f"{info.name}: the batch is empty", fix="send at least one sample"))
+    if faults:
+        raise InvalidRequest(*faults)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def check_sample(info: ModelInfo, inputs: Mapping[str, Any]) -> Arrays:
+    """Return a batch of one from a sample without a batch axis.
+
+    Raises:
+        InvalidRequest: It does not fit, or the model has no batch axis to add.
+    """
+    if not info.batches:
+        fault = Fault(f"{info.name} has no batch axis", why="its config.pbtxt says max_batch_size: 0", fix="call infer_batch with whole tensors")
+        raise InvalidRequest(fault)
+    batched = {name: np.asarray(value)[None] for name, value in inputs.items()}
+    wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]
+    if wrong:
+        fix = "call infer_batch, or take one sample out of the batch"
+        raise InvalidRequest(Fault(f"{info.name}: infer_sample takes one sample without a batch axis", why=f"{wrong[0].name} has one axis too many", fix=fix))
+    return check_batch(info, batched)
+
+
+def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
+    names = [tensor.name for tensor in info.inputs]
+    unknown = [Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(name, names)) for name in inputs if name not in names]
+    return unknown + [Fault(f"{info.name}: input '{t.name}' is missing", why=f"it is {t}", fix=f"pass {t.name}=...") for t in info.inputs if t.name not in inputs]
+
+
+def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fault]:
+    faults = []
+    try:
+        given = datatype_from_numpy(array.dtype)
+    except KeyError:
+        given = str(array.dtype)
+    if given != tensor.datatype:
+        faults.append(Fault(f"{info.name}: input '{tensor.name}' must be {tensor.datatype}", why=f"got {given} ({array.dtype})", fix=f"{tensor.name}.astype('{tensor.numpy_dtype}')"))
+    expected = (-1, *tensor.shape) if info.batches else tensor.shape
+    if not shape_fits(expected, array.shape):
+        fix = "add the batch axis (array[None]), or call infer_sample" if info.batches and shape_fits(tensor.shape, array.shape) else "give that shape; -1 is any size"
+        faults.append(Fault(f"{info.name}: input '{tensor.name}' must have shape {list(expected)}", why=f"got {list(array.shape)}", fix=fix))
+    return faults
+
+
+def split(info: ModelInfo, arrays: Arrays) -> Iterator[Chunk]:
+    """Yield requests that the server takes: at most `limit` samples each, a static batch filled by repeating."""
+    if not info.batches:
+        yield Chunk(arrays, 0)
+        return
+    total = len(next(iter(arrays.values())))
+    for start in range(0, total, info.limit):
+        rows = min(info.limit, total - start)
+        part = {name: array[start : start + rows] for name, array in arrays.items()}
+        if info.fixed_batch and rows < info.fixed_batch:
+            part = {name: np.resize(array, (info.fixed_batch, *array.shape[1:])) for name, array in part.items()}
+        yield Chunk(part, rows)
+
+
+def join(chunks: Sequence[Chunk], answers: Sequence[Arrays]) -> Arrays:
+    """Return the answers of all chunks as one, without the rows that filled a static batch."""
+    if len(chunks) == 1:
+        rows = chunks[0].rows
+        return {name: array[:rows] if rows else array for name, array in answers[0].items()}
+    return {name: np.concatenate([a[name][: c.rows] for c, a in zip(chunks, answers, strict=True)]) for name in answers[0]}

@@ -1,0 +1,142 @@
+"""Requests and answers as bytes, for HTTP and for gRPC; no network.
+
+In      a `Chunk`, the tensors that lie in shared memory.
+Out     `HttpBody` or a ``ModelInferRequest``, and arrays out of what comes back.
+
+HTTP bodies are made by tritonclient's own builder. gRPC messages are filled here, because tritonclient's public class
+copies each tensor twice and cannot be built ahead of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planwright.tensors import TensorSpec, datatype_from_numpy
+
+from .core import Array, Arrays, Chunk, ModelInfo
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in shared memory."""
+
+    region: str
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class HttpBody:
+    """A whole HTTP request, ready to be sent again and again."""
+
+    path: str
+    content: bytes
+    headers: dict[str, str]
+
+
+Places = Mapping[str, Place]
+_NOWHERE: Places = {}
+
+
+def http_body(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> HttpBody:
+    """Build the request with binary tensors."""
+    from tritonclient.http import InferenceServerClient
+
+    given = [_http_input(name, array, inputs.get(name)) for name, array in chunk.arrays.items()]
+    wanted = [_http_output(tensor.name, outputs.get(tensor.name)) for tensor in info.outputs]
+    content, json_size = InferenceServerClient.generate_request_body(given, outputs=wanted)
+    headers = {"Content-Type": "application/octet-stream"}
+    if json_size is not None:
+        headers["Inference-Header-Content-Length"] = str(json_size)
+    version = f"/versions/{info.version}" if info.version else ""
+    return HttpBody(f"/v2/models/{info.name}{version}/infer", bytes(content), headers)
+
+
+def _http_input(name: str, array: Array, place: Place | None) -> Any:
+    from tritonclient.http import InferInput
+
+    tensor = InferInput(name, list(array.shape), datatype_from_numpy(array.dtype))
+    if place is None:
+        tensor.set_data_from_numpy(_objects(array))
+    else:
+        tensor.set_shared_memory(place.region, place.size_bytes, offset=place.offset)
+    return tensor
+
+
+def _http_output(name: str, place: Place | None) -> Any:
+    from tritonclient.http import InferRequestedOutput
+
+    output = InferRequestedOutput(name, binary_data=place is None)
+    if place is not None:
+        output.set_shared_memory(place.region, place.size_bytes, offset=place.offset)
+    return output
+
+
+def http_answer(info: ModelInfo, content: bytes, header_length: str | None, elsewhere: Places = _NOWHERE) -> Arrays:
+    """Return the arrays of an HTTP answer, without those that lie `elsewhere`, in shared memory."""
+    from tritonclient.http import InferResult
+
+    result = InferResult.from_response_body(content, header_length=int(header_length) if header_length else None)
+    found = {tensor.name: result.as_numpy(tensor.name) for tensor in info.outputs if tensor.name not in elsewhere}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> Any:
+    """Build the message."""
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name=info.name, model_version=info.version)
+    for name, array in chunk.arrays.items():
+        tensor = request.inputs.add(name=name, datatype=datatype_from_numpy(array.dtype), shape=array.shape)
+        if name in inputs:
+            _grpc_place(tensor.parameters, inputs[name])
+        else:
+            request.raw_input_contents.append(_raw(array))
+    for spec in info.outputs:
+        output = request.outputs.add(name=spec.name)
+        if spec.name in outputs:
+            _grpc_place(output.parameters, outputs[spec.name])
+    return request
+
+
+def _grpc_place(parameters: Any, place: Place) -> None:
+    parameters["shared_memory_region"].string_param = place.region
+    parameters["shared_memory_byte_size"].int64_param = place.size_bytes
+    if place.offset:
+        parameters["shared_memory_offset"].int64_param = place.offset
+
+
+def grpc_answer(info: ModelInfo, response: Any, elsewhere: Places = _NOWHERE) -> Arrays:
+    """Return the arrays of a ModelInferResponse, without those that lie `elsewhere`.
+
+    The server sends one raw content per output, an empty one for an output in shared memory.
+    """
+    specs = (TensorSpec(output.name, output.datatype, tuple(output.shape)) for output in response.outputs)
+    pairs = zip(specs, response.raw_output_contents, strict=True)
+    return {spec.name: _from_raw(content, spec) for spec, content in pairs if spec.name not in elsewhere}
+
+
+def _raw(array: Array) -> bytes:
+    if array.dtype.kind not in "OSU":
+        return array.tobytes()
+    from tritonclient.utils import serialize_byte_tensor
+
+    packed = serialize_byte_tensor(_objects(array))
+    return bytes(packed.item()) if packed.size else b""
+
+
+def _from_raw(content: bytes, spec: TensorSpec) -> Array:
+    if spec.datatype != "BYTES":
+        return np.frombuffer(content, spec.numpy_dtype).reshape(spec.shape)
+    from tritonclient.utils import deserialize_bytes_tensor
+
+    texts: Array = deserialize_bytes_tensor(content)
+    return texts.reshape(spec.shape)
+
+
+def _objects(array: Array) -> Array:
+    return array.astype(object) if array.dtype.kind in "SU" else array
