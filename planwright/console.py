@@ -36,9 +36,9 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def emit_json(value: Any) -> None:
-    """Print `value` as the command's one JSON document on standard output."""
-    print(json.dumps(value, indent=2, sort_keys=False), flush=True)  # noqa: T201
+def emit_json(value: Any, *, one_line: bool = False) -> None:
+    """Print `value` as the command's one JSON document on standard output; on one line where a program reads lines."""
+    print(json.dumps(value, indent=None if one_line else 2, sort_keys=False), flush=True)  # noqa: T201
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -123,7 +123,7 @@ def _announce(server: Server, info: ServerInfo, index: list[dict[str, Any]], as_
             "pid": info.pid, "server_pid": server.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,
             "metrics_url": info.metrics_url, "version": info.version,
             "models": [{"name": name, "version": version, "status": status} for name, version, status in rows],
-        })  # fmt: skip
+        }, one_line=True)  # fmt: skip
 
 
 def _status(model: dict[str, Any]) -> str:

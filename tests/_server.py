@@ -1,0 +1,125 @@
+"""A real server for tests of any room: ``python -m serving`` as a child process.
+
+In      a model repository and further flags of ``python -m serving``.
+Out     `running_server`, which yields a `ServerInfo`; `Launched` where a test needs the process itself; tiny repositories.
+
+The ports are free ones, asked from the kernel, so tests run beside other servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planwright.server_info import ServerInfo
+
+ROOT = Path(__file__).resolve().parents[1]
+STOP_S = 30.0
+
+
+@dataclass
+class Launched:
+    """One ``python -m serving --json``.
+
+    Attributes:
+        process: The launcher (not tritonserver itself).
+        folder: Holds ``server.json``, ``server.log`` and ``stderr.txt``.
+        document: What it printed when it was ready; the errors where it could not start; {} before.
+    """
+
+    process: subprocess.Popen[str]
+    folder: Path
+    document: dict[str, Any]
+
+    @property
+    def info(self) -> ServerInfo:
+        """How to reach the server; fails where it does not run."""
+        info = ServerInfo.read(self.folder / "server.json")
+        assert info is not None, self.stderr
+        return info
+
+    @property
+    def stderr(self) -> str:
+        """What the launcher said to a person so far."""
+        return (self.folder / "stderr.txt").read_text()
+
+    @property
+    def log(self) -> str:
+        """tritonserver's own log so far."""
+        path = self.folder / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait_ready(self) -> Launched:
+        """Wait for the one line of JSON, or for the end of a launcher that cannot start."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line.strip() == "{":  # errors are printed over several lines, and then the launcher ends
+            line += self.process.stdout.read()
+            self.process.wait(STOP_S)
+        self.document = json.loads(line) if line.strip() else {}
+        return self
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Send a signal, wait, return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            return self.process.wait(STOP_S)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+
+
+def free_ports(count: int = 3) -> list[int]:
+    """Return ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def launch(folder: Path, repository: Path, *flags: str, env: Mapping[str, str] | None = None) -> Launched:
+    """Start ``python -m serving --json`` on free ports; `Launched.wait_ready` comes next, `Launched.stop` at last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("--http-port", "--grpc-port", "--metrics-port")
+    given = {flag.partition("=")[0] for flag in flags}
+    ports = [f"{name}={port}" for name, port in zip(names, free_ports(), strict=True) if name not in given]
+    command = [sys.executable, "-m", "serving", "--json", f"--model-repository={repository}", f"--server-file={folder / 'server.json'}"]
+    with (folder / "stderr.txt").open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, *ports, *flags], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, env={**os.environ, **(env or {})}
+        )
+    return Launched(process, folder, {})
+
+
+@contextlib.contextmanager
+def running_server(repository: Path, *flags: str) -> Iterator[ServerInfo]:
+    """Serve `repository` while the block runs.
+
+    Example:
+        with running_server(repository, "--model-control-mode=explicit", "--load-model=*") as server:
+            client = tritonclient.http.InferenceServerClient(server.http_url)
+    """
+    with tempfile.TemporaryDirectory(prefix="planwright-test-") as scratch:
+        launched = launch(Path(scratch), repository, *flags)
+        try:
+            launched.wait_ready()
+            if "errors" in launched.document or not launched.document:
+                raise RuntimeError(f"the server did not start:\n{launched.stderr}\n{launched.log[-3000:]}")
+            yield launched.info
+        finally:
+            launched.stop()
+            assert launched.process.stdout is not None
+            launched.process.stdout.close()
