@@ -1,0 +1,106 @@
+"""What the repository says of a published model: golden samples, tolerances, labels.
+
+In      the repository's folder.
+Out     `PublishedVersion`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planwright.compare import Tolerance
+from planwright.errors import Fault, MachineError, SpecError, did_you_mean
+from planwright.files import read_json
+from planwright.golden import Golden
+from planwright.server_info import SERVER_FILE, ServerInfo
+
+from .errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """One version folder: ``<repository>/<model>/<version>``."""
+
+    model: str
+    version: str
+    folder: Path
+    build: dict[str, Any]
+
+    @property
+    def tolerances(self) -> dict[str, Tolerance]:
+        """What counts as right, per output."""
+        return {name: Tolerance(**values) for name, values in self.build["tolerances"].items()}
+
+    @property
+    def weights(self) -> str:
+        """``real`` or ``random``."""
+        return str(self.build.get("weights", "real"))
+
+    def golden(self) -> Golden:
+        """Load the golden samples.
+
+        Raises:
+            InvalidRequest: The file is missing or damaged.
+        """
+        path = self.folder / "golden.npz"
+        try:
+            return Golden.load(path)
+        except Exception as error:  # zip, npy and OS errors share no base
+            fault = Fault("the golden samples cannot be read", str(path), str(error), f"python builders/build_all.py {self.model} --force")
+            raise InvalidRequest(fault) from None
+
+    def labels(self, output: str) -> list[str]:
+        """Return the class names of `output`, empty where there are none."""
+        for name in (f"labels.{output}.txt", "labels.txt"):
+            if (self.folder / name).is_file():
+                return (self.folder / name).read_text().splitlines()
+        return []
+
+
+def repository_folder(given: Path | None, server_file: Path = SERVER_FILE) -> Path:
+    """Return the repository: as given, else that of the server running here, else model_repository.
+
+    Raises:
+        MachineError: There is none (exit 3).
+    """
+    info = ServerInfo.read(server_file) if given is None else None
+    folder = given or (Path(info.repository) if info else Path("model_repository"))
+    if not folder.is_dir():
+        raise MachineError(Fault("there is no model repository", str(folder), fix="python builders/build_all.py, or name it with --repository"))
+    return folder
+
+
+def models(folder: Path) -> list[str]:
+    """Return the models that Planwright published there."""
+    return sorted(path.parent.name for path in folder.glob("*/config.pbtxt") if any(path.parent.glob("*/build.json")))
+
+
+def select(folder: Path, names: list[str]) -> list[str]:
+    """Return the models to work on.
+
+    Raises:
+        SpecError: A name is unknown, or nothing is published (exit 2).
+    """
+    known = models(folder)
+    if not known:
+        raise SpecError(Fault("nothing is published yet", str(folder), fix="python builders/build_all.py"))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SpecError(*(Fault(f"there is no published model '{name}'", str(folder), fix=did_you_mean(name, known)) for name in unknown))
+    return names or known
+
+
+def version(folder: Path, model: str, number: str) -> PublishedVersion:
+    """Return one version.
+
+    Raises:
+        InvalidRequest: The server serves a version that this repository does not hold.
+    """
+    path = folder / model / number
+    build = read_json(path / "build.json")
+    if not isinstance(build, dict):
+        why = "the server may serve another repository"
+        raise InvalidRequest(Fault(f"{model} version {number} is not in the repository", str(path), why, "name its repository with --repository"))
+    return PublishedVersion(model, number, path, build)
