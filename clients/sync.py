@@ -11,6 +11,7 @@ One client per thread: a connection answers one request at a time.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -173,6 +174,12 @@ class PreparedRequest:
         self._outputs = places[1]
         build = wire.http_body if model.protocol == "http" else wire.grpc_request
         self._request: Any = build(self._info, chunk, *places)
+
+    def using(self, model: TritonModel) -> PreparedRequest:
+        """Return the same bytes to be sent by another client of the same model and protocol (not with shared memory)."""
+        twin = copy.copy(self)
+        twin._model = model
+        return twin
 
     def infer(self) -> Arrays:
         """Send it and return the answers, without rows that only filled a static batch."""

@@ -1,0 +1,1 @@
+"""Load tests: locust scenarios, sweeps, reports. Helpers begin with ``_`` because locust imports every other file here."""
