@@ -1,155 +1,157 @@
 """``python -m serving``: Triton here, without Docker.
 
 In      the command line, in tritonserver's own flag names.
-Out     a running server, `.planwright/server.json`, the ready table (or one JSON document), and an exit code: 0 after
-        SIGTERM, 130 after Ctrl-C, 1 when the server or a model's process died, 2 and 3 for what was wrong beforehand.
+Out     a running server, `.planwright/server.json`, the ready table, and an exit code: 0 after SIGTERM, 130 after Ctrl-C,
+        1 where no model could be loaded or the server or a model's process died, 2 and 3 for what was wrong beforehand.
 
-Under ``--json`` one document with the URLs is printed as soon as the server is ready, and the process keeps running:
-that is how other programs start it.
+Under ``--json`` one line with the URLs is printed on standard output as soon as the server is ready, and the process
+keeps running: that is how other programs start it. Where it cannot start, standard output holds ``{"errors": [...]}``.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from planwright import console
-from planwright.errors import EXIT_OK, Fault, SpecError, StageError
-from planwright.server_info import SERVER_FILE, ServerInfo
-from serving import preflight, process
-from serving.process import Options, Server
+from planwright.errors import EXIT_OK, Fault, StageError
+from planwright.server_info import ServerInfo
+from serving import options, preflight, process
+from serving.process import Server
 from serving.watchdog import Watchdog
 
-POLL_S = 0.5
-UNPATCHED = "--listen-on-all-interfaces-unpatched"
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command line; docs and tests read it too."""
-    p = console.Parser(prog="python -m serving", allow_abbrev=False,
-                       description="Start Triton on this machine. Further --flag=value of tritonserver are passed on.")  # fmt: skip
-    p.add_argument("--model-repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)")
-    p.add_argument("--model-control-mode", choices=["none", "explicit", "poll"], default="none", help="explicit: models are loaded and unloaded by API")
-    p.add_argument("--load-model", action="append", default=[], metavar="MODEL", help="explicit mode: load at start; * for all")
-    p.add_argument("--http-port", type=int, default=8000)
-    p.add_argument("--grpc-port", type=int, default=8001)
-    p.add_argument("--metrics-port", type=int, default=8002)
-    p.add_argument("--allow-client-shm", action="store_true", help="let clients register system shared memory")
-    p.add_argument(UNPATCHED, dest="everywhere", action="store_true",
-                   help="bind to 0.0.0.0; the embedded server has known holes, so only inside a container")  # fmt: skip
-    p.add_argument("--start-timeout-s", type=float, default=180.0, help="time until all models must be loaded (default: %(default)s)")
-    p.add_argument("--server-file", type=Path, default=SERVER_FILE, help="where to write how to reach it (default: %(default)s)")
-    p.add_argument("--log-file", type=Path, help="the server's own log (default: server.log beside the server file)")
-    console.add_json_flag(p)
-    return p
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the server until it is told to stop."""
-    args, extra = parser().parse_known_args(argv)
-    console.set_json(args.json)
-    options = _options(args, extra)
-    preflight.check_repository(options.repository)
-    preflight.check_machine(dict(zip(("--http-port", "--grpc-port", "--metrics-port"), options.ports, strict=True)), options.host)
-    _catch_sigterm()
-    server = process.start(options)
-    try:
-        index = server.wait_ready()
-        info = _write_info(server, args.server_file)
-        _announce(server, info, index, args.json)
-        return _watch(server)
-    finally:
-        server.stop()
-        _forget(args.server_file)
-
-
-def _options(args: argparse.Namespace, extra: list[str]) -> Options:
-    strange = [word for word in extra if not word.startswith("--")]
-    if strange:
-        raise SpecError(Fault(f"cannot read '{strange[0]}'", why="flags of tritonserver are passed on as --flag=value", fix="see python -m serving --help"))
-    if args.model_control_mode == "poll":
-        why = "it reloads at each rename, so a model could be served between two steps of a publish"
-        raise SpecError(Fault("mode poll is not offered", why=why, fix="use --model-control-mode=explicit; build_all.py then loads what it publishes"))
-    return Options(
-        args.model_repository, args.model_control_mode, (args.http_port, args.grpc_port, args.metrics_port),
-        "0.0.0.0" if args.everywhere else "127.0.0.1", args.allow_client_shm, args.start_timeout_s,  # noqa: S104
-        args.log_file or args.server_file.parent / "server.log",
-        [*(f"--load-model={name}" for name in args.load_model), *extra],
-    )  # fmt: skip
+POLL_S = 0.25
 
 
 class _Stopped(BaseException):
-    """Leaves whatever the launcher is doing when SIGTERM asks it to stop; Ctrl-C is KeyboardInterrupt."""
+    """Leaves whatever the launcher is doing when it is asked to stop; Ctrl-C is KeyboardInterrupt."""
 
 
-def _catch_sigterm() -> None:
-    def leave(_: int, __: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the way out must not be interrupted by a second one
-        raise _Stopped
+def main(argv: Sequence[str]) -> int:
+    """Run the server until it is told to stop; returns the exit code."""
+    console.set_json("--json" in argv)
+    chosen, faults = options.parse(argv)
+    machine = preflight.check(chosen, faults)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    with contextlib.suppress(_Stopped):
+        _serve(process.start(chosen, machine))
+    return EXIT_OK
 
-    signal.signal(signal.SIGTERM, leave)
+
+def _leave(_: int, __: FrameType | None) -> None:
+    _deaf()
+    raise _Stopped
 
 
-def _write_info(server: Server, path: Path) -> ServerInfo:
-    host = server.http_url.rpartition(":")[0]
-    http, grpc, metrics = (f"{host}:{port}" for port in server.options.ports)
+def _deaf() -> None:
+    """Let nothing interrupt the way out: half of it would leave processes and shared memory behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _serve(server: Server) -> None:
+    try:
+        rows = _rows(server, server.wait_ready())
+        _refuse_nothing_ready(server, rows)
+        _announce(server, _write_info(server), rows)
+        _watch(server)
+    finally:
+        _deaf()
+        _forget(server)
+        server.stop()
+
+
+def _rows(server: Server, index: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return (model, version, status); in explicit mode only models that were asked for have a state."""
+    known = [model for model in index if model.get("state") or server.options.mode == "none"]
+    return [(model["name"], str(model.get("version", "")), _status(model)) for model in known]
+
+
+def _status(model: dict[str, Any]) -> str:
+    """Return READY, or the state and its reason without the Python frames that a stub adds."""
+    state = str(model.get("state") or "UNAVAILABLE")
+    reason = re.split(r"\n\s*At:\s*\n", str(model.get("reason", "")))[0].strip()
+    return state if state == "READY" or not reason else f"{state}: {reason}"
+
+
+def _refuse_nothing_ready(server: Server, rows: list[tuple[str, str, str]]) -> None:
+    if rows and not any(status == "READY" for _, _, status in rows):
+        folder, fix = server.options.repository, "mend the model, or build it again: python builders/build_all.py"
+        raise StageError(
+            "serve",
+            *(Fault(f"model '{name}' could not be loaded", str(folder / name), why, fix) for name, _, why in rows),
+        )
+
+
+def _write_info(server: Server) -> ServerInfo:
+    chosen = server.options
+    http, grpc, metrics = (f"{chosen.reachable_host}:{port}" for port in chosen.ports)
     info = ServerInfo(
-        os.getpid(), server.id, http, grpc, metrics, server.options.mode, server.admin_key, str(server.options.log.resolve()),
-        str(server.options.repository.resolve()), server.version, server.options.client_shm,
+        os.getpid(), server.identity.id, http, grpc, metrics, chosen.mode, server.identity.admin_key,
+        str(chosen.log.resolve()), str(chosen.repository.resolve()), server.version, chosen.client_shm,
     )  # fmt: skip
-    info.write(path)
+    info.write(chosen.server_file)
     return info
 
 
-def _forget(path: Path) -> None:
+def _forget(server: Server) -> None:
+    path = server.options.server_file
     stored = ServerInfo.read(path)
-    if stored is not None and stored.pid == os.getpid():
+    if stored is not None and stored.id == server.identity.id:
         path.unlink(missing_ok=True)
 
 
-def _announce(server: Server, info: ServerInfo, index: list[dict[str, Any]], as_json: bool) -> None:
-    rows = [(m["name"], m.get("version", ""), _status(m)) for m in index if m.get("state") or server.options.mode == "none"]
+def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]) -> None:
     console.table(f"Triton {server.version}, {server.options.repository}", ["Model", "Version", "Status"], rows)
     console.say(f"http {info.http_url}  grpc {info.grpc_url}  metrics {info.metrics_url}/metrics  log {info.log}")
-    if as_json:
+    failed = sum(status != "READY" for _, _, status in rows)
+    if failed:
+        console.warn(
+            f"{failed} of {len(rows)} models are not ready, so /v2/health/ready answers 400; the ready ones are served"
+        )
+    if server.options.as_json:
         console.emit_json({
             "pid": info.pid, "server_pid": server.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,
-            "metrics_url": info.metrics_url, "version": info.version,
+            "metrics_url": info.metrics_url, "version": info.version, "mode": info.mode, "client_shm": info.client_shm,
+            "server_file": str(server.options.server_file), "log": info.log,
             "models": [{"name": name, "version": version, "status": status} for name, version, status in rows],
         }, one_line=True)  # fmt: skip
 
 
-def _status(model: dict[str, Any]) -> str:
-    reason = str(model.get("reason", "")).strip()
-    state = str(model.get("state", "")) or "not loaded"
-    return state if state == "READY" or not reason else f"{state}: {reason}"
-
-
-def _watch(server: Server) -> int:
-    watchdog = Watchdog(server)
+def _watch(server: Server) -> None:
+    watchdog, log = Watchdog(server), str(server.options.log)
     while server.process.poll() is None:
         time.sleep(POLL_S)
-        dead = watchdog.dead_model()
+        dead = watchdog.dead_instance()
         if dead:
             server.kill()
-            why = "this server would go on saying that it is ready and fail each request; so it was stopped"
-            raise StageError("serve", Fault(f"a process of model '{dead}' died", str(server.options.log), why, "see the log for the cause (out of memory?), then start again"))
-    raise StageError("serve", Fault(f"tritonserver ended by itself (exit code {server.process.returncode})", str(server.options.log), fix="see the log, then start again"))
-
-
-def _entry(argv: Sequence[str]) -> int:
-    try:
-        return main(argv)
-    except _Stopped:
-        return EXIT_OK
+            why = "this server would go on saying that it is ready and fail each request, so it was stopped"
+            raise StageError(
+                "serve",
+                Fault(
+                    f"the process of model instance {dead} died",
+                    log,
+                    why,
+                    "see the log for the cause (out of memory?), then start again",
+                ),
+            )
+    raise StageError(
+        "serve",
+        Fault(
+            f"tritonserver ended by itself (exit code {server.process.returncode})",
+            log,
+            fix="see the log, then start again",
+        ),
+    )
 
 
 if __name__ == "__main__":
-    console.run(_entry, sys.argv[1:])
+    console.run(main, sys.argv[1:])

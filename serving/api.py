@@ -2,6 +2,8 @@
 
 In      ``host:port`` and the admin key.
 Out     JSON values; None while the server does not answer.
+
+No proxy is used, whatever the environment says: the server is on this machine.
 """
 
 from __future__ import annotations
@@ -11,18 +13,17 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 def ask(url: str, *, headers: dict[str, str] | None = None, post: bool = False, timeout_s: float = 5.0) -> Any:
     """Return the JSON answer (an empty one as {}), None on any failure."""
     request = urllib.request.Request(url, data=b"{}" if post else None, headers=headers or {})
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        with _DIRECT.open(request, timeout=timeout_s) as response:
             body = response.read()
-    except (OSError, urllib.error.URLError):
-        return None
-    try:
         return json.loads(body) if body else {}
-    except json.JSONDecodeError:
+    except (OSError, urllib.error.URLError, json.JSONDecodeError):
         return None
 
 
@@ -32,7 +33,9 @@ def index(url: str, headers: dict[str, str]) -> list[dict[str, Any]] | None:
     return found if isinstance(found, list) else None
 
 
-def instances(url: str, model: str) -> int:
-    """Return how many instances a ready model is configured for; 0 where it does not answer."""
-    config = ask(f"http://{url}/v2/models/{model}/config")
-    return sum(group.get("count", 0) for group in config.get("instance_group", [])) if isinstance(config, dict) else 0
+def instances(url: str, model: str, version: str) -> int | None:
+    """Return how many instances a ready version is configured for; None where it does not answer."""
+    config = ask(f"http://{url}/v2/models/{model}/versions/{version}/config")
+    return (
+        sum(group.get("count", 0) for group in config.get("instance_group", [])) if isinstance(config, dict) else None
+    )

@@ -1,67 +1,84 @@
 """What can be known to be wrong before the server starts; all of it is told at once.
 
-In      the repository, the ports, the installation.
-Out     nothing, or an error that carries every fault.
-
-Names are checked because server 2.51 hands model paths to a shell: a folder called ``m$(touch x)`` would run.
+In      `Options`, and what is wrong with the command line already.
+Out     a `Machine` that can serve, or one error that carries every fault.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from planwright.console import human_bytes
 from planwright.errors import Fault, MachineError, SpecError
+from planwright.server_info import ServerInfo
+from serving import api, backend_folder, find, processes, repository
+from serving.options import PORT_FLAGS, Options
 
-_SAFE_PATH = re.compile(r"[A-Za-z0-9._/-]+")
-_SAFE_NAME = re.compile(r"[A-Za-z0-9._-]+")
-SHM = Path("/dev/shm")  # noqa: S108 - the kernel's place for shared memory, not a scratch file
-SHM_NEED_BYTES = 64 << 20
-
-
-def models_in(repository: Path) -> list[str]:
-    """Return the model folders: every folder whose name does not begin with a dot."""
-    return sorted(entry.name for entry in repository.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+SHM = Path("/dev/shm")
+T = TypeVar("T")
 
 
-def check_repository(repository: Path) -> None:
-    """Check path and names.
+@dataclass(frozen=True)
+class Machine:
+    """What this machine serves with: the server, and the Python of its stubs (None where a C++ backend does the work)."""
 
-    Raises:
-        SpecError: Missing, empty or unsafe (exit 2).
-    """
-    if not repository.is_dir():
-        raise SpecError(Fault("there is no model repository", str(repository), fix="python builders/build_all.py, or name it with --model-repository"))
-    faults = []
-    why = "this server hands paths to a shell"
-    if not _SAFE_PATH.fullmatch(str(repository.resolve())):
-        faults.append(Fault("the repository's path is not safe", str(repository.resolve()), why, "move it to a path of letters, digits, . _ - /"))
-    names = models_in(repository)
-    for name in names:
-        if not _SAFE_NAME.fullmatch(name):
-            faults.append(Fault(f"the model name '{name}' is not safe", str(repository / name), why, "rename the folder: letters, digits, . _ -"))
-    if not names:
-        faults.append(Fault("the model repository is empty", str(repository), fix="python builders/build_all.py"))
-    if faults:
-        raise SpecError(*faults)
+    installation: find.Installation
+    python: find.StubPython | None
 
 
-def check_machine(ports: dict[str, int], host: str) -> None:
-    """Check ports and shared memory.
+def check(options: Options, faults: list[Fault]) -> Machine:
+    """Check everything.
 
     Raises:
-        MachineError: A port is taken or /dev/shm is full (exit 3).
+        SpecError: Command line, repository or a name is wrong; machine faults are told with it (exit 2).
+        MachineError: A port is taken, /dev/shm is small, a tool is missing (exit 3).
     """
-    faults = [_taken(flag, port) for flag, port in ports.items() if not _free(host, port)]
-    doubled = {port for port in ports.values() if list(ports.values()).count(port) > 1}
-    faults += [Fault(f"port {port} is given twice", fix="give each endpoint a port of its own") for port in doubled]
-    free = shutil.disk_usage(SHM).free if SHM.is_dir() else 0
-    if free < SHM_NEED_BYTES:
-        faults.append(Fault("too little shared memory", str(SHM), f"{free >> 20} MiB free, {SHM_NEED_BYTES >> 20} MiB are needed", "free some, or in a container give --shm-size=1g"))
-    if faults:
-        raise MachineError(*faults)
+    wrong = [*faults, *repository.faults(options.repository, options.load)]
+    missing = [*_running(options), *_ports(options)]
+    installation = _collect(find.find_server, missing)
+    python = None
+    if installation is not None and not installation.native:
+        python = _collect(find.find_stub_python, missing)
+        if python is not None:
+            missing += backend_folder.faults(installation, python)
+    if not wrong:
+        missing += _shared_memory(options)
+    if wrong:
+        raise SpecError(*wrong, *missing)
+    if missing or installation is None:
+        raise MachineError(*missing)
+    return Machine(installation, python)
+
+
+def _collect(look: Callable[[], T], faults: list[Fault]) -> T | None:
+    try:
+        return look()
+    except MachineError as error:
+        faults += error.faults
+        return None
+
+
+def _running(options: Options) -> list[Fault]:
+    """Refuse to overwrite the file of a server that runs: its clients would lose it."""
+    info = ServerInfo.read(options.server_file)
+    metadata = api.ask(f"http://{info.http_url}/v2", timeout_s=2) if info else None
+    if info is None or not isinstance(metadata, dict) or metadata.get("name") != info.id:
+        return []
+    fix = f"stop it (kill {info.pid}), or give this one --server-file and other ports"
+    return [Fault("a server runs here already", str(options.server_file), f"pid {info.pid}, http {info.http_url}", fix)]
+
+
+def _ports(options: Options) -> list[Fault]:
+    return [
+        _taken(flag, port)
+        for flag, port in zip(PORT_FLAGS, options.ports, strict=True)
+        if not _free(options.host, port)
+    ]
 
 
 def _free(host: str, port: int) -> bool:
@@ -75,23 +92,27 @@ def _free(host: str, port: int) -> bool:
 
 
 def _taken(flag: str, port: int) -> Fault:
-    owner = _owner(port)
-    why = f"{owner} listens on it" if owner else "another process listens on it"
-    return Fault(f"port {port} is taken", why=why, fix=f"stop it, or choose another: {flag} PORT", check=f"ss -ltnp sport = :{port}")
+    why = f"{processes.listener(port) or 'another process'} listens on it"
+    return Fault(
+        f"port {port} is taken",
+        why=why,
+        fix=f"stop it, or choose another: {flag} PORT",
+        check=f"ss -ltnp sport = :{port}",
+    )
 
 
-def _owner(port: int) -> str:
-    """Return ``name (pid)`` of the listener, empty where the kernel does not tell this user."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:] if Path(table).exists() else []:
-            fields = line.split()
-            if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == "0A":
-                inodes.add(f"socket:[{fields[9]}]")
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(str(link.readlink()) in inodes for link in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-        except OSError:
-            continue
-    return ""
+def _shared_memory(options: Options) -> list[Fault]:
+    need, count = repository.shared_memory_need(repository.chosen(options.repository, options.mode, options.load))
+    free = shutil.disk_usage(SHM).free if SHM.is_dir() else 0
+    if free >= need:
+        return []
+    why = f"{human_bytes(free)} free, {count} model processes need at least {human_bytes(need)}"
+    return [
+        Fault(
+            "too little shared memory",
+            str(SHM),
+            why,
+            "free some, serve fewer instances, or in a container give --shm-size=1g",
+            f"df -h {SHM}",
+        )
+    ]

@@ -1,208 +1,128 @@
-"""One tritonserver process: its command line, its environment, its end.
+"""One tritonserver process, from its start to its end.
 
-In      `Options`.
-Out     a started, identified server; afterwards no process and no shared memory of it.
+In      `Options` and a machine that passed the preflight.
+Out     a started, identified server; afterwards no process, no shared memory and no folder of it.
 
-Odd lines: ``--id`` and a comparison at ``/v2``, because on a taken port the answer comes from another server; the stubs'
-``bin`` first on PATH, because the stub takes its packages from whichever python3 it finds there and ignores PYTHONPATH;
-PR_SET_PDEATHSIG, so that a killed launcher leaves no server behind.
+Odd lines: the answer at ``/v2`` is compared with our own id, because on a taken port it comes from another server;
+PR_SET_PDEATHSIG, so that a killed launcher leaves no server behind; the janitor, which cleans up even then.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import re
 import secrets
-import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from planwright.errors import Fault, PlanwrightError, StageError
-from serving import api, backend_folder
-from serving.find import find_server, find_stub_python
-from serving.preflight import SHM, models_in
+from serving import api, backend_folder, command, startup
+from serving.command import Identity
+from serving.options import Options
+from serving.preflight import Machine
 
-EXIT_TIMEOUT_S = 5
 _PR_SET_PDEATHSIG = 1
-# Lines after which server 2.51 waits for a dead stub without end.
-_FATAL = re.compile(r"error while loading shared libraries|stol\b|Permission denied.*stub|bad_alloc|Failed to preinitialize Python")
-_RESTRICTED = "model-repository,trace,logging"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to serve and how.
-
-    Attributes:
-        repository: Model repository.
-        mode: ``none`` or ``explicit``.
-        ports: http, grpc, metrics.
-        host: Address that all three bind to.
-        client_shm: Whether clients may register shared memory.
-        start_timeout_s: Time until all models must be loaded.
-        log: Where the server's own output goes.
-        extra: Further flags of tritonserver, passed on as they are.
-    """
-
-    repository: Path
-    mode: str
-    ports: tuple[int, int, int]
-    host: str
-    client_shm: bool
-    start_timeout_s: float
-    log: Path
-    extra: Sequence[str] = ()
+_POLL_S = 0.05
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass
 class Server:
-    """A running tritonserver."""
+    """A running tritonserver.
+
+    Attributes:
+        process: tritonserver itself.
+        options: What it was started with.
+        identity: Its id, admin key and shared memory prefix.
+        version: Such as ``2.51.0``; known when it is ready.
+    """
 
     process: subprocess.Popen[bytes]
     options: Options
-    id: str
-    admin_key: str
-    shm_prefix: str
-    backends: Path | None
+    identity: Identity
+    janitor: subprocess.Popen[str]
     version: str = ""
-    _ended: bool = field(default=False)
 
     @property
     def http_url(self) -> str:
-        """``host:port`` of HTTP; a server that listens everywhere is asked on the loopback."""
-        return f"{_reachable(self.options.host)}:{self.options.ports[0]}"
+        """``host:port`` of HTTP."""
+        return f"{self.options.reachable_host}:{self.options.ports[0]}"
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers that open the restricted APIs."""
-        return {"admin-key": self.admin_key}
+        return {"admin-key": self.identity.admin_key}
 
-    def wait_ready(self) -> list[dict[str, str]]:
+    def wait_ready(self) -> list[dict[str, Any]]:
         """Wait until the server answers under its own id; return the repository index.
 
         Raises:
-            PlanwrightError: It ended, a stub cannot start, or time ran out; the server is gone then.
+            PlanwrightError: It ended, a model's process cannot start, or time ran out.
         """
+        log = startup.Log(self.options.log)
         deadline = time.monotonic() + self.options.start_timeout_s
         while time.monotonic() < deadline:
+            log.read()
+            fault = log.fatal()
+            if fault is not None:
+                raise log.failure(fault)
             if self.process.poll() is not None:
-                raise self._failed("tritonserver ended while starting", "")
-            if _FATAL.search(self._log_text()):
-                raise self._failed("a model's process cannot start", "make setup, which makes the server's environment anew")
+                raise log.ended(self.process.returncode)
             metadata = api.ask(f"http://{self.http_url}/v2", timeout_s=2)
-            if metadata and metadata.get("name") == self.id:
+            if isinstance(metadata, dict) and metadata.get("name") == self.identity.id:
                 self.version = str(metadata.get("version", ""))
                 return api.index(self.http_url, self.headers) or []
-            time.sleep(0.1)
-        raise self._failed(f"the models were not loaded within {self.options.start_timeout_s:g} s", "give --start-timeout-s more, or look into the log")
+            time.sleep(_POLL_S)
+        raise log.late(self.options.start_timeout_s)
 
-    def _log_text(self) -> str:
-        return self.options.log.read_text(errors="replace") if self.options.log.exists() else ""
-
-    def _failed(self, what: str, fix: str) -> PlanwrightError:
-        self.stop()
-        lines = [line for line in self._log_text().splitlines() if line.strip()]
-        errors = [line for line in lines if re.match(r"^E\d{4} |error:|.*(error while|Traceback|Error:)", line)]
-        why = "\n".join((errors or lines)[-6:])
-        return StageError("serve", Fault(what, str(self.options.log), why, fix or "see the log"))
-
-    def stop(self) -> int:
-        """End the server, by force after its exit time-out; returns its exit code."""
+    def stop(self) -> None:
+        """End the server, by force after its exit time-out, and remove what it left."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(EXIT_TIMEOUT_S + 5)
+                self.process.wait(self.options.exit_timeout_s + 5)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
         self.clean()
-        return self.process.returncode
 
     def kill(self) -> None:
-        """End the server at once."""
+        """End the server at once, and remove what it left."""
         self.process.kill()
-        self.process.wait()
         self.clean()
 
     def clean(self) -> None:
         """Remove this server's shared memory and its backend folder; nobody else's."""
-        if self._ended:
-            return
-        self._ended = True
-        if SHM.is_dir():
-            for region in SHM.glob(f"{self.shm_prefix}*"):
-                region.unlink(missing_ok=True)
-        if self.backends is not None:
-            shutil.rmtree(self.backends, ignore_errors=True)
+        self.process.wait()
+        self.janitor.communicate()
 
 
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
-
-
-def start(options: Options) -> Server:
-    """Start tritonserver; `Server.wait_ready` comes next.
-
-    Raises:
-        MachineError: No server, no stub environment (exit 3).
-    """
-    installation = find_server()
-    backends, environment = None, dict(os.environ)
-    if not installation.native:
-        python = find_stub_python()
-        backends = backend_folder.make(installation, python)
-        libraries = [str(folder) for folder in (python.library, *installation.libraries) if folder.is_dir()]
-        environment["LD_LIBRARY_PATH"] = ":".join([*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
-        environment["PATH"] = f"{python.bin}:{environment.get('PATH', '')}"
-        for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
-            environment.pop(name, None)
-    server_id = f"planwright-{secrets.token_hex(6)}"
-    key, prefix = secrets.token_hex(16), f"{server_id}_"
-    command = [str(installation.binary), *_flags(options, server_id, key, prefix, backends, installation.home)]
+def start(options: Options, machine: Machine) -> Server:
+    """Start tritonserver; `Server.wait_ready` comes next."""
+    identity = Identity(f"planwright-{secrets.token_hex(6)}", secrets.token_hex(16))
+    backends = backend_folder.make(machine.installation, machine.python) if machine.python else None
+    janitor = _start_janitor(identity, backends)
     options.log.parent.mkdir(parents=True, exist_ok=True)
     with options.log.open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own command line
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
-            start_new_session=True, preexec_fn=_die_with_parent,
+        process = subprocess.Popen(
+            command.words(options, machine, identity, backends), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=command.environment(machine), start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
-    return Server(process, options, server_id, key, prefix, backends)
+    assert janitor.stdin is not None
+    janitor.stdin.write(f"{process.pid}\n")
+    janitor.stdin.flush()
+    return Server(process, options, identity, janitor)
+
+
+def _start_janitor(identity: Identity, backends: Path | None) -> subprocess.Popen[str]:
+    script = Path(__file__).with_name("janitor.py")
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(script), identity.shm_prefix, str(backends or "")],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _flags(options: Options, server_id: str, key: str, prefix: str, backends: Path | None, home: Path) -> list[str]:
-    http, grpc, metrics = options.ports
-    closed = _RESTRICTED if options.client_shm else f"{_RESTRICTED},shared-memory"
-    flags = [
-        f"--model-repository={options.repository.resolve()}",
-        f"--id={server_id}",
-        f"--model-control-mode={options.mode}",
-        f"--http-address={options.host}", f"--http-port={http}",
-        f"--grpc-address={options.host}", f"--grpc-port={grpc}",
-        f"--metrics-address={options.host}", f"--metrics-port={metrics}",
-        "--disable-auto-complete-config",
-        "--exit-on-error=false",
-        "--strict-readiness=true",
-        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        "--allow-sagemaker=false", "--allow-vertex-ai=false",
-        f"--http-restricted-api={closed}:admin-key={key}",
-        f"--grpc-restricted-protocol={closed}:admin-key={key}",
-    ]  # fmt: skip
-    if backends is not None:
-        flags += [f"--backend-directory={backends}", f"--backend-config=python,shm-region-prefix-name={prefix}"]
-    if _wants_cache(options.repository) and not any(flag.startswith("--cache-config") for flag in options.extra):
-        flags += ["--cache-config=local,size=67108864", f"--cache-directory={home / 'caches'}"]
-    return [*flags, *options.extra]
-
-
-def _wants_cache(repository: Path) -> bool:
-    """True where a model asks for the response cache, which is off in silence without --cache-config."""
-    texts = (repository / name / "config.pbtxt" for name in models_in(repository))
-    return any(re.search(r"response_cache\s*\{\s*enable:\s*true", path.read_text()) for path in texts if path.is_file())
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

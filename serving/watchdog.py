@@ -4,70 +4,85 @@ In      a running server.
 Out     the name of the dead instance, or nothing.
 
 After a stub's death the server answers 200 on every health endpoint and fails each request after a second. So the stubs
-are counted through /proc: when one is gone, the instances that the ready models are configured for are compared with
-the stubs that live. Two looks a second apart must agree, because a load in explicit mode changes stubs on purpose.
+are counted: where one is gone, the instances that each ready version is configured for are compared with the stubs that
+live. In explicit mode two looks must agree, because loading and unloading change the stubs on purpose.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from serving import api
+from serving import api, processes
 from serving.backend_folder import STUB
 from serving.process import Server
 
 CONFIRM_S = 1.0
+_INSTANCE_WORD = (
+    8  # stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
+)
 
 
-def stubs_of(server_pid: int) -> dict[int, str]:
-    """Return the living stubs of a server: process id → model name."""
+@dataclass(frozen=True)
+class Stub:
+    """One model process: instance name, model and version."""
+
+    instance: str
+    model: str
+    version: str
+
+
+def stubs_of(server_pid: int) -> dict[int, Stub]:
+    """Return the living stubs of a server by process id."""
     found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent != server_pid:
-                continue
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (OSError, IndexError, ValueError):
-            continue
-        if words[0].endswith(STUB):
-            found[int(entry.name)] = _model_of(words)
+    for pid, words in processes.children(server_pid).items():
+        if words[0].endswith(STUB) and len(words) > _INSTANCE_WORD:
+            version = Path(words[1]).parent
+            found[pid] = Stub(words[_INSTANCE_WORD], version.parent.name, version.name)
     return found
 
 
-def _model_of(words: list[str]) -> str:
-    """Return the model of a stub, whose first argument is ``<repository>/<model>/<version>/<file>``."""
-    path = Path(words[1]) if len(words) > 1 else Path()
-    return path.parents[1].name if len(path.parents) > 1 else ""
-
-
 class Watchdog:
-    """Remembers the stubs and says which model lost one."""
+    """Remembers the stubs and says which instance died."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._known = stubs_of(server.process.pid)
+        self._suspects: set[Stub] = set()
+        self._since = 0.0
 
-    def dead_model(self) -> str:
-        """Return the model that lost a process it should have, or an empty string."""
+    def dead_instance(self) -> str:
+        """Return the name of an instance that should live and does not, or an empty string; asked a few times a second."""
         alive = stubs_of(self._server.process.pid)
-        if self._known.keys() <= alive.keys():
-            self._known = alive
+        gone = {stub for pid, stub in self._known.items() if pid not in alive}
+        self._known = alive
+        if gone and not self._suspects:
+            self._since = time.monotonic()
+        self._suspects |= gone
+        if not self._suspects:
             return ""
-        missing = self._missing()
-        if missing:
-            time.sleep(CONFIRM_S)
-            missing = missing if self._missing() else ""
-        self._known = stubs_of(self._server.process.pid)
-        return missing
+        dead = self._short_of(Counter((stub.model, stub.version) for stub in alive.values()))
+        if dead is None:
+            return ""
+        if not dead:
+            self._suspects.clear()
+        confirmed = self._server.options.mode == "none" or time.monotonic() - self._since >= CONFIRM_S
+        return dead if confirmed else ""
 
-    def _missing(self) -> str:
-        url, headers = self._server.http_url, self._server.headers
-        alive = Counter(stubs_of(self._server.process.pid).values())
-        served = set(self._known.values())
-        for model in api.index(url, headers) or []:
-            if model.get("state") == "READY" and model["name"] in served and alive[model["name"]] < api.instances(url, model["name"]):
-                return str(model["name"])
+    def _short_of(self, alive: Counter[tuple[str, str]]) -> str | None:
+        """Return a suspect whose ready version has too few processes, "" where none is short, None where that is unknown."""
+        url = self._server.http_url
+        index = api.index(url, self._server.headers)
+        if index is None:
+            return None
+        ready = {(str(row["name"]), str(row.get("version"))) for row in index if row.get("state") == "READY"}
+        for stub in sorted(self._suspects, key=lambda stub: stub.instance):
+            place = (stub.model, stub.version)
+            count = api.instances(url, *place) if place in ready else 0
+            if count is None:
+                return None
+            if alive[place] < count:
+                return stub.instance
         return ""

@@ -55,7 +55,7 @@ class Launched:
 
     @property
     def log(self) -> str:
-        """tritonserver's own log so far."""
+        """What tritonserver itself wrote so far."""
         path = self.folder / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -96,10 +96,22 @@ def launch(folder: Path, repository: Path, *flags: str, env: Mapping[str, str] |
     names = ("--http-port", "--grpc-port", "--metrics-port")
     given = {flag.partition("=")[0] for flag in flags}
     ports = [f"{name}={port}" for name, port in zip(names, free_ports(), strict=True) if name not in given]
-    command = [sys.executable, "-m", "serving", "--json", f"--model-repository={repository}", f"--server-file={folder / 'server.json'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "serving",
+        "--json",
+        f"--model-repository={repository}",
+        f"--server-file={folder / 'server.json'}",
+    ]
     with (folder / "stderr.txt").open("w") as stderr:
         process = subprocess.Popen(
-            [*command, *ports, *flags], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, env={**os.environ, **(env or {})}
+            [*command, *ports, *flags],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
         )
     return Launched(process, folder, {})
 

@@ -4,154 +4,186 @@ In      batches of requests from the server, the model's config.pbtxt as JSON.
 Out     responses; a bad request gets its own TritonError and never hurts its neighbours.
 
 Runs in the stub's own environment (numpy 1.26, onnxruntime) and imports nothing of the project. Nothing in the server
-checks config.pbtxt against the model or an answer against config.pbtxt for Python backends, so both happen here, with
-the texts of NVIDIA's C++ backend. ``execute`` never raises: a raise fails the whole batch, leaks file paths and can leave
-the model un-unloadable.
+checks config.pbtxt against the model or an answer against config.pbtxt for Python backends, so both happen here.
+``execute`` never raises: a raise fails the whole batch, leaks file paths and can leave the model un-unloadable. There is
+no ``auto_complete_config``: the launcher switches that off, because a published config.pbtxt is complete.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
+import time
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
-from checks import check_config, check_numpy, tensor_dtype
+from ort_checks import check_config, check_numpy, control_inputs, tensor_dtype
+from ort_session import open_session
 
-_RUN_ERRORS = (Exception,)  # onnxruntime raises a dozen unrelated classes from one C++ status
+# Asking whether a request was cancelled is a round trip to the server of 0.15 ms, so it is asked where a run takes longer.
+ASK_CANCELLED_S = 0.005
+_SOURCE_PLACE = re.compile(r"\S*/\S+\.(?:cc|h|cpp):\d+\s*")
 
 
-class BadRequest(Exception):
+class RequestError(Exception):
     """The request cannot be answered; its text is for the client."""
+
+
+class _Work:
+    """One request of a batch: its place, its input arrays, its batch size (0 where the model has no batch axis)."""
+
+    __slots__ = ("feeds", "place", "request", "rows")
+
+    def __init__(self, place: int, request: Any, feeds: dict[str, Any], rows: int) -> None:
+        self.place, self.request, self.feeds, self.rows = place, request, feeds, rows
 
 
 class TritonPythonModel:
     """One instance of one model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model and refuse a config.pbtxt that does not fit it."""
+        """Load the model; refuse a config.pbtxt that does not fit it and a numpy that the stub misreads."""
         check_numpy(pb_utils)
         config = json.loads(args["model_config"])
-        filename = config.get("default_model_filename") or "model.onnx"
-        path = os.path.join(args["model_repository"], args["model_version"], filename)
-        self._session = ort.InferenceSession(path, _options(config), providers=["CPUExecutionProvider"])
+        self._session = open_session(config, args)
         check_config(config, self._session)
         self._batching = config["max_batch_size"] > 0
-        self._inputs = [item["name"] for item in config["input"]]
-        self._outputs = [item["name"] for item in config["output"]]
-        self._dtypes = {item["name"]: tensor_dtype(item["data_type"]) for item in config["output"]}
+        self._inputs = [(item["name"], bool(item.get("optional"))) for item in config["input"]]
+        self._inputs += [(name, False) for name in control_inputs(config)]
         self._text = {item["name"] for item in config["input"] if item["data_type"] == "TYPE_STRING"}
+        self._scalars = {item.name for item in self._session.get_inputs() if len(item.shape) == 0}
+        self._outputs = {item["name"]: item for item in config["output"]}
+        self._last_run_s = 0.0
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch: requests of one shape run together in one call."""
         responses: list[Any] = [None] * len(requests)
-        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, Any]]]] = {}
-        for position, request in enumerate(requests):
-            if request.is_cancelled():
-                responses[position] = _error("the client cancelled the request", pb_utils.TritonError.CANCELLED)
-                continue
+        groups: dict[tuple[Any, ...], list[_Work]] = {}
+        for place, request in enumerate(requests):
             try:
-                feeds = self._feeds(request)
-            except BadRequest as error:
-                responses[position] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+                work = self._read(place, request)
+            except Exception as error:
+                responses[place] = _failure(error)
                 continue
-            key = tuple(array.shape[1:] if self._batching else position for array in feeds.values())
-            groups.setdefault(key, []).append((position, feeds))
-        for members in groups.values():
-            self._answer(members, requests, responses)
+            key = tuple((name, array.shape[1:]) for name, array in work.feeds.items()) if self._batching else (place,)
+            groups.setdefault(key, []).append(work)
+        for group in groups.values():
+            self._answer(self._without_cancelled(group, responses), responses)
         return responses
 
-    def _feeds(self, request: Any) -> dict[str, Any]:
+    def finalize(self) -> None:
+        """Release the model's memory before the process goes."""
+        del self._session
+
+    def _read(self, place: int, request: Any) -> _Work:
         feeds = {}
-        for name in self._inputs:
+        for name, optional in self._inputs:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None and optional:
+                continue
             if tensor is None:
-                raise BadRequest(f"expected input '{name}' is missing")
-            array = tensor.as_numpy()
-            feeds[name] = _decode(name, array) if name in self._text else array
-        rows = {array.shape[0] for array in feeds.values()} if self._batching else {1}
-        if len(rows) > 1:
-            raise BadRequest(f"inputs disagree about the batch: {sorted(rows)}")
-        return feeds
+                raise RequestError(f"expected input '{name}' is missing")
+            array = _decoded(name, tensor.as_numpy()) if name in self._text else tensor.as_numpy()
+            feeds[name] = array.reshape(()) if name in self._scalars else array
+        if not self._batching:
+            return _Work(place, request, feeds, 0)
+        sizes = {name: array.shape[0] for name, array in feeds.items()}
+        rows = next(iter(sizes.values()))
+        if any(size != rows for size in sizes.values()):
+            raise RequestError(f"inputs disagree about the batch: {sizes}")
+        return _Work(place, request, feeds, rows)
 
-    def _answer(self, members: list[tuple[int, dict[str, Any]]], requests: list[Any], responses: list[Any]) -> None:
-        """Run one group; where the joined run fails, run each request alone, so that only the bad ones fail."""
-        try:
-            results = self._run(_joined([feeds for _, feeds in members]))
-        except _RUN_ERRORS as error:
-            if len(members) > 1:
-                for member in members:
-                    self._answer([member], requests, responses)
+    def _without_cancelled(self, group: list[_Work], responses: list[Any]) -> list[_Work]:
+        if self._last_run_s < ASK_CANCELLED_S * len(group):
+            return group
+        wanted = []
+        for work in group:
+            if work.request.is_cancelled():
+                responses[work.place] = _error("the client cancelled the request", pb_utils.TritonError.CANCELLED)
             else:
-                responses[members[0][0]] = _error(_plain(error), pb_utils.TritonError.INVALID_ARG)
+                wanted.append(work)
+        return wanted
+
+    def _answer(self, group: list[_Work], responses: list[Any]) -> None:
+        """Run a group; where the joined run fails, run each request alone, so that only the bad ones fail."""
+        if not group:
             return
-        start = 0
-        for position, feeds in members:
-            rows = len(next(iter(feeds.values()))) if self._batching else 0
-            part = {n: a[start : start + rows] for n, a in results.items()} if len(members) > 1 else results
-            start += rows
-            responses[position] = self._response(requests[position], part, rows)
+        try:
+            results = self._run(group)
+            start = 0
+            for work in group:
+                responses[work.place] = self._response(work, results, start, alone=len(group) == 1)
+                start += work.rows
+        except Exception as error:
+            if len(group) == 1:
+                responses[group[0].place] = _failure(error)
+                return
+            for work in group:
+                self._answer([work], responses)
 
-    def _run(self, feeds: dict[str, Any]) -> dict[str, Any]:
-        return dict(zip(self._outputs, self._session.run(self._outputs, feeds)))  # noqa: B905 - onnxruntime answers all
+    def _run(self, group: list[_Work]) -> dict[str, Any]:
+        """Return the outputs that any request of the group asks for, checked against config.pbtxt."""
+        asked = {name for work in group for name in work.request.requested_output_names()}
+        names = [name for name in self._outputs if name in asked]
+        feeds = group[0].feeds
+        if len(group) > 1:
+            feeds = {name: np.concatenate([work.feeds[name] for work in group]) for name in feeds}
+        started = time.perf_counter()
+        arrays = self._session.run(names, feeds) if names else []
+        self._last_run_s = time.perf_counter() - started
+        rows = sum(work.rows for work in group)
+        return {name: self._checked(name, array, rows) for name, array in zip(names, arrays, strict=True)}
 
-    def _response(self, request: Any, results: dict[str, Any], rows: int) -> Any:
-        wanted = set(request.requested_output_names())
+    def _checked(self, name: str, array: Any, rows: int) -> Any:
+        """Return an output as config.pbtxt declares it; the server would pass on anything."""
+        item = self._outputs[name]
+        dims = [rows, *item["dims"]] if self._batching else item["dims"]
+        if item.get("reshape") or array.ndim == 0:
+            array = array.reshape(dims)
+        if array.ndim != len(dims) or any(d not in (-1, size) for d, size in zip(dims, array.shape, strict=True)):
+            raise RuntimeError(
+                f"the model answered output '{name}' with shape {list(array.shape)}, config.pbtxt says {dims}"
+            )
+        dtype = tensor_dtype(item["data_type"])
+        return _encoded(array) if dtype is np.object_ else np.ascontiguousarray(array, dtype=dtype)
+
+    def _response(self, work: _Work, results: dict[str, Any], start: int, *, alone: bool) -> Any:
+        asked = set(work.request.requested_output_names())
         tensors = []
         for name, array in results.items():
-            if name not in wanted:
-                continue
-            if rows and (not array.ndim or array.shape[0] != rows):
-                text = f"output '{name}' has shape {list(array.shape)} for a batch of {rows}"
-                return _error(text, pb_utils.TritonError.INTERNAL)
-            tensors.append(pb_utils.Tensor(name, _encode(array, self._dtypes[name])))
+            if name in asked:
+                tensors.append(pb_utils.Tensor(name, array if alone else array[start : start + work.rows]))
         return pb_utils.InferenceResponse(tensors)
 
 
-def _options(config: dict[str, Any]) -> ort.SessionOptions:
-    """Share the cores among the instances; NVIDIA's parameter names override."""
-    options = ort.SessionOptions()
-    instances = sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1
-    cores = len(os.sched_getaffinity(0))
-    options.intra_op_num_threads = int(_parameter(config, "intra_op_thread_count", max(1, cores // instances)))
-    options.inter_op_num_threads = int(_parameter(config, "inter_op_thread_count", 1))
-    # spinning threads would take the cores from the server's own threads and from other instances
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _parameter(config: dict[str, Any], name: str, default: int) -> Any:
-    return config.get("parameters", {}).get(name, {}).get("string_value", default)
-
-
-def _joined(feeds: list[dict[str, Any]]) -> dict[str, Any]:
-    if len(feeds) == 1:
-        return feeds[0]
-    return {name: np.concatenate([item[name] for item in feeds]) for name in feeds[0]}
-
-
-def _decode(name: str, array: Any) -> Any:
+def _decoded(name: str, array: Any) -> Any:
     """Turn the bytes of a BYTES tensor into the str objects that onnxruntime takes."""
     try:
-        flat = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+        flat = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
     except UnicodeDecodeError:
-        raise BadRequest(f"input '{name}' holds bytes that are not UTF-8 text") from None
-    return np.array(flat, dtype=object).reshape(array.shape)
+        raise RequestError(f"input '{name}' holds bytes that are not UTF-8 text") from None
+    return np.array(flat, dtype=np.object_).reshape(array.shape)
 
 
-def _encode(array: Any, dtype: Any) -> Any:
-    if dtype == np.object_:
-        flat = [item.encode("utf-8") if isinstance(item, str) else bytes(item) for item in array.ravel()]
-        return np.array(flat, dtype=object).reshape(array.shape)
-    return np.ascontiguousarray(array, dtype=dtype)
+def _encoded(array: Any) -> Any:
+    flat = [item.encode() if isinstance(item, str) else item for item in array.ravel()]
+    return np.array(flat, dtype=np.object_).reshape(array.shape)
 
 
-def _plain(error: Exception) -> str:
-    """Return onnxruntime's own sentence, without its status prefix and source paths."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return text.split(" : ")[-1]
+def _failure(error: Exception) -> Any:
+    """Return the response for what went wrong: the client's fault unless it is plainly ours."""
+    text = str(error).strip() or type(error).__name__
+    ours = isinstance(error, (MemoryError, RuntimeError)) and "ONNXRuntimeError" not in text
+    out_of_memory = "Failed to allocate memory" in text or "bad_alloc" in text
+    code = pb_utils.TritonError.INTERNAL if ours or out_of_memory else pb_utils.TritonError.INVALID_ARG
+    return _error(_plain(text), code)
+
+
+def _plain(text: str) -> str:
+    """Return onnxruntime's own sentence, without status prefix, source places and line breaks."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return " ".join(_SOURCE_PLACE.sub("", text).split())
 
 
 def _error(text: str, code: Any) -> Any:

@@ -1,0 +1,42 @@
+"""Questions about other processes: who listens on a port, which children does a process have.
+
+In      port numbers, process ids.
+Out     names and command lines; empty where the kernel does not tell this user.
+"""
+
+from __future__ import annotations
+
+import psutil  # type: ignore[import-untyped, unused-ignore]
+
+
+def listener(port: int) -> str:
+    """Return ``name (pid)`` of the process that listens on a TCP port."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return ""
+    pids = [c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid]
+    try:
+        return f"{psutil.Process(pids[0]).name()} (pid {pids[0]})" if pids else ""
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def children(pid: int) -> dict[int, list[str]]:
+    """Return the living children of a process: process id to command line; a dead one that nobody waited for is left out."""
+    found = {}
+    try:
+        for child in psutil.Process(pid).children():
+            words = _command(child)
+            if words:
+                found[int(child.pid)] = words
+    except psutil.NoSuchProcess:
+        return {}
+    return found
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return [] if process.status() == psutil.STATUS_ZOMBIE else [str(word) for word in process.cmdline()]
+    except psutil.Error:
+        return []
