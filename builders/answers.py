@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays, Golden, Group
+from planwright.tensors import TensorSpec
 
 Run = Callable[[Arrays], Arrays]
 
@@ -25,6 +26,12 @@ def check_batches(run: Run, golden: Golden, tolerances: Mapping[str, Tolerance],
             for check in check_group(run, group, tolerances, batched=size > 0):
                 found.setdefault(check.output, []).append(check)
     return [merge(checks) for checks in found.values()]
+
+
+def natural_batch(inputs: Iterable[TensorSpec]) -> int:
+    """Return a batch size that a graph takes: its own where that is fixed, 8 where it is dynamic, 0 for no batch axis."""
+    firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
+    return 8 if firsts == {-1} else 0
 
 
 def check_group(run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True) -> list[OutputCheck]:

@@ -25,7 +25,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
         why = f"the graph is opset {opset}, {job.target.name} reads up to {job.target.max_opset} and would misread it"
         raise StageError("engine", Fault("the graph is too new for the target", job.model.where("export", "opset"), why, f"set export.opset to {job.target.max_opset}"))
     job.target.compile(job.graph_file, folder, job.model)
-    engine = job.target.load(folder, job.model)
+    engine = job.target.load(folder)
     _check_batch(job, engine)
     write_json(folder / "tensors.json", {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]})
     return {}

@@ -26,7 +26,7 @@ TEST_BATCH = 32
 
 
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
-    engine = job.target.load(job.compile_folder, job.model)
+    engine = job.target.load(job.compile_folder)
     golden = Golden.load(job.export_folder / "golden.npz")
     tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
     _check_names(job, engine, golden)

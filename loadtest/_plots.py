@@ -64,8 +64,7 @@ def _draw(painter: Any, *args: Any) -> str:
     title = re.sub(r"[<>&\"]", "", axes.get_title(loc="left"))
     # ids repeat from plot to plot and would cross-link inside one page
     prefix = re.sub(r"\W", "", title)
-    svg = re.sub(r'(id="|#)(?=[A-Za-z])(?=[^"]*")', rf"\g<1>{prefix}-", svg) if prefix else svg
-    svg = re.sub(r"(url\(#)(?!" + prefix + r")", rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
@@ -100,7 +99,7 @@ def _percentiles(axes: Any, rows: list[dict[str, Any]]) -> None:
         points = [(p, us / 1000) for p, us in row["percentiles"] if 0 < p < 100]
         axes.plot([1 / (1 - p / 100) for p, _ in points], [ms for _, ms in points], color=colour, marker="o", markersize=3, label=_label(row))
         limit = row["slo"].get("p99_ms")
-        if limit:
+        if limit and points and limit < 3 * points[-1][1]:  # a far SLO would press the curves to the floor
             axes.axhline(limit, color=colour, linewidth=1, linestyle=":")
     axes.set_xscale("log")
     axes.set_xticks([1 / (1 - p / 100) for p in marks], [f"{p:g}%" for p in marks])

@@ -60,7 +60,7 @@ class Target(Protocol):
         """Write ``folder/<filename>``; raises StageError('engine', ...)."""
         ...
 
-    def load(self, folder: Path, spec: ModelSpec) -> Engine:
+    def load(self, folder: Path) -> Engine:
         """Load the engine in `folder`."""
         ...
 

@@ -24,8 +24,8 @@ from planwright.tensors import TensorSpec, datatype_from_ort
 class OrtEngine:
     """An ONNX Runtime session over named tensors."""
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
-        self._session = open_session(path, threads=threads)
+    def __init__(self, path: Path, *, threads: int = 0, level: str = "all") -> None:
+        self._session = open_session(path, threads=threads, level=level)
         self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
         self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
 
@@ -62,13 +62,13 @@ class OnnxRuntimeTarget:
         for extra in graph.parent.glob("*.data"):
             shutil.copyfile(extra, folder / extra.name)
 
-    def load(self, folder: Path, spec: ModelSpec) -> OrtEngine:
+    def load(self, folder: Path) -> OrtEngine:
         """Open a session on the compiled file."""
         return OrtEngine(folder / self.filename)
 
 
-def open_session(path: Path, *, threads: int = 0, stage: str = "engine") -> Any:
-    """Return an ``onnxruntime.InferenceSession`` on the CPU.
+def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: str = "all") -> Any:
+    """Return an ``onnxruntime.InferenceSession`` on the CPU, optimised up to `level` (``all`` or ``extended``).
 
     Raises:
         StageError: ONNX Runtime refuses the file; the fault says why in plain words.
@@ -77,6 +77,8 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine") -> Any:
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    if level == "extended":
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 4  # its errors come back as exceptions; the log would tell them twice
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

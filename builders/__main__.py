@@ -1,0 +1,88 @@
+"""``python -m builders``: doctor, lint and rollback. Building itself is ``python builders/build_all.py``.
+
+In      the command line.
+Out     a table or JSON; exit code 0 all well, 1 something disagrees, 2 bad usage, 3 the machine is not ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from builders import doctor, notify
+from builders.lint import lint
+from builders.rollback import rollback
+from builders.stage import Job
+from builders.target_choice import choose
+from builders.targets import get_target
+from planwright import console
+from planwright.errors import EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Fault, MachineError
+from planwright.files import HashCache
+from planwright.server_info import ServerInfo
+from planwright.spec_load import load_spec
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line; docs and tests read it too."""
+    p = console.Parser(prog="python -m builders", description="Look after what build_all.py published.")
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    console.add_json_flag(commands.add_parser("doctor", help="is this machine ready to build and serve"))
+    check = commands.add_parser("lint", help="compare engine, config.pbtxt and config.yaml, without a server")
+    check.add_argument("--config", type=Path, default=Path("config.yaml"))
+    back = commands.add_parser("rollback", help="serve the version before")
+    back.add_argument("model", metavar="MODEL")
+    for command in (check, back):
+        command.add_argument("--repository", type=Path, default=Path("model_repository"), help="where models are published")
+        console.add_json_flag(command)
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    args = parser().parse_args(argv)
+    console.set_json(args.json)
+    return {"doctor": _doctor, "lint": _lint, "rollback": _rollback}[args.command](args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    checks = list(doctor.examine())
+    console.table("doctor", ["point", "status", "found", "fix"], [(c.point, c.status, c.found, c.fix) for c in checks])
+    if args.json:
+        console.emit_json([check.as_dict() for check in checks])
+    return EXIT_MACHINE if any(check.status == doctor.FAIL for check in checks) else EXIT_OK
+
+
+def _lint(args: argparse.Namespace) -> int:
+    target, _ = choose("auto")
+    spec = load_spec(args.config, target)
+    if not args.repository.is_dir():
+        raise MachineError(Fault("there is no model repository", str(args.repository), fix="python builders/build_all.py"))
+    cache = HashCache(spec.root / "build" / "hashes.json")
+    jobs = [Job(m, spec.root, spec.root / "build", args.repository, get_target(target), spec.server, cache) for m in spec.models]
+    findings = list(lint(jobs, args.repository))
+    if findings:
+        console.table("lint", ["model", "what", "where", "why", "fix"], [(f.model, f.what, f.where, f.why, f.fix) for f in findings])
+    console.say(f"{len(findings)} disagreements")
+    if args.json:
+        console.emit_json([finding.as_dict() for finding in findings])
+    return EXIT_FAILED if findings else EXIT_OK
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    before, now = rollback(args.repository, args.model)
+    console.say(f"{args.model}: version {now} is served instead of {before}")
+    server = ServerInfo.read()
+    if server is not None and Path(server.repository).resolve() == args.repository.resolve():
+        if server.mode == "explicit":
+            notify.load(server, args.model)
+            console.say(f"loaded by the running server at {server.http_url}")
+        else:
+            console.say(f"a server runs in mode {server.mode}: restart it to serve version {now}")
+    if args.json:
+        console.emit_json({"model": args.model, "before": before, "now": now})
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    console.run(main)
