@@ -97,7 +97,7 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
         models = [result.as_dict() for result in results]
         console.emit_json({"target": target, "reason": reason, "own_seconds": round(own_s, 3), "seconds": round(total_s, 3), "models": models})
     if args.plan:
-        rows = [(r.model, stage, *text.split(": ", 1)) if ": " in text else (r.model, stage, text, "") for r in results for stage, text in r.stages.items()]
+        rows = [(r.model, stage, *text.partition(": ")[::2]) for r in results for stage, text in r.stages.items()]
         console.table("what would be done", ["model", "stage", "action", "why"], rows)
         return
     for result in results:
@@ -106,8 +106,8 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
             console.say(f"{result.model} failed" + (f" at stage {result.error.stage}" if hasattr(result.error, "stage") else ""))
             console.say(str(result.error))
     if any(result.status != "kept" for result in results):
-        rows = [(r.model, r.status, r.version or "", f"{r.seconds:.1f}", r.note or _first_fix(r)) for r in results]
-        console.table("summary", ["model", "status", "version", "seconds", "note"], rows)
+        lines = [(r.model, r.status, r.version or "", f"{r.seconds:.1f}", r.note or _first_fix(r)) for r in results]
+        console.table("summary", ["model", "status", "version", "seconds", "note"], lines)
     counts = {status: sum(r.status == status for r in results) for status in ("built", "kept", "failed")}
     console.say(", ".join(f"{count} {status}" for status, count in counts.items()) + f" in {own_s:.2f} s ({total_s:.2f} s with imports)")
 

@@ -16,6 +16,7 @@ from builders import publish
 from builders.engine import COMPILE
 from builders.export import EXPORT, check_distinct
 from builders.graph import GRAPH
+from builders.repository import Published
 from builders.stage import Decision, Job, Stage, decide, execute, mark_imported, record_of
 from builders.verify import VERIFY
 from planwright.errors import Fault, MachineError, PlanwrightError, StageError
@@ -70,6 +71,7 @@ def build(job: Job, request: Request, say: Say) -> Result:
         _run_stages(job, request, result, say)
         if request.until == "publish":
             _publish(job, result, say)
+        (job.build / job.model.name / "error.log").unlink(missing_ok=True)
     except PlanwrightError as error:
         result.status, result.error = "failed", error
     except OSError as error:
@@ -142,7 +144,7 @@ def _tell_warnings(job: Job, result: Result, say: Say) -> None:
 def _publish(job: Job, result: Result, say: Say) -> None:
     if publish.current(job):
         result.stages["publish"] = "keep: unchanged"
-        result.version = publish.Published(job.repository / job.model.name).served()[-1]
+        result.version = Published(job.repository / job.model.name).served()[-1]
         return
     outcome = publish.publish(job)
     words = {"published": f"version {outcome.version} published", "config": "config.pbtxt rewritten",

@@ -10,17 +10,24 @@ the CPU hides an overflow that a GPU would show.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from builders import answers
 from builders.stage import Job
 from planwright.errors import Fault, StageError
-from planwright.files import digest, read_json, write_json
-from planwright.golden import Golden
+from planwright.files import digest
+from planwright.golden import Golden, Group
 
 FP16_MAX = 65504.0
+MASK = 1e30  # attention masks add the lowest float on purpose; they are clamped, not computed with
 CHUNK = 16  # images per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
 WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
 
@@ -59,21 +66,123 @@ def _check_answers(job: Job, target: Path) -> None:
 
 def _int8(job: Job, source: Path, target: Path) -> dict[str, Any]:
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     prepared = target.with_name("prepared.onnx")
-    # skip_optimization: otherwise onnxruntime adds eight extra opset domains that TensorRT does not read
-    quant_pre_process(str(source), str(prepared), skip_optimization=True)
-    ranges = _ranges(job, prepared, target.with_name("calibration.json"))
-    with _calibrated(ranges):
-        quantize_static(
-            str(prepared), str(target), None, quant_format=QuantFormat.QDQ, op_types_to_quantize=WEIGHTED, per_channel=True,
-            reduce_range=False, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
-                           "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
-        )  # fmt: skip
+    _prepare(source, prepared)
+    ranges = _ranges(job, prepared)
+    quantize_static(
+        str(prepared), str(target), None, quant_format=QuantFormat.QDQ, op_types_to_quantize=WEIGHTED, per_channel=True,
+        reduce_range=False, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibration_cache_path=str(ranges),
+        calibrate_method=CalibrationMethod.Entropy if job.model.calibration.method == "entropy" else CalibrationMethod.MinMax,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+                       "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
+    )  # fmt: skip
     prepared.unlink()
     graph = onnx.load(str(target))
     pairs = sum(node.op_type == "QuantizeLinear" for node in graph.graph.node)
-    return {"calibration": job.model.calibration.method, "tensors": len(ranges), "qdq_pairs": pairs}
+    return {"calibration": job.model.calibration.method, "ranges": ranges.stem, "qdq_pairs": pairs}
+
+
+def _prepare(source: Path, prepared: Path) -> None:
+    """Infer shapes, and nothing more.
+
+    onnxruntime's own pre-processing also optimises, which adds eight opset domains that TensorRT does not read, and its
+    symbolic inference gives up on a dynamic sequence; its mark is set so that it does not ask for either.
+    """
+    import onnx
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(source)))
+    add_pre_process_metadata(model)
+    onnx.save_model(model, str(prepared))
+
+
+def _ranges(job: Job, prepared: Path) -> Path:
+    """Return the calibration file: measured now, or remembered for the same graph, samples and method.
+
+    Samples go through in chunks, so that the entropy calibrator's memory does not grow with their number.
+    """
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+    from onnxruntime.quantization.calibrate import save_tensors_data
+
+    method = job.model.calibration.method
+    samples = Golden.load(job.export_folder / "calibration.npz")
+    parts = {"graph": job.cache.of(prepared, read=True), "samples": job.cache.of(job.export_folder / "calibration.npz"), "method": method}
+    cache = job.build / "calibration" / f"{digest(parts)}.json"
+    if cache.exists():
+        return cache
+    chosen = CalibrationMethod.Entropy if method == "entropy" else CalibrationMethod.MinMax
+    # the calibrator prints a line per chunk and has no switch for it
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        calibrator = create_calibrator(
+            str(prepared), WEIGHTED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=chosen,
+            extra_options={"symmetric": True},
+        )  # fmt: skip
+        for group in samples.batches(CHUNK):
+            calibrator.collect_data(_Reader(group))
+        found = calibrator.compute_data()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    scratch_file = cache.with_suffix(f".{os.getpid()}.tmp")
+    save_tensors_data(found, scratch_file)
+    scratch_file.replace(cache)
+    return cache
+
+
+class _Reader:
+    """Feeds one chunk to onnxruntime's calibrator, which asks until it gets None."""
+
+    def __init__(self, group: Group) -> None:
+        self._batches = iter([group.inputs])
+
+    def get_next(self) -> Any:
+        """Return the next feed, or None."""
+        return next(self._batches, None)
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+
+def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
+    """Cast weights and activations; inputs and outputs keep FP32."""
+    import onnx
+
+    from builders import low_float
+
+    model = onnx.load(str(source))
+    peak, where = _peak(source, Golden.load(job.export_folder / "golden.npz"))
+    if job.model.precision == "fp16" and peak > FP16_MAX:
+        why = f"{where} reaches {peak:.3g} on the golden samples, FP16 ends at {FP16_MAX:g}"
+        raise StageError("graph", Fault(f"{job.model.name} does not fit FP16", job.model.where("precision"), why, "use bf16 or fp32, or rescale the model"))
+    converted = low_float.convert(model, job.model.precision)
+    onnx.checker.check_model(converted, full_check=True)
+    onnx.save_model(converted, str(target))
+    return {"peak": peak, "peak_tensor": where}
+
+
+def _peak(source: Path, golden: Golden) -> tuple[float, str]:
+    """Return the largest magnitude of any tensor in the FP32 graph on real data, and its name."""
+    import onnx
+
+    from builders.targets.ort import open_session
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(source)))
+    floats = [info.name for info in model.graph.value_info if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    known = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in floats if name not in known)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "all.onnx"
+        onnx.save_model(model, str(path))
+        session = open_session(path, level="extended")
+        names = [output.name for output in session.get_outputs()]
+        peak, where = 0.0, ""
+        for group in golden.batches(4):
+            for name, array in zip(names, session.run(names, group.inputs), strict=True):
+                if array.dtype.kind == "f" and array.size and np.isfinite(array).any():
+                    value = float(np.abs(array[np.isfinite(array)]).max())
+                    if value > peak and value < MASK:
+                        peak, where = value, name
+    return peak, where

@@ -35,7 +35,7 @@ def declare_operators() -> None:
     import torch
 
     if find_spec("torchvision") and not _native() and not _library:
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        library = torch.library.Library("torchvision", "DEF")
         for name, schema in _SCHEMAS.items():
             if not hasattr(torch.ops.torchvision, name):
                 library.define(schema)

@@ -195,7 +195,8 @@ class PreparedRequest:
     def _once(self) -> Arrays:
         transport = self._model._transport
         if self._model.protocol == "http":
-            answers = wire.http_answer(self._info, *transport.infer(self._request, self._info.name), self._outputs)
+            content, header_length = transport.infer(self._request, self._info.name)
+            answers = wire.http_answer(self._info, content, header_length, self._outputs)
         else:
             answers = wire.grpc_answer(self._info, transport.infer(self._request, self._info.name), self._outputs)
         regions = self._model.regions() if self._outputs else None

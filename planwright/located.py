@@ -134,7 +134,7 @@ def _items(node: yaml.MappingNode, path: Path, faults: list[Fault]) -> Iterator[
 def _scalar(node: yaml.Node, path: Path, faults: list[Fault]) -> Any:
     constructor = yaml.constructor.SafeConstructor()
     try:
-        return constructor.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return constructor.construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError) as error:
         faults.append(Fault("not a valid value", where=f"{path}:{node.start_mark.line + 1}", why=str(error)))
         return None

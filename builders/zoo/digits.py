@@ -67,7 +67,7 @@ def _network() -> Any:
     import torch
     from torch import nn
 
-    class Net(nn.Module):
+    class Net(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.layers = nn.Sequential(

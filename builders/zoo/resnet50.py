@@ -120,7 +120,7 @@ def _wrap(body: Any, top_k: bool) -> Any:
     import torch
     from torch import nn
 
-    class Served(nn.Module):
+    class Served(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.body = body
