@@ -1,21 +1,26 @@
 # Planwright. `make help` lists what there is.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-# the newest Python that has everything; override with make PYTHON=...
-PYTHON ?= $(shell command -v python3.12 >/dev/null && python3.12 -c 'import venv, ensurepip' 2>/dev/null && echo python3.12 || (command -v python3.11 >/dev/null && echo python3.11 || echo python3))
+# the Python to set up with; found by itself where none is given
+PYTHON ?=
 VENV := .venv/bin
+# any Python 3 can look for the right one
+LOOKER := $(firstword $(foreach name,$(PYTHON) python3 python3.12 python3.11,$(shell command -v $(name) 2>/dev/null)))
+PREPARE = $(if $(LOOKER),$(LOOKER) deploy/setup/prepare.py $(if $(PYTHON),--python $(PYTHON)),sh deploy/setup/no_python.sh)
 
-.PHONY: help setup setup-serve demo test lint clean
+.PHONY: help setup setup-serve check demo test lint clean
 
 help: ## say what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | while IFS= read -r line; do printf '  make %-12s %s\n' "$${line%%:*}" "$${line##*## }"; done
 
 setup: ## install everything into .venv, .venv-server and .tritonserver
-	@command -v $(PYTHON) >/dev/null || { echo "error: this machine lacks Python 3.11 or 3.12: apt-get install python3.11 python3.11-venv libpython3.11"; exit 3; }
-	@$(PYTHON) deploy/setup/prepare.py
+	@$(PREPARE)
 
 setup-serve: ## install only what compile, publish, serve and the clients need (Python 3.10 will do)
-	@$(PYTHON) deploy/setup/prepare.py --serve-only
+	@$(PREPARE) --serve-only
+
+check: ## say whether this machine is ready for make setup
+	@$(PREPARE) --check
 
 demo: setup ## build, serve, validate, load and report, from nothing to runs/<id>/report.html
 	@$(VENV)/python deploy/demo.py
@@ -27,4 +32,4 @@ lint: setup ## ruff and mypy
 	@$(VENV)/ruff check . && $(VENV)/mypy
 
 clean: ## remove what was built; keeps the environments
-	rm -rf build runs .planwright .pytest_cache .mypy_cache .ruff_cache model_repository/*/
+	rm -rf build dist runs .planwright .pytest_cache .mypy_cache .ruff_cache .hypothesis model_repository/*/

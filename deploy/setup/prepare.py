@@ -1,136 +1,187 @@
 """``make setup``: from a bare checkout to everything that runs, or one message that names all that is missing.
 
-In      the Python that ``make`` found, the files in constraints/.
+In      any Python 3 that ``make`` found (it only looks for the right one), the files in constraints/.
 Out     ``.venv`` (everything), ``.venv-server`` (the server's stubs, numpy 1.26), ``.tritonserver`` (the wheel, unpacked).
 
-Standard library only: it runs before anything is installed. Each part is stamped with the hash of what it was made from, so
-a second run does nothing and a killed one goes on where it stopped.
+Standard library only: it runs before anything is installed. A part gets its stamp, the hash of what it was made from, when it
+is complete: a second run does nothing, and after a kill an unstamped part is made anew from pip's cache of downloads.
 """
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import hashlib
-import importlib.util
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
+
+import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_WHEEL = "nvidia-pytriton==0.7.0"  # carries tritonserver 2.51, the newest on the package index
-NEED_BYTES = 6 << 30
-NEED_GLIBC = (2, 35)
-EXIT_MACHINE = 3
+SHOW_BYTES = 20e6  # smaller downloads are not worth a line
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def main(argv: list[str]) -> int:
     """Set up; ``--serve-only`` makes what compile and serve need, also on Python 3.10."""
-    serve_only = "--serve-only" in argv
-    missing = problems(serve_only)
-    if missing:
-        say("error: this machine lacks what Planwright needs\n" + "\n".join(f"  - {text}" for text in missing))
-        return EXIT_MACHINE
-    lock = "py310.txt" if sys.version_info[:2] == (3, 10) else "py311.txt"
-    environment(ROOT / ".venv", ROOT / "constraints" / lock, "everything")
-    environment(ROOT / ".venv-server", ROOT / "constraints" / "server.txt", "the server's stubs")
-    server(ROOT / ".tritonserver")
-    if not serve_only and not stamp_file(ROOT / ".venv", "torch").exists():
-        say(torch_build(ROOT / ".venv"))
-        stamp_file(ROOT / ".venv", "torch").touch()
+    args = parser().parse_args(argv)
+    locks = {ROOT / ".venv": lock_file(args.serve_only), ROOT / ".venv-server": ROOT / "constraints" / "server.txt"}
+    if not args.python and not args.check and is_complete(locks):
+        return 0
+    found = machine.find_python(args.python, args.serve_only)
+    missing = machine.problems(found, args.serve_only, ROOT)
+    if found is None or missing:
+        say(machine.render(missing))
+        return machine.EXIT_MACHINE
+    if args.check:
+        say(f"ready for make setup, with {found.path} ({found.version})")
+        return 0
+    with one_at_a_time():
+        install(found, locks)
     return 0
 
 
-def problems(serve_only: bool) -> list[str]:
-    """Return everything that is missing, each with the line that installs it."""
-    found = []
-    minor = "%d.%d" % sys.version_info[:2]
-    allowed = [(3, 10), (3, 11), (3, 12)] if serve_only else [(3, 11), (3, 12)]
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        found.append(f"Linux on x86-64; this is {platform.system()} on {platform.machine()}")
-    if sys.version_info[:2] not in allowed:
-        found.append(f"Python 3.11 or 3.12; this is {minor}: apt-get install python3.11, then make PYTHON=python3.11")
-    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
-        found.append(f"Python's venv: apt-get install python{minor}-venv")
-    if not has_shared_libpython():
-        found.append(f"a shared libpython{minor}, which the server's stubs load: apt-get install libpython{minor}")
-    glibc = tuple(int(part) for part in platform.libc_ver()[1].split(".")[:2] if part.isdigit())
-    if glibc < NEED_GLIBC:
-        found.append(f"glibc 2.35 or newer; this is {platform.libc_ver()[1]}: use Debian 12 or Ubuntu 22.04 or newer")
-    if shutil.which("git") is None:
-        found.append("git: apt-get install git")
-    free = shutil.disk_usage(ROOT).free
-    if free < NEED_BYTES and not (ROOT / ".venv").exists():
-        found.append(f"{NEED_BYTES >> 30} GiB of disk space; {free >> 30} GiB are free")
-    return found
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    p = argparse.ArgumentParser(prog="make setup", description="Install everything that Planwright runs on into this checkout.")
+    p.add_argument("--python", default="", help="the Python to use; by default the first fit one of python3.12, python3.11, python3")
+    p.add_argument("--serve-only", action="store_true", help="only what compile, publish, serve and the clients need (Python 3.10 will do)")
+    p.add_argument("--check", action="store_true", help="only say whether this machine is ready")
+    return p
 
 
-def has_shared_libpython() -> bool:
-    """Say whether the library that the stubs load lies beside this Python or in the system's place."""
-    name = sysconfig.get_config_var("INSTSONAME") or ""
-    folders = [Path(sysconfig.get_config_var("LIBDIR") or ""), Path("/usr/lib/x86_64-linux-gnu")]
-    stem = f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so"
-    return ".so" in name or any(list(folder.glob(f"{stem}*")) for folder in folders)
+def lock_file(serve_only: bool) -> Path:
+    """Return what ``.venv`` is made from."""
+    return ROOT / "constraints" / ("py310.txt" if serve_only else "py311.txt")
 
 
-def environment(folder: Path, lock: Path, purpose: str) -> None:
-    """Make a virtual environment with exactly what `lock` names, unless it is there already."""
-    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
-    stamp = stamp_file(folder, "lock")
-    if stamp.exists() and stamp.read_text() == wanted:
+def is_complete(locks: dict[Path, Path]) -> bool:
+    """Say whether every part is there, made from what constraints/ says today."""
+    environments = all(is_stamped(folder, digest(lock)) and (folder / "bin" / "python").exists() for folder, lock in locks.items())
+    return environments and is_stamped(ROOT / ".tritonserver", SERVER_WHEEL)
+
+
+def install(found: machine.Python, locks: dict[Path, Path]) -> None:
+    """Make the parts that are not there yet."""
+    for folder, lock in locks.items():
+        environment(folder, lock, found)
+    server(ROOT / ".tritonserver")
+    if locks[ROOT / ".venv"].name == "py311.txt":
+        say(torch_build(ROOT / ".venv"))
+    say("set up")
+
+
+def environment(folder: Path, lock: Path, found: machine.Python) -> None:
+    """Make a virtual environment with what `lock` names; one that was complete before is brought up to date in place."""
+    wanted = digest(lock)
+    same_python = python_of(folder) == found.minor
+    if same_python and is_stamped(folder, wanted):
         return
-    say(f"{folder.name}: {purpose} ...")
-    shutil.rmtree(folder, ignore_errors=True)
-    run([sys.executable, "-m", "venv", str(folder)])
-    output = run([str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input", "-r", str(lock)])
-    say(f"{folder.name}: ready, {downloaded(output)}")
-    stamp.write_text(wanted)
+    say(f"{folder.name}: Python {found.version}, {lock.relative_to(ROOT)} ...")
+    if not same_python or not stamp_file(folder).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        run([found.path, "-m", "venv", str(folder)])
+    stamp_file(folder).unlink() if stamp_file(folder).exists() else None
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input", "--prefer-binary"]
+    size = run([*pip, "-r", str(lock), "-c", str(ROOT / "constraints" / "cuda.txt")])
+    say(f"{folder.name}: ready, {size / 1e6:.0f} MB downloaded")
+    stamp_file(folder).write_text(wanted)
 
 
 def server(folder: Path) -> None:
     """Unpack the tritonserver wheel into a folder of its own: its Python side must not mix with ours."""
-    stamp = stamp_file(folder, "wheel")
-    if stamp.exists() and stamp.read_text() == SERVER_WHEEL:
+    if is_stamped(folder, SERVER_WHEEL):
         return
     say(f"{folder.name}: tritonserver from {SERVER_WHEEL} ...")
     shutil.rmtree(folder, ignore_errors=True)
-    python = str(ROOT / ".venv" / "bin" / "python")
-    output = run([python, "-m", "pip", "install", "--no-input", "--no-deps", "--target", str(folder), SERVER_WHEEL])
-    say(f"{folder.name}: ready, {downloaded(output)}")
-    stamp.write_text(SERVER_WHEEL)
+    pip = [str(ROOT / ".venv" / "bin" / "python"), "-m", "pip", "install", "--no-input", "--no-deps"]
+    size = run([*pip, "--target", str(folder), SERVER_WHEEL])
+    say(f"{folder.name}: ready, {size / 1e6:.0f} MB downloaded")
+    stamp_file(folder).write_text(SERVER_WHEEL)
 
 
 def torch_build(folder: Path) -> str:
     """Say which torch pip chose: the same version is satisfied by a CPU and by a CUDA build."""
     ask = "import torch; print(torch.__version__, torch.version.cuda or '')"
-    version, _, cuda = run([str(folder / "bin" / "python"), "-c", ask]).strip().partition(" ")
-    return f"torch {version}: " + (f"the CUDA {cuda} build" if cuda else "the CPU build")
+    answer = subprocess.run([str(folder / "bin" / "python"), "-c", ask], capture_output=True, text=True)
+    if answer.returncode:
+        return f"torch cannot be imported: {answer.stderr.strip().splitlines()[-1]}"
+    version, _, cuda = answer.stdout.strip().partition(" ")
+    if not cuda:
+        return f"torch {version}: the CPU build"
+    return f"torch {version}: the CUDA {cuda} build (a CPU build will do: give pip the PyTorch project's CPU index by PIP_EXTRA_INDEX_URL)"
 
 
-def downloaded(output: str) -> str:
-    """Sum the sizes in pip's lines."""
-    units = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
-    sizes = re.findall(r"Downloading \S+ \(([\d.]+) ([kMG]B)\)", output)
-    total = sum(float(size) * units[unit] for size, unit in sizes)
-    return f"{total / 1e6:.0f} MB downloaded"
+def digest(lock: Path) -> str:
+    """Return the hash of what an environment is made from."""
+    return hashlib.sha256(lock.read_bytes() + (ROOT / "constraints" / "cuda.txt").read_bytes()).hexdigest()
 
 
-def stamp_file(folder: Path, name: str) -> Path:
+def python_of(folder: Path) -> str:
+    """Return the minor version of an environment's Python, "" where there is none that runs."""
+    config = folder / "pyvenv.cfg"
+    if not config.exists() or not (folder / "bin" / "python").exists():
+        return ""
+    match = re.search(r"^version = (\d+\.\d+)", config.read_text(), re.MULTILINE)
+    return match.group(1) if match else ""
+
+
+def stamp_file(folder: Path) -> Path:
     """Return the file that says what `folder` was made from."""
-    return folder / f".planwright-{name}"
+    return folder / ".planwright-stamp"
 
 
-def run(command: list[str]) -> str:
-    """Run quietly; on failure show the end of what it said and stop."""
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
-    if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+def is_stamped(folder: Path, wanted: str) -> bool:
+    """Say whether `folder` was completed from `wanted`."""
+    return stamp_file(folder).exists() and stamp_file(folder).read_text() == wanted
+
+
+class one_at_a_time:  # noqa: N801 - a context manager is named like the function that it replaces
+    """Let only one set-up work in this checkout; a second waits and then finds everything done."""
+
+    def __enter__(self) -> None:
+        (ROOT / ".planwright").mkdir(exist_ok=True)
+        self.file = (ROOT / ".planwright" / "setup.lock").open("w")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def run(command: list[str]) -> float:
+    """Run, showing large downloads as they begin; return the bytes downloaded. On failure show the end and stop."""
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
+    lines, total = [], 0.0
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            total += shown(line)
+    if process.returncode:
+        tail = "\n".join(f"  {text}" for text in lines[-15:])
         say(f"error: {' '.join(command)} failed\n{tail}\n  fix    see the lines above (network, disk?), then make setup again")
-        raise SystemExit(EXIT_MACHINE)
-    return done.stdout
+        raise SystemExit(machine.EXIT_MACHINE)
+    return total
+
+
+def shown(line: str) -> float:
+    """Tell a person what pip does where it takes time; return the bytes that `line` says are downloaded."""
+    if line.startswith("Installing collected packages"):
+        say("  installing ...")
+    found = re.search(r"Downloading (\S+) \(([\d.]+) ([kMG]B)\)", line)
+    if not found:
+        return 0.0
+    size = float(found.group(2)) * UNITS[found.group(3)]
+    if size >= SHOW_BYTES:
+        say(f"  downloading {found.group(1).split('/')[-1]} ({size / 1e6:.0f} MB)")
+    return size
 
 
 def say(text: str) -> None:
@@ -139,4 +190,8 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        say("stopped by Ctrl-C; make setup goes on from here")
+        raise SystemExit(130) from None

@@ -1,0 +1,154 @@
+"""Can Planwright be set up on this machine: everything that is missing, told at once.
+
+In      the Pythons on PATH, the system.
+Out     `find_python`, `problems`, and `render`, which ends with the one apt-get line that mends all of it.
+
+Standard library only, and free of syntax newer than Python 3.7: it must be able to say that this Python is too old.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+EXIT_MACHINE = 3
+FULL, SERVE = ("3.12", "3.11"), ("3.12", "3.11", "3.10")
+NEED_BYTES = 6 << 30
+NEED_GLIBC = (2, 35)  # of the tritonserver wheel
+SYSTEM_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+# which of the fit Pythons each distribution packages
+PACKAGED = {"bookworm": "3.11", "jammy": "3.11", "noble": "3.12"}
+
+# In a child, because the candidate may be another Python than this one.
+PROBE = """
+import importlib.util, sys, sysconfig
+print("%d.%d" % sys.version_info[:2]); print(sys.version.split()[0])
+print(int(all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))))
+print(sysconfig.get_config_var("INSTSONAME") or ""); print(sysconfig.get_config_var("LIBDIR") or "")
+"""
+
+
+@dataclass(frozen=True)
+class Python:
+    """One Python on this machine: where it is, and what it can do."""
+
+    path: str
+    minor: str
+    version: str
+    has_venv: bool
+    has_library: bool
+
+    @property
+    def is_fit(self) -> bool:
+        """True where nothing but the version could be against it."""
+        return self.has_venv and self.has_library
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One thing that this machine lacks, and the Debian or Ubuntu packages that bring it."""
+
+    what: str
+    packages: tuple[str, ...] = ()
+
+
+def find_python(given: str, serve_only: bool) -> Python | None:
+    """Return the Python to use: the given one, else the first fit one on PATH, else the first of a good version."""
+    if given:
+        return probe(given)
+    good = SERVE if serve_only else FULL
+    seen = [probe(name) for name in [*(f"python{minor}" for minor in good), "python3"]]
+    candidates = [python for python in seen if python is not None]
+    right = [python for python in candidates if python.minor in good]
+    ranked = [*(python for python in right if python.is_fit), *right, *candidates]
+    return ranked[0] if ranked else None
+
+
+def probe(name: str) -> Python | None:
+    """Ask a Python about itself; None where it does not run (a pyenv shim of a version that is not active)."""
+    path = shutil.which(name)
+    if path is None:
+        return None
+    done = subprocess.run([path, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if done.returncode:
+        return None
+    minor, version, has_venv, library, folder = [*done.stdout.split("\n"), "", ""][:5]
+    return Python(path, minor, version, has_venv == "1", has_shared_library(minor, library, folder))
+
+
+def has_shared_library(minor: str, name: str, folder: str) -> bool:
+    """Say whether the libpython that the server's stubs load is there; Debian keeps it in a package of its own."""
+    places = [Path(folder), Path(folder) / "x86_64-linux-gnu", SYSTEM_LIBRARIES]
+    return ".so" in name and any(list(place.glob(f"libpython{minor}.so*")) for place in places)
+
+
+def problems(found: Python | None, serve_only: bool, root: Path) -> list[Missing]:
+    """Return everything that is missing."""
+    return [*system_problems(), *python_problems(found, serve_only), *disk_problems(root)]
+
+
+def system_problems() -> list[Missing]:
+    """Check what no Python can mend."""
+    missing = []
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        missing.append(Missing(f"Linux on x86-64; this is {platform.system()} on {platform.machine()}"))
+    version = glibc_version()
+    if tuple(map(int, version.split(".")[:2] if version else ())) < NEED_GLIBC:
+        missing.append(Missing(f"glibc 2.35 or newer (Debian 12, Ubuntu 22.04); this is {version or 'another C library'}"))
+    for tool in ("git", "bash"):
+        if shutil.which(tool) is None:
+            missing.append(Missing(tool, (tool,)))
+    return missing
+
+
+def glibc_version() -> str:
+    """Return the running glibc's version, "" under another C library; platform.libc_ver() reads the executable instead."""
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[2]
+    except (ValueError, OSError):
+        return ""
+
+
+def python_problems(found: Python | None, serve_only: bool) -> list[Missing]:
+    """Check the Python that would be used."""
+    good = SERVE if serve_only else FULL
+    wanted = " or ".join(sorted(good))
+    if found is None or found.minor not in good:
+        minor = packaged_python()
+        this = f"; this is {found.version} ({found.path})" if found else ""
+        text = f"Python {wanted} with venv and a shared libpython{this}; name another with make setup PYTHON=/path/to/python"
+        return [Missing(text, (f"python{minor}", f"python{minor}-venv", f"libpython{minor}"))]
+    missing = []
+    if not found.has_venv:
+        missing.append(Missing(f"venv for {found.path}", (f"python{found.minor}-venv",)))
+    if not found.has_library:
+        missing.append(Missing(f"a shared libpython{found.minor}, which the server's stubs load", (f"libpython{found.minor}",)))
+    return missing
+
+
+def packaged_python() -> str:
+    """Return the fit Python that this distribution packages."""
+    release = Path("/etc/os-release")
+    words = release.read_text() if release.exists() else ""
+    return next((minor for name, minor in PACKAGED.items() if f"VERSION_CODENAME={name}" in words), "3.12")
+
+
+def disk_problems(root: Path) -> list[Missing]:
+    """Check the space for a first set-up."""
+    free = shutil.disk_usage(root).free
+    if free >= NEED_BYTES or (root / ".tritonserver").exists():
+        return []
+    return [Missing(f"{NEED_BYTES >> 30} GiB of disk space at {root}; {free / (1 << 30):.1f} GiB are free")]
+
+
+def render(missing: list[Missing]) -> str:
+    """Return the one message, with one command for all packages."""
+    lines = ["error: this machine lacks what Planwright needs", *(f"  - {item.what}" for item in missing)]
+    packages = [package for item in missing for package in item.packages]
+    if packages:
+        lines.append(f"  fix    apt-get install {' '.join(packages)}")
+    return "\n".join([*lines, "  check  make setup"])
