@@ -61,8 +61,9 @@ def _serve(server: Server) -> None:
     try:
         rows = _rows(server, server.wait_ready())
         _refuse_nothing_ready(server, rows)
+        watchdog = Watchdog(server)  # before anybody is told, so that no death is missed
         _announce(server, _write_info(server), rows)
-        _watch(server)
+        _watch(server, watchdog)
     finally:
         _deaf()
         _forget(server)
@@ -110,13 +111,12 @@ def _forget(server: Server) -> None:
 
 
 def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]) -> None:
-    console.table(f"Triton {server.version}, {server.options.repository}", ["Model", "Version", "Status"], rows)
+    console.say(f"Triton {server.version} serves {server.options.repository}")
+    console.table("", ["Model", "Version", "Status"], rows)
     console.say(f"http {info.http_url}  grpc {info.grpc_url}  metrics {info.metrics_url}/metrics  log {info.log}")
     failed = sum(status != "READY" for _, _, status in rows)
     if failed:
-        console.warn(
-            f"{failed} of {len(rows)} models are not ready, so /v2/health/ready answers 400; the ready ones are served"
-        )
+        console.warn(f"{failed} of {len(rows)} models are not ready, so /v2/health/ready answers 400; the ready ones are served")
     if server.options.as_json:
         console.emit_json({
             "pid": info.pid, "server_pid": server.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,
@@ -126,8 +126,8 @@ def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]
         }, one_line=True)  # fmt: skip
 
 
-def _watch(server: Server) -> None:
-    watchdog, log = Watchdog(server), str(server.options.log)
+def _watch(server: Server, watchdog: Watchdog) -> None:
+    log = str(server.options.log)
     while server.process.poll() is None:
         time.sleep(POLL_S)
         dead = watchdog.dead_instance()

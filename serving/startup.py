@@ -38,6 +38,7 @@ _FATAL = (
     ),
 )
 _TELLING = re.compile(r"E\d{4} |error:|Error:|error while|Traceback|what\(\)|terminate called")
+_NOISE = re.compile(r"CudaDriverHelper|NVML|DCGM")  # a machine without GPU, on every start
 _SHOWN_LINES = 6
 
 
@@ -60,15 +61,20 @@ class Log:
         for pattern, why, fix in _FATAL:
             found = pattern.search(self._text)
             if found:
-                return Fault(
-                    f"a model's process cannot start: {why.format(found[1])}", str(self._path), self.lines(), fix
-                )
+                return Fault(f"a model's process cannot start: {why.format(found[1])}", str(self._path), self.lines(), fix)
         return None
 
     def lines(self) -> str:
         """Return the last lines that tell something; the last lines of all where none does."""
-        lines = [line.strip() for line in self._text.splitlines() if line.strip()]
-        return "\n".join([line for line in lines if _TELLING.search(line)][-_SHOWN_LINES:] or lines[-_SHOWN_LINES:])
+        telling = [line for line in self._lines() if _TELLING.search(line) and not _NOISE.search(line)]
+        return "\n".join(telling[-_SHOWN_LINES:]) or self.last_lines()
+
+    def last_lines(self) -> str:
+        """Return what the server wrote last."""
+        return "\n".join(self._lines()[-_SHOWN_LINES:])
+
+    def _lines(self) -> list[str]:
+        return [line.strip() for line in self._text.splitlines() if line.strip()]
 
     def failure(self, fault: Fault) -> PlanwrightError:
         """Return the error for a fault found in the log."""
@@ -102,7 +108,7 @@ class Log:
             Fault(
                 f"the models were not loaded within {limit_s:g} s",
                 str(self._path),
-                self.lines(),
+                self.last_lines(),
                 "give --start-timeout-s more, or look into the log",
             ),
         )

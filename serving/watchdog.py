@@ -20,9 +20,7 @@ from serving.backend_folder import STUB
 from serving.process import Server
 
 CONFIRM_S = 1.0
-_INSTANCE_WORD = (
-    8  # stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
-)
+_INSTANCE_WORD = 8  # stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,7 @@ def publish(repository: Path, name: str, made: Any, config: str, version: int = 
 
 def tensors(kind: str, *items: tuple[str, str, Sequence[int]]) -> str:
     """Return the ``input`` or ``output`` entries of a config.pbtxt from (name, datatype, dims)."""
-    return "".join(
-        f'{kind} {{ name: "{name}" data_type: TYPE_{datatype} dims: {list(dims)} }}\n' for name, datatype, dims in items
-    )
+    return "".join(f'{kind} {{ name: "{name}" data_type: TYPE_{datatype} dims: {list(dims)} }}\n' for name, datatype, dims in items)
 
 
 def instances(count: int) -> str:

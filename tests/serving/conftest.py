@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
     folder = tmp_path_factory.mktemp("models")
     _models.adder(folder, extra=BATCHING)
     _models.adder(folder, "unbatched", max_batch_size=8)
-    _models.adder(folder, "warm", extra='model_warmup { name: "w" batch_size: 4 count: 2 inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } } }\n')  # fmt: skip
+    warm_up = 'name: "w" batch_size: 4 count: 2 inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } }'
+    _models.adder(folder, "warm", extra=f"model_warmup {{ {warm_up} }}\n")
     _models.adder(folder, "cached", extra="response_cache { enable: true }\n")
     _models.picker(folder, extra=BATCHING)
     _models.echo(folder, "types", DATATYPES)
@@ -38,7 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
-    """Start launchers with the given flags; whatever still runs at the end of the test is stopped."""
+    """Start launchers with the given flags; whatever still runs at the end of the test is killed, its janitor cleans up."""
     started: list[Launched] = []
 
     def begin(repository: Path, *flags: str, env: dict[str, str] | None = None) -> Launched:
@@ -47,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
 
     yield begin
     for each in started:
-        each.stop()
+        each.stop(signal.SIGKILL)
         if each.process.stdout is not None:
             each.process.stdout.close()
 

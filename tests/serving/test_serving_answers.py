@@ -24,10 +24,7 @@ def test_answers_are_right_over_both_protocols(served: ServerInfo, ask: Any) -> 
 @pytest.mark.parametrize("ask", [over_http, over_grpc])
 def test_every_type_comes_back_unchanged(served: ServerInfo, ask: Any) -> None:
     numpy_types = [np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64]  # fmt: skip
-    sent = {
-        f"in_{name}": (np.arange(6) % (2 if name == "BOOL" else 6)).astype(dtype).reshape(2, 3)
-        for name, dtype in zip(DATATYPES, numpy_types, strict=True)
-    }
+    sent = {f"in_{name}": (np.arange(6) % (2 if name == "BOOL" else 6)).astype(dtype).reshape(2, 3) for name, dtype in zip(DATATYPES, numpy_types, strict=True)}
     answer = ask(served, "types", **sent)
     for name in DATATYPES:
         np.testing.assert_array_equal(answer[f"out_{name}"], sent[f"in_{name}"], err_msg=name)
@@ -35,7 +32,7 @@ def test_every_type_comes_back_unchanged(served: ServerInfo, ask: Any) -> None:
 
 
 def test_text_is_decoded_and_encoded(served: ServerInfo) -> None:
-    sent = np.array([["427".encode(), "näher".encode(), b""]], dtype=np.object_)
+    sent = np.array([[b"427", "näher".encode(), b""]], dtype=np.object_)
     np.testing.assert_array_equal(over_http(served, "text", in_STRING=sent)["out_STRING"], sent)
 
 

@@ -29,6 +29,10 @@ _TYPES = (
     ("tensor(double)", "TYPE_FP64", np.float64),
     ("tensor(string)", "TYPE_STRING", np.object_),
 )
+_NO_BATCH = (
+    "for the model to support batching the shape should have at least 1 dimension and the first dimension must be -1; but shape expected by the model is"
+)
+_BATCH_DIM = "an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape"
 _CONFIG_TYPE = {ort_type: config_type for ort_type, config_type, _ in _TYPES}
 _NUMPY = {config_type: dtype for _, config_type, dtype in _TYPES}
 
@@ -92,15 +96,11 @@ def _tensors(config: dict[str, Any], kind: str, actual: dict[str, Any]) -> list[
     for item in config[kind]:
         tensor = actual.get(item["name"])
         if tensor is None:
-            faults.append(
-                f"unexpected inference {kind} '{item['name']}', allowed {kind}s are: {', '.join(sorted(actual))}"
-            )
+            faults.append(f"unexpected inference {kind} '{item['name']}', allowed {kind}s are: {', '.join(sorted(actual))}")
             continue
         expected = _CONFIG_TYPE.get(tensor.type, tensor.type)
         if item["data_type"] != expected:
-            faults.append(
-                f"unexpected datatype {item['data_type']} for inference {kind} '{item['name']}', expecting {expected}"
-            )
+            faults.append(f"unexpected datatype {item['data_type']} for inference {kind} '{item['name']}', expecting {expected}")
         faults += _dims(config, item, tensor, exact=kind == "output")
     return faults
 
@@ -114,16 +114,9 @@ def _dims(config: dict[str, Any], item: dict[str, Any], tensor: Any, *, exact: b
     if not shape and not batching:
         return [] if all(dim == 1 for dim in dims) else [f"{name}: a scalar takes only 1 as its dims, not {dims}"]
     if batching and (not shape or shape[0] != -1):
-        return [
-            f"{name}: for the model to support batching the shape should have at least 1 dimension and the first dimension must be -1; but shape expected by the model is {shape}"
-        ]
+        return [f"{name}: {_NO_BATCH} {shape}"]
     if len(full) == len(shape) and all(a == b or (a == -1 and not exact) for a, b in zip(shape, full, strict=True)):
         return []
-    note = (
-        " (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape {})"
-        if batching
-        else " (shape {})"
-    )
-    return [
-        f"{name}: the model expects {len(shape)} dimensions (shape {shape}) but the model configuration specifies {len(full)} dimensions{note.format(full)}"
-    ]
+    declared = f" ({_BATCH_DIM} {full})" if batching else f" (shape {full})"
+    expects = f"the model expects {len(shape)} dimensions (shape {shape})"
+    return [f"{name}: {expects} but the model configuration specifies {len(full)} dimensions{declared}"]
