@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from planwright import console
-from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError
-from planwright.server_info import SERVER_FILE, ServerInfo
+from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, did_you_mean
+from planwright.server_info import SERVER_FILE
 
 from . import published
-from .errors import ConnectionFailed
-from .inspect import FORMS, read_inputs, readable
+from .discover import addresses
+from .errors import ConnectionFailed, ModelUnavailable
+from .inspect import FORMS, jsonable, read_inputs, readable
 from .sync import TritonModel
-from .validate import FAILED, SKIPPED, TRANSPORTS, WRONG, Addresses, Row, validate
+from .validate import SKIPPED, TRANSPORTS, Addresses, Row, validate
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,54 +54,90 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _addresses(args: argparse.Namespace) -> Addresses:
-    info = ServerInfo.read(args.server_file)
-    return Addresses(args.url or (info.http_url if info else None), args.grpc_url or (info.grpc_url if info else None))
+    return Addresses(*addresses(args.url, args.grpc_url, args.server_file))
 
 
 def _validate(args: argparse.Namespace) -> int:
     folder = published.repository_folder(args.repository, args.server_file)
     names = published.select(folder, args.models)
-    rows = []
-    for row in validate(folder, names, args.transport or list(TRANSPORTS), _addresses(args)):
-        rows.append(row)
-        console.say(f"{row.model:<16} version {row.version}  {row.transport:<5} batch {row.batch:<12} {row.verdict}")
-    failed = [row for row in rows if row.verdict in (WRONG, FAILED)]
-    _show(rows, folder)
+    rows: list[Row] = []
+    gone: ConnectionFailed | None = None
+    try:
+        for row in validate(folder, names, args.transport or list(TRANSPORTS), _addresses(args)):
+            rows.append(row)
+            console.say(f"{row.model:<16} version {row.version}  {row.transport:<5} batch {row.batch:<12} {row.verdict}")
+    except ConnectionFailed as error:
+        gone = error  # what was found before the server went away is still told
+    if rows:
+        _show(rows)
+    faults = [_fault(row, args) for row in _first_failures(rows)]
     if args.json:
-        console.emit_json({"failures": len(failed), "rows": [row.as_dict() for row in rows]})
+        told = {"errors": [fault.as_dict() for fault in gone.faults]} if gone else {}
+        console.emit_json({"failures": sum(row.bad for row in rows), "models": _summaries(rows), "rows": [row.as_dict() for row in rows], **told})
+    for fault in (*faults, *(gone.faults if gone else ())):
+        console.say(fault.render())
+    if gone:
+        return MachineError.exit_code
+    failures = sum(row.bad for row in rows)
+    skipped = sum(row.verdict == SKIPPED for row in rows)
+    console.say(f"{len(rows) - failures - skipped} checks passed, {skipped} skipped, {failures} failed")
+    return EXIT_FAILED if failures else EXIT_OK
+
+
+def _first_failures(rows: list[Row]) -> list[Row]:
     first: dict[str, Row] = {}
-    for row in failed:
-        first.setdefault(row.model, row)
-    for row in first.values():
-        command = f"python -m clients validate {row.model} --transport {row.transport}"
-        console.say(Fault(f"{row.model}: the first failing stage is {row.transport}", f"version {row.version}, batch {row.batch}", row.reason,
-                          "see the server's log; python -m builders lint compares the published files", command).render())  # fmt: skip
-    console.say(f"{len(rows) - len(failed)} checks passed or skipped, {len(failed)} failed")
-    return EXIT_FAILED if failed else EXIT_OK
+    for row in rows:
+        if row.bad:
+            first.setdefault(row.model, row)
+    return list(first.values())
 
 
-def _show(rows: list[Row], folder: Path) -> None:
-    random = {name for name in {row.model for row in rows} if _weights(folder, name) == "random"}
+def _fault(row: Row, args: argparse.Namespace) -> Fault:
+    stage = f" --transport {row.transport}" if row.transport in TRANSPORTS else ""
+    given = {"--url": args.url, "--grpc-url": args.grpc_url, "--repository": args.repository}
+    if args.server_file != SERVER_FILE:
+        given["--server-file"] = args.server_file
+    command = " ".join([f"python -m clients validate {row.model}{stage}", *(f"{name} {value}" for name, value in given.items() if value)])
+    fix = "see the server's log; python -m builders lint compares the published files"
+    return Fault(f"{row.model}: the first failing stage is {row.transport}", f"version {row.version}, batch {row.batch}", row.reason, fix, command)
+
+
+def _summaries(rows: list[Row]) -> list[dict[str, object]]:
+    """Return one entry per model: what was served, with which weights, and the first failing stage."""
+    failing = {row.model: row.transport for row in reversed(rows) if row.bad}
+    return [
+        {
+            "model": name,
+            "versions": list(dict.fromkeys(row.version for row in rows if row.model == name)),
+            "weights": next(row.weights for row in rows if row.model == name),
+            "failures": sum(row.bad for row in rows if row.model == name),
+            "skipped": list(dict.fromkeys(row.transport for row in rows if row.model == name and row.verdict == SKIPPED)),
+            "first_failing_stage": failing.get(name),
+        }
+        for name in dict.fromkeys(row.model for row in rows)
+    ]
+
+
+def _show(rows: list[Row]) -> None:
     cells = [
-        (row.model + (" (random weights)" if row.model in random else ""), row.version, row.transport, row.batch, row.samples,
-         "-" if row.verdict == SKIPPED else f"{row.relative:.2g}", "-" if row.verdict == SKIPPED else f"{row.cosine:.6f}", row.verdict, row.reason)
+        (row.model + (" (random weights)" if row.weights == "random" else ""), row.version, row.transport, row.batch, row.samples,
+         "-" if row.relative is None else f"{row.relative:.2g}", "-" if row.cosine is None else f"{row.cosine:.6f}", row.verdict, row.reason)
         for row in rows
     ]  # fmt: skip
     console.table("golden answers", ["model", "version", "transport", "batch", "samples", "relative error", "cosine", "verdict", "reason"], cells)
 
 
-def _weights(folder: Path, name: str) -> str:
-    newest = max((path.parent for path in (folder / name).glob("*/build.json")), key=lambda path: int(path.name))
-    return published.version(folder, name, newest.name).weights
-
-
 def _infer(args: argparse.Namespace) -> int:
     where = _addresses(args)
     with TritonModel(args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol) as model:
-        inputs = read_inputs(args.file, model.info)
-        answers = model.infer_sample(inputs) if model.info.batches else model.infer_batch(inputs)
+        try:
+            info = model.info
+        except ModelUnavailable as error:
+            raise _unknown(args, error) from None
+        inputs = read_inputs(args.file, info)
+        answers = model.infer_sample(inputs) if info.batches else model.infer_batch(inputs)
     if args.json:
-        console.emit_json({name: array.tolist() for name, array in answers.items()})
+        console.emit_json({name: jsonable(array) for name, array in answers.items()})
         return EXIT_OK
     for name, array in answers.items():
         for line in readable(name, array, _labels(args, name)):
@@ -107,14 +145,27 @@ def _infer(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _labels(args: argparse.Namespace, output: str) -> list[str]:
-    """Return class names where the repository is at hand; an answer without names is still an answer."""
+def _repository(args: argparse.Namespace) -> Path | None:
+    """Return the repository where it is at hand; an answer without it is still an answer."""
     try:
-        folder = published.repository_folder(args.repository, args.server_file)
+        return published.repository_folder(args.repository, args.server_file)
     except MachineError:
-        return []
-    found = sorted((folder / args.model).glob("*/build.json"), key=lambda path: int(path.parent.name))
-    return published.version(folder, args.model, found[-1].parent.name).labels(output) if found else []
+        return None
+
+
+def _unknown(args: argparse.Namespace, error: ModelUnavailable) -> ModelUnavailable:
+    """Add what is published under a like name; the server itself tells its models to its owner only."""
+    folder = _repository(args)
+    known = published.models(folder) if folder else []
+    if not known or args.model in known:
+        return error
+    return ModelUnavailable(replace(error.faults[0], fix=did_you_mean(args.model, known)))
+
+
+def _labels(args: argparse.Namespace, output: str) -> list[str]:
+    folder = _repository(args)
+    version = published.newest(folder, args.model) if folder else None
+    return version.labels(output) if version else []
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a request must look like and how answers are put together; no network.
 
-In      what the server says of a model (metadata and config as JSON), arrays from the caller.
+In      what the server says of a model (its config as JSON), arrays from the caller.
 Out     `ModelInfo`, checked and split `Chunk`s, joined answers.
 
 The sync and the async client share everything here; they differ only in how they wait.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from planwright.errors import Fault, did_you_mean
 from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, ServerError
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -64,13 +64,13 @@ class Chunk:
     rows: int
 
 
-def model_info(metadata: Mapping[str, Any], config: Mapping[str, Any], version: str) -> ModelInfo:
-    """Build a `ModelInfo` from the server's two JSON documents."""
+def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
+    """Build a `ModelInfo` from the config that the server answers."""
     parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
     fixed = int(parameters.get(FIXED_BATCH, 0))
     sides = [tuple(_tensor(item, fixed) for item in config.get(kind, [])) for kind in ("input", "output")]
     limit = int(config.get("max_batch_size", 0))
-    return ModelInfo(str(metadata["name"]), version, sides[0], sides[1], limit, fixed, parameters)
+    return ModelInfo(name, version, sides[0], sides[1], limit, fixed, parameters)
 
 
 def _tensor(item: Mapping[str, Any], fixed: int) -> TensorSpec:
@@ -78,7 +78,7 @@ def _tensor(item: Mapping[str, Any], fixed: int) -> TensorSpec:
     return TensorSpec(str(item["name"]), datatype_from_config(str(item["data_type"])), dims[1:] if fixed else dims)
 
 
-def check_batch(info: ModelInfo, inputs: Mapping[str, Any]) -> Arrays:
+def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
     """Return contiguous arrays in the model's order, ``(samples, *shape)``; without a batch axis, ``shape``.
 
     Raises:
@@ -88,8 +88,9 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any]) -> Arrays:
     arrays: Arrays = {}
     for tensor in info.inputs:
         if tensor.name in inputs:
-            array = np.asarray(inputs[tensor.name])
-            faults += _tensor_faults(info, tensor, array)
+            array = _array(info, tensor, inputs[tensor.name])
+            found = _tensor_faults(info, tensor, array)
+            faults += found or _value_faults(info, tensor, array, allow_nan)
             arrays[tensor.name] = array
     if not faults and info.batches:
         sizes = {name: len(array) for name, array in arrays.items()}
@@ -102,7 +103,7 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any]) -> Arrays:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def check_sample(info: ModelInfo, inputs: Mapping[str, Any]) -> Arrays:
+def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
     """Return a batch of one from a sample without a batch axis.
 
     Raises:
@@ -111,18 +112,43 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any]) -> Arrays:
     if not info.batches:
         fault = Fault(f"{info.name} has no batch axis", why="its config.pbtxt says max_batch_size: 0", fix="call infer_batch with whole tensors")
         raise InvalidRequest(fault)
-    batched = {name: np.asarray(value)[None] for name, value in inputs.items()}
+    specs = {tensor.name: tensor for tensor in info.inputs}
+    batched = {name: _array(info, specs.get(name), value)[None] for name, value in inputs.items()}
     wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]
     if wrong:
         fix = "call infer_batch, or take one sample out of the batch"
         raise InvalidRequest(Fault(f"{info.name}: infer_sample takes one sample without a batch axis", why=f"{wrong[0].name} has one axis too many", fix=fix))
-    return check_batch(info, batched)
+    return check_batch(info, batched, allow_nan=allow_nan)
+
+
+def _array(info: ModelInfo, tensor: TensorSpec | None, value: Any) -> Array:
+    """Return `value` as an array; lists of different lengths are none."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        what = f"{info.name}: input '{tensor.name}' is no array" if tensor else f"{info.name}: an input is no array"
+        raise InvalidRequest(Fault(what, why=str(error), fix="give numpy arrays, or lists of equal lengths")) from None
+
+
+def _value_faults(info: ModelInfo, tensor: TensorSpec, array: Array, allow_nan: bool) -> list[Fault]:
+    # min is NaN when any element is, and needs no second array of the size of the first
+    if array.dtype.kind == "f" and array.size and not allow_nan and np.isnan(array.min()):
+        count = int(np.isnan(array).sum())
+        fix = "clean the data, or say TritonModel(..., allow_nan=True) where the model expects NaN"
+        return [Fault(f"{info.name}: input '{tensor.name}' holds NaN", why=f"{count} of {array.size} elements", fix=fix)]
+    if array.dtype.kind == "O":
+        strange = next((item for item in array.ravel() if not isinstance(item, (str, bytes))), None)
+        if strange is not None:
+            what, why = f"{info.name}: input '{tensor.name}' must hold text", f"it holds a {type(strange).__name__}"
+            return [Fault(what, why=why, fix="give str or bytes")]
+    return []
 
 
 def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
     names = [tensor.name for tensor in info.inputs]
     unknown = [Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(name, names)) for name in inputs if name not in names]
-    return unknown + [Fault(f"{info.name}: input '{t.name}' is missing", why=f"it is {t}", fix=f"pass {t.name}=...") for t in info.inputs if t.name not in inputs]
+    missing = [tensor for tensor in info.inputs if tensor.name not in inputs]
+    return unknown + [Fault(f"{info.name}: input '{t.name}' is missing", why=f"it is {t}", fix=f"pass {t.name}=...") for t in missing]
 
 
 def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fault]:
@@ -132,10 +158,12 @@ def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fa
     except KeyError:
         given = str(array.dtype)
     if given != tensor.datatype:
-        faults.append(Fault(f"{info.name}: input '{tensor.name}' must be {tensor.datatype}", why=f"got {given} ({array.dtype})", fix=f"{tensor.name}.astype('{tensor.numpy_dtype}')"))
+        what = f"{info.name}: input '{tensor.name}' must be {tensor.datatype}"
+        faults.append(Fault(what, why=f"got {given} ({array.dtype})", fix=f"{tensor.name}.astype('{tensor.numpy_dtype}')"))
     expected = (-1, *tensor.shape) if info.batches else tensor.shape
     if not shape_fits(expected, array.shape):
-        fix = "add the batch axis (array[None]), or call infer_sample" if info.batches and shape_fits(tensor.shape, array.shape) else "give that shape; -1 is any size"
+        lacks_axis = info.batches and shape_fits(tensor.shape, array.shape)
+        fix = "add the batch axis (array[None]), or call infer_sample" if lacks_axis else "give that shape; -1 is any size"
         faults.append(Fault(f"{info.name}: input '{tensor.name}' must have shape {list(expected)}", why=f"got {list(array.shape)}", fix=fix))
     return faults
 
@@ -154,9 +182,26 @@ def split(info: ModelInfo, arrays: Arrays) -> Iterator[Chunk]:
         yield Chunk(part, rows)
 
 
+def only_chunk(info: ModelInfo, arrays: Arrays) -> Chunk:
+    """Return the one request that holds everything.
+
+    Raises:
+        InvalidRequest: It takes several.
+    """
+    chunks = list(split(info, arrays))
+    if len(chunks) > 1:
+        why = f"the server takes {info.limit} samples at once"
+        raise InvalidRequest(Fault("a prepared request must be one request", why=why, fix="prepare smaller batches"))
+    return chunks[0]
+
+
 def join(chunks: Sequence[Chunk], answers: Sequence[Arrays]) -> Arrays:
     """Return the answers of all chunks as one, without the rows that filled a static batch."""
     if len(chunks) == 1:
         rows = chunks[0].rows
         return {name: array[:rows] if rows else array for name, array in answers[0].items()}
-    return {name: np.concatenate([a[name][: c.rows] for c, a in zip(chunks, answers, strict=True)]) for name in answers[0]}
+    try:
+        return {name: np.concatenate([a[name][: c.rows] for c, a in zip(chunks, answers, strict=True)]) for name in answers[0]}
+    except ValueError as error:
+        fix = "send at most as many samples as the server takes in one request"
+        raise ServerError(Fault("the answers of several requests do not fit together", why=str(error), fix=fix)) from None

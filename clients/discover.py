@@ -17,27 +17,70 @@ from .errors import InvalidRequest
 Protocol = Literal["http", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = ("http", "grpc")
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001}
+_SCHEMES = {"": False, "http": False, "grpc": False, "https": True, "grpcs": True}
 
 
 def address(url: str | None, protocol: Protocol, server_file: Path = SERVER_FILE) -> str:
     """Return ``host:port`` without a scheme.
 
     Raises:
-        InvalidRequest: The address has a port that is no number.
+        InvalidRequest: The address has a port that is no number, a path, or a scheme that is not http or grpc.
 
     Example:
-        >>> address("http://gpu-box", "http"), address("gpu-box:9001", "grpc")
-        ('gpu-box:8000', 'gpu-box:9001')
+        >>> address("http://gpu-box", "http"), address("gpu-box:9001", "grpc"), address("[::1]", "http")
+        ('gpu-box:8000', 'gpu-box:9001', '[::1]:8000')
     """
     if url is None:
         info = ServerInfo.read(server_file)
         if info is None:
             return f"localhost:{DEFAULT_PORTS[protocol]}"
         return info.http_url if protocol == "http" else info.grpc_url
-    bare = url.partition("://")[2] or url
-    host, separator, port = bare.rstrip("/").rpartition(":")
-    if not separator:
-        return f"{bare.rstrip('/')}:{DEFAULT_PORTS[protocol]}"
-    if not port.isdigit() or not host:
+    bare = _without_scheme(url)
+    host, separator, port = bare.rpartition(":")
+    if not separator or bare.endswith("]"):
+        host, port = bare, str(DEFAULT_PORTS[protocol])
+    good_host = host and not set(host) & set("/ ?#@") and (":" not in host or (host[0], host[-1]) == ("[", "]"))
+    if not good_host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InvalidRequest(Fault(f"'{url}' is not an address", fix="write host:port, such as localhost:8000"))
     return f"{host}:{port}"
+
+
+def is_encrypted(url: str | None) -> bool:
+    """Say whether the address asks for TLS by its scheme."""
+    return url is not None and _SCHEMES.get(url.partition("://")[0] if "://" in url else "", False)
+
+
+def split_address(where: str) -> tuple[str, int]:
+    """Return host and port as sockets take them.
+
+    Example:
+        >>> split_address("[::1]:8000")
+        ('::1', 8000)
+    """
+    host, _, port = where.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def addresses(url: str | None, grpc_url: str | None, server_file: Path = SERVER_FILE) -> tuple[str, str]:
+    """Return the HTTP and the gRPC address of one and the same server.
+
+    A caller that names only the HTTP address of another machine must not get the gRPC port of the server here.
+
+    Raises:
+        InvalidRequest: As `address`.
+    """
+    http = url or address(None, "http", server_file)
+    if grpc_url is not None:
+        return http, grpc_url
+    info = ServerInfo.read(server_file)
+    if info is not None and address(http, "http") == info.http_url:
+        return http, info.grpc_url
+    scheme = "grpcs://" if is_encrypted(http) else ""
+    return http, f"{scheme}{address(http, 'http').rpartition(':')[0]}:{DEFAULT_PORTS['grpc']}"
+
+
+def _without_scheme(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme not in _SCHEMES:
+        raise InvalidRequest(Fault(f"'{url}' has the scheme {scheme}", fix="use http, https, grpc, grpcs, or host:port alone"))
+    return (rest if separator else url).rstrip("/")

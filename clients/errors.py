@@ -5,7 +5,7 @@
     ├── RequestTimeout               no answer within timeout_s
     ├── ModelUnavailable             unknown model or version, or not loaded
     ├── InvalidRequest               names, types or shapes do not fit; nothing was sent, or the server refused it
-    ├── SharedMemoryUnavailable      the server does not let clients register shared memory
+    ├── SharedMemoryUnavailable      the server cannot use the client's shared memory
     └── ServerError                  the server failed while answering
 
 Every one carries what, why and a fix: ``error.faults[0].fix``.
@@ -13,31 +13,40 @@ Every one carries what, why and a fix: ``error.faults[0].fix``.
 
 from __future__ import annotations
 
-from planwright.errors import PlanwrightError
+from planwright.errors import Fault, PlanwrightError
 
 
 class ClientError(PlanwrightError):
-    """Base of the errors of this package."""
+    """Base of the errors of this package.
+
+    Attributes:
+        retry_safe: True where the request may be sent again: no part of an answer came, or the server said that it is
+            not available now. Models keep no state between requests, so a second run changes nothing.
+    """
+
+    def __init__(self, *faults: Fault | str, retry_safe: bool = False) -> None:
+        self.retry_safe = retry_safe
+        super().__init__(*faults)
 
 
-class ConnectionFailed(ClientError):
+class ConnectionFailed(ClientError):  # noqa: N818 - it says what happened
     """Nobody listens at the address, or the connection broke before an answer."""
 
 
-class RequestTimeout(ClientError):
+class RequestTimeout(ClientError):  # noqa: N818 - it says what happened
     """The server did not answer within ``timeout_s``."""
 
 
-class ModelUnavailable(ClientError):
+class ModelUnavailable(ClientError):  # noqa: N818 - it says what happened
     """The server has no such model or version, or it is not ready."""
 
 
-class InvalidRequest(ClientError):
+class InvalidRequest(ClientError):  # noqa: N818 - it says what happened
     """The request does not fit the model."""
 
 
-class SharedMemoryUnavailable(ClientError):
-    """The server does not let clients register shared memory."""
+class SharedMemoryUnavailable(ClientError):  # noqa: N818 - it says what happened
+    """The server cannot use the client's shared memory."""
 
 
 class ServerError(ClientError):

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from . import failures
-from .options import Options
+from .errors import ClientError
+from .options import Options, Tls, unreadable
 
 # gRPC's own limit of 4 MiB per message is below one batch of images
-_CHANNEL = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+_CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # the channel's own pauses grow to minutes, so a server that comes back would go unnoticed that long
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 def channel_options() -> list[tuple[str, int]]:
@@ -24,12 +32,24 @@ def channel_options() -> list[tuple[str, int]]:
 
 
 def credentials(options: Options) -> Any:
-    """Return gRPC channel credentials."""
+    """Return gRPC channel credentials.
+
+    Raises:
+        InvalidRequest: A TLS file cannot be read.
+    """
     import grpc
 
-    tls = options.tls
-    parts = [Path(name).read_bytes() if name else None for name in (tls.root_certificate, tls.key, tls.certificate)] if tls else [None] * 3
+    tls = options.tls or Tls()
+    try:
+        parts = [Path(name).read_bytes() if name else None for name in (tls.root_certificate, tls.key, tls.certificate)]
+    except OSError as error:
+        raise unreadable(tls, error) from None
     return grpc.ssl_channel_credentials(*parts)
+
+
+# words of the gRPC library, to tell an unavailable server from a server that says "unavailable"
+_NOBODY = ("failed to connect", "Connection refused", "DNS", "connections to all", "Name or service")
+_BROKEN = ("Connection reset", "Socket closed", "recvmsg", "sendmsg", "GOAWAY", "End of TCP", "Broken pipe", "Stream removed")
 
 
 class GrpcTransport:
@@ -71,15 +91,15 @@ class GrpcTransport:
         self._channel.close()
 
 
-def failure(error: Any, model: str, address: str, options: Options) -> Exception:
+def failure(error: Any, model: str, address: str, options: Options) -> ClientError:
     """Turn an RpcError, sync or async, into an error of the tree."""
-    code, text = error.code().name, str(error.details())
+    code, text = error.code().name, str(error.details() or "")
     if code == "DEADLINE_EXCEEDED":
         return failures.timed_out(address, options.timeout_s)
-    if code == "UNAVAILABLE" and _is_network(text):
+    if code == "UNAVAILABLE" and any(part in text for part in ("handshake", "SSL", "TLS", "certificate")):
+        return failures.no_tls(address, ConnectionError(text))
+    if code == "UNAVAILABLE" and any(part in text for part in _NOBODY):
         return failures.refused(address, ConnectionError(text))
+    if code == "UNAVAILABLE" and any(part in text for part in _BROKEN):
+        return failures.lost(address, ConnectionError(text))
     return failures.from_grpc(model, code, text)
-
-
-def _is_network(text: str) -> bool:
-    return any(part in text for part in ("failed to connect", "Connection re", "Socket closed", "recvmsg", "DNS", "connections to all", "GOAWAY", "End of TCP"))

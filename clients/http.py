@@ -1,18 +1,30 @@
-"""HTTP, blocking: one keep-alive connection over geventhttpclient (tritonclient's own library).
+"""HTTP, blocking: one keep-alive connection.
 
 In      an address and options.
 Out     JSON documents, answered inference bodies; errors of the tree.
+
+A plain socket with geventhttpclient's parser, not its client: waiting through gevent's hub costs more CPU per small
+request than all the rest, and binds a connection to its thread. Under locust the socket module is gevent's, so users
+still take turns. The server drops idle connections, so a reused one is looked at before a request is trusted to it.
 """
 
 from __future__ import annotations
 
 import json
+import socket
+import time
 from typing import Any
 
+from planwright.errors import Fault
+
 from . import failures
-from .errors import ClientError
-from .options import Options
+from .discover import split_address
+from .errors import ClientError, InvalidRequest
+from .options import Options, ssl_context
 from .wire import HttpBody
+
+_BLOCK_BYTES = 1 << 16
+_JOIN_BYTES = 1 << 16  # up to here one copy is cheaper than a second system call
 
 
 class HttpTransport:
@@ -20,65 +32,148 @@ class HttpTransport:
 
     def __init__(self, address: str, options: Options) -> None:
         self.address, self._options = address, options
-        self._client: Any = self._connect()
-
-    def _connect(self) -> Any:
-        from geventhttpclient import HTTPClient
-
-        host, _, port = self.address.rpartition(":")
-        options = self._options
-        return HTTPClient(
-            host, int(port), ssl=options.tls is not None, ssl_options=_ssl_options(options), concurrency=1,
-            connection_timeout=min(options.timeout_s, 10.0), network_timeout=options.timeout_s,
-        )  # fmt: skip
-
-    def _reset(self) -> None:
-        """Drop the connection: after a failure, what is still to come on it would answer the next request."""
-        self._client.close()
-        self._client = self._connect()
+        self._where = split_address(address)
+        self._socket: socket.socket | None = None
+        self._context = ssl_context(options.tls) if options.tls else None
+        self._common = _header_lines({"Host": address, **options.headers})
 
     def json(self, path: str, model: str) -> Any:
         """GET a document."""
-        return json.loads(self._request("GET", path, b"", dict(self._options.headers), model)[0])
+        return json.loads(self._request("GET", path, b"", "", model)[0])
 
     def post_json(self, path: str, document: dict[str, Any], model: str) -> None:
         """POST a document."""
-        headers = {"Content-Type": "application/json", **self._options.headers}
-        self._request("POST", path, json.dumps(document).encode(), headers, model)
+        self._request("POST", path, json.dumps(document).encode(), "Content-Type: application/json\r\n", model)
 
     def infer(self, body: HttpBody, model: str) -> tuple[bytes, str | None]:
         """Send a prepared body; returns the answer's bytes and the length of its JSON part."""
-        headers = {**body.headers, **self._options.headers} if self._options.headers else body.headers
-        return self._request("POST", body.path, body.content, headers, model)
+        return self._request("POST", body.path, body.content, body.header_lines, model)
 
-    def _request(self, method: str, path: str, content: bytes, headers: dict[str, str], model: str) -> tuple[bytes, str | None]:
+    def close(self) -> None:
+        """Close the connection; an open one would hold up the server's shutdown."""
+        kept, self._socket = self._socket, None
+        if kept is not None:
+            kept.close()
+
+    def _request(self, method: str, path: str, content: bytes, lines: str, model: str) -> tuple[bytes, str | None]:
+        head = f"{method} {path} HTTP/1.1\r\n{self._common}{lines}Content-Length: {len(content)}\r\n\r\n".encode("latin-1")
+        deadline = time.monotonic() + self._options.timeout_s
         try:
-            response = self._client.request(method, path, body=content, headers=headers)
-            answer = bytes(response.read())
+            response, answer = self._exchange(head, content, deadline)
         except ClientError:
+            self.close()
             raise
         except TimeoutError:
-            self._reset()
+            self.close()
             raise failures.timed_out(self.address, self._options.timeout_s) from None
-        except (OSError, ValueError, EOFError) as error:  # refused, reset, or half an answer
-            self._reset()
-            raise failures.refused(self.address, error) from None
-        except Exception as error:  # geventhttpclient's own classes have no common base
-            self._reset()
-            if "timeout" in type(error).__name__.lower() or "timed out" in str(error):
-                raise failures.timed_out(self.address, self._options.timeout_s) from None
-            raise failures.refused(self.address, error) from None
+        except BaseException:  # also Ctrl-C and a killed greenlet: what is still to come would answer the next request
+            self.close()
+            raise
+        if response.should_close():
+            self.close()
         if response.status_code != 200:
             raise failures.from_http(model, response.status_code, answer)
         return answer, response.get("inference-header-content-length")
 
+    def _exchange(self, head: bytes, content: bytes, deadline: float) -> tuple[Any, bytes]:
+        from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
+
+        connection = self._open(deadline)
+        broken = _send(connection, head, content)
+        timed: Any = _Timed(connection, deadline)
+        try:
+            response = HTTPSocketResponse(timed, block_size=_BLOCK_BYTES)
+            return response, response.read()
+        except HTTPConnectionClosed as error:
+            raise failures.lost(self.address, broken or error) from None
+        except TimeoutError:
+            raise
+        except (HTTPParseError, OSError) as error:
+            raise failures.lost(self.address, broken or error, answered=timed.received) from None
+
+    def _open(self, deadline: float) -> socket.socket:
+        if self._socket is not None and _is_stale(self._socket, encrypted=self._context is not None):
+            self.close()
+        if self._socket is None:
+            self._socket = self._connect(deadline - time.monotonic())
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        return self._socket
+
+    def _connect(self, timeout_s: float) -> socket.socket:
+        try:
+            plain = socket.create_connection(self._where, timeout=max(timeout_s, 0.001))
+        except TimeoutError:
+            raise
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
+            raise failures.refused(self.address, error) from None
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is None:
+            return plain
+        try:
+            return self._context.wrap_socket(plain, server_hostname=self._where[0])
+        except TimeoutError:
+            plain.close()
+            raise
+        except OSError as error:  # ssl.SSLError is one
+            plain.close()
+            raise failures.no_tls(self.address, error) from None
+
+
+class _Timed:
+    """A socket for the parser whose every wait ends at one deadline: a server that drips bytes is cut off too."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self._connection, self._deadline, self.received = connection, deadline, False
+
+    def recv(self, size: int) -> bytes:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_s)
+        block = self._connection.recv(size)
+        self.received = self.received or bool(block)
+        return block
+
     def close(self) -> None:
-        """Close the connection; an open one would hold up the server's shutdown."""
-        self._client.close()
+        """Nothing: the transport closes its connection itself."""
 
 
-def _ssl_options(options: Options) -> dict[str, Any] | None:
-    if options.tls is None:
-        return None
-    given = {"ca_certs": options.tls.root_certificate, "certfile": options.tls.certificate, "keyfile": options.tls.key}
-    return {key: value for key, value in given.items() if value}
+def _send(connection: socket.socket, head: bytes, content: bytes) -> BaseException | None:
+    """Send; a server that refuses a large body may have answered before it broke off, so look for the answer first."""
+    try:
+        if len(content) <= _JOIN_BYTES:
+            connection.sendall(head + content)
+        else:
+            connection.sendall(head)
+            connection.sendall(content)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        return error
+    return None
+
+
+def _is_stale(connection: socket.socket, *, encrypted: bool) -> bool:
+    """True where the server has closed the connection, or has sent what nobody asked for."""
+    if encrypted:
+        return False  # TLS cannot be peeked at; a closed one fails before an answer, which is safe to send again
+    try:
+        connection.settimeout(0)
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _header_lines(headers: dict[str, str]) -> str:
+    """Return header lines.
+
+    Raises:
+        InvalidRequest: A header holds a line break, which would smuggle in another one.
+    """
+    for name, value in headers.items():
+        if any(mark in f"{name}{value}" for mark in "\r\n\0"):
+            raise InvalidRequest(Fault(f"header '{name.strip()}' holds a line break", fix="give headers of one line"))
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())

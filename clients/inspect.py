@@ -7,12 +7,13 @@ Out     the answer, with class names and the five best where the output looks li
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from planwright.errors import Fault
+from planwright.errors import Fault, MachineError
 from planwright.tensors import TensorSpec
 
 from .core import Array, Arrays, ModelInfo
@@ -21,6 +22,8 @@ from .errors import InvalidRequest
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMS = "an image, .npy (one input), .npz (one array per input), .json ({input: values}), .txt (a text input)"
 TOP = 5
+# what numpy, json and Pillow say of a file that is not what its name says, or of values that do not fit the type
+_UNREADABLE = (OSError, ValueError, TypeError, OverflowError, EOFError, RecursionError, zipfile.BadZipFile)
 
 
 def read_inputs(path: Path, info: ModelInfo) -> Arrays:
@@ -31,23 +34,30 @@ def read_inputs(path: Path, info: ModelInfo) -> Arrays:
     """
     if not path.is_file():
         raise InvalidRequest(Fault(f"there is no file {path}", fix=f"name {FORMS}"))
-    suffix = path.suffix.lower()
     try:
-        if suffix in IMAGES:
-            return {_only(info, path).name: _image(path, _only(info, path))}
-        if suffix == ".npy":
-            return {_only(info, path).name: np.load(path, allow_pickle=False)}
-        if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        if suffix == ".json":
-            return _json(path, info)
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(Fault(f"cannot read {path}", why=str(error), fix=f"give {FORMS}")) from None
-    if suffix == ".txt" and _only(info, path).datatype == "BYTES":
-        return {_only(info, path).name: np.array([path.read_text().strip()], dtype=object)}
-    inputs = ", ".join(str(tensor) for tensor in info.inputs)
-    raise InvalidRequest(Fault(f"{info.name} does not understand {path.name}", why=f"it takes {inputs}", fix=f"give {FORMS}"))
+        found = _read(path, info)
+    except _UNREADABLE as error:
+        raise InvalidRequest(Fault(f"cannot read {path}", why=str(error) or type(error).__name__, fix=f"give {FORMS}")) from None
+    if found is None:
+        inputs = ", ".join(str(tensor) for tensor in info.inputs)
+        raise InvalidRequest(Fault(f"{info.name} does not understand {path.name}", why=f"it takes {inputs}", fix=f"give {FORMS}"))
+    return found
+
+
+def _read(path: Path, info: ModelInfo) -> Arrays | None:
+    suffix = path.suffix.lower()
+    if suffix in IMAGES:
+        return {_only(info, path).name: _image(path, _only(info, path))}
+    if suffix == ".npy":
+        return {_only(info, path).name: np.load(path, allow_pickle=False)}
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    if suffix == ".json":
+        return _json(path, info)
+    if suffix == ".txt" and len(info.inputs) == 1 and info.inputs[0].datatype == "BYTES":
+        return {info.inputs[0].name: np.array([path.read_text().strip()], dtype=object)}
+    return None
 
 
 def _only(info: ModelInfo, path: Path) -> TensorSpec:
@@ -62,8 +72,10 @@ def _image(path: Path, tensor: TensorSpec) -> Array:
 
     A grey input whose samples are small numbers, such as the digits' 0..16, still gets the picture's own 0..255.
     """
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MachineError(Fault("images need Pillow", fix="pip install pillow, or give a .npy")) from None
     shape = tensor.shape
     grey, colour = len(shape) == 2, len(shape) == 3 and shape[2] == 3
     if tensor.datatype != "UINT8" or not (grey or colour) or -1 in shape:
@@ -80,9 +92,19 @@ def _json(path: Path, info: ModelInfo) -> Arrays:
     return {str(name): np.array(value, dtype=types.get(str(name))) for name, value in values.items()}
 
 
+def jsonable(array: Array) -> Any:
+    """Return an array as JSON takes it; text that is no UTF-8 keeps its bytes as escapes."""
+    if array.dtype.kind != "O":
+        return array.tolist()
+    flat = np.array([item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else str(item) for item in array.ravel()], dtype=object)
+    return flat.reshape(array.shape).tolist()
+
+
 def readable(name: str, array: Array, labels: list[str]) -> list[str]:
     """Return lines that say what an output means."""
     flat = array.reshape(-1)
+    if array.dtype.kind == "O":
+        return [f"{name}: {text!r}" for text in np.array(jsonable(array), dtype=object).reshape(-1)[:TOP]]
     if labels and len(labels) == flat.size:
         best = np.argsort(flat)[::-1][:TOP]
         return [f"{name}: {labels[i]:<24} {flat[i]:.4f}" for i in best]

@@ -1,14 +1,19 @@
 """Options of a client as objects.
 
 In      nothing.
-Out     `Tls`, `Options`; times in seconds.
+Out     `Tls`, `Options`, `ssl_context`; times in seconds.
 """
 
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from planwright.errors import Fault
+
+from .errors import InvalidRequest
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 60.0, 2, 0.1
 
@@ -33,8 +38,7 @@ class Options:
 
     Attributes:
         timeout_s: Limit of one request.
-        retries: How often a request is sent again where that is safe: it never reached the server, or the server
-            answered that it is not available (503).
+        retries: How often a request is sent again where that is safe, see `ClientError.retry_safe`.
         headers: Sent with each request.
         tls: None for plain text.
     """
@@ -47,4 +51,25 @@ class Options:
     def pauses_s(self) -> Iterator[float]:
         """Yield the pause before each retry: doubling, with jitter so that clients do not retry in step."""
         for attempt in range(self.retries):
-            yield BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - not a secret
+            yield BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5)
+
+
+def ssl_context(tls: Tls) -> ssl.SSLContext:
+    """Return what sockets and aiohttp take.
+
+    Raises:
+        InvalidRequest: A file is missing or is no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.root_certificate or None)
+        if tls.certificate:
+            context.load_cert_chain(tls.certificate, tls.key or None)
+    except OSError as error:
+        raise unreadable(tls, error) from None
+    return context
+
+
+def unreadable(tls: Tls, error: OSError) -> InvalidRequest:
+    """A TLS file cannot be used."""
+    files = ", ".join(name for name in (tls.root_certificate, tls.certificate, tls.key) if name)
+    return InvalidRequest(Fault("a TLS file cannot be used", files, str(error), "give PEM files"))

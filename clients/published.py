@@ -30,8 +30,15 @@ class PublishedVersion:
 
     @property
     def tolerances(self) -> dict[str, Tolerance]:
-        """What counts as right, per output."""
-        return {name: Tolerance(**values) for name, values in self.build["tolerances"].items()}
+        """What counts as right, per output.
+
+        Raises:
+            InvalidRequest: build.json is damaged.
+        """
+        try:
+            return {name: Tolerance(**values) for name, values in self.build["tolerances"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidRequest(damaged(self, f"build.json: {type(error).__name__}: {error}")) from None
 
     @property
     def weights(self) -> str:
@@ -48,8 +55,7 @@ class PublishedVersion:
         try:
             return Golden.load(path)
         except Exception as error:  # zip, npy and OS errors share no base
-            fault = Fault("the golden samples cannot be read", str(path), str(error), f"python builders/build_all.py {self.model} --force")
-            raise InvalidRequest(fault) from None
+            raise InvalidRequest(damaged(self, f"golden.npz: {error}")) from None
 
     def labels(self, output: str) -> list[str]:
         """Return the class names of `output`, empty where there are none."""
@@ -57,6 +63,12 @@ class PublishedVersion:
             if (self.folder / name).is_file():
                 return (self.folder / name).read_text().splitlines()
         return []
+
+
+def damaged(version: PublishedVersion, why: str) -> Fault:
+    """The published files do not fit together or cannot be read."""
+    fix = f"python builders/build_all.py {version.model} --force"
+    return Fault(f"{version.model} version {version.version}: the golden samples cannot be used", str(version.folder), why, fix)
 
 
 def repository_folder(given: Path | None, server_file: Path = SERVER_FILE) -> Path:
@@ -90,6 +102,12 @@ def select(folder: Path, names: list[str]) -> list[str]:
     if unknown:
         raise SpecError(*(Fault(f"there is no published model '{name}'", str(folder), fix=did_you_mean(name, known)) for name in unknown))
     return names or known
+
+
+def newest(folder: Path, model: str) -> PublishedVersion | None:
+    """Return the newest version in the repository, None where there is none."""
+    numbers = [path.parent.name for path in (folder / model).glob("*/build.json") if path.parent.name.isdecimal()]
+    return version(folder, model, max(numbers, key=int)) if numbers else None
 
 
 def version(folder: Path, model: str, number: str) -> PublishedVersion:

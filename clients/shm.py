@@ -3,70 +3,86 @@
 In      a chunk's arrays and the model's outputs.
 Out     `Places` for the request, arrays read out of the output region.
 
-One input and one output region per client, grown when a request needs more. Names hold process id and a random part, so
-nothing collides; regions are unregistered and unlinked when the client closes, also after an error.
+One input and one output region per `Regions`, grown when a request needs more. Names hold process id and a random part,
+so nothing collides. A name is unlinked as soon as the server has mapped the memory: from then on nothing is left in
+/dev/shm, however this process ends. The server lets go of it when the client closes.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
+from multiprocessing import shared_memory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from planwright.console import human_bytes
+from planwright.errors import Fault
 from planwright.tensors import TensorSpec
 
 from .core import Array, Arrays, Chunk, ModelInfo
+from .errors import ClientError, SharedMemoryUnavailable
 from .wire import Place
 
 Register = Callable[[str, str, int], None]
 Unregister = Callable[[str], None]
 _ALIGN_BYTES = 64
+_SHM = Path("/dev/shm")
 
 
 class Region:
-    """One named piece of shared memory, known to this process and to the server."""
+    """One piece of shared memory."""
 
     def __init__(self, kind: str, size_bytes: int) -> None:
-        from tritonclient.utils import shared_memory
-
-        self.name = f"planwright-{kind}-{os.getpid()}-{secrets.token_hex(4)}"
+        _check_room(size_bytes)
+        self.name = f"planwright-{kind}-{os.getpid()}-{secrets.token_hex(8)}"
         self.key, self.size_bytes = f"/{self.name}", size_bytes
-        self._handle: Any = shared_memory.create_shared_memory_region(self.name, self.key, size_bytes)
+        self._memory: shared_memory.SharedMemory | None = shared_memory.SharedMemory(self.name, create=True, size=size_bytes)
+        self._named = True
+
+    def unlink(self) -> None:
+        """Take the name away; who has mapped the memory keeps it."""
+        if self._named and self._memory is not None:
+            self._named = False
+            self._memory.unlink()
 
     def write(self, array: Array, offset: int) -> None:
         """Copy `array` to `offset`."""
-        from tritonclient.utils import shared_memory
-
-        shared_memory.set_shared_memory_region(self._handle, [array], offset=offset)
+        self._view(array.dtype, array.shape, offset)[...] = array
 
     def read(self, dtype: Any, shape: tuple[int, ...], offset: int) -> Array:
         """Return a copy of the array at `offset`; a view would change with the next request."""
-        from tritonclient.utils import shared_memory
-
-        view: Array = shared_memory.get_contents_as_numpy(self._handle, dtype, shape, offset=offset)
-        return view.copy()
+        return self._view(dtype, shape, offset).copy()
 
     def destroy(self) -> None:
-        """Unlink the memory."""
-        from tritonclient.utils import shared_memory
+        """Give the memory back."""
+        self.unlink()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
 
-        if self._handle is not None:
-            shared_memory.destroy_shared_memory_region(self._handle)
-            self._handle = None
+    def _view(self, dtype: Any, shape: tuple[int, ...], offset: int) -> Array:
+        assert self._memory is not None, "the region is closed"
+        return np.ndarray(shape, dtype, buffer=self._memory.buf, offset=offset)
 
 
 class Regions:
-    """The two regions of one client."""
+    """An input and an output region."""
 
     def __init__(self, info: ModelInfo, register: Register, unregister: Unregister) -> None:
         self._info, self._register, self._unregister = info, register, unregister
         self._regions: dict[str, Region] = {}
 
     def put(self, chunk: Chunk) -> tuple[dict[str, Place], dict[str, Place]]:
-        """Copy the inputs in and reserve room for the outputs; text and outputs of unknown size travel inline."""
+        """Copy the inputs in and reserve room for the outputs; text and outputs of unknown size travel inline.
+
+        Raises:
+            SharedMemoryUnavailable: The server does not take the region, or /dev/shm is full.
+        """
         plain = {name: array for name, array in chunk.arrays.items() if array.dtype.kind not in "OSU"}
         sizes_in = {name: array.nbytes for name, array in plain.items()}
         rows = len(next(iter(chunk.arrays.values()))) if self._info.batches else 0
@@ -85,14 +101,26 @@ class Regions:
             found[name] = self._regions["out"].read(specs[name].numpy_dtype, shape, place.offset)
         return found
 
-    def close(self) -> None:
-        """Unregister and unlink both regions."""
+    def abandon(self) -> None:
+        """Use other memory from now on.
+
+        After a time-out the server may still write its answer here, and would spoil the next one. It is not told to let
+        go either: an embedded server may crash when memory goes away under a running request.
+        """
         for region in self._regions.values():
+            region.destroy()
+        self._regions.clear()
+
+    def close(self) -> None:
+        """Let the server and the machine have the memory back; a server that is gone has let go already."""
+        regions, self._regions = self._regions, {}
+        for region in regions.values():
             try:
                 self._unregister(region.name)
+            except ClientError:
+                pass
             finally:
                 region.destroy()
-        self._regions.clear()
 
     def _layout(self, kind: str, sizes: dict[str, int]) -> dict[str, Place]:
         offsets, total = {}, 0
@@ -106,18 +134,28 @@ class Regions:
         old = self._regions.get(kind)
         if old is not None and old.size_bytes >= size_bytes:
             return old
-        if old is not None:
-            del self._regions[kind]
-            self._unregister(old.name)
-            old.destroy()
         region = Region(kind, max(size_bytes, _ALIGN_BYTES))
         try:
             self._register(region.name, region.key, region.size_bytes)
+            region.unlink()
         except BaseException:
             region.destroy()
             raise
         self._regions[kind] = region
+        if old is not None:
+            try:
+                self._unregister(old.name)
+            finally:
+                old.destroy()
         return region
+
+
+def _check_room(size_bytes: int) -> None:
+    """Refuse in time: writing to shared memory that does not fit kills the process with SIGBUS."""
+    free = shutil.disk_usage(_SHM).free
+    if size_bytes > free:
+        why = f"{human_bytes(size_bytes)} are needed, {human_bytes(free)} are free in {_SHM}"
+        raise SharedMemoryUnavailable(Fault("the shared memory is full", why=why, fix="send smaller batches, or give the container a larger --shm-size"))
 
 
 def _size(tensor: TensorSpec, rows: int) -> int:

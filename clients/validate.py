@@ -3,32 +3,36 @@
 In      a running server, the golden samples of its repository.
 Out     one `Row` per model, version, transport and batch size.
 
-Every golden sample goes through every transport at batch 1, mid and max; then single samples go in at once from several
-connections, so that the server's own batcher merges them and an answer that reaches the wrong request shows. The last
-row of a transport is named ``in flight``.
+Every golden sample goes through every transport at batch 1, mid and max, each answer compared with its own sample, so
+an answer that depends on its neighbours or changes places with one shows. Then single samples go in at once from several
+connections, so that the server's own batcher merges them and an answer that reaches the wrong request shows; that row
+is named ``in flight``, and says when nothing was merged, because then it has proved less.
 """
 
 from __future__ import annotations
 
-import itertools
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from planwright.compare import OutputCheck, compare, merge
+from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.golden import Golden, Group
 
 from . import published
-from .core import Arrays
-from .errors import ClientError, SharedMemoryUnavailable
+from .core import Arrays, ModelInfo
+from .discover import Protocol
+from .errors import ClientError, ConnectionFailed, InvalidRequest, SharedMemoryUnavailable
 from .published import PublishedVersion
 from .sync import TritonModel
 
 TRANSPORTS = ("http", "grpc", "shm")
-IN_FLIGHT = 4  # connections at once; the batcher merges what waits together
+IN_FLIGHT = 8  # connections at once; the batcher merges what waits together
+ROUNDS = 3  # how often each sends its samples
 OK, WRONG, FAILED, SKIPPED = "ok", "WRONG", "FAILED", "skipped"
+Connect = Callable[[], TritonModel]
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,12 @@ class Row:
     """One line of the table.
 
     Attributes:
-        batch: ``1``, ``16``, ``whole`` (no batch axis) or ``4 in flight``.
+        batch: ``1``, ``16``, ``whole`` (no batch axis) or ``8 in flight``.
+        relative: Worst relative error; None where nothing was compared.
+        cosine: Worst cosine; None where nothing was compared.
         verdict: ok, WRONG (answers differ), FAILED (no answer) or skipped.
+        weights: ``real`` or ``random``, as the model was built.
+        merged: In flight: mean number of samples per execution; None where unknown.
     """
 
     model: str
@@ -45,10 +53,17 @@ class Row:
     transport: str
     batch: str
     samples: int
-    relative: float
-    cosine: float
+    relative: float | None
+    cosine: float | None
     verdict: str
     reason: str = ""
+    weights: str = "real"
+    merged: float | None = None
+
+    @property
+    def bad(self) -> bool:
+        """True where the row counts as a failure."""
+        return self.verdict in (WRONG, FAILED)
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON value."""
@@ -67,96 +82,176 @@ def validate(folder: Path, names: list[str], transports: list[str], where: Addre
     """Check models one after the other, yielding rows as they are known.
 
     Raises:
-        ClientError: The server cannot be reached at all.
+        ConnectionFailed: The server cannot be reached, or went away.
     """
     for name in names:
+        protocol: Protocol = "grpc" if list(transports) == ["grpc"] else "http"
         try:
-            versions = _served_versions(name, where)
+            with TritonModel(name, where.grpc if protocol == "grpc" else where.http, protocol=protocol) as model:
+                versions = model.versions()
+        except ConnectionFailed:
+            raise
         except ClientError as error:
-            if type(error).__name__ == "ConnectionFailed":
-                raise
-            yield _no_answer(name, "-", "http", error)
+            yield _no_answer(name, "-", protocol, error)
             continue
         for number in versions:
-            yield from _validate_version(published.version(folder, name, number), transports, where)
+            yield from _validate_version(folder, name, number, transports, where)
 
 
-def _served_versions(name: str, where: Addresses) -> list[str]:
-    with TritonModel(name, where.http) as model:
-        return list(model._retry(lambda: model._transport.json(f"/v2/models/{name}", name))["versions"])
-
-
-def _validate_version(version: PublishedVersion, transports: list[str], where: Addresses) -> Iterator[Row]:
-    golden = version.golden()
+def _validate_version(folder: Path, name: str, number: str, transports: list[str], where: Addresses) -> Iterator[Row]:
+    try:
+        version = published.version(folder, name, number)
+        golden, _ = version.golden(), version.tolerances
+    except InvalidRequest as error:
+        yield _no_answer(name, number, "golden", error)
+        return
     for transport in transports:
-
-        def connect(transport: str = transport) -> TritonModel:
-            protocol: Any = "grpc" if transport == "grpc" else "http"
-            url = where.grpc if transport == "grpc" else where.http
-            shared: Any = "system" if transport == "shm" else None
-            return TritonModel(version.model, url, protocol=protocol, shared_memory=shared, version=version.version)
-
+        connect = _connector(version, transport, where)
         try:
             yield from _validate_transport(version, golden, transport, connect)
         except SharedMemoryUnavailable as error:
             reason = f"{error.faults[0].what}: {error.faults[0].why}"
-            yield Row(version.model, version.version, transport, "-", 0, 0.0, 1.0, SKIPPED, reason)
+            yield Row(name, number, transport, "-", 0, None, None, SKIPPED, reason, version.weights)
+        except ConnectionFailed as error:
+            _raise_if_gone(name, where, error)
+            yield _no_answer(name, number, transport, error, version.weights)
         except ClientError as error:
-            yield _no_answer(version.model, version.version, transport, error)
+            yield _no_answer(name, number, transport, error, version.weights)
 
 
-def _no_answer(model: str, version: str, transport: str, error: ClientError) -> Row:
+def _connector(version: PublishedVersion, transport: str, where: Addresses) -> Connect:
+    protocol: Protocol = "grpc" if transport == "grpc" else "http"
+    url = where.grpc if transport == "grpc" else where.http
+
+    def connect() -> TritonModel:
+        return TritonModel(version.model, url, protocol=protocol, shared_memory="system" if transport == "shm" else None,
+                           version=version.version, allow_nan=True)  # fmt: skip
+
+    return connect
+
+
+def _raise_if_gone(name: str, where: Addresses, error: ConnectionFailed) -> None:
+    """Tell a server that went away from a transport that does not work: only then HTTP answers nothing either."""
+    try:
+        with TritonModel(name, where.http) as model:
+            model.versions()
+    except ConnectionFailed:
+        raise error from None
+    except ClientError:
+        return
+
+
+def _no_answer(model: str, version: str, transport: str, error: ClientError, weights: str = "real") -> Row:
     fault = error.faults[0]
-    return Row(model, version, transport, "-", 0, float("inf"), -1.0, FAILED, f"{fault.what}: {fault.why}")
+    return Row(model, version, transport, "-", 0, None, None, FAILED, f"{fault.what}: {fault.why}", weights)
 
 
-def _validate_transport(version: PublishedVersion, golden: Golden, transport: str, connect: Callable[[], TritonModel]) -> Iterator[Row]:
+def _validate_transport(version: PublishedVersion, golden: Golden, transport: str, connect: Connect) -> Iterator[Row]:
     with connect() as model:
-        for size in batch_sizes(model):
-            checks = [check for group in golden.batches(size or 1) for check in _ask(model, group, version, whole=size == 0)]
+        _check_outputs(version, golden, model.info)
+        for size in batch_sizes(model.info):
+            checks = [check for group in golden.batches(size or 1) for check in _ask(model, group, version)]
             yield _row(version, transport, str(size) if size else "whole", checks)
-        if not model.info.max_batch_size or transport == "shm":
+        if not model.info.max_batch_size:
             return
-    yield _row(version, transport, f"{IN_FLIGHT} in flight", _at_once(golden, version, connect))
+        before = model.statistics()
+        checks = _at_once(golden, version, connect)
+        merged = _mean_batch(before, model.statistics())
+    yield _row(version, transport, f"{IN_FLIGHT} in flight", checks, merged)
 
 
-def batch_sizes(model: TritonModel) -> list[int]:
+def _check_outputs(version: PublishedVersion, golden: Golden, info: ModelInfo) -> None:
+    """Refuse to compare what is not the same set of tensors."""
+    served = {tensor.name for tensor in info.outputs}
+    expected = {name for group in golden.groups for name in group.outputs}
+    lacking = sorted(expected - served) + sorted(expected - set(version.tolerances))
+    if lacking or not expected:
+        why = f"golden.npz has {sorted(expected)}, build.json tolerances for {sorted(version.tolerances)}, the server outputs {sorted(served)}"
+        raise InvalidRequest(published.damaged(version, why))
+
+
+def batch_sizes(info: ModelInfo) -> list[int]:
     """Return 1, mid and max; 1 and N for a static batch; 0 where there is no batch axis."""
-    info = model.info
     if not info.batches:
         return [0]
-    return sorted({1, info.fixed_batch}) if info.fixed_batch else sorted({1, (1 + info.max_batch_size) // 2, info.max_batch_size})
+    if info.fixed_batch:
+        return sorted({1, info.fixed_batch})
+    return sorted({1, (1 + info.max_batch_size) // 2, info.max_batch_size})
 
 
-def _ask(model: TritonModel, group: Group, version: PublishedVersion, *, whole: bool = False) -> list[OutputCheck]:
-    inputs = {name: array[0] for name, array in group.inputs.items()} if whole else group.inputs
-    answers = model.infer_batch(inputs)
-    return check_answers(group, {n: a[None] for n, a in answers.items()} if whole else answers, version)
+def sample_inputs(info: ModelInfo, group: Group) -> Arrays:
+    """Return golden inputs as `infer_batch` and `prepare` take them; without a batch axis, the first sample's tensors."""
+    return group.inputs if info.batches else {name: array[0] for name, array in group.inputs.items()}
+
+
+def _ask(model: TritonModel, group: Group, version: PublishedVersion) -> list[OutputCheck]:
+    answers = model.infer_batch(sample_inputs(model.info, group))
+    return check_answers(group, answers if model.info.batches else {n: a[None] for n, a in answers.items()}, version)
 
 
 def check_answers(group: Group, answers: Arrays, version: PublishedVersion) -> list[OutputCheck]:
     """Compare the answers to one batch of golden samples with what they should be."""
     tolerances = version.tolerances
-    return [compare(name, expected, answers[name], tolerances[name]) for name, expected in group.outputs.items()]
+    return [_compare(name, expected, answers, tolerances[name]) for name, expected in group.outputs.items()]
 
 
-def _at_once(golden: Golden, version: PublishedVersion, connect: Callable[[], TritonModel]) -> list[OutputCheck]:
+def _compare(name: str, expected: Any, answers: Arrays, tolerance: Tolerance) -> OutputCheck:
+    if name not in answers:
+        return OutputCheck(name, len(expected), float("inf"), float("inf"), -1.0, 0.0, 0.0, False, "the server left it out")
+    return compare(name, expected, answers[name], tolerance)
+
+
+def _at_once(golden: Golden, version: PublishedVersion, connect: Connect) -> list[OutputCheck]:
+    """Send single samples from all connections together; comparing comes after, so that it does not hold them apart."""
     samples = list(golden.samples())
+    start = threading.Barrier(IN_FLIGHT)
 
     def worker(offset: int) -> list[OutputCheck]:
-        with connect() as model:
-            mine = samples[offset::IN_FLIGHT] * 3
-            return list(itertools.chain.from_iterable(_ask(model, group, version) for group in mine))
+        with _ready_or_abort(start, connect) as model:
+            mine = [samples[i % len(samples)] for i in range(offset, max(len(samples), IN_FLIGHT), IN_FLIGHT)]
+            answers: list[tuple[Group, Arrays]] = []
+            try:
+                requests = [(group, model.prepare(group.inputs)) for group in mine]
+                start.wait(60)
+                for _ in range(ROUNDS):
+                    answers += [(group, request.infer()) for group, request in requests]
+            except BaseException:
+                start.abort()  # the others would wait for a connection that never comes
+                raise
+        return [check for group, answer in answers for check in check_answers(group, answer, version)]
 
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        return list(itertools.chain.from_iterable(pool.map(worker, range(IN_FLIGHT))))
+        return _gather([pool.submit(worker, offset) for offset in range(IN_FLIGHT)])
 
 
-def _row(version: PublishedVersion, transport: str, batch: str, checks: list[OutputCheck]) -> Row:
-    merged = [merge([c for c in checks if c.output == name]) for name in dict.fromkeys(c.output for c in checks)]
-    failed = [check for check in merged if not check.passed]
+def _ready_or_abort(start: threading.Barrier, connect: Connect) -> TritonModel:
+    try:
+        return connect()
+    except BaseException:
+        start.abort()
+        raise
+
+
+def _gather(futures: list[Any]) -> list[OutputCheck]:
+    """Return all checks; of several errors the cause, not the barrier that broke because of it."""
+    errors = [error for error in (future.exception() for future in futures) if error is not None]
+    for error in sorted(errors, key=lambda each: isinstance(each, threading.BrokenBarrierError)):
+        raise error
+    return [check for future in futures for check in future.result()]
+
+
+def _mean_batch(before: dict[str, int], after: dict[str, int]) -> float | None:
+    runs = after["execution_count"] - before["execution_count"]
+    return (after["inference_count"] - before["inference_count"]) / runs if runs > 0 else None
+
+
+def _row(version: PublishedVersion, transport: str, batch: str, checks: list[OutputCheck], merged: float | None = None) -> Row:
+    outputs = [merge([c for c in checks if c.output == name]) for name in dict.fromkeys(c.output for c in checks)]
+    failed = [check for check in outputs if not check.passed]
     reason = "; ".join(f"{check.output}: {check.reason}" for check in failed)
-    worst = max(merged, key=lambda check: check.relative)
-    cosine = min(check.cosine for check in merged)
+    if not failed and merged is not None:
+        reason = f"{merged:.1f} samples per execution" if merged > 1 else "the server merged nothing, so requests could not be mixed up"
+    relative, cosine = max(check.relative for check in outputs), min(check.cosine for check in outputs)
     verdict = WRONG if failed else OK
-    return Row(version.model, version.version, transport, batch, merged[0].samples, worst.relative, cosine, verdict, reason)
+    return Row(version.model, version.version, transport, batch, outputs[0].samples, relative, cosine, verdict, reason, version.weights, merged)
+

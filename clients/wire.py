@@ -9,14 +9,17 @@ copies each tensor twice and cannot be built ahead of the call.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from planwright.tensors import TensorSpec, datatype_from_numpy
 
+from . import failures
 from .core import Array, Arrays, Chunk, ModelInfo
 
 
@@ -36,6 +39,7 @@ class HttpBody:
     path: str
     content: bytes
     headers: dict[str, str]
+    header_lines: str
 
 
 Places = Mapping[str, Place]
@@ -52,8 +56,18 @@ def http_body(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs:
     headers = {"Content-Type": "application/octet-stream"}
     if json_size is not None:
         headers["Inference-Header-Content-Length"] = str(json_size)
-    version = f"/versions/{info.version}" if info.version else ""
-    return HttpBody(f"/v2/models/{info.name}{version}/infer", bytes(content), headers)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return HttpBody(f"{model_path(info.name, info.version)}/infer", bytes(content), headers, lines)
+
+
+def model_path(model: str, version: str = "") -> str:
+    """Return the path of a model; any name is safe in it.
+
+    Example:
+        >>> model_path("a b", "2")
+        '/v2/models/a%20b/versions/2'
+    """
+    return f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
 
 
 def _http_input(name: str, array: Array, place: Place | None) -> Any:
@@ -77,12 +91,27 @@ def _http_output(name: str, place: Place | None) -> Any:
 
 
 def http_answer(info: ModelInfo, content: bytes, header_length: str | None, elsewhere: Places = _NOWHERE) -> Arrays:
-    """Return the arrays of an HTTP answer, without those that lie `elsewhere`, in shared memory."""
-    from tritonclient.http import InferResult
+    """Return the arrays of an HTTP answer, without those that lie `elsewhere`, in shared memory.
 
-    result = InferResult.from_response_body(content, header_length=int(header_length) if header_length else None)
-    found = {tensor.name: result.as_numpy(tensor.name) for tensor in info.outputs if tensor.name not in elsewhere}
-    return {name: array for name, array in found.items() if array is not None}
+    Read here and not by tritonclient's InferResult, which defines a class at each call.
+
+    Raises:
+        ServerError: It is not an answer to an inference request.
+    """
+    start = int(header_length) if header_length else len(content)
+    try:
+        found = {}
+        for output in json.loads(content[:start])["outputs"]:
+            spec = TensorSpec(output["name"], output["datatype"], tuple(output["shape"]))
+            size = output.get("parameters", {}).get("binary_data_size")
+            if size is not None:
+                found[spec.name] = _from_raw(content[start : start + size], spec)
+                start += size
+            elif spec.name not in elsewhere:
+                found[spec.name] = np.array(output["data"], dtype=spec.numpy_dtype).reshape(spec.shape)
+    except (ValueError, KeyError, TypeError) as error:
+        raise failures.unreadable(info.name, error) from None
+    return found
 
 
 def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> Any:
@@ -114,10 +143,16 @@ def grpc_answer(info: ModelInfo, response: Any, elsewhere: Places = _NOWHERE) ->
     """Return the arrays of a ModelInferResponse, without those that lie `elsewhere`.
 
     The server sends one raw content per output, an empty one for an output in shared memory.
+
+    Raises:
+        ServerError: The contents do not fit what the answer says of itself.
     """
     specs = (TensorSpec(output.name, output.datatype, tuple(output.shape)) for output in response.outputs)
-    pairs = zip(specs, response.raw_output_contents, strict=True)
-    return {spec.name: _from_raw(content, spec) for spec, content in pairs if spec.name not in elsewhere}
+    try:
+        pairs = zip(specs, response.raw_output_contents, strict=True)
+        return {spec.name: _from_raw(content, spec) for spec, content in pairs if spec.name not in elsewhere}
+    except (ValueError, KeyError, TypeError) as error:
+        raise failures.unreadable(info.name, error) from None
 
 
 def _raw(array: Array) -> bytes:

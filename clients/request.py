@@ -1,0 +1,71 @@
+"""One request of either protocol, built once and sent any number of times; no network.
+
+In      a checked `Chunk`, the protocol, the shared memory it may use.
+Out     what a transport sends, and arrays out of what comes back.
+
+The sync and the async client share it: they differ only in how they send.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import wire
+from .core import Arrays, Chunk, ModelInfo
+from .discover import Protocol
+from .shm import Regions
+
+
+class Request:
+    """Bytes (HTTP) or a message (gRPC), with tensors inline or in shared memory."""
+
+    def __init__(self, info: ModelInfo, chunk: Chunk, protocol: Protocol, regions: Regions | None) -> None:
+        self.info, self.chunk = info, chunk
+        self._protocol, self._regions = protocol, regions
+        self._outputs: dict[str, wire.Place] = {}
+        self._message: Any = None
+
+    @property
+    def in_shared_memory(self) -> bool:
+        """True where tensors lie in shared memory, which serves one request at a time."""
+        return self._regions is not None
+
+    def message(self) -> Any:
+        """Return what to send; builds it, and fills the shared memory, the first time.
+
+        Raises:
+            ClientError: The server does not take the shared memory.
+        """
+        if self._message is None:
+            inputs, self._outputs = self._regions.put(self.chunk) if self._regions is not None else ({}, {})
+            build = wire.http_body if self._protocol == "http" else wire.grpc_request
+            self._message = build(self.info, self.chunk, inputs, self._outputs)
+        return self._message
+
+    def decode(self, reply: Any) -> Arrays:
+        """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, a message over gRPC."""
+        if self._protocol == "http":
+            content, header_length = reply
+            answers = wire.http_answer(self.info, content, header_length, self._outputs)
+        else:
+            answers = wire.grpc_answer(self.info, reply, self._outputs)
+        if self._regions is not None and self._outputs:
+            answers |= self._regions.take(self._outputs, len(next(iter(self.chunk.arrays.values()))))
+        return answers
+
+    def trim(self, answers: Arrays) -> Arrays:
+        """Return the answers without rows that only filled a static batch."""
+        rows = self.chunk.rows
+        return {name: array[:rows] for name, array in answers.items()} if self.info.fixed_batch else answers
+
+    def forget(self) -> None:
+        """Build anew next time, in other shared memory: the server may still write into this."""
+        if self._regions is not None:
+            self._regions.abandon()
+            self._message = None
+
+    def close(self) -> None:
+        """Give the shared memory back."""
+        if self._regions is not None:
+            self._message = None
+            self._regions.close()
