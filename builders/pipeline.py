@@ -6,6 +6,7 @@ Out     a `Result` per model; a model that fails never stops the others.
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ STAGES: tuple[Stage, ...] = (EXPORT, GRAPH, COMPILE, VERIFY)
 NAMES = (*(stage.name for stage in STAGES), "publish")
 
 Say = Callable[[str], None]
+FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,13 @@ def build(job: Job, request: Request, say: Say) -> Result:
 
 
 def _unexpected(job: Job, error: Exception) -> PlanwrightError:
-    """Save the stack trace beside the model's files and name the line that raised."""
+    """Save the stack trace beside the model's files and name the line that raised.
+
+    Libraries tell a full disk in words of their own, so the disk is asked first.
+    """
+    if shutil.disk_usage(job.build).free < FULL_BYTES:
+        why = f"No space left on device; {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return MachineError(Fault(f"{job.model.name}: the disk is full", str(job.build), why, "free some disk space", "python -m builders doctor"))
     log = job.build / job.model.name / "error.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(traceback.format_exception(error)))

@@ -6,6 +6,7 @@ Out     `write_atomic`, `write_json`, `read_json`, `sha256`, and `HashCache`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -88,9 +89,10 @@ class HashCache:
         return value
 
     def save(self) -> None:
-        """Write the cache if anything was added."""
+        """Write the cache if anything was added; on a full disk the hashes are simply taken again next time."""
         if self._changed:
-            write_json(self._path, self._known)
+            with contextlib.suppress(OSError):
+                write_json(self._path, self._known)
             self._changed = False
 
 

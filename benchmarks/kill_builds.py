@@ -1,0 +1,155 @@
+"""Kill builds at random moments and look at what is published.
+
+In      ``--builds N``, ``--seed``.
+Out     a line per outcome and a record in benchmarks/results/; exit code 1 when a repository was ever anything but the
+        old state or the whole new one, or a real server refused it.
+
+Each round asks for a new version of digits from exported files (a tolerance changes, so graph to publish run again), lets
+the build run for a random share of its usual time and kills it with SIGKILL. Then the published files are compared with
+their own hashes, and a running tritonserver in explicit mode loads the model and answers the golden samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks._common import record, serve, stamp  # noqa: E402
+from builders.repository import Published  # noqa: E402
+from clients.validate import Addresses, validate  # noqa: E402
+from planwright import console  # noqa: E402
+from planwright.server_info import ServerInfo  # noqa: E402
+
+CONFIG = """\
+version: 1
+models:
+  digits:
+    source: zoo/digits
+    batch: {{min: 1, opt: 4, max: 8}}
+    keep_versions: 3
+    accept: {{scores: {{relative: {relative}}}}}
+    serve: {{dynamic_batching: {{max_queue_delay_microseconds: {delay}}}}}
+"""
+
+
+def main() -> int:
+    """Run the rounds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--builds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="planwright-kill-") as scratch:
+        outcomes, faults = _rounds(Path(scratch), args.builds, random.Random(args.seed))
+    console.say(f"{args.builds} builds killed: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())))
+    for fault in faults:
+        console.say(f"FAULT {fault}")
+    record("kill_builds", {**stamp(), "builds": args.builds, "seed": args.seed, "outcomes": dict(outcomes), "faults": faults})
+    return 1 if faults else 0
+
+
+def _rounds(folder: Path, builds: int, dice: random.Random) -> tuple[Counter[str], list[str]]:
+    repository, outcomes, faults = folder / "model_repository", Counter[str](), list[str]()
+    _configure(folder, 0)
+    usual_s = _build(folder, "--force") and _timed(folder)
+    with serve(repository, "--model-control-mode=explicit", "--load-model=*") as server:
+        for number in range(1, builds + 1):
+            before = _state(repository)
+            _configure(folder, number)
+            stage = _kill_one(folder, dice.uniform(0.05, 1.1) * usual_s)
+            fault = _look(repository, before, server)
+            outcomes[f"killed in {stage}"] += 1
+            if fault:
+                faults.append(f"round {number} ({stage}): {fault}")
+        _configure(folder, builds + 1)
+        if not _build(folder):
+            faults.append("the build after the last kill failed")
+    return outcomes, faults
+
+
+def _configure(folder: Path, number: int) -> None:
+    text = CONFIG.format(relative=0.001 + number * 1e-6, delay=500 + number)
+    (folder / "config.yaml").write_text(text)
+
+
+def _command(folder: Path, *flags: str) -> list[str]:
+    return [sys.executable, str(ROOT / "builders/build_all.py"), "--config", str(folder / "config.yaml"), *flags]
+
+
+def _build(folder: Path, *flags: str) -> bool:
+    return subprocess.run(_command(folder, *flags), cwd=folder, capture_output=True).returncode == 0
+
+
+def _timed(folder: Path) -> float:
+    started = time.perf_counter()
+    _build(folder, "--from", "graph", "--force")
+    return time.perf_counter() - started
+
+
+def _kill_one(folder: Path, after_s: float) -> str:
+    """Start a build, kill it, return the last stage it spoke of."""
+    process = subprocess.Popen(
+        _command(folder, "--from", "graph", "--force"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        out, _ = process.communicate(timeout=after_s)
+        return "nothing (it had ended)"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, _ = process.communicate()
+    lines = [line.split() for line in out.splitlines() if line.startswith("digits ")]
+    if not lines:
+        return "start"
+    last = lines[-1]
+    return last[1] if last[2] == "..." else f"after {last[1]}"
+
+
+def _state(repository: Path) -> tuple[list[int], str]:
+    published = Published(repository / "digits")
+    return published.served(), (repository / "digits" / "config.pbtxt").read_text()
+
+
+def _look(repository: Path, before: tuple[list[int], str], server: ServerInfo) -> str:
+    """Return what is wrong, or an empty string."""
+    published, after = Published(repository / "digits"), _state(repository)
+    new = max(before[0]) + 1
+    allowed = [before[0], *([number] for number in range(new, new + 3))]  # an orphan's number is not used twice
+    if after[0] not in allowed:
+        return f"versions {before[0]} became {after[0]}"
+    if after[0] == before[0] and after[1] != before[1]:
+        return "config.pbtxt changed although no new version is served"
+    if not all(published.whole(version) for version in after[0]):
+        return f"version {after[0]} is not whole"
+    strangers = [entry.name for entry in repository.iterdir() if entry.name != "digits"]
+    if strangers:
+        return f"left behind in the repository: {strangers}"
+    return _served(repository, server)
+
+
+def _served(repository: Path, server: ServerInfo) -> str:
+    from builders import notify
+    from planwright.errors import PlanwrightError
+
+    try:
+        notify.load(server, "digits")
+        rows = list(validate(repository, ["digits"], ["http"], Addresses(server.http_url, server.grpc_url)))
+    except PlanwrightError as error:
+        return str(error.faults[0])
+    wrong = [json.dumps(row.as_dict()) for row in rows if row.verdict != "ok"]
+    return "; ".join(wrong)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
