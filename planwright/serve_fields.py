@@ -83,19 +83,28 @@ def _field_fault(key: str, value: Any, where: Where) -> list[Fault]:
         text = str(error)
         unknown = re.search(r'no field named "([^"]+)" at "ModelConfig(?:\.([^"]*))?"', text)
         if unknown:
-            return [_unknown(unknown[1], unknown[2] or "", text, where)]
+            return [_unknown(unknown[1], unknown[2] or "", where)]
         fix = "use the field's type in Triton's model_config.proto"
         return [Fault(f"serve.{key} does not fit Triton's ModelConfig", where("serve", key), _readable(text), fix)]
     return []
 
 
-def _unknown(name: str, parent: str, text: str, where: Where) -> Fault:
-    available = re.search(r"Available Fields\(except extensions\): \"?\[?(.*?)\]?\"?$", text)
-    known = re.findall(r"[a-z_0-9]+", available[1]) if available else []
-    usable = [field for field in known if parent or field not in REFUSED]
+def _unknown(name: str, parent: str, where: Where) -> Fault:
+    usable = _fields_below(_loc(parent)) if parent else field_names()
     loc = ["serve", *_loc(parent), name]
     return Fault(f"unknown field '{name}' in {'.'.join(['serve', *filter(None, [parent])])}", where(*loc),
-                 "Triton's ModelConfig has no such field", did_you_mean(name, usable) if usable else "remove it")  # fmt: skip
+                 "Triton's ModelConfig has no such field", did_you_mean(name, usable))  # fmt: skip
+
+
+def _fields_below(loc: list[str | int]) -> list[str]:
+    """Return the field names of the message at `loc` inside ModelConfig."""
+    from tritonclient.grpc import model_config_pb2
+
+    message = model_config_pb2.ModelConfig.DESCRIPTOR
+    for part in loc:
+        field = message.fields_by_name.get(part) if isinstance(part, str) else None
+        message = field.message_type if field is not None and field.message_type else message
+    return [field.name for field in message.fields]
 
 
 def _loc(parent: str) -> list[str | int]:

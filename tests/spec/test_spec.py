@@ -1,0 +1,132 @@
+"""config.yaml → spec: every fault at once, with its line; and what a good file means."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from planwright.errors import SpecError
+from planwright.schema import schema
+from planwright.spec import RepositorySpec
+from planwright.spec_load import load_spec, server_version
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(tmp_path: Path, text: str, target: str = "onnxruntime") -> RepositorySpec:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load_spec(path, target)  # type: ignore[arg-type]
+
+
+def faults(tmp_path: Path, text: str, target: str = "onnxruntime") -> str:
+    with pytest.raises(SpecError) as caught:
+        load(tmp_path, text, target)
+    assert caught.value.exit_code == 2
+    for fault in caught.value.faults:
+        assert fault.what
+        assert fault.where
+        assert fault.fix or fault.why
+    return str(caught.value)
+
+
+def model(*lines: str) -> str:
+    return "\n".join(["version: 1", "models:", "  digits:", "    source: zoo/digits", *(f"    {line}" for line in lines), ""])
+
+
+# what is written → what the error must say, with the line
+MISTAKES = [
+    ("broken yaml", "version: 1\nmodels: {a: [}\n", "not valid YAML", 2),
+    ("two keys", model("precision: fp32", "precision: fp32"), "'precision' is given twice", 6),
+    ("unknown key", model("precison: fp32"), "did you mean 'precision'?", 5),
+    ("unknown top key", "version: 1\nmodles: {}\nmodels: {d: {source: zoo/digits}}\n", "did you mean 'models'?", 2),
+    ("wrong type", model("export: {opset: '17'}"), "valid integer", 5),
+    ("wrong choice", model("precision: fp99"), "'fp32'", 5),
+    ("no version", "models: {d: {source: zoo/digits}}\n", "version: 1", 1),
+    ("no source", "version: 1\nmodels:\n  d: {precision: fp32}\n", "'source' is missing", 3),
+    ("no such source", "version: 1\nmodels:\n  d: {source: zoo/digitz}\n", "did you mean 'zoo/digits'?", 3),
+    ("no such file", "version: 1\nmodels:\n  d: {source: zoo/onnx, file: nowhere.onnx}\n", "there is no file nowhere.onnx", 3),
+    ("batch order", model("batch: {min: 8, opt: 4, max: 16}"), "min <= opt <= max", 5),
+    ("batch both", model("batch: {fixed: 8, max: 16}"), "either 'fixed' or min/opt/max", 5),
+    ("unsafe name", "version: 1\nmodels:\n  a b: {source: zoo/digits}\n", "cannot name a model", 3),
+    ("extends nobody", model("extends: nobody"), "cannot extend 'nobody'", 5),
+    ("circle", "version: 1\nmodels:\n  a: {extends: b}\n  b: {extends: a}\n", "in a circle", 4),
+    ("serve field", model("serve:", "  dynamic_batchin: {}"), "unknown field 'dynamic_batchin'", 6),
+    ("serve nested", model("serve:", "  dynamic_batching: {max_queue_delay_us: 3}"), "max_queue_delay_microseconds", 6),
+    ("serve type", model("serve:", "  instance_group: [{count: many}]"), "does not fit Triton's ModelConfig", 6),
+    ("serve refused", model("serve:", "  max_batch_size: 4"), "it is batch.max", 6),
+    ("preferred too big", model("batch: {max: 4}", "serve:", "  dynamic_batching: {preferred_batch_size: [8]}"), "above max_batch_size 4", 7),
+    ("fixed and batcher", model("batch: {fixed: 4}", "serve:", "  dynamic_batching: {}"), "dynamic batching asked of a fixed batch", 7),
+    ("profile", model("batch: {max: 8}", "compile:", "  profiles: [{image: {min: [1], opt: [2], max: [4]}}]"), "contradict max_batch_size", 7),
+    ("gpu kind", model("serve:", "  instance_group: [{kind: KIND_GPU}]"), "runs on the CPU only", 6),
+    ("gpu field", model("serve:", "  optimization: {cuda: {graphs: true}}"), "for the tensorrt target only", 6),
+    ("fp16 on cpu", model("precision: fp16"), "onnxruntime: {precision: fp32}", 5),
+    ("too new a field", model("serve:", "  model_metrics: {}"), "needs Triton 2.52", 6),
+    ("bad server", "version: 1\nserver: here\nmodels: {d: {source: zoo/digits}}\n", "server is 'embedded' or a mapping", 2),
+]
+
+
+@pytest.mark.parametrize(("text", "words", "line"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES])
+def test_a_mistake_is_told_with_its_line_and_a_fix(tmp_path: Path, text: str, words: str, line: int) -> None:
+    told = faults(tmp_path, text)
+    assert words in told
+    assert f"config.yaml:{line}" in told
+
+
+def test_all_mistakes_are_told_in_one_pass_and_once(tmp_path: Path) -> None:
+    text = "version: 1\ndefaults: {precison: fp32}\nmodels:\n" + "".join(
+        f"  m{i}: {{source: zoo/digits, batch: {{min: 9, max: 3}}, serve: {{nonsense: 1}}}}\n" for i in range(3)
+    )
+    told = faults(tmp_path, text)
+    assert told.count("unknown key 'precison'") == 1
+    assert len(re.findall("min <= opt <= max", told)) == 3
+    assert len(re.findall("unknown field 'nonsense'", told)) == 3
+
+
+def test_defaults_extends_and_overlays(tmp_path: Path) -> None:
+    text = """\
+version: 1
+defaults: {precision: fp16, samples: {golden: 8}, targets: {onnxruntime: {precision: fp32}}}
+models:
+  a: {source: zoo/digits, enabled: false, batch: {max: 4}, serve: {instance_group: [{count: 2}]}}
+  b: {extends: a, samples: {calibration: 5}, serve: {response_cache: {enable: true}}}
+"""
+    cpu, gpu = ({m.name: m for m in load(tmp_path, text, target).models} for target in ("onnxruntime", "tensorrt"))
+    assert cpu["b"].precision == "fp32"
+    assert gpu["b"].precision == "fp16"
+    assert (cpu["b"].samples.golden, cpu["b"].samples.calibration) == (8, 5)
+    assert set(cpu["b"].serve) == {"instance_group", "response_cache"}
+    assert cpu["b"].enabled, "enabled is not inherited: a disabled base may have enabled children"
+    assert cpu["b"].where("batch", "max").startswith(f"{tmp_path}/config.yaml:4")
+
+
+def test_every_modelconfig_field_is_known_to_the_schema() -> None:
+    from tritonclient.grpc import model_config_pb2
+
+    serve = schema()["$defs"]["ModelEntry"]["properties"]["serve"]["properties"]
+    fields = {field.name for field in model_config_pb2.ModelConfig.DESCRIPTOR.fields}
+    assert set(serve) < fields
+    assert fields - set(serve) == {
+        "name", "platform", "backend", "runtime", "input", "output", "max_batch_size", "version_policy", "default_model_filename",
+    }  # fmt: skip
+
+
+def test_the_published_schema_is_current() -> None:
+    stored = json.loads((ROOT / "docs/config.schema.json").read_text())
+    assert stored == schema(), "run: python -m planwright.schema > docs/config.schema.json"
+
+
+def test_the_committed_config_fits_its_schema() -> None:
+    import jsonschema
+    import yaml
+
+    jsonschema.validate(yaml.safe_load((ROOT / "config.yaml").read_text()), schema())
+    assert load_spec(ROOT / "config.yaml", "onnxruntime").names() == ["digits", "minilm", "resnet50"]
+
+
+@pytest.mark.parametrize(("tag", "version"), [("24.10", 51), ("24.12", 53), ("25.06", 59), ("25.08", 60), ("25.12", 64), ("26.06", 70), ("26.08", 72)])
+def test_release_tags_are_mapped_to_server_versions(tmp_path: Path, tag: str, version: int) -> None:
+    text = f"version: 1\nserver: {{image: 'nvcr.io/nvidia/tritonserver:{tag}-py3'}}\nmodels: {{d: {{source: zoo/digits}}}}\n"
+    assert server_version(load(tmp_path, text).server) == (2, version)
