@@ -1,0 +1,211 @@
+"""The models: foreign ONNX files, precision in the graph, and faults planted in each stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tests.builders.conftest import Project
+
+FIXED = "version: 1\nmodels:\n  mine: {source: zoo/onnx, file: mine.onnx%s}\n"
+
+
+def save(path: Path, batch: object = "batch", *, op: str = "Mul", scale: float = 3.0, dtype: int = TensorProto.FLOAT) -> None:
+    """Write a one-node model: y = op(x, scale)."""
+    shape = [batch, 4]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "scale"] if op != "Nonsense" else ["x"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", dtype, shape)], [helper.make_tensor_value_info("y", dtype, shape)],
+        [helper.make_tensor("scale", dtype, [], [scale])] if op != "Nonsense" else [],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save_model(model, str(path))
+
+
+def failed(project: Project, *flags: str) -> tuple[str, str]:
+    """Build, expect a failure, return (stage, text); nothing may be published."""
+    done = project.build("--json", *flags)
+    assert done.code == 1, done.out
+    report = json.loads(done.out)["models"][0]
+    assert not (project.repository / report["model"]).exists()
+    return report["failed_stage"], json.dumps(report["errors"])
+
+
+def test_a_foreign_onnx_file_is_read_built_and_published(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % ", batch: {max: 4}, serve: {dynamic_batching: {}}")
+    save(project.folder / "mine.onnx")
+    done = project.build()
+    assert done.code == 0, done.out
+    text = (project.repository / "mine/config.pbtxt").read_text()
+    assert "max_batch_size: 4" in text
+    assert "dims: [4]" in text
+
+
+def test_a_fixed_batch_is_served_as_it_is(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % "")
+    save(project.folder / "mine.onnx", 2)
+    assert project.build().code == 0
+    text = (project.repository / "mine/config.pbtxt").read_text()
+    assert "max_batch_size: 0" in text
+    assert "dims: [2, 4]" in text
+    assert "planwright_fixed_batch" not in text
+
+
+def test_a_fixed_batch_that_is_named_is_padded_by_clients(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % ", batch: {fixed: 2}")
+    save(project.folder / "mine.onnx", 2)
+    assert project.build().code == 0
+    assert "planwright_fixed_batch" in (project.repository / "mine/config.pbtxt").read_text()
+
+
+def test_dynamic_batching_asked_of_a_fixed_batch(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % ", serve: {dynamic_batching: {}}")
+    save(project.folder / "mine.onnx", 2)
+    stage, text = failed(project)
+    assert stage == "engine"
+    assert "dynamic batching asked of a fixed batch" in text
+    assert "config.yaml:3" in text
+
+
+def test_real_samples_are_used_and_checked(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % ", samples: mine.npz, batch: {max: 4}")
+    save(project.folder / "mine.onnx")
+    np.savez(project.folder / "mine.npz", x=np.zeros((40, 5), np.float32))
+    stage, text = failed(project)
+    assert stage == "export"
+    assert "do not fit" in text
+    np.savez(project.folder / "mine.npz", x=np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32))
+    assert project.build().code == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "stage", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:40]), "onnx", "not a whole ONNX file"),
+        (lambda path: save(path, op="Nonsense"), "onnx", "Nonsense"),
+        (lambda path: save(path, scale=float("nan")), "torch", "NaN or infinity"),
+        (lambda path: save(path, scale=0.0), "export", "too alike to tell apart"),
+    ],
+    ids=["truncated", "unsupported op", "NaN weights", "answers all alike"],
+)
+def test_bad_onnx_files_are_told_by_stage(empty: Callable[[str], Project], damage: Callable[[Path], object], stage: str, words: str) -> None:
+    project = empty(FIXED % ", batch: {max: 4}")
+    path = project.folder / "mine.onnx"
+    save(path)
+    damage(path)
+    found, text = failed(project)
+    assert words in text
+    assert found == stage
+
+
+def test_weights_that_change_after_the_golden_answers_are_caught(project: Project) -> None:
+    """A wrong weight in the graph: the stage that reads it is named, and what was served stays."""
+    before = project.state()
+    path = project.folder / "build/digits/graph/fp32/model.fp32.onnx"
+    model = onnx.load(str(path))
+    weight = model.graph.initializer[0]
+    values = onnx.numpy_helper.to_array(weight) * np.float32(1.5)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save_model(model, str(path))
+    done = project.build("--json", "--from", "compile")
+    assert done.code == 1
+    assert json.loads(done.out)["models"][0]["failed_stage"] == "engine"
+    assert project.state() == before
+
+
+def test_int8_keeps_the_accuracy_and_follows_tensorrts_rules(project: Project) -> None:
+    project.edit("source: zoo/digits", "source: zoo/digits\n    precision: int8")
+    assert project.build().code == 0
+    record = json.loads((project.repository / "digits/2/build.json").read_text())
+    fp32 = json.loads((project.repository / "digits/1/build.json").read_text())
+    assert record["checks"]["score"]["accuracy"] >= fp32["checks"]["score"]["accuracy"] - 0.005
+    graph = onnx.load(str(project.repository / "digits/2/model.onnx")).graph
+    zero_points = {node.input[2] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    arrays = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in zero_points]
+    assert arrays
+    assert all(not array.any() and array.dtype == np.int8 for array in arrays)
+    ranges = list((project.folder / "build/calibration").glob("*.json"))
+    assert len(ranges) == 1
+    stamp = ranges[0].stat().st_mtime_ns
+    assert project.build("--from", "graph", "--force").code == 0
+    assert ranges[0].stat().st_mtime_ns == stamp, "the same samples are not measured twice"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_low_precision_graphs_are_made_and_checked(project: Project, precision: str) -> None:
+    from builders.graph import GRAPH
+    from builders.stage import Job, execute
+    from builders.targets import get_target
+    from planwright.files import HashCache
+    from planwright.spec_load import load_spec
+
+    project.edit("source: zoo/digits", f"source: zoo/digits\n    precision: {precision}")
+    spec = load_spec(project.config, "tensorrt")
+    build = project.folder / "build"
+    job = Job(spec.models[0], spec.root, build, project.repository, get_target("onnxruntime"), spec.server, HashCache(build / "hashes.json"))
+    record = execute(GRAPH, job)
+    assert 0 < record["result"]["peak"] < 65504
+    graph = onnx.load(str(job.graph_file)).graph
+    low = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.BFLOAT16
+    assert {t.data_type for t in graph.initializer if t.dims} <= {low, TensorProto.INT64}
+    assert [item.type.tensor_type.elem_type for item in graph.output] == [TensorProto.FLOAT], "edges keep their types"
+
+
+def test_fp16_overflow_is_found_on_real_data(empty: Callable[[str], Project]) -> None:
+    from builders.export import EXPORT
+    from builders.graph import GRAPH
+    from builders.stage import Job, execute
+    from builders.targets import get_target
+    from planwright.errors import StageError
+    from planwright.files import HashCache
+    from planwright.spec_load import load_spec
+
+    project = empty(FIXED % ", precision: fp16, batch: {max: 4}")
+    save(project.folder / "mine.onnx", scale=1e6)
+    spec = load_spec(project.config, "tensorrt")
+    build = project.folder / "build"
+    job = Job(spec.models[0], spec.root, build, project.repository, get_target("onnxruntime"), spec.server, HashCache(build / "hashes.json"))
+    execute(EXPORT, job)
+    with pytest.raises(StageError, match="does not fit FP16"):
+        execute(GRAPH, job)
+
+
+def test_the_documented_model_builds(empty: Callable[[str], Project]) -> None:
+    """docs/add-a-model.md, as it is written."""
+    import re
+
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "docs/add-a-model.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)
+    assert code is not None
+    assert text.count("\n") < 50
+    place = root / "builders/zoo/double.py"
+    project = empty("version: 1\nmodels:\n  double: {source: zoo/double}\n")
+    place.write_text(code[1])
+    try:
+        done = project.build()
+    finally:
+        place.unlink()
+    assert done.code == 0, done.out
+
+
+def test_resnet50_names_both_ways_to_get_weights(tmp_path: Path) -> None:
+    """Without a hub the error names the file to place and the flag; where the hub is reachable the weights simply load."""
+    from builders.source import load_source
+    from planwright.errors import StageError
+    from planwright.spec_load import load_spec
+
+    path = tmp_path / "config.yaml"
+    path.write_text("version: 1\nmodels:\n  resnet50: {source: zoo/resnet50}\n")
+    source = load_source(load_spec(path, "onnxruntime").models[0], tmp_path)
+    try:
+        source.build_model()  # type: ignore[attr-defined]
+    except StageError as error:
+        assert error.stage == "torch"
+        assert "--random-weights resnet50" in str(error)
+        assert "checkpoints" in str(error)
