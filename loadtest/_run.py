@@ -9,6 +9,8 @@ looks at the server and writes.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from typing import Any
@@ -17,9 +19,10 @@ from loadtest import _report, _server
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
 from planwright import console
-from planwright.errors import EXIT_FAILED, PlanwrightError
+from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, PlanwrightError
 
-KEY = "planwright"
+KEY, STOP, LAST = "planwright", "planwright_stop", "planwright_last"
+COLLECT_TIMEOUT_S = 10.0
 
 
 class Run:
@@ -31,7 +34,7 @@ class Run:
         self._started_s = self._cpu_s = 0.0
         self._workers_cpu_s = 0.0
         self._given_up: PlanwrightError | None = None
-        self._peak_users = 0
+        self._peak_users = self._waiting = 0
 
     def listen(self, events: Any) -> None:
         """Register with locust."""
@@ -40,6 +43,7 @@ class Run:
         events.report_to_master.add_listener(self._to_master)
         events.worker_report.add_listener(self._from_worker)
         events.spawning_complete.add_listener(self._spawned)
+        events.init.add_listener(self._initialise)
 
     def start(self, environment: Any, **_: Any) -> None:
         """Take the server's counters and begin to record."""
@@ -53,6 +57,8 @@ class Run:
         """Write the report."""
         if _is_worker(environment) or not self._started_s:
             return
+        if _is_master(environment):
+            self._collect(environment.runner)
         duration_s = time.time() - self._started_s
         cpu_s = self._workers_cpu_s or time.process_time() - self._cpu_s
         after = self._snapshot()
@@ -74,6 +80,47 @@ class Run:
             environment.process_exit_code = error.exit_code
             if environment.runner is not None:
                 environment.runner.quit()
+
+    def _initialise(self, environment: Any, **_: Any) -> None:
+        """Take workers' last records, and leave on Ctrl-C by locust's own way out for SIGTERM.
+
+        Python's own way would raise inside whichever user happens to run.
+        """
+        import gevent
+
+        if _is_master(environment):
+            environment.runner.register_message(LAST, lambda msg, **_: self._take_last(msg.data))
+        elif _is_worker(environment):
+            environment.runner.register_message(STOP, lambda environment, **_: self._send_last(environment))
+
+        def leave() -> None:
+            environment.process_exit_code = EXIT_INTERRUPTED
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        gevent.signal_handler(signal.SIGINT, leave)
+
+    def _collect(self, runner: Any) -> None:
+        """Stop the workers and wait for their last records.
+
+        When locust quits, it fires test_stop before it tells the workers, and their own last reports come too late.
+        """
+        import gevent
+
+        self._waiting = len(runner.clients.all)
+        runner.send_message(STOP)
+        with gevent.Timeout(COLLECT_TIMEOUT_S, False):
+            while self._waiting > 0:
+                gevent.sleep(0.05)
+
+    def _send_last(self, environment: Any) -> None:
+        environment.runner.stop()
+        last: dict[str, Any] = {}
+        self._to_master(last)
+        environment.runner.send_message(LAST, last[KEY])
+
+    def _take_last(self, part: dict[str, Any]) -> None:
+        self._from_worker({KEY: part})
+        self._waiting -= 1
 
     def _reason(self) -> str:
         return self._given_up.faults[0].what if self._given_up else ""
@@ -99,6 +146,10 @@ class Run:
 
 def _is_worker(environment: Any) -> bool:
     return type(environment.runner).__name__ == "WorkerRunner"
+
+
+def _is_master(environment: Any) -> bool:
+    return type(environment.runner).__name__ == "MasterRunner"
 
 
 def _tell(folder: Any, report: dict[str, Any]) -> None:

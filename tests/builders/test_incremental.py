@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 
-from tests.builders.conftest import Project
+from tests._project import Project
 
 
 def stages(project: Project, *flags: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from builders import pbtxt
-from tests.builders.conftest import ROOT, Project
+from tests._project import ROOT, Project
 
 
 def republish(project: Project, relative: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tests.builders.conftest import Project
+from tests._project import Project
 
 FIXED = "version: 1\nmodels:\n  mine: {source: zoo/onnx, file: mine.onnx%s}\n"
 

@@ -1,0 +1,27 @@
+"""What tests of every room share: digits, built once, and a real server on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from planwright.server_info import ServerInfo
+from tests._project import CONFIG, Project
+from tests._server import running_server
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Digits, built; read only."""
+    project = Project(tmp_path_factory.mktemp("built"))
+    project.config.write_text(CONFIG)
+    done = project.build()
+    assert done.code == 0, done.out + done.err
+    return project
+
+
+@pytest.fixture(scope="session")
+def served(built: Project) -> Iterator[ServerInfo]:
+    """A real server on the built project."""
+    with running_server(built.repository, "--allow-client-shm") as info:
+        yield info

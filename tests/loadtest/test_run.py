@@ -1,0 +1,152 @@
+"""locust -f loadtest/ on the real server: what it measures, what it catches, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import onnx
+import pytest
+from loadtest import _report
+from onnx import helper
+from planwright.files import sha256
+from planwright.server_info import ServerInfo
+from tests._project import ROOT, Project
+from tests._server import launch, running_server
+from tests.loadtest.conftest import LoadRun, environment, finished, locust
+
+
+def test_a_healthy_server_passes_and_the_process_ends_by_itself(run: LoadRun) -> None:
+    assert run.code == 0, run.text
+    assert run.report["verdict"]["status"] == "pass", run.report["verdict"]
+    assert {row["protocol"] for row in run.report["models"]} == {"http", "grpc"}
+    for row in run.report["models"]:
+        assert row["checked"] > 0
+        assert (row["failures"], row["wrong"]) == (0, 0)
+
+
+def test_the_report_fits_its_schema(run: LoadRun) -> None:
+    jsonschema.validate(run.report, json.loads((ROOT / "loadtest/report.schema.json").read_text()))
+
+
+def test_the_clients_count_is_the_servers_count(run: LoadRun) -> None:
+    sent = sum(row["requests"] for row in run.report["models"])
+    in_flight = run.report["server"]["digits"]["requests"] - sent
+    assert 0 <= in_flight <= run.report["users"], "locust ends users in the middle of a request"
+    batches = run.report["server"]["digits"]["batches"]
+    assert sum(row["size"] * row["count"] for row in batches) == run.report["server"]["digits"]["inferences"]
+
+
+def test_latencies_are_finer_than_locusts_own(run: LoadRun) -> None:
+    values = [us for row in run.report["models"] for us, _ in row["histogram"]]
+    assert any(us % 1000 for us in values), "locust rounds to whole milliseconds"
+    for row in run.report["models"]:
+        assert sum(count for _, count in row["histogram"]) == row["measured"]
+        assert row["measured"] < row["requests"], "the warm-up does not count"
+        assert row["latency_us"]["p50"] <= row["latency_us"]["p99"] <= row["latency_us"]["max"]
+
+
+def test_several_processes_are_merged_without_loss(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(served, tmp_path, "-u", "4", "-r", "4", "-t", "4s", "--processes", "2")
+    assert done.code == 0, done.text
+    sent = sum(row["requests"] for row in done.report["models"])
+    assert 0 <= done.report["server"]["digits"]["requests"] - sent <= done.report["users"]
+    for row in done.report["models"]:
+        assert sum(count for _, count in row["histogram"]) == row["measured"]
+
+
+def test_swapped_answers_are_caught(built: Project, tmp_path: Path) -> None:
+    """A model that reverses the rows of its batch: right for one request alone, swapped as soon as the server merges two."""
+    repository = tmp_path / "repository"
+    swap_rows(built.repository, repository)
+    with running_server(repository) as server:
+        done = locust(server, tmp_path, "-u", "8", "-r", "8", "-t", "5s", check="0.5")
+    assert done.code == 1
+    assert done.report["verdict"]["status"] == "fail"
+    assert sum(row["wrong"] for row in done.report["models"]) > 0
+    assert "checked answers are wrong" in done.report["verdict"]["reasons"][0]
+
+
+def swap_rows(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target)
+    folder = target / "digits/1"
+    model = onnx.load(str(folder / "model.onnx"))
+    model.graph.node[-1].output[0] = "straight"
+    one = [helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value]) for name, value in (("s", -1), ("e", -(2**62)), ("a", 0), ("t", -1))]
+    model.graph.initializer.extend(one)
+    model.graph.node.append(helper.make_node("Slice", ["straight", "s", "e", "a", "t"], ["scores"]))
+    onnx.save_model(model, str(folder / "model.onnx"))
+    build = json.loads((folder / "build.json").read_text())
+    build["hashes"]["model.onnx"] = sha256(folder / "model.onnx")
+    (folder / "build.json").write_text(json.dumps(build))
+
+
+def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_path: Path) -> None:
+    launched = launch(tmp_path / "server", built.repository).wait_ready()
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", "-u", "2", "-r", "2", "-t", "6s"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(launched.info, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(4)
+    launched.stop(signal.SIGKILL)
+    text, _ = process.communicate(timeout=60)
+    assert launched.process.stdout is not None
+    launched.process.stdout.close()
+    done = finished(process.returncode, text, tmp_path)
+    assert done.code == 1
+    assert done.report["verdict"]["status"] == "fail"
+    assert any("requests failed" in reason for reason in done.report["verdict"]["reasons"])
+
+
+def test_ctrl_c_leaves_a_complete_report(served: ServerInfo, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", "-u", "2", "-r", "2", "-t", "60s"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(served, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    done = finished(process.returncode, text, tmp_path)
+    assert done.code == 130
+    assert sum(row["measured"] for row in done.report["models"]) > 0
+    assert done.folder is not None
+    assert (done.folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        ({"models": "digitz"}, 2, "did you mean 'digits'?"),
+        ({"batch": "many", "check": "7"}, 2, "PLANWRIGHT_CHECK is '7'"),
+        ({"repository": "/nowhere"}, 3, "there is no model repository"),
+    ],
+)
+def test_bad_settings_are_told(served: ServerInfo, tmp_path: Path, settings: dict[str, str], code: int, words: str) -> None:
+    done = locust(served, tmp_path, "-t", "2s", **settings)
+    assert done.code == code, done.text
+    assert words in done.text
+    assert done.folder is None
+
+
+def test_a_server_that_is_not_there_is_told(built: Project, tmp_path: Path) -> None:
+    gone = ServerInfo(os.getpid(), "x", "127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9", "none", "", "", str(built.repository))
+    done = locust(gone, tmp_path, "-u", "2", "-r", "2", "-t", "3s")
+    assert done.code != 0
+    assert "cannot reach a server" in done.text
+
+
+def test_a_report_is_made_again_from_its_record(run: LoadRun) -> None:
+    assert run.folder is not None
+    before = (run.folder / "report.html").read_text()
+    (run.folder / "report.html").unlink()
+    assert _report.remake(run.folder).read_text() == before
+
+
+def test_a_missing_record_is_told(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "loadtest", "report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "there is no report.json to read" in done.stderr
