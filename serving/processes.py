@@ -6,6 +6,8 @@ Out     names and command lines; empty where the kernel does not tell this user.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psutil  # type: ignore[import-untyped, unused-ignore]
 
 
@@ -15,11 +17,19 @@ def listener(port: int) -> str:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return ""
-    pids = [c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid]
+    pids = [c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port]
     try:
-        return f"{psutil.Process(pids[0]).name()} (pid {pids[0]})" if pids else ""
+        return f"{psutil.Process(pids[0]).name()} (pid {pids[0]})" if pids and pids[0] else ""
     except psutil.NoSuchProcess:
         return ""
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process lives; one that ended and that nobody waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def children(pid: int) -> dict[int, list[str]]:

@@ -20,6 +20,7 @@ from serving.backend_folder import STUB
 from serving.process import Server
 
 CONFIRM_S = 1.0
+SCAN_S = 1.0
 _INSTANCE_WORD = 8  # stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
 
 
@@ -50,9 +51,12 @@ class Watchdog:
         self._known = stubs_of(server.process.pid)
         self._suspects: set[Stub] = set()
         self._since = 0.0
+        self._next_scan = 0.0
 
     def dead_instance(self) -> str:
         """Return the name of an instance that should live and does not, or an empty string; asked a few times a second."""
+        if not self._due():
+            return ""
         alive = stubs_of(self._server.process.pid)
         gone = {stub for pid, stub in self._known.items() if pid not in alive}
         self._known = alive
@@ -68,6 +72,13 @@ class Watchdog:
             self._suspects.clear()
         confirmed = self._server.options.mode == "none" or time.monotonic() - self._since >= CONFIRM_S
         return dead if confirmed else ""
+
+    def _due(self) -> bool:
+        """Looking for new stubs reads every process of the machine, so it is done where one is gone, or now and then."""
+        if self._suspects or not all(map(processes.alive, self._known)) or time.monotonic() >= self._next_scan:
+            self._next_scan = time.monotonic() + SCAN_S
+            return True
+        return False
 
     def _short_of(self, alive: Counter[tuple[str, str]]) -> str | None:
         """Return a suspect whose ready version has too few processes, "" where none is short, None where that is unknown."""

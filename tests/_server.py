@@ -9,6 +9,7 @@ The ports are free ones, asked from the kernel, so tests run beside other server
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ from planwright.server_info import ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_S = 30.0
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass
@@ -112,8 +115,14 @@ def launch(folder: Path, repository: Path, *flags: str, env: Mapping[str, str] |
             text=True,
             cwd=ROOT,
             env={**os.environ, **(env or {})},
+            preexec_fn=_end_with_the_tests,
         )
     return Launched(process, folder, {})
+
+
+def _end_with_the_tests() -> None:
+    """Let the kernel stop the launcher when the test run is killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,9 @@ def test_answers_are_right_over_both_protocols(served: ServerInfo, ask: Any) -> 
 @pytest.mark.parametrize("ask", [over_http, over_grpc])
 def test_every_type_comes_back_unchanged(served: ServerInfo, ask: Any) -> None:
     numpy_types = [np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64]  # fmt: skip
-    sent = {f"in_{name}": (np.arange(6) % (2 if name == "BOOL" else 6)).astype(dtype).reshape(2, 3) for name, dtype in zip(DATATYPES, numpy_types, strict=True)}
+    sent: dict[str, Any] = {
+        f"in_{name}": (np.arange(6) % (2 if name == "BOOL" else 6)).astype(dtype).reshape(2, 3) for name, dtype in zip(DATATYPES, numpy_types, strict=True)
+    }
     answer = ask(served, "types", **sent)
     for name in DATATYPES:
         np.testing.assert_array_equal(answer[f"out_{name}"], sent[f"in_{name}"], err_msg=name)

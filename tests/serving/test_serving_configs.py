@@ -59,6 +59,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Any:
     launched = launch(tmp_path_factory.mktemp("run"), folder).wait_ready()
     yield launched
     launched.stop()
+    assert launched.process.stdout is not None
     launched.process.stdout.close()
 
 

@@ -70,7 +70,8 @@ class TritonPythonModel:
             groups.setdefault(key, []).append(work)
         for group in groups.values():
             self._answer(self._without_cancelled(group, responses), responses)
-        return responses
+        # a missing answer would leave its client waiting without end
+        return [_failure(RuntimeError("the backend gave no answer")) if each is None else each for each in responses]
 
     def finalize(self) -> None:
         """Release the model's memory before the process goes."""
