@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from ort_cancel import CancelWatch
 from ort_checks import check_config, check_numpy, control_inputs, tensor_dtype
 from ort_session import open_session
 
-# Asking whether a request was cancelled is a round trip to the server of 0.15 ms, so it is asked where a run takes longer.
-ASK_CANCELLED_S = 0.005
 _SOURCE_PLACE = re.compile(r"\S*/\S+\.(?:cc|h|cpp):\d+\s*")
 
 
 class RequestError(Exception):
     """The request cannot be answered; its text is for the client."""
+
+
+class CancelledError(Exception):
+    """Every client of this run has gone."""
 
 
 class _Work:
@@ -54,7 +56,7 @@ class TritonPythonModel:
         self._text = {item["name"] for item in config["input"] if item["data_type"] == "TYPE_STRING"}
         self._scalars = {item.name for item in self._session.get_inputs() if len(item.shape) == 0}
         self._outputs = {item["name"]: item for item in config["output"]}
-        self._last_run_s = 0.0
+        self._watch = CancelWatch()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch: requests of one shape run together in one call."""
@@ -69,12 +71,13 @@ class TritonPythonModel:
             key = tuple((name, array.shape[1:]) for name, array in work.feeds.items()) if self._batching else (place,)
             groups.setdefault(key, []).append(work)
         for group in groups.values():
-            self._answer(self._without_cancelled(group, responses), responses)
+            self._answer(group, responses)
         # a missing answer would leave its client waiting without end
         return [_failure(RuntimeError("the backend gave no answer")) if each is None else each for each in responses]
 
     def finalize(self) -> None:
         """Release the model's memory before the process goes."""
+        self._watch.stop()
         del self._session
 
     def _read(self, place: int, request: Any) -> _Work:
@@ -95,21 +98,8 @@ class TritonPythonModel:
             raise RequestError(f"inputs disagree about the batch: {sizes}")
         return _Work(place, request, feeds, rows)
 
-    def _without_cancelled(self, group: list[_Work], responses: list[Any]) -> list[_Work]:
-        if self._last_run_s < ASK_CANCELLED_S * len(group):
-            return group
-        wanted = []
-        for work in group:
-            if work.request.is_cancelled():
-                responses[work.place] = _error("the client cancelled the request", pb_utils.TritonError.CANCELLED)
-            else:
-                wanted.append(work)
-        return wanted
-
     def _answer(self, group: list[_Work], responses: list[Any]) -> None:
         """Run a group; where the joined run fails, run each request alone, so that only the bad ones fail."""
-        if not group:
-            return
         try:
             results = self._run(group)
             start = 0
@@ -117,11 +107,11 @@ class TritonPythonModel:
                 responses[work.place] = self._response(work, results, start, alone=len(group) == 1)
                 start += work.rows
         except Exception as error:
-            if len(group) == 1:
-                responses[group[0].place] = _failure(error)
-                return
             for work in group:
-                self._answer([work], responses)
+                if len(group) == 1 or isinstance(error, CancelledError):
+                    responses[work.place] = _failure(error)
+                else:
+                    self._answer([work], responses)
 
     def _run(self, group: list[_Work]) -> dict[str, Any]:
         """Return the outputs that any request of the group asks for, checked against config.pbtxt."""
@@ -130,9 +120,12 @@ class TritonPythonModel:
         feeds = group[0].feeds
         if len(group) > 1:
             feeds = {name: np.concatenate([work.feeds[name] for work in group]) for name in feeds}
-        started = time.perf_counter()
-        arrays = self._session.run(names, feeds) if names else []
-        self._last_run_s = time.perf_counter() - started
+        options = self._watch.begin([work.request for work in group])
+        try:
+            arrays = self._session.run(names, feeds, options) if names else []
+        finally:
+            if self._watch.end():
+                raise CancelledError("the client cancelled the request")
         rows = sum(work.rows for work in group)
         return {name: self._checked(name, array, rows) for name, array in zip(names, arrays, strict=True)}
 
@@ -175,6 +168,8 @@ def _failure(error: Exception) -> Any:
     text = str(error).strip() or type(error).__name__
     ours = isinstance(error, (MemoryError, RuntimeError)) and "ONNXRuntimeError" not in text
     out_of_memory = "Failed to allocate memory" in text or "bad_alloc" in text
+    if isinstance(error, CancelledError):
+        return _error(text, pb_utils.TritonError.CANCELLED)
     code = pb_utils.TritonError.INTERNAL if ours or out_of_memory else pb_utils.TritonError.INVALID_ARG
     return _error(_plain(text), code)
 
