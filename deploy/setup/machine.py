@@ -98,7 +98,9 @@ def system_problems() -> list[Missing]:
         missing.append(Missing(f"Linux on x86-64; this is {platform.system()} on {platform.machine()}"))
     version = glibc_version()
     if tuple(map(int, version.split(".")[:2] if version else ())) < NEED_GLIBC:
-        missing.append(Missing(f"glibc 2.35 or newer (Debian 12, Ubuntu 22.04); this is {version or 'another C library'}"))
+        missing.append(
+            Missing(f"glibc 2.35 or newer (Debian 12, Ubuntu 22.04); this is {version or 'another C library'}")
+        )
     for tool in ("git", "bash"):
         if shutil.which(tool) is None:
             missing.append(Missing(tool, (tool,)))
@@ -126,7 +128,9 @@ def python_problems(found: Python | None, serve_only: bool) -> list[Missing]:
     if not found.has_venv:
         missing.append(Missing(f"venv for {found.path}", (f"python{found.minor}-venv",)))
     if not found.has_library:
-        missing.append(Missing(f"a shared libpython{found.minor}, which the server's stubs load", (f"libpython{found.minor}",)))
+        missing.append(
+            Missing(f"a shared libpython{found.minor}, which the server's stubs load", (f"libpython{found.minor}",))
+        )
     return missing
 
 

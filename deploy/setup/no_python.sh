@@ -1,13 +1,13 @@
 #!/bin/sh
 # There is no Python at all to look for what else is missing: name it from here, in the same words as machine.py.
 echo "error: this machine lacks what Planwright needs"
-echo "  - Python 3.11 or 3.12 with venv and a shared libpython; name another with make setup PYTHON=/path/to/python"
-minor=3.12
-grep -qsE 'VERSION_CODENAME=(bookworm|jammy)' /etc/os-release && minor=3.11
-packages="python$minor python$minor-venv libpython$minor"
+packages=""
 for tool in git bash; do
     command -v "$tool" >/dev/null || { echo "  - $tool"; packages="$packages $tool"; }
 done
-echo "  fix    apt-get install $packages"
+minor=3.12
+grep -qsE 'VERSION_CODENAME=(bookworm|jammy)' /etc/os-release && minor=3.11
+echo "  - Python 3.11 or 3.12 with venv and a shared libpython; name another with make setup PYTHON=/path/to/python"
+echo "  fix    apt-get install$packages python$minor python$minor-venv libpython$minor"
 echo "  check  make setup"
 exit 3

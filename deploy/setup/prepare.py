@@ -48,9 +48,19 @@ def main(argv: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = argparse.ArgumentParser(prog="make setup", description="Install everything that Planwright runs on into this checkout.")
-    p.add_argument("--python", default="", help="the Python to use; by default the first fit one of python3.12, python3.11, python3")
-    p.add_argument("--serve-only", action="store_true", help="only what compile, publish, serve and the clients need (Python 3.10 will do)")
+    p = argparse.ArgumentParser(
+        prog="make setup", description="Install everything that Planwright runs on into this checkout."
+    )
+    p.add_argument(
+        "--python",
+        default="",
+        help="the Python to use; by default the first fit one of python3.12, python3.11, python3",
+    )
+    p.add_argument(
+        "--serve-only",
+        action="store_true",
+        help="only what compile, publish, serve and the clients need (Python 3.10 will do)",
+    )
     p.add_argument("--check", action="store_true", help="only say whether this machine is ready")
     return p
 
@@ -62,7 +72,9 @@ def lock_file(serve_only: bool) -> Path:
 
 def is_complete(locks: dict[Path, Path]) -> bool:
     """Say whether every part is there, made from what constraints/ says today."""
-    environments = all(is_stamped(folder, digest(lock)) and (folder / "bin" / "python").exists() for folder, lock in locks.items())
+    environments = all(
+        is_stamped(folder, digest(lock)) and (folder / "bin" / "python").exists() for folder, lock in locks.items()
+    )
     return environments and is_stamped(ROOT / ".tritonserver", SERVER_WHEEL)
 
 
@@ -155,7 +167,12 @@ class one_at_a_time:  # noqa: N801 - a context manager is named like the functio
 
 def run(command: list[str]) -> float:
     """Run, showing large downloads as they begin; return the bytes downloaded. On failure show the end and stop."""
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_PROGRESS_BAR": "off",
+        "PYTHONUNBUFFERED": "1",
+    }
     lines, total = [], 0.0
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -166,7 +183,9 @@ def run(command: list[str]) -> float:
             total += shown(line)
     if process.returncode:
         tail = "\n".join(f"  {text}" for text in lines[-15:])
-        say(f"error: {' '.join(command)} failed\n{tail}\n  fix    see the lines above (network, disk?), then make setup again")
+        say(
+            f"error: {' '.join(command)} failed\n{tail}\n  fix    see the lines above (network, disk?), then make setup again"
+        )
         raise SystemExit(machine.EXIT_MACHINE)
     return total
 

@@ -1,0 +1,89 @@
+"""The rules of the house that no linter knows: small functions and files, docstrings, names, nothing of one machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.ux._checkout import ROOT, files, room_files
+
+MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 400
+# Paths of one machine, and hosts of package registries: a clone must work anywhere.
+FOREIGN = re.compile(r"(?<![\w./~-])/(?:work|root|home/[a-z]\w*)/|(?:files\.)?python" + r"hosted\.org|pypi\.(?:org|" + r"python)")
+BINARY = {".png", ".npz", ".onnx", ".jpg"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), str(path))
+
+
+def functions(path: Path) -> Iterator[Function]:
+    return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
+
+
+def test_functions_are_small() -> None:
+    long = [
+        f"{path}:{node.lineno} {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in files("*.py")
+        for node in functions(path)
+        if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert not long, "\n".join(long)
+
+
+def test_files_are_small() -> None:
+    counts = {path: len((ROOT / path).read_text().splitlines()) for path in files("*.py")}
+    assert len(counts) > 50
+    long = [f"{path} has {count} lines" for path, count in counts.items() if count > MAX_FILE_LINES]
+    assert not long, "\n".join(long)
+
+
+def test_modules_say_what_they_are_for() -> None:
+    bare = [str(path) for path in files("*.py") if tree(path).body and not ast.get_docstring(tree(path))]
+    assert not bare, f"no module docstring: {bare}"
+
+
+def test_public_functions_and_classes_are_documented() -> None:
+    # ruff skips modules whose own name begins with "_", as loadtest's helpers do
+    bare = [
+        f"{path}:{node.lineno} {node.name}"
+        for path in room_files()
+        for node in tree(path).body
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert not bare, "\n".join(bare)
+
+
+def test_nothing_names_one_machine_or_a_registry() -> None:
+    found = [
+        f"{path}:{number}: {line.strip()[:120]}"
+        for path in files()
+        if path.suffix not in BINARY
+        for number, line in enumerate((ROOT / path).read_text(errors="replace").splitlines(), 1)
+        if FOREIGN.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_the_machine_rule_sees_what_it_should() -> None:
+    assert FOREIGN.search('open("/' + 'work/main/x")')
+    assert FOREIGN.search("cd /" + "home/ann/planwright")
+    assert not FOREIGN.search("network/work/x and ~/root/y and https://host.example/home/page")
+
+
+@pytest.mark.parametrize("room", ["builders", "loadtest"])
+def test_no_module_hides_a_library(room: str) -> None:
+    # `python builders/build_all.py` and locust put the folder first on the import path
+    names = {path.stem if path.parent.name == room else path.parts[1] for path in files(f"{room}/*.py")} - {"__init__", "__main__"}
+    libraries = set(sys.stdlib_module_names) | set(packages_distributions())
+    assert len(names) > 3
+    assert not names & libraries
