@@ -31,7 +31,11 @@ PACKAGES = ("onnxruntime", "torch", "numpy", "tritonclient", "geventhttpclient",
 @contextmanager
 def serve(repository: Path, *flags: str, prefix: Sequence[str] = ()) -> Iterator[ServerInfo]:
     """Run ``python -m serving`` on free ports; `prefix` may pin it, such as ``taskset -c 0``."""
-    ports = [flag for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True) for flag in (f"--{name}-port", str(port))]
+    ports = [
+        flag
+        for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)
+        for flag in (f"--{name}-port", str(port))
+    ]
     with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
         file = Path(scratch) / "server.json"
         command = [*prefix, sys.executable, "-m", "serving", "--json", "--allow-client-shm", "--model-repository", str(repository),

@@ -52,10 +52,15 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="planwright-kill-") as scratch:
         outcomes, faults = _rounds(Path(scratch), args.builds, random.Random(args.seed))
-    console.say(f"{args.builds} builds killed: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())))
+    console.say(
+        f"{args.builds} builds killed: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+    )
     for fault in faults:
         console.say(f"FAULT {fault}")
-    record("kill_builds", {**stamp(), "builds": args.builds, "seed": args.seed, "outcomes": dict(outcomes), "faults": faults})
+    record(
+        "kill_builds",
+        {**stamp(), "builds": args.builds, "seed": args.seed, "outcomes": dict(outcomes), "faults": faults},
+    )
     return 1 if faults else 0
 
 

@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     back = commands.add_parser("rollback", help="serve the version before")
     back.add_argument("model", metavar="MODEL")
     for command in (check, back):
-        command.add_argument("--repository", type=Path, default=Path("model_repository"), help="where models are published")
+        command.add_argument(
+            "--repository", type=Path, default=Path("model_repository"), help="where models are published"
+        )
         console.add_json_flag(command)
     return p
 
@@ -57,12 +59,21 @@ def _lint(args: argparse.Namespace) -> int:
     target, _ = choose("auto")
     spec = load_spec(args.config, target)
     if not args.repository.is_dir():
-        raise MachineError(Fault("there is no model repository", str(args.repository), fix="python builders/build_all.py"))
+        raise MachineError(
+            Fault("there is no model repository", str(args.repository), fix="python builders/build_all.py")
+        )
     cache = HashCache(spec.root / "build" / "hashes.json")
-    jobs = [Job(m, spec.root, spec.root / "build", args.repository, get_target(target), spec.server, cache) for m in spec.models]
+    jobs = [
+        Job(m, spec.root, spec.root / "build", args.repository, get_target(target), spec.server, cache)
+        for m in spec.models
+    ]
     findings = list(lint(jobs, args.repository))
     if findings:
-        console.table("lint", ["model", "what", "where", "why", "fix"], [(f.model, f.what, f.where, f.why, f.fix) for f in findings])
+        console.table(
+            "lint",
+            ["model", "what", "where", "why", "fix"],
+            [(f.model, f.what, f.where, f.why, f.fix) for f in findings],
+        )
     console.say(f"{len(findings)} disagreements")
     if args.json:
         console.emit_json([finding.as_dict() for finding in findings])

@@ -18,7 +18,9 @@ from planwright.tensors import TensorSpec
 Run = Callable[[Arrays], Arrays]
 
 
-def check_batches(run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], sizes: Iterable[int]) -> list[OutputCheck]:
+def check_batches(
+    run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], sizes: Iterable[int]
+) -> list[OutputCheck]:
     """Answer all golden samples at each batch size; size 0 sends each sample without a batch axis."""
     found: dict[str, list[OutputCheck]] = {}
     for size in sizes:
@@ -34,7 +36,9 @@ def natural_batch(inputs: Iterable[TensorSpec]) -> int:
     return 8 if firsts == {-1} else 0
 
 
-def check_group(run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True) -> list[OutputCheck]:
+def check_group(
+    run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
+) -> list[OutputCheck]:
     """Answer one batch and compare every output."""
     inputs = group.inputs if batched else {name: array[0] for name, array in group.inputs.items()}
     answers = run(inputs)
@@ -61,7 +65,9 @@ def check_invariance(run: Run, golden: Golden, tolerances: Mapping[str, Toleranc
     return [merge(found) for found in checks.values()]
 
 
-def require(stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str) -> None:
+def require(
+    stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str
+) -> None:
     """Raise a StageError with one fault per output that failed."""
     faults = [
         Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason,

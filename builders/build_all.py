@@ -38,14 +38,20 @@ def parser() -> argparse.ArgumentParser:
     p = console.Parser(prog="build_all.py", description="Build, verify and publish the models of config.yaml.")
     p.add_argument("models", nargs="*", metavar="MODEL", help="models to build; all enabled ones if none is named")
     p.add_argument("--config", type=Path, default=Path("config.yaml"), help="what to build (default: %(default)s)")
-    p.add_argument("--target", choices=["auto", "onnxruntime", "tensorrt"], default="auto", help="engine to build (default: auto)")
+    p.add_argument(
+        "--target", choices=["auto", "onnxruntime", "tensorrt"], default="auto", help="engine to build (default: auto)"
+    )
     p.add_argument("--until", metavar="STAGE", choices=pipeline.NAMES, default="publish", help=f"last stage: {names}")
     p.add_argument("--from", dest="start", metavar="STAGE", choices=pipeline.NAMES, default="export",
                    help="first stage; take the outputs of earlier ones as they are")  # fmt: skip
     p.add_argument("--plan", action="store_true", help="say what would be done and why, and do nothing")
     p.add_argument("--force", action="store_true", help="run the stages even where nothing changed")
-    p.add_argument("--verify-hashes", action="store_true", help="read every file's bytes instead of trusting size and time")
-    p.add_argument("--random-weights", metavar="MODEL", action="append", default=[], help="build MODEL with seeded random weights")
+    p.add_argument(
+        "--verify-hashes", action="store_true", help="read every file's bytes instead of trusting size and time"
+    )
+    p.add_argument(
+        "--random-weights", metavar="MODEL", action="append", default=[], help="build MODEL with seeded random weights"
+    )
     p.add_argument("--repository", type=Path, help="where to publish (default: model_repository beside the config)")
     p.add_argument("--build", type=Path, help="where intermediate files go (default: build beside the config)")
     console.add_json_flag(p)
@@ -73,16 +79,38 @@ def main(argv: Sequence[str]) -> int:
 def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
     unknown = [name for name in args.random_weights if name not in spec.names()]
     if unknown:
-        raise SpecError(*(Fault(f"--random-weights {name}: no such model", fix=did_you_mean(name, spec.names())) for name in unknown))
-    chosen = [m for m in spec.models if m.name in args.models or (not args.models and (m.enabled or m.name in args.random_weights))]
+        raise SpecError(
+            *(
+                Fault(f"--random-weights {name}: no such model", fix=did_you_mean(name, spec.names()))
+                for name in unknown
+            )
+        )
+    chosen = [
+        m
+        for m in spec.models
+        if m.name in args.models or (not args.models and (m.enabled or m.name in args.random_weights))
+    ]
     build = args.build or spec.root / "build"
     try:
         build.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(Fault("cannot write intermediate files", str(build), error.strerror or "", "give another folder with --build")) from None
+        raise MachineError(
+            Fault(
+                "cannot write intermediate files", str(build), error.strerror or "", "give another folder with --build"
+            )
+        ) from None
     cache = HashCache(build / "hashes.json", trust=not args.verify_hashes)
     return [
-        Job(model, spec.root, build, _repository(args, spec), get_target(spec.target), spec.server, cache, model.name in args.random_weights)
+        Job(
+            model,
+            spec.root,
+            build,
+            _repository(args, spec),
+            get_target(spec.target),
+            spec.server,
+            cache,
+            model.name in args.random_weights,
+        )
         for model in chosen
     ]
 
@@ -95,7 +123,15 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
     own_s, total_s = time.perf_counter() - _IMPORTED, time.perf_counter() - _STARTED
     if args.json:
         models = [result.as_dict() for result in results]
-        console.emit_json({"target": target, "reason": reason, "own_seconds": round(own_s, 3), "seconds": round(total_s, 3), "models": models})
+        console.emit_json(
+            {
+                "target": target,
+                "reason": reason,
+                "own_seconds": round(own_s, 3),
+                "seconds": round(total_s, 3),
+                "models": models,
+            }
+        )
     if args.plan:
         rows = [(r.model, stage, *text.partition(": ")[::2]) for r in results for stage, text in r.stages.items()]
         console.table("what would be done", ["model", "stage", "action", "why"], rows)
@@ -103,13 +139,18 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
     for result in results:
         if result.error is not None:
             console.say()
-            console.say(f"{result.model} failed" + (f" at stage {result.error.stage}" if hasattr(result.error, "stage") else ""))
+            console.say(
+                f"{result.model} failed" + (f" at stage {result.error.stage}" if hasattr(result.error, "stage") else "")
+            )
             console.say(str(result.error))
     if any(result.status != "kept" for result in results):
         lines = [(r.model, r.status, r.version or "", f"{r.seconds:.1f}", r.note or _first_fix(r)) for r in results]
         console.table("summary", ["model", "status", "version", "seconds", "note"], lines)
     counts = {status: sum(r.status == status for r in results) for status in ("built", "kept", "failed")}
-    console.say(", ".join(f"{count} {status}" for status, count in counts.items()) + f" in {own_s:.2f} s ({total_s:.2f} s with imports)")
+    console.say(
+        ", ".join(f"{count} {status}" for status, count in counts.items())
+        + f" in {own_s:.2f} s ({total_s:.2f} s with imports)"
+    )
 
 
 def _first_fix(result: Result) -> str:
@@ -120,7 +161,11 @@ def _exit_code(results: Sequence[Result]) -> int:
     errors = [result.error for result in results if result.error is not None]
     if not errors:
         return EXIT_OK
-    return EXIT_MACHINE if all(error.exit_code == EXIT_MACHINE for error in errors) else max(EXIT_FAILED, min(e.exit_code for e in errors))
+    return (
+        EXIT_MACHINE
+        if all(error.exit_code == EXIT_MACHINE for error in errors)
+        else max(EXIT_FAILED, min(e.exit_code for e in errors))
+    )
 
 
 if __name__ == "__main__":

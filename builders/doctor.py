@@ -42,7 +42,12 @@ def examine() -> Iterator[Check]:
     yield _gpu()
     for package in ("torch", "onnx", "onnxruntime", "tritonclient"):
         there = find_spec(package) is not None
-        yield Check(package, OK if there else WARN, "installed" if there else "not installed", "" if there else "make setup; without torch and onnx, copy build/ from a machine that has them")
+        yield Check(
+            package,
+            OK if there else WARN,
+            "installed" if there else "not installed",
+            "" if there else "make setup; without torch and onnx, copy build/ from a machine that has them",
+        )
     yield _server()
     yield _libpython()
     yield _space("disk", Path.cwd(), NEED_DISK_BYTES)
@@ -58,26 +63,47 @@ def _gpu() -> Check:
     if not devices:
         return Check("GPU", OK, "no CUDA device: the target is onnxruntime")
     if find_spec("tensorrt") is None:
-        return Check("GPU", FAIL, f"{devices} CUDA device(s), no TensorRT", "install the tensorrt of the server's image, or build with --target onnxruntime")
+        return Check(
+            "GPU",
+            FAIL,
+            f"{devices} CUDA device(s), no TensorRT",
+            "install the tensorrt of the server's image, or build with --target onnxruntime",
+        )
     return Check("GPU", OK, f"{devices} CUDA device(s) and TensorRT")
 
 
 def _server() -> Check:
-    wheel = Path(os.environ.get("PLANWRIGHT_TRITONSERVER_DIR", ROOT / ".tritonserver")) / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    wheel = (
+        Path(os.environ.get("PLANWRIGHT_TRITONSERVER_DIR", ROOT / ".tritonserver"))
+        / "pytriton"
+        / "tritonserver"
+        / "bin"
+        / "tritonserver"
+    )
     found = shutil.which("tritonserver") or (str(wheel) if wheel.exists() else "")
     return Check("tritonserver", OK if found else FAIL, found or "none", "" if found else "make setup")
 
 
 def _libpython() -> Check:
     name = str(sysconfig.get_config_var("INSTSONAME") or "")
-    return Check("libpython", OK, name) if ".so" in name else Check("libpython", WARN, "static", "apt-get install libpython3.11, for the server's stubs")
+    return (
+        Check("libpython", OK, name)
+        if ".so" in name
+        else Check("libpython", WARN, "static", "apt-get install libpython3.11, for the server's stubs")
+    )
 
 
 def _space(point: str, path: Path, need_bytes: int) -> Check:
     if not path.is_dir():
         return Check(point, FAIL, f"{path} is missing", "mount it")
     free = shutil.disk_usage(path).free
-    fix = "" if free >= need_bytes else f"free {need_bytes >> 20} MiB; in a container give --shm-size=1g" if "shm" in str(path) else f"free {need_bytes >> 20} MiB"
+    fix = (
+        ""
+        if free >= need_bytes
+        else f"free {need_bytes >> 20} MiB; in a container give --shm-size=1g"
+        if "shm" in str(path)
+        else f"free {need_bytes >> 20} MiB"
+    )
     return Check(point, OK if free >= need_bytes else FAIL, f"{free >> 20} MiB free at {path}", fix)
 
 
@@ -98,7 +124,12 @@ def _port(port: int) -> Check:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return Check(f"port {port}", WARN, "taken", "stop what listens there, or serve with --http-port, --grpc-port, --metrics-port")
+            return Check(
+                f"port {port}",
+                WARN,
+                "taken",
+                "stop what listens there, or serve with --http-port, --grpc-port, --metrics-port",
+            )
     return Check(f"port {port}", OK, "free")
 
 

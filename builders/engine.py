@@ -23,11 +23,22 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     opset = record_of(job.export_folder).get("result", {}).get("opset", 0)
     if opset > job.target.max_opset:
         why = f"the graph is opset {opset}, {job.target.name} reads up to {job.target.max_opset} and would misread it"
-        raise StageError("engine", Fault("the graph is too new for the target", job.model.where("export", "opset"), why, f"set export.opset to {job.target.max_opset}"))
+        raise StageError(
+            "engine",
+            Fault(
+                "the graph is too new for the target",
+                job.model.where("export", "opset"),
+                why,
+                f"set export.opset to {job.target.max_opset}",
+            ),
+        )
     job.target.compile(job.graph_file, folder, job.model)
     engine = job.target.load(folder)
     _check_batch(job, engine)
-    write_json(folder / "tensors.json", {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]})
+    write_json(
+        folder / "tensors.json",
+        {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]},
+    )
     return {}
 
 
@@ -55,18 +66,32 @@ def _check_batch(job: Job, engine: Engine) -> None:
     if model.batch.fixed is not None:
         other = [t for t in engine.inputs if not t.shape or t.shape[0] != model.batch.fixed]
         if other:
-            raise StageError("engine", Fault(f"the engine's batch is not {model.batch.fixed}", model.where("batch", "fixed"), f"it declares {other[0]}", "give the engine's own batch, or leave batch out"))
+            raise StageError(
+                "engine",
+                Fault(
+                    f"the engine's batch is not {model.batch.fixed}",
+                    model.where("batch", "fixed"),
+                    f"it declares {other[0]}",
+                    "give the engine's own batch, or leave batch out",
+                ),
+            )
         return
     wants = model.batch.given or "dynamic_batching" in model.serve
     if wants and batch_kind(job, engine.inputs) == "none":
         place = model.where("batch") if model.batch.given else model.where("serve", "dynamic_batching")
         fixed = next(t for t in engine.inputs if not t.shape or t.shape[0] != -1)
         fix = "leave out batch and dynamic_batching to serve it as it is, or export it with a dynamic first axis"
-        raise StageError("engine", Fault("dynamic batching asked of a fixed batch", place, f"the engine declares {fixed}", fix))
+        raise StageError(
+            "engine", Fault("dynamic batching asked of a fixed batch", place, f"the engine declares {fixed}", fix)
+        )
 
 
 def _spec_part(job: Job) -> dict[str, Any]:
-    part: dict[str, Any] = {"precision": job.model.precision, "fixed": job.model.batch.fixed, "batch_given": job.model.batch.given}
+    part: dict[str, Any] = {
+        "precision": job.model.precision,
+        "fixed": job.model.batch.fixed,
+        "batch_given": job.model.batch.given,
+    }
     if job.target.name == "tensorrt":
         part |= {"compile": job.model.compile.model_dump(), "bounds": job.model.batch.bounds}
     return part
@@ -76,4 +101,6 @@ def _inputs(job: Job) -> dict[str, Path]:
     return {job.graph_file.name: job.graph_file}
 
 
-COMPILE = Stage("compile", 1, lambda job: job.compile_folder, _spec_part, _inputs, lambda job: job.target.versions(), _run)
+COMPILE = Stage(
+    "compile", 1, lambda job: job.compile_folder, _spec_part, _inputs, lambda job: job.target.versions(), _run
+)

@@ -24,7 +24,9 @@ from planwright.compare import DEFAULTS, indistinct
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays, Golden, group_by_shape
 
-ENOUGH_CALIBRATION = 500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
+ENOUGH_CALIBRATION = (
+    500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
+)
 
 
 def source_of(job: Job) -> Source:
@@ -97,10 +99,15 @@ def _sample_warnings(samples: Samples) -> list[str]:
 def _calibration_doubts(samples: Samples, distinct: int) -> list[str]:
     doubts = []
     if distinct < ENOUGH_CALIBRATION:
-        doubts.append(f"{distinct} distinct calibration samples, fewer than {ENOUGH_CALIBRATION}: INT8 ranges may be poor")
+        doubts.append(
+            f"{distinct} distinct calibration samples, fewer than {ENOUGH_CALIBRATION}: INT8 ranges may be poor"
+        )
     if distinct < len(samples.calibration):
         doubts.append(f"{len(samples.calibration) - distinct} calibration samples are duplicates")
-    constant = sum(all(np.ptp(array) == 0 for array in s.values() if array.size and array.dtype.kind in "iuf") for s in samples.calibration)
+    constant = sum(
+        all(np.ptp(array) == 0 for array in s.values() if array.size and array.dtype.kind in "iuf")
+        for s in samples.calibration
+    )
     if constant:
         doubts.append(f"{constant} calibration samples are constant")
     saturated = sum(any(_saturated(array) for array in sample.values()) for sample in samples.calibration)
@@ -159,16 +166,24 @@ def _prove(job: Job, path: Path, golden: Golden) -> None:
     fixed = job.model.batch.fixed
     batched = source_of(job).batched
     sizes = [0] if not batched else [fixed] if fixed else sorted({1, 3, job.model.batch.bounds[2]})
-    tolerances = {name: DEFAULTS["fp32"] for name in golden.groups[0].outputs}
+    tolerances = dict.fromkeys(golden.groups[0].outputs, DEFAULTS["fp32"])
     try:
         checks = answers.check_batches(engine.run, golden, tolerances, sizes)
     except StageError:
         raise
     except Exception as error:  # onnxruntime's classes; the shape in its text is what the user needs
         why = str(error).splitlines()[0]
-        fix = "the export froze the batch: avoid constants such as view(2, -1) in the model, or ask for batch: {fixed: N}"
+        fix = (
+            "the export froze the batch: avoid constants such as view(2, -1) in the model, or ask for batch: {fixed: N}"
+        )
         raise StageError("onnx", Fault(f"the ONNX file does not run at batch {sizes}", str(path), why, fix)) from None
-    answers.require("onnx", "the ONNX file differs from the original model", checks, lambda _: str(path), f"python builders/build_all.py {job.model.name} --until export")
+    answers.require(
+        "onnx",
+        "the ONNX file differs from the original model",
+        checks,
+        lambda _: str(path),
+        f"python builders/build_all.py {job.model.name} --until export",
+    )
 
 
 def check_distinct(job: Job) -> None:

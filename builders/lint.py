@@ -46,7 +46,9 @@ def lint(jobs: Iterable[Job], repository: Path) -> Iterator[Finding]:
         rebuild = f"python builders/build_all.py {name}"
         if not published.exists:
             if job is not None and job.model.enabled:
-                yield Finding(name, "it is enabled, but not published", str(repository / name), "config.yaml asks for it", rebuild)
+                yield Finding(
+                    name, "it is enabled, but not published", str(repository / name), "config.yaml asks for it", rebuild
+                )
             continue
         yield from _model(name, published, job, rebuild)
 
@@ -60,7 +62,13 @@ def _model(name: str, published: Published, job: Job | None, rebuild: str) -> It
     for version in published.served():
         yield from _version(name, published, version, config, rebuild)
     if job is None:
-        yield Finding(name, "config.yaml does not know it", str(published.folder), "it is served all the same", "remove the folder, or add the model to config.yaml")
+        yield Finding(
+            name,
+            "config.yaml does not know it",
+            str(published.folder),
+            "it is served all the same",
+            "remove the folder, or add the model to config.yaml",
+        )
         return
     yield from _policy(name, published, job, config, rebuild)
 
@@ -70,24 +78,46 @@ def _version(name: str, published: Published, version: int, config: Any, rebuild
     folder = published.folder / str(version)
     build = published.build(version)
     if not build:
-        yield Finding(name, f"version {version} has no build.json", str(folder), "nothing says what it was built from", f"{rebuild} --force")
+        yield Finding(
+            name,
+            f"version {version} has no build.json",
+            str(folder),
+            "nothing says what it was built from",
+            f"{rebuild} --force",
+        )
         return
     for file, value in build["hashes"].items():
         if not (folder / file).is_file() or sha256(folder / file) != value:
-            yield Finding(name, f"{file} is not what was published", str(folder / file), "missing, or its bytes changed", f"{rebuild} --force")
+            yield Finding(
+                name,
+                f"{file} is not what was published",
+                str(folder / file),
+                "missing, or its bytes changed",
+                f"{rebuild} --force",
+            )
             return
     try:
         engine = get_target(build["target"]).load(folder)
     except PlanwrightError as error:
-        yield Finding(name, "the engine cannot be loaded", str(folder), error.faults[0].why or error.faults[0].what, rebuild)
+        yield Finding(
+            name, "the engine cannot be loaded", str(folder), error.faults[0].why or error.faults[0].what, rebuild
+        )
         return
     yield from _tensors(name, published.folder / CONFIG, config, engine.inputs, engine.outputs, rebuild)
     outputs = {output for group in Golden.load(folder / "golden.npz").groups for output in group.outputs}
     if outputs != {tensor.name for tensor in engine.outputs}:
-        yield Finding(name, "the golden samples are of another model", str(folder / "golden.npz"), f"they hold {sorted(outputs)}", f"{rebuild} --force")
+        yield Finding(
+            name,
+            "the golden samples are of another model",
+            str(folder / "golden.npz"),
+            f"they hold {sorted(outputs)}",
+            f"{rebuild} --force",
+        )
 
 
-def _tensors(name: str, path: Path, config: Any, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], rebuild: str) -> Iterator[Finding]:
+def _tensors(
+    name: str, path: Path, config: Any, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], rebuild: str
+) -> Iterator[Finding]:
     from tritonclient.grpc import model_config_pb2
 
     for kind, declared, actual in (("input", config.input, inputs), ("output", config.output, outputs)):
@@ -95,14 +125,28 @@ def _tensors(name: str, path: Path, config: Any, inputs: Iterable[TensorSpec], o
         for item in declared:
             tensor = known.pop(item.name, None)
             if tensor is None:
-                yield Finding(name, f"config.pbtxt has {kind} '{item.name}'", str(path), "the engine has none of that name", rebuild)
+                yield Finding(
+                    name,
+                    f"config.pbtxt has {kind} '{item.name}'",
+                    str(path),
+                    "the engine has none of that name",
+                    rebuild,
+                )
                 continue
             dims = [-1, *item.dims] if config.max_batch_size else list(item.dims)
             declared_type = model_config_pb2.DataType.Name(item.data_type)
             if declared_type != tensor.config_type or not _fits(dims, list(tensor.shape)):
-                yield Finding(name, f"{kind} '{item.name}' differs", str(path), f"config.pbtxt says {declared_type}{dims}, the engine {tensor}", rebuild)
+                yield Finding(
+                    name,
+                    f"{kind} '{item.name}' differs",
+                    str(path),
+                    f"config.pbtxt says {declared_type}{dims}, the engine {tensor}",
+                    rebuild,
+                )
         for missing in known:
-            yield Finding(name, f"config.pbtxt lacks {kind} '{missing}'", str(path), f"the engine has {known[missing]}", rebuild)
+            yield Finding(
+                name, f"config.pbtxt lacks {kind} '{missing}'", str(path), f"the engine has {known[missing]}", rebuild
+            )
 
 
 def _fits(dims: list[int], shape: list[int]) -> bool:
@@ -121,5 +165,10 @@ def _policy(name: str, published: Published, job: Job, config: Any, rebuild: str
     for field in sorted({f.name for f, _ in config.ListFields()} | {f.name for f, _ in expected.ListFields()}):
         if getattr(config, field) != getattr(expected, field):
             where = job.model.where("serve", field) if field in job.model.serve else f"models.{name}"
-            yield Finding(name, f"{field} differs from config.yaml", f"{published.folder / CONFIG} and {where}", "the model was not built since config.yaml changed, or the file was edited", rebuild)
-
+            yield Finding(
+                name,
+                f"{field} differs from config.yaml",
+                f"{published.folder / CONFIG} and {where}",
+                "the model was not built since config.yaml changed, or the file was edited",
+                rebuild,
+            )

@@ -21,7 +21,9 @@ LOAD_TIMEOUT_S = 120.0
 
 def tell(results: Sequence[Result], repository: Path, say: Callable[[str], None]) -> None:
     """Make the running server serve what was just published; a refusal marks the model as failed."""
-    changed = [result for result in results if result.status == "built" and result.stages.get("publish", "").startswith("run")]
+    changed = [
+        result for result in results if result.status == "built" and result.stages.get("publish", "").startswith("run")
+    ]
     server = ServerInfo.read()
     if not changed or server is None or Path(server.repository).resolve() != repository.resolve():
         return
@@ -53,7 +55,16 @@ def load(server: ServerInfo, model: str) -> None:
         why = _message(body)
     except OSError as error:
         why = str(error)
-    raise StageError("serve", Fault(f"the running server did not load {model}", url, why, f"see its log: {server.log}", "python -m builders lint"))
+    raise StageError(
+        "serve",
+        Fault(
+            f"the running server did not load {model}",
+            url,
+            why,
+            f"see its log: {server.log}",
+            "python -m builders lint",
+        ),
+    )
 
 
 def _message(body: str) -> str:

@@ -33,7 +33,9 @@ def load_checked(path: Path) -> Any:
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf and onnx share no error class
-        fault = Fault("not a whole ONNX file", str(path), _first_line(error), "the file is truncated or not ONNX: write it again")
+        fault = Fault(
+            "not a whole ONNX file", str(path), _first_line(error), "the file is truncated or not ONNX: write it again"
+        )
         raise StageError("onnx", fault) from None
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -61,9 +63,22 @@ def check_opset(model: Any, asked: int, where: str, newest: int) -> int:
     found = opset_of(model)
     if asked and found != asked:
         why = f"asked for {asked}; the exporter left the graph at {found} because it cannot convert it down"
-        raise StageError("onnx", Fault("the exporter chose another opset", where, why, f"ask for opset {found}, or use exporter: torchscript"))
+        raise StageError(
+            "onnx",
+            Fault(
+                "the exporter chose another opset", where, why, f"ask for opset {found}, or use exporter: torchscript"
+            ),
+        )
     if found > newest:
-        raise StageError("onnx", Fault(f"opset {found} is newer than the target reads", where, f"its parser ends at {newest}", f"export with opset {newest} or lower"))
+        raise StageError(
+            "onnx",
+            Fault(
+                f"opset {found} is newer than the target reads",
+                where,
+                f"its parser ends at {newest}",
+                f"export with opset {newest} or lower",
+            ),
+        )
     return found
 
 

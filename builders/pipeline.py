@@ -78,7 +78,13 @@ def build(job: Job, request: Request, say: Say) -> Result:
         result.status, result.error = "failed", error
     except OSError as error:
         result.status = "failed"
-        result.error = MachineError(Fault(f"{job.model.name}: {error.strerror or error}", str(error.filename or job.build), fix="free disk space or make the folder writable"))
+        result.error = MachineError(
+            Fault(
+                f"{job.model.name}: {error.strerror or error}",
+                str(error.filename or job.build),
+                fix="free disk space or make the folder writable",
+            )
+        )
     except Exception as error:  # a bug in a zoo file or here: kept whole in a file, and the other models go on
         result.status, result.error = "failed", _unexpected(job, error)
     result.seconds = time.perf_counter() - started
@@ -93,14 +99,24 @@ def _unexpected(job: Job, error: Exception) -> PlanwrightError:
     """
     if shutil.disk_usage(job.build).free < FULL_BYTES:
         why = f"No space left on device; {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return MachineError(Fault(f"{job.model.name}: the disk is full", str(job.build), why, "free some disk space", "python -m builders doctor"))
+        return MachineError(
+            Fault(
+                f"{job.model.name}: the disk is full",
+                str(job.build),
+                why,
+                "free some disk space",
+                "python -m builders doctor",
+            )
+        )
     log = job.build / job.model.name / "error.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(traceback.format_exception(error)))
     frame = traceback.extract_tb(error.__traceback__)[-1]
     why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     fix = f"the whole stack trace is in {log}"
-    return PlanwrightError(Fault(f"{job.model.name} stopped with an error of its code", f"{frame.filename}:{frame.lineno}", why, fix))
+    return PlanwrightError(
+        Fault(f"{job.model.name} stopped with an error of its code", f"{frame.filename}:{frame.lineno}", why, fix)
+    )
 
 
 def _due(request: Request) -> Sequence[Stage]:
@@ -139,7 +155,12 @@ def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
 def _require_earlier(job: Job, request: Request) -> None:
     for stage in STAGES[: NAMES.index(request.start)]:
         if not record_of(stage.folder(job)):
-            fault = Fault(f"--from {request.start} needs the output of {stage.name}", str(stage.folder(job)), "it was never built", "leave --from out")
+            fault = Fault(
+                f"--from {request.start} needs the output of {stage.name}",
+                str(stage.folder(job)),
+                "it was never built",
+                "leave --from out",
+            )
             raise StageError(stage.name, fault)
 
 

@@ -45,7 +45,12 @@ def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
         figures = _low_float(job, source, target)
     else:
         why = "FP8 Q/DQ needs a GPU target that runs it"
-        raise StageError("graph", Fault(f"{precision} cannot be made here", job.model.where("precision"), why, "use int8, fp16, bf16 or fp32"))
+        raise StageError(
+            "graph",
+            Fault(
+                f"{precision} cannot be made here", job.model.where("precision"), why, "use int8, fp16, bf16 or fp32"
+            ),
+        )
     if precision != "bf16":  # ONNX Runtime's CPU has no BF16 kernels; its types are checked instead
         _check_answers(job, target)
     return {"precision": precision, **figures}
@@ -61,7 +66,13 @@ def _check_answers(job: Job, target: Path) -> None:
     size = answers.natural_batch(engine.inputs)
     checks = answers.check_batches(engine.run, golden, tolerances, [size])
     command = f"python builders/build_all.py {job.model.name} --from graph --until graph"
-    answers.require("graph", f"{job.model.name} in {job.model.precision}", checks, lambda output: job.model.where("accept", output), command)
+    answers.require(
+        "graph",
+        f"{job.model.name} in {job.model.precision}",
+        checks,
+        lambda output: job.model.where("accept", output),
+        command,
+    )
 
 
 def _int8(job: Job, source: Path, target: Path) -> dict[str, Any]:
@@ -108,7 +119,11 @@ def _ranges(job: Job, prepared: Path) -> Path:
 
     method = job.model.calibration.method
     samples = Golden.load(job.export_folder / "calibration.npz")
-    parts = {"graph": job.cache.of(prepared, read=True), "samples": job.cache.of(job.export_folder / "calibration.npz"), "method": method}
+    parts = {
+        "graph": job.cache.of(prepared, read=True),
+        "samples": job.cache.of(job.export_folder / "calibration.npz"),
+        "method": method,
+    }
     cache = job.build / "calibration" / f"{digest(parts)}.json"
     if cache.exists():
         return cache
@@ -156,7 +171,15 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
     peak, where = _peak(source, Golden.load(job.export_folder / "golden.npz"))
     if job.model.precision == "fp16" and peak > FP16_MAX:
         why = f"{where} reaches {peak:.3g} on the golden samples, FP16 ends at {FP16_MAX:g}"
-        raise StageError("graph", Fault(f"{job.model.name} does not fit FP16", job.model.where("precision"), why, "use bf16 or fp32, or rescale the model"))
+        raise StageError(
+            "graph",
+            Fault(
+                f"{job.model.name} does not fit FP16",
+                job.model.where("precision"),
+                why,
+                "use bf16 or fp32, or rescale the model",
+            ),
+        )
     converted = low_float.convert(model, job.model.precision)
     onnx.checker.check_model(converted, full_check=True)
     onnx.save_model(converted, str(target))

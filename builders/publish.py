@@ -104,7 +104,13 @@ def publish(job: Job) -> Outcome:
 
 def _disk(job: Job, error: OSError) -> Fault:
     fix = "free some disk space" if error.errno == errno.ENOSPC else "make the repository writable"
-    return Fault("cannot publish; what was served stays served", str(job.repository), error.strerror or str(error), fix, "python -m builders doctor")
+    return Fault(
+        "cannot publish; what was served stays served",
+        str(job.repository),
+        error.strerror or str(error),
+        fix,
+        "python -m builders doctor",
+    )
 
 
 def _served(job: Job, published: Published, newest: int) -> list[int]:
@@ -179,13 +185,22 @@ def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str
         "checks": records["verify"].get("result", {}),
         "warnings": records["export"].get("result", {}).get("warnings", []),
         "hashes": {file.name: job.cache.of(file, read=True) for file in sorted(folder.iterdir())},
-        "versions": {"python": platform.python_version(), **job.target.versions(), **installed("tritonclient", "numpy")},
+        "versions": {
+            "python": platform.python_version(),
+            **job.target.versions(),
+            **installed("tritonclient", "numpy"),
+        },
         "stages": {name: {k: v for k, v in record.items() if k != "result"} for name, record in records.items()},
     }
 
 
 def _folders(job: Job) -> dict[str, Path]:
-    return {"export": job.export_folder, "graph": job.graph_folder, "compile": job.compile_folder, "verify": job.verify_folder}
+    return {
+        "export": job.export_folder,
+        "graph": job.graph_folder,
+        "compile": job.compile_folder,
+        "verify": job.verify_folder,
+    }
 
 
 def parse_record(path: Path) -> dict[str, Any]:

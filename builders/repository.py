@@ -64,7 +64,9 @@ class Published:
         """True where every file that the version's build.json names has the bytes it had when it was published."""
         hashes: Mapping[str, str] = self.build(version).get("hashes", {})
         folder = self.folder / str(version)
-        return bool(hashes) and all((folder / name).is_file() and sha256(folder / name) == value for name, value in hashes.items())
+        return bool(hashes) and all(
+            (folder / name).is_file() and sha256(folder / name) == value for name, value in hashes.items()
+        )
 
     def find(self, identity: str) -> int | None:
         """Return the newest whole version with this identity, also one that a killed run left unserved."""
@@ -103,9 +105,21 @@ def _unwritable(build: Path, repository: Path, error: OSError) -> Fault:
 
     if error.errno == errno.EXDEV:
         why = f"{build} and {repository} are on different file systems, so a version could be seen half written"
-        return Fault("cannot publish in one step", str(repository), why, "put the build folder on the same disk (--build)")
-    fix = {errno.EROFS: "mount it writable", errno.EACCES: "give yourself write permission", errno.ENOSPC: "free some disk space"}
-    return Fault("cannot write to the repository", str(repository), error.strerror or str(error), fix.get(error.errno or 0, "make it writable"), "python -m builders doctor")
+        return Fault(
+            "cannot publish in one step", str(repository), why, "put the build folder on the same disk (--build)"
+        )
+    fix = {
+        errno.EROFS: "mount it writable",
+        errno.EACCES: "give yourself write permission",
+        errno.ENOSPC: "free some disk space",
+    }
+    return Fault(
+        "cannot write to the repository",
+        str(repository),
+        error.strerror or str(error),
+        fix.get(error.errno or 0, "make it writable"),
+        "python -m builders doctor",
+    )
 
 
 def sweep_staging(build: Path) -> None:

@@ -25,7 +25,9 @@ def rollback(repository: Path, model: str) -> tuple[int, int]:
     published = Published(repository / model)
     if not published.exists:
         known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
-        raise SpecError(Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known)))
+        raise SpecError(
+            Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known))
+        )
     served = published.served()
     now = served[-1] if served else 0
     older = [version for version in published.versions() if version < now]
@@ -33,5 +35,14 @@ def rollback(repository: Path, model: str) -> tuple[int, int]:
         if published.whole(version):
             replace_config(published, (published.folder / str(version) / CONFIG).read_text())
             return now, version
-    why = f"versions on disk: {', '.join(map(str, published.versions()))}; " + ("none of the older ones is whole" if older else "none is older")
-    raise PlanwrightError(Fault(f"{model} cannot go back from version {now}", str(published.folder), why, "build the older state again from its config.yaml"))
+    why = f"versions on disk: {', '.join(map(str, published.versions()))}; " + (
+        "none of the older ones is whole" if older else "none is older"
+    )
+    raise PlanwrightError(
+        Fault(
+            f"{model} cannot go back from version {now}",
+            str(published.folder),
+            why,
+            "build the older state again from its config.yaml",
+        )
+    )

@@ -41,8 +41,22 @@ def choose(asked: str) -> tuple[Target, str]:
     if asked == "auto" and not devices:
         return "onnxruntime", "no CUDA device on this machine"
     if not devices:
-        raise MachineError(Fault("the tensorrt target needs a CUDA device", why="the driver shows none", fix="use --target onnxruntime, or build on a GPU machine", check="python -m builders doctor"))
+        raise MachineError(
+            Fault(
+                "the tensorrt target needs a CUDA device",
+                why="the driver shows none",
+                fix="use --target onnxruntime, or build on a GPU machine",
+                check="python -m builders doctor",
+            )
+        )
     if find_spec("tensorrt") is None:
         why = f"there are {devices} CUDA devices, but the package tensorrt is not installed"
-        raise MachineError(Fault("TensorRT does not work here", why=why, fix="install the tensorrt of the server's image, or use --target onnxruntime", check="python -m builders doctor"))
+        raise MachineError(
+            Fault(
+                "TensorRT does not work here",
+                why=why,
+                fix="install the tensorrt of the server's image, or use --target onnxruntime",
+                check="python -m builders doctor",
+            )
+        )
     return "tensorrt", f"{devices} CUDA device(s) and TensorRT"

@@ -93,7 +93,7 @@ class TorchSource(Source):
     def _dynamo(self, args: Any, path: Path) -> None:
         import torch
 
-        shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in self._axes(name)} for name in self.input_names)
+        shapes = tuple(dict.fromkeys(self._axes(name), torch.export.Dim.DYNAMIC) for name in self.input_names)
         torch.onnx.export(
             self.model,
             args,

@@ -62,7 +62,15 @@ def _check_names(job: Job, engine: Engine, golden: Golden) -> None:
         declared = {tensor.name for tensor in tensors}
         if declared != set(known):
             why = f"the engine has {sorted(declared)}, the golden samples {sorted(known)}"
-            raise StageError("engine", Fault(f"the engine's {kind}s are not the model's", str(job.compile_folder), why, f"build {job.model.name} again with --force"))
+            raise StageError(
+                "engine",
+                Fault(
+                    f"the engine's {kind}s are not the model's",
+                    str(job.compile_folder),
+                    why,
+                    f"build {job.model.name} again with --force",
+                ),
+            )
 
 
 def _score(job: Job, engine: Engine) -> dict[str, float]:

@@ -47,7 +47,11 @@ def step(title: str, command: list[str]) -> None:
 @contextmanager
 def server() -> Iterator[None]:
     """Serve the repository on free ports while the block runs."""
-    ports = [flag for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True) for flag in (f"--{name}-port", str(port))]
+    ports = [
+        flag
+        for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)
+        for flag in (f"--{name}-port", str(port))
+    ]
     command = [PYTHON, "-m", "serving", "--allow-client-shm", "--json", *ports]
     say(f"\n── serve: python {' '.join(command[1:])}")
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -65,7 +69,9 @@ def server() -> Iterator[None]:
 def wait_ready(process: subprocess.Popen[str]) -> None:
     """Read the line that says the server is ready; a server that cannot start has said why itself."""
     assert process.stdout is not None
-    late = threading.Timer(START_TIMEOUT_S, process.kill)  # above the launcher's own time-out: for a launcher that hangs
+    late = threading.Timer(
+        START_TIMEOUT_S, process.kill
+    )  # above the launcher's own time-out: for a launcher that hangs
     late.start()
     line = process.stdout.readline()
     late.cancel()

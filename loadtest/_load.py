@@ -26,7 +26,7 @@ from planwright.golden import Group
 PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
 
 
-class WrongAnswer(Exception):
+class WrongAnswerError(Exception):
     """The server answered, but not what the golden sample says."""
 
 
@@ -45,7 +45,9 @@ class Payloads:
         self._settings = settings
         self._built: dict[tuple[str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
 
-    def of(self, name: str, protocol: Protocol, model: TritonModel) -> tuple[list[Payload], repository.PublishedVersion]:
+    def of(
+        self, name: str, protocol: Protocol, model: TritonModel
+    ) -> tuple[list[Payload], repository.PublishedVersion]:
         """Return the payloads of a model and the version that answers."""
         key = (name, protocol)
         if key not in self._built:
@@ -64,7 +66,9 @@ class Payloads:
 class Session:
     """One user: one connection, one model after its weight."""
 
-    def __init__(self, settings: Settings, payloads: Payloads, recorder: Recorder, protocol: Protocol, name: str) -> None:
+    def __init__(
+        self, settings: Settings, payloads: Payloads, recorder: Recorder, protocol: Protocol, name: str
+    ) -> None:
         self._settings, self._recorder, self._protocol, self._name = settings, recorder, protocol, name
         url = settings.grpc_url if protocol == "grpc" else settings.http_url
         self._model = TritonModel(name, url, protocol=protocol, retries=0)
@@ -86,8 +90,23 @@ class Session:
         checked = answers is not None and self._due()
         if answers is not None and checked:
             error = self._wrong(payload, answers)
-        self._recorder.record(self._name, self._protocol, began_s, latency_us, error=_text(error), checked=checked, wrong=isinstance(error, WrongAnswer))
-        fire(request_type=self._protocol, name=self._name, response_time=latency_us / 1000, response_length=_size(answers), exception=error, context={})
+        self._recorder.record(
+            self._name,
+            self._protocol,
+            began_s,
+            latency_us,
+            error=_text(error),
+            checked=checked,
+            wrong=isinstance(error, WrongAnswerError),
+        )
+        fire(
+            request_type=self._protocol,
+            name=self._name,
+            response_time=latency_us / 1000,
+            response_length=_size(answers),
+            exception=error,
+            context={},
+        )
         if isinstance(error, ConnectionFailed):
             time.sleep(PAUSE_AFTER_FAILURE_S)
 
@@ -96,12 +115,12 @@ class Session:
         self._asked += 1
         return self._asked == 1 or self._random.random() < self._settings.check
 
-    def _wrong(self, payload: Payload, answers: Any) -> WrongAnswer | None:
+    def _wrong(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
         rows = len(next(iter(payload.group.inputs.values())))
         batched = self._model.info.batches
         shaped = {name: array[:rows] if batched else array[None] for name, array in answers.items()}
         failed = [check for check in check_answers(payload.group, shaped, self._version) if not check.passed]
-        return WrongAnswer(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
+        return WrongAnswerError(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
 
     def close(self) -> None:
         """Close the connection; a gRPC channel left open would keep the process from ending."""

@@ -41,7 +41,11 @@ def run(report: dict[str, Any]) -> dict[str, str]:
 
 def sweep(report: dict[str, Any]) -> dict[str, str]:
     """Draw a sweep: throughput and latency against the number of instances."""
-    return {"sweep_throughput": _draw(_sweep_throughput, report), "sweep_latency": _draw(_sweep_latency, report)} if report["points"] else {}
+    return (
+        {"sweep_throughput": _draw(_sweep_throughput, report), "sweep_latency": _draw(_sweep_latency, report)}
+        if report["points"]
+        else {}
+    )
 
 
 @contextmanager
@@ -78,7 +82,9 @@ def _latency(axes: Any, rows: list[dict[str, Any]]) -> None:
         values = [us / 1000 for us, _ in row["histogram"]]
         weights = [count for _, count in row["histogram"]]
         edges = _edges(min(values), max(values))
-        axes.hist(values, bins=edges, weights=weights, histtype="stepfilled", alpha=0.35, color=colour, label=_label(row))
+        axes.hist(
+            values, bins=edges, weights=weights, histtype="stepfilled", alpha=0.35, color=colour, label=_label(row)
+        )
         axes.axvline(row["latency_us"]["p99"] / 1000, color=colour, linestyle="--", linewidth=1)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
@@ -97,7 +103,14 @@ def _percentiles(axes: Any, rows: list[dict[str, Any]]) -> None:
     marks = [50, 90, 99, 99.9, 99.99]
     for colour, row in zip(COLOURS * 9, rows, strict=False):
         points = [(p, us / 1000) for p, us in row["percentiles"] if 0 < p < 100]
-        axes.plot([1 / (1 - p / 100) for p, _ in points], [ms for _, ms in points], color=colour, marker="o", markersize=3, label=_label(row))
+        axes.plot(
+            [1 / (1 - p / 100) for p, _ in points],
+            [ms for _, ms in points],
+            color=colour,
+            marker="o",
+            markersize=3,
+            label=_label(row),
+        )
         limit = row["slo"].get("p99_ms")
         if limit and points and limit < 3 * points[-1][1]:  # a far SLO would press the curves to the floor
             axes.axhline(limit, color=colour, linewidth=1, linestyle=":")
@@ -114,7 +127,9 @@ def _throughput(axes: Any, rows: list[dict[str, Any]], warmup_s: float) -> None:
     axes.set_title("Throughput over time")
     for colour, row in zip(COLOURS * 9, rows, strict=False):
         whole = row["series"][:-1] or row["series"]  # the last second is cut short
-        axes.plot([s["t_s"] for s in whole], [s["answers"] * row["batch"] for s in whole], color=colour, label=_label(row))
+        axes.plot(
+            [s["t_s"] for s in whole], [s["answers"] * row["batch"] for s in whole], color=colour, label=_label(row)
+        )
     _warm(axes, warmup_s)
     axes.set_ylabel("infer/sec")
     axes.set_ylim(bottom=0)
@@ -182,14 +197,22 @@ def _sweep_latency(axes: Any, report: dict[str, Any]) -> None:
     axes.legend()
 
 
-def _against_instances(axes: Any, report: dict[str, Any], key: str, unit: float, colour: str = COLOURS[0], label: str = "") -> None:
+def _against_instances(
+    axes: Any, report: dict[str, Any], key: str, unit: float, colour: str = COLOURS[0], label: str = ""
+) -> None:
     points = report["points"]
     places = range(len(points))
     middle = [point[key]["mean"] * unit for point in points]
     spread = [point[key]["half_width"] * unit for point in points]
     axes.errorbar(places, middle, yerr=spread, color=colour, marker="o", capsize=4, label=label)
     for place, point in zip(places, points, strict=True):
-        axes.plot([place] * len(point[key]["values"]), [value * unit for value in point[key]["values"]], ".", color="#94a3b8", markersize=4)
+        axes.plot(
+            [place] * len(point[key]["values"]),
+            [value * unit for value in point[key]["values"]],
+            ".",
+            color="#94a3b8",
+            markersize=4,
+        )
     axes.set_xticks(list(places), [str(point["instances"]) for point in points])
     axes.set_xlabel("instances; bars: 95% interval, dots: single repeats")
 

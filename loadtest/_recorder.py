@@ -85,7 +85,17 @@ class Recorder:
         self.started_s = time.time()  # wall clock: rows of several processes must line up
         self._warm_until_s = self.started_s + warmup_s
 
-    def record(self, model: str, protocol: str, began_s: float, latency_us: float, *, error: str = "", checked: bool = False, wrong: bool = False) -> None:
+    def record(
+        self,
+        model: str,
+        protocol: str,
+        began_s: float,
+        latency_us: float,
+        *,
+        error: str = "",
+        checked: bool = False,
+        wrong: bool = False,
+    ) -> None:
         """Note one request; `began_s` is wall-clock time."""
         track = self.tracks.setdefault((model, protocol), Track())
         track.requests += 1
@@ -135,4 +145,7 @@ def curve(latencies: Any) -> Iterator[tuple[float, float]]:
 
 def bars(latencies: Any) -> list[tuple[int, int]]:
     """Return (µs, count) of every value that occurred."""
-    return [(int(item.value_iterated_to), int(item.count_added_in_this_iter_step)) for item in latencies.get_recorded_iterator()]
+    return [
+        (int(item.value_iterated_to), int(item.count_added_in_this_iter_step))
+        for item in latencies.get_recorded_iterator()
+    ]

@@ -57,7 +57,10 @@ def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, A
         "users": measured.users,
         "models": models,
         "server": measured.server,
-        "client": {"cpu_s": round(measured.cpu_s, 3), "cpu_share": round(measured.cpu_s / max(measured.duration_s, 1e-9), 4)},
+        "client": {
+            "cpu_s": round(measured.cpu_s, 3),
+            "cpu_share": round(measured.cpu_s / max(measured.duration_s, 1e-9), 4),
+        },
     }
     report["verdict"] = _verdict(report, measured)
     save(folder, report)
@@ -115,11 +118,18 @@ def render(report: dict[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     folder = Path(__file__).parent / "_templates"
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["ms"] = lambda us: f"{us / 1000:.2f}" if us < 100_000 else f"{us / 1000:.0f}"
     environment.filters["count"] = lambda value: f"{value:,.0f}"
     plots = _plots.sweep(report) if report["kind"] == "sweep" else _plots.run(report)
-    return environment.get_template("report.html.j2").render(report=report, plots=plots, raw=json.dumps(report, indent=2))
+    return environment.get_template("report.html.j2").render(
+        report=report, plots=plots, raw=json.dumps(report, indent=2)
+    )
 
 
 def _model(settings: Settings, measured: Measured, model: str, protocol: str, track: Track) -> dict[str, Any]:
@@ -154,12 +164,23 @@ def latencies(histogram: Any) -> dict[str, float]:
     if not histogram.get_total_count():
         return {**{f"p{p:g}": 0.0 for p in PERCENTILES}, "mean": 0.0, "min": 0.0, "max": 0.0}
     found = {f"p{p:g}": float(histogram.get_value_at_percentile(p)) for p in PERCENTILES}
-    return {**found, "mean": round(histogram.get_mean_value(), 1), "min": float(histogram.get_min_value()), "max": float(histogram.get_max_value())}
+    return {
+        **found,
+        "mean": round(histogram.get_mean_value(), 1),
+        "min": float(histogram.get_min_value()),
+        "max": float(histogram.get_max_value()),
+    }
 
 
 def _second(second: int, row: Counter[int], failed: int) -> dict[str, float]:
     ordered = sorted(row.items())
-    return {"t_s": second, "answers": sum(row.values()), "failures": failed, "p50_us": _share(ordered, 0.5), "p99_us": _share(ordered, 0.99)}
+    return {
+        "t_s": second,
+        "answers": sum(row.values()),
+        "failures": failed,
+        "p50_us": _share(ordered, 0.5),
+        "p99_us": _share(ordered, 0.99),
+    }
 
 
 def _share(ordered: list[tuple[int, int]], share: float) -> float:
@@ -208,7 +229,9 @@ def _verdict(report: dict[str, Any], measured: Measured) -> dict[str, Any]:
         doubts.append("nothing was measured")
     share = report["client"]["cpu_share"]
     if share > BUSY:
-        doubts.append(f"THE CLIENT MAY BE THE LIMIT: it used {share:.0%} of a core; give locust --processes, or read the rates as a lower bound")
+        doubts.append(
+            f"THE CLIENT MAY BE THE LIMIT: it used {share:.0%} of a core; give locust --processes, or read the rates as a lower bound"
+        )
     status = "fail" if bad else "inconclusive" if doubts else "pass"
     return {"status": status, "reasons": [*bad, *doubts]}
 

@@ -76,7 +76,9 @@ def _model(before: Snapshot, after: Snapshot, model: str) -> dict[str, Any]:
     for size, (count, total_us) in sorted(after.batches[model].items()):
         earlier, earlier_us = before.batches.get(model, {}).get(size, (0, 0))
         if count > earlier:
-            rows.append({"size": size, "count": count - earlier, "mean_infer_us": (total_us - earlier_us) / (count - earlier)})
+            rows.append(
+                {"size": size, "count": count - earlier, "mean_infer_us": (total_us - earlier_us) / (count - earlier)}
+            )
     counts = {name: int(delta[name]) for name in ("requests", "failures", "inferences", "executions")}
     return {**counts, **means, "mean_batch": delta["inferences"] / executions, "batches": rows}
 

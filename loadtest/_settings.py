@@ -1,13 +1,13 @@
 """What the environment says about a run; the one place that reads it.
 
-    PLANWRIGHT_MODELS       models to load, with weights: ``digits=3,minilm``   (default: all published)
-    PLANWRIGHT_BATCH        samples per request                                 (default: 1)
-    PLANWRIGHT_CHECK        share of answers that are checked, 0 to 1           (default: 0.05)
-    PLANWRIGHT_WARMUP_S     seconds at the start that do not count              (default: 1)
-    PLANWRIGHT_RUNS         folder of the run records                           (default: runs)
-    PLANWRIGHT_REPOSITORY   model repository with the golden samples            (default: that of the server)
-    PLANWRIGHT_SERVER_FILE  written by python -m serving                        (default: .planwright/server.json)
-    PLANWRIGHT_URL, PLANWRIGHT_GRPC_URL   addresses                             (default: of the server file)
+PLANWRIGHT_MODELS       models to load, with weights: ``digits=3,minilm``   (default: all published)
+PLANWRIGHT_BATCH        samples per request                                 (default: 1)
+PLANWRIGHT_CHECK        share of answers that are checked, 0 to 1           (default: 0.05)
+PLANWRIGHT_WARMUP_S     seconds at the start that do not count              (default: 1)
+PLANWRIGHT_RUNS         folder of the run records                           (default: runs)
+PLANWRIGHT_REPOSITORY   model repository with the golden samples            (default: that of the server)
+PLANWRIGHT_SERVER_FILE  written by python -m serving                        (default: .planwright/server.json)
+PLANWRIGHT_URL, PLANWRIGHT_GRPC_URL   addresses                             (default: of the server file)
 """
 
 from __future__ import annotations
@@ -71,12 +71,16 @@ def _weights(text: str, faults: list[Fault]) -> dict[str, int]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, weight = part.partition("=")
         if weight and not weight.isdigit():
-            faults.append(Fault(f"'{part}' is not a model with a weight", "PLANWRIGHT_MODELS", fix="write digits=3,minilm"))
+            faults.append(
+                Fault(f"'{part}' is not a model with a weight", "PLANWRIGHT_MODELS", fix="write digits=3,minilm")
+            )
         found[name] = int(weight) if weight.isdigit() else 1
     return found
 
 
-def _number(environment: Mapping[str, str], name: str, default: float, limits: tuple[float, float], faults: list[Fault]) -> float:
+def _number(
+    environment: Mapping[str, str], name: str, default: float, limits: tuple[float, float], faults: list[Fault]
+) -> float:
     text = environment.get(name, str(default))
     try:
         value = float(text)

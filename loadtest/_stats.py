@@ -36,7 +36,7 @@ def _two_sided(t: float, freedom: float) -> float:
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
     width = top / steps
     total = sum(math.cos(width * (step + 0.5)) ** (freedom - 1) for step in range(steps))
-    return 2 * scale * total * width
+    return float(2 * scale * total * width)
 
 
 def interval(values: Sequence[float]) -> dict[str, object]:
@@ -62,7 +62,9 @@ def compare(base: Sequence[float], other: Sequence[float]) -> str:
     error = math.sqrt(sum(parts))
     if not reference or not error:
         return "no verdict"
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (base, other), strict=True))
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (base, other), strict=True)
+    )
     reach = t_quantile(GAIN, max(freedom, 1.0)) * error
     low, high = ((mean - reference + sign * reach) / reference for sign in (-1, 1))
     change = (mean - reference) / reference

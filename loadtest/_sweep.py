@@ -41,10 +41,9 @@ LOAD_TIMEOUT_S, START_TIMEOUT_S = 120.0, 180.0
 def main(args: argparse.Namespace) -> int:
     """Run the sweep; returns the exit code."""
     published.select(args.repository, [args.model])
-    with tempfile.TemporaryDirectory(prefix="planwright-sweep-") as scratch:
-        with _server_for(args, Path(scratch)) as server:
-            measured = _measure(args, server, Path(scratch))
-            identity = _server.identity(server.http_url)
+    with tempfile.TemporaryDirectory(prefix="planwright-sweep-") as scratch, _server_for(args, Path(scratch)) as server:
+        measured = _measure(args, server, Path(scratch))
+        identity = _server.identity(server.http_url)
     report = _make_report(args, measured, identity)
     folder = _report.new_folder(args.runs, f"sweep-{args.model}")
     report = {"schema": _report.SCHEMA_VERSION, "kind": "sweep", **_report.header(folder, identity), **report}
@@ -68,7 +67,9 @@ def _measure(args: argparse.Namespace, server: ServerInfo, scratch: Path) -> dic
                 run = _load(args, server, scratch)
                 found[count].append(run)
                 row = run["models"][0] if run["models"] else {"throughput_per_s": 0.0}
-                console.say(f"repeat {repeat + 1}/{args.repeats}  {count} instances  {row['throughput_per_s']:.0f} infer/sec")
+                console.say(
+                    f"repeat {repeat + 1}/{args.repeats}  {count} instances  {row['throughput_per_s']:.0f} infer/sec"
+                )
     finally:
         if args.server:
             _restore(server, args.model, base)
@@ -96,17 +97,24 @@ def _load(args: argparse.Namespace, server: ServerInfo, scratch: Path) -> dict[s
     reports = list(runs.glob("*/report.json"))
     if not reports:
         why = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
-        raise StageError("load", Fault("the load left no report", why=why, fix="try it by hand: locust -f loadtest/ --headless -t 5s"))
+        raise StageError(
+            "load",
+            Fault("the load left no report", why=why, fix="try it by hand: locust -f loadtest/ --headless -t 5s"),
+        )
     report: dict[str, Any] = read_json(reports[0])
     return report
 
 
-def _make_report(args: argparse.Namespace, measured: dict[int, list[dict[str, Any]]], identity: dict[str, Any]) -> dict[str, Any]:
+def _make_report(
+    args: argparse.Namespace, measured: dict[int, list[dict[str, Any]]], identity: dict[str, Any]
+) -> dict[str, Any]:
     build = _build(args)
     points = [_point(args.model, count, runs) for count, runs in measured.items()]
     for point in points:
         same = point is points[0]
-        point["comparison"] = "" if same else _stats.compare(points[0]["throughput_per_s"]["values"], point["throughput_per_s"]["values"])
+        point["comparison"] = (
+            "" if same else _stats.compare(points[0]["throughput_per_s"]["values"], point["throughput_per_s"]["values"])
+        )
     return {
         "model": args.model, "version": str(build.get("version", "")), "weights": build.get("weights", "real"), "target": build.get("target", ""),
         "precision": build.get("precision", ""), "protocol": args.protocol, "batch": args.batch, "users": args.users, "repeats": args.repeats,
@@ -135,8 +143,14 @@ def _point(model: str, count: int, runs: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def _verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
-    bad = [f"{p['instances']} instances: {p['failures']} failed requests, {p['wrong']} wrong answers" for p in points if p["failures"]]
-    reasons = [f"{p['instances']} instances against {points[0]['instances']}: {p['comparison']} infer/sec" for p in points[1:]]
+    bad = [
+        f"{p['instances']} instances: {p['failures']} failed requests, {p['wrong']} wrong answers"
+        for p in points
+        if p["failures"]
+    ]
+    reasons = [
+        f"{p['instances']} instances against {points[0]['instances']}: {p['comparison']} infer/sec" for p in points[1:]
+    ]
     busy = max(p["client_cpu_share"] for p in points)
     if busy > _report.BUSY:
         reasons.append(f"THE CLIENT MAY BE THE LIMIT: it used {busy:.0%} of a core")
@@ -150,7 +164,11 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         for p in report["points"]
     ]  # fmt: skip
     title = f"{report['model']}, {report['users']} users over {report['protocol']}"
-    console.table(title, ["instances", "infer/sec (95%)", "p50 ms", "p99 ms", "mean batch", "failed", "wrong", "against the first"], rows)
+    console.table(
+        title,
+        ["instances", "infer/sec (95%)", "p50 ms", "p99 ms", "mean batch", "failed", "wrong", "against the first"],
+        rows,
+    )
     console.say(f"report: {folder / 'report.html'}")
 
 
@@ -161,7 +179,11 @@ def _server_for(args: argparse.Namespace, scratch: Path) -> Iterator[ServerInfo]
         yield _given_server(args.server)
         return
     _link(args.repository / args.model, scratch / "repository" / args.model)
-    ports = [flag for name, port in zip(("http", "grpc", "metrics"), _free_ports(3), strict=True) for flag in (f"--{name}-port", str(port))]
+    ports = [
+        flag
+        for name, port in zip(("http", "grpc", "metrics"), _free_ports(3), strict=True)
+        for flag in (f"--{name}-port", str(port))
+    ]
     command = [sys.executable, "-m", "serving", "--json", "--model-control-mode=explicit", "--load-model", args.model,
                "--model-repository", str(scratch / "repository"), "--server-file", str(scratch / "server.json"), *ports]  # fmt: skip
     with (scratch / "serving.txt").open("w") as said:
@@ -192,7 +214,14 @@ def _given_server(url: str) -> ServerInfo:
     host, port = url.removeprefix("http://").rstrip("/").partition(":")[::2]
     if info is not None and info.http_url.rpartition(":")[2] == port:
         if info.mode != "explicit":
-            raise MachineError(Fault("the server does not let its models be changed", url, f"it runs in mode {info.mode}", "start it with --model-control-mode=explicit"))
+            raise MachineError(
+                Fault(
+                    "the server does not let its models be changed",
+                    url,
+                    f"it runs in mode {info.mode}",
+                    "start it with --model-control-mode=explicit",
+                )
+            )
         return info
     number = int(port) if port.isdigit() else 8000
     return ServerInfo(0, "", f"{host}:{number}", f"{host}:{number + 1}", f"{host}:{number + 2}", "explicit", "", "", "")
@@ -212,10 +241,14 @@ def _link(source: Path, target: Path) -> None:
 
 def _config(server: ServerInfo, model: str) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(f"http://{server.http_url}/v2/models/{model}/config", timeout=LOAD_TIMEOUT_S) as response:
+        with urllib.request.urlopen(
+            f"http://{server.http_url}/v2/models/{model}/config", timeout=LOAD_TIMEOUT_S
+        ) as response:
             found: dict[str, Any] = json.loads(response.read())
     except OSError as error:
-        raise MachineError(Fault(f"the server does not answer for '{model}'", server.http_url, str(error), "see its ready table")) from None
+        raise MachineError(
+            Fault(f"the server does not answer for '{model}'", server.http_url, str(error), "see its ready table")
+        ) from None
     return found
 
 
@@ -224,14 +257,19 @@ def _set_instances(server: ServerInfo, model: str, base: dict[str, Any], count: 
     _override(server, model, {**base, "instance_group": groups})
     now = sum(group["count"] for group in _config(server, model)["instance_group"])
     if now != count:
-        raise StageError("load", Fault(f"the server runs {now} instances instead of {count}", server.http_url, fix="see the server's log"))
+        raise StageError(
+            "load",
+            Fault(f"the server runs {now} instances instead of {count}", server.http_url, fix="see the server's log"),
+        )
 
 
 def _override(server: ServerInfo, model: str, config: dict[str, Any]) -> None:
     """Load the model with another config, by the repository API."""
     body = json.dumps({"parameters": {"config": json.dumps(config)}}).encode()
     headers = {"Content-Type": "application/json", **server.admin_headers}
-    request = urllib.request.Request(f"http://{server.http_url}/v2/repository/models/{model}/load", data=body, headers=headers, method="POST")
+    request = urllib.request.Request(
+        f"http://{server.http_url}/v2/repository/models/{model}/load", data=body, headers=headers, method="POST"
+    )
     try:
         with urllib.request.urlopen(request, timeout=LOAD_TIMEOUT_S):
             return
@@ -239,14 +277,24 @@ def _override(server: ServerInfo, model: str, config: dict[str, Any]) -> None:
         why = error.read().decode(errors="replace")
     except OSError as error:
         why = str(error)
-    raise StageError("load", Fault(f"the server did not take {model}'s config", server.http_url, why, "it must run with --model-control-mode=explicit"))
+    raise StageError(
+        "load",
+        Fault(
+            f"the server did not take {model}'s config",
+            server.http_url,
+            why,
+            "it must run with --model-control-mode=explicit",
+        ),
+    )
 
 
 def _restore(server: ServerInfo, model: str, base: dict[str, Any]) -> None:
     """Put back the config that the model had, and look that it is there; also after Ctrl-C."""
     _override(server, model, base)
     if _config(server, model)["instance_group"] != base["instance_group"]:
-        raise PlanwrightError(Fault(f"the config of {model} could not be restored", server.http_url, fix="load the model again"))
+        raise PlanwrightError(
+            Fault(f"the config of {model} could not be restored", server.http_url, fix="load the model again")
+        )
 
 
 def _free_ports(count: int) -> list[int]:

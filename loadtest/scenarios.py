@@ -20,12 +20,12 @@ from typing import Any, ClassVar, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import grpc.experimental.gevent  # noqa: E402
+import grpc.experimental.gevent
 
-from loadtest import _run, _settings  # noqa: E402
-from loadtest._load import Payloads, Session  # noqa: E402
-from planwright import console  # noqa: E402
-from planwright.errors import PlanwrightError  # noqa: E402
+from loadtest import _run, _settings
+from loadtest._load import Payloads, Session
+from planwright import console
+from planwright.errors import PlanwrightError
 
 grpc.experimental.gevent.init_gevent()
 

@@ -28,7 +28,7 @@ def set_json(enabled: bool) -> None:
 
 def say(text: str = "") -> None:
     """Print one line for a person; flushed, so that logs and pipes show progress as it happens."""
-    print(text, file=sys.stderr if _json_mode else sys.stdout, flush=True)  # noqa: T201
+    print(text, file=sys.stderr if _json_mode else sys.stdout, flush=True)
 
 
 def warn(text: str) -> None:
@@ -69,6 +69,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose usage errors are `SpecError` (exit code 2) in our own form."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise instead of printing argparse's own usage block."""
         raise SpecError(Fault(message, fix=f"see {self.prog} --help"))
 
 

@@ -126,7 +126,9 @@ def target_faults(serve: Mapping[str, Any], target: str, where: Where) -> list[F
         ]
     fix = "move it under targets.tensorrt.serve"
     found = [
-        Fault("the onnxruntime target runs on the CPU only", where(*loc), f"kind is {kind}", "leave kind out, or " + fix)
+        Fault(
+            "the onnxruntime target runs on the CPU only", where(*loc), f"kind is {kind}", "leave kind out, or " + fix
+        )
         for loc, kind in _kinds(serve)
         if kind == "KIND_GPU"
     ]

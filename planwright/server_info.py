@@ -64,7 +64,7 @@ class ServerInfo:
 
     @property
     def grpc_admin_headers(self) -> dict[str, str]:
-        """gRPC metadata that opens the restricted protocols."""
+        """Metadata of gRPC calls that opens the restricted protocols."""
         return {"triton-grpc-protocol-admin-key": self.admin_key} if self.admin_key else {}
 
 

@@ -31,7 +31,9 @@ class _Frozen(BaseModel):
 class ServerSpec(_Frozen):
     """The server that the repository is made for."""
 
-    image: Annotated[str | None, Field(description="Triton image, such as nvcr.io/nvidia/tritonserver:26.06-py3")] = None
+    image: Annotated[str | None, Field(description="Triton image, such as nvcr.io/nvidia/tritonserver:26.06-py3")] = (
+        None
+    )
     tensorrt: Annotated[str | None, Field(description="TensorRT version in that image, all four parts")] = None
 
     @property
@@ -119,7 +121,9 @@ class AcceptSpec(_Frozen):
     absolute: Annotated[float | None, Field(ge=0, description="errors up to this always pass")] = None
     cosine: Annotated[float | None, Field(le=1, description="least cosine similarity per sample")] = None
     top1: Annotated[float | None, Field(ge=0, le=1, description="least share of equal largest elements")] = None
-    equal: Annotated[float | None, Field(ge=0, le=1, description="least share of equal elements (integers, text)")] = None
+    equal: Annotated[float | None, Field(ge=0, le=1, description="least share of equal elements (integers, text)")] = (
+        None
+    )
 
 
 class SloSpec(_Frozen):

@@ -108,7 +108,9 @@ class _Loader:
         if node is None or node.plain() == "embedded":
             return ServerSpec()
         if not isinstance(node.value, dict):
-            self._fault("server is 'embedded' or a mapping with image and tensorrt", ("server",), fix="server: embedded")
+            self._fault(
+                "server is 'embedded' or a mapping with image and tensorrt", ("server",), fix="server: embedded"
+            )
             return ServerSpec()
         try:
             return ServerSpec.model_validate(node.plain())
@@ -157,7 +159,11 @@ class _Loader:
         if parent is not None:
             known = [other for other in entries if other != name]
             if parent.value not in known or parent.value in seen:
-                why = "models extend each other in a circle" if parent.value in seen else did_you_mean(str(parent.value), known)
+                why = (
+                    "models extend each other in a circle"
+                    if parent.value in seen
+                    else did_you_mean(str(parent.value), known)
+                )
                 self._fault(f"cannot extend '{parent.value}'", ("models", name, "extends"), why, "name another model")
                 return None
             base = self._merged(str(parent.value), (*seen, name))
@@ -214,7 +220,17 @@ class _Loader:
         if self.target == "onnxruntime" and model.precision in ("fp16", "bf16", "tf32", "fp8"):
             fix = "add below the model\n  targets:\n    onnxruntime: {precision: fp32}"
             why = f"ONNX Runtime on the CPU does not compute in {model.precision}"
-            add([Fault(f"{model.precision} cannot be served by onnxruntime", model.where("precision"), why, fix, self._check)])
+            add(
+                [
+                    Fault(
+                        f"{model.precision} cannot be served by onnxruntime",
+                        model.where("precision"),
+                        why,
+                        fix,
+                        self._check,
+                    )
+                ]
+            )
 
 
 def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
@@ -269,7 +285,9 @@ def _profile_faults(model: ModelSpec) -> list[Fault]:
             loc = ("compile", "profiles", index, tensor)
             ordered = all(a <= b <= c for a, b, c in zip(shapes.min, shapes.opt, shapes.max, strict=False))
             if not ordered or not len(shapes.min) == len(shapes.opt) == len(shapes.max):
-                found.append(Fault("a profile needs min <= opt <= max", model.where(*loc), fix="order the three shapes"))
+                found.append(
+                    Fault("a profile needs min <= opt <= max", model.where(*loc), fix="order the three shapes")
+                )
     high = model.batch.bounds[2]
     reach = [s.max[0] for profile in model.compile.profiles or [] for s in profile.values() if s.max]
     if reach and max(reach) < high:
@@ -291,7 +309,9 @@ def _batch_faults(model: ModelSpec) -> list[Fault]:
                       f"{why}; {model.where('batch', 'fixed')}", "remove dynamic_batching, or give batch: {max: ...}")]  # fmt: skip
     preferred = batching.get("preferred_batch_size", []) if isinstance(batching, dict) else []
     high = model.batch.bounds[2]
-    too_big = [size for size in preferred if isinstance(size, int) and size > high] if isinstance(preferred, list) else []
+    too_big = (
+        [size for size in preferred if isinstance(size, int) and size > high] if isinstance(preferred, list) else []
+    )
     if not too_big:
         return []
     return [Fault(f"preferred_batch_size {too_big[0]} is above max_batch_size {high}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from planwright.server_info import ServerInfo
 from tests._project import CONFIG, Project
 from tests._server import running_server

@@ -102,7 +102,9 @@ def _tensor(item: Any) -> TensorSpec:
     try:
         return TensorSpec(item.name, datatype_from_ort(item.type), shape)
     except KeyError:
-        fault = Fault(f"'{item.name}' has the type {item.type}", why="Triton has no such tensor type", fix="cast it in the graph")
+        fault = Fault(
+            f"'{item.name}' has the type {item.type}", why="Triton has no such tensor type", fix="cast it in the graph"
+        )
         raise StageError("engine", fault) from None
 
 

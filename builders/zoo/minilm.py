@@ -31,7 +31,11 @@ TRIPLES = (
     ("How do I reset my password?", "I forgot my login and need a new password.", "Bake the bread for forty minutes."),
     ("It will rain heavily tomorrow.", "Expect strong showers in the next day.", "She painted the kitchen door blue."),
     ("The patient has a high fever.", "His body temperature is far above normal.", "The train to Lyon leaves at noon."),
-    ("The company hired fifty engineers.", "Fifty new developers joined the firm.", "Whales sing to each other at night."),
+    (
+        "The company hired fifty engineers.",
+        "Fifty new developers joined the firm.",
+        "Whales sing to each other at night.",
+    ),
     ("Plants need sunlight to grow.", "Without light, seedlings wither.", "The court dismissed the appeal."),
     ("He scored two goals in the final.", "The striker netted twice in the last match.", "Mix flour, eggs and sugar."),
 )
@@ -43,7 +47,10 @@ class Model(TorchSource):
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "sentence-transformers", "scikit-learn")
     input_names = ("input_ids", "attention_mask")
     output_names = ("embedding",)
-    dynamic_axes: ClassVar[dict[str, dict[int, str]]] = {"input_ids": {1: "sequence"}, "attention_mask": {1: "sequence"}}
+    dynamic_axes: ClassVar[dict[str, dict[int, str]]] = {
+        "input_ids": {1: "sequence"},
+        "attention_mask": {1: "sequence"},
+    }
     metric = "ordering"
     _encoder: Any = None
 
@@ -63,7 +70,11 @@ class Model(TorchSource):
     def files(self) -> list[Path]:
         """The weights file."""
         spec = find_spec(PACKAGE)
-        return [Path(place) / "model" / "model.safetensors" for place in (spec.submodule_search_locations or [])] if spec else []
+        return (
+            [Path(place) / "model" / "model.safetensors" for place in (spec.submodule_search_locations or [])]
+            if spec
+            else []
+        )
 
     def build_model(self) -> Any:
         """The encoder with pooling and normalisation as one module."""
@@ -109,6 +120,7 @@ def _pad(ids: list[int]) -> Sample:
 def _sentences() -> list[str]:
     """Return distinct English sentences in an order that does not depend on the machine."""
     import pydoc_data.topics
+
     import sklearn.datasets
 
     folder = Path(sklearn.datasets.__file__).parent / "descr"

@@ -80,7 +80,12 @@ class Model(Source):
         given = self._given() if counts.file else [self._random(i) for i in range(counts.golden + counts.calibration)]
         golden = given[: counts.golden]
         if len(golden) < 2:
-            fault = Fault("at least two samples are needed", self.spec.where("samples", "file"), f"the file holds {len(golden)}", "add samples along the first axis")
+            fault = Fault(
+                "at least two samples are needed",
+                self.spec.where("samples", "file"),
+                f"the file holds {len(golden)}",
+                "add samples along the first axis",
+            )
             raise StageError("export", fault)
         return Samples(given[counts.golden :][: counts.calibration], golden)
 
@@ -104,7 +109,9 @@ class Model(Source):
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
         except (OSError, ValueError) as error:
-            raise StageError("export", Fault("the samples cannot be read", place, str(error), "write them with numpy.savez")) from None
+            raise StageError(
+                "export", Fault("the samples cannot be read", place, str(error), "write them with numpy.savez")
+            ) from None
         self._check_given(arrays, place)
         count = min(len(array) for array in arrays.values())
         return [{t.name: np.ascontiguousarray(arrays[t.name][i]) for t in self.engine.inputs} for i in range(count)]
@@ -115,10 +122,24 @@ class Model(Source):
             array = arrays.get(tensor.name)
             shape = tensor.shape[1:] if self.batched else tensor.shape
             if array is None:
-                faults.append(Fault(f"the samples lack input '{tensor.name}'", place, f"the file holds {sorted(arrays)}", "add the array"))
+                faults.append(
+                    Fault(
+                        f"the samples lack input '{tensor.name}'",
+                        place,
+                        f"the file holds {sorted(arrays)}",
+                        "add the array",
+                    )
+                )
             elif array.dtype != tensor.numpy_dtype or not shape_fits(shape, array.shape[1:]):
                 why = f"the file has {array.dtype}{list(array.shape)}, a sample is {tensor.numpy_dtype}{list(shape)}"
-                faults.append(Fault(f"the samples of '{tensor.name}' do not fit", place, why, "first axis samples, then the input's own axes"))
+                faults.append(
+                    Fault(
+                        f"the samples of '{tensor.name}' do not fit",
+                        place,
+                        why,
+                        "first axis samples, then the input's own axes",
+                    )
+                )
         if faults:
             raise StageError("export", *faults)
 

@@ -18,10 +18,12 @@ import numpy as np
 from builders.source import Sample, Samples
 from builders.torch_source import TorchSource
 from builders.torchvision_shim import import_torchvision
-from planwright.errors import Fault, StageError
+from planwright.errors import Fault, SpecError, StageError
 
 SIZE, TOP, SEED = 224, 5, 3
-BRANCH_SCALE = 0.1  # of random residual branches: at 1 they drown the picture in noise, and INT8 answers had a cosine of 0.26
+BRANCH_SCALE = (
+    0.1  # of random residual branches: at 1 they drown the picture in noise, and INT8 answers had a cosine of 0.26
+)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision transforms/_presets.py, ImageClassification
 
 
@@ -32,6 +34,14 @@ class Model(TorchSource):
     options: ClassVar[Mapping[str, Any]] = {"top_k": False}
     random_weights_allowed = True
     input_names = ("image",)
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        if self.random_weights and self.settings["top_k"]:
+            why = "random weights rank classes by noise, so their answers are judged on logits"
+            raise SpecError(
+                Fault("top_k needs real weights", self.spec.where("options", "top_k"), why, "leave top_k out")
+            )
 
     @property
     def output_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -136,4 +146,3 @@ def _wrap(body: Any, top_k: bool) -> Any:
             return scores, classes.to(torch.int32)
 
     return Served()
-

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from builders import pbtxt
 from tests._project import ROOT, Project
 
@@ -86,7 +87,9 @@ def test_a_whole_orphan_version_is_adopted_and_a_damaged_one_is_not(project: Pro
 def test_lint_finds_edited_files(project: Project) -> None:
     assert project.builders("lint", "--config", str(project.config)).code == 0
     path = project.repository / "digits/config.pbtxt"
-    path.write_text(path.read_text().replace("dims: [8, 8]", "dims: [8, 9]").replace("max_batch_size: 8", "max_batch_size: 16"))
+    path.write_text(
+        path.read_text().replace("dims: [8, 8]", "dims: [8, 9]").replace("max_batch_size: 8", "max_batch_size: 16")
+    )
     done = project.builders("lint", "--config", str(project.config), "--json")
     assert done.code == 1
     found = " ".join(item["what"] for item in json.loads(done.out))
@@ -134,6 +137,12 @@ def test_a_full_disk_is_told_and_the_next_build_goes_on(project: Project, tmp_pa
 
 
 def test_killed_builds_leave_the_repository_whole() -> None:
-    done = subprocess.run([sys.executable, "benchmarks/kill_builds.py", "--builds", "10"], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "benchmarks/kill_builds.py", "--builds", "10"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 builds killed" in done.stdout

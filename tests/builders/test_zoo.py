@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
+from planwright.errors import StageError
 from tests._project import Project
 
 FIXED = "version: 1\nmodels:\n  mine: {source: zoo/onnx, file: mine.onnx%s}\n"
 
 
-def save(path: Path, batch: object = "batch", *, op: str = "Mul", scale: float = 3.0, dtype: int = TensorProto.FLOAT) -> None:
+def save(
+    path: Path, batch: object = "batch", *, op: str = "Mul", scale: float = 3.0, dtype: int = TensorProto.FLOAT
+) -> None:
     """Write a one-node model: y = op(x, scale)."""
     shape = [batch, 4]
     graph = helper.make_graph(
@@ -93,7 +98,9 @@ def test_real_samples_are_used_and_checked(empty: Callable[[str], Project]) -> N
     ],
     ids=["truncated", "unsupported op", "NaN weights", "answers all alike"],
 )
-def test_bad_onnx_files_are_told_by_stage(empty: Callable[[str], Project], damage: Callable[[Path], object], stage: str, words: str) -> None:
+def test_bad_onnx_files_are_told_by_stage(
+    empty: Callable[[str], Project], damage: Callable[[Path], object], stage: str, words: str
+) -> None:
     project = empty(FIXED % ", batch: {max: 4}")
     path = project.folder / "mine.onnx"
     save(path)
@@ -147,7 +154,15 @@ def test_low_precision_graphs_are_made_and_checked(project: Project, precision: 
     project.edit("source: zoo/digits", f"source: zoo/digits\n    precision: {precision}")
     spec = load_spec(project.config, "tensorrt")
     build = project.folder / "build"
-    job = Job(spec.models[0], spec.root, build, project.repository, get_target("onnxruntime"), spec.server, HashCache(build / "hashes.json"))
+    job = Job(
+        spec.models[0],
+        spec.root,
+        build,
+        project.repository,
+        get_target("onnxruntime"),
+        spec.server,
+        HashCache(build / "hashes.json"),
+    )
     record = execute(GRAPH, job)
     assert 0 < record["result"]["peak"] < 65504
     graph = onnx.load(str(job.graph_file)).graph
@@ -161,7 +176,6 @@ def test_fp16_overflow_is_found_on_real_data(empty: Callable[[str], Project]) ->
     from builders.graph import GRAPH
     from builders.stage import Job, execute
     from builders.targets import get_target
-    from planwright.errors import StageError
     from planwright.files import HashCache
     from planwright.spec_load import load_spec
 
@@ -169,7 +183,15 @@ def test_fp16_overflow_is_found_on_real_data(empty: Callable[[str], Project]) ->
     save(project.folder / "mine.onnx", scale=1e6)
     spec = load_spec(project.config, "tensorrt")
     build = project.folder / "build"
-    job = Job(spec.models[0], spec.root, build, project.repository, get_target("onnxruntime"), spec.server, HashCache(build / "hashes.json"))
+    job = Job(
+        spec.models[0],
+        spec.root,
+        build,
+        project.repository,
+        get_target("onnxruntime"),
+        spec.server,
+        HashCache(build / "hashes.json"),
+    )
     execute(EXPORT, job)
     with pytest.raises(StageError, match="does not fit FP16"):
         execute(GRAPH, job)
@@ -194,18 +216,36 @@ def test_the_documented_model_builds(empty: Callable[[str], Project]) -> None:
     assert done.code == 0, done.out
 
 
-def test_resnet50_names_both_ways_to_get_weights(tmp_path: Path) -> None:
-    """Without a hub the error names the file to place and the flag; where the hub is reachable the weights simply load."""
+def resnet50(folder: Path) -> Any:
     from builders.source import load_source
-    from planwright.errors import StageError
     from planwright.spec_load import load_spec
 
-    path = tmp_path / "config.yaml"
+    path = folder / "config.yaml"
     path.write_text("version: 1\nmodels:\n  resnet50: {source: zoo/resnet50}\n")
-    source = load_source(load_spec(path, "onnxruntime").models[0], tmp_path)
-    try:
-        source.build_model()  # type: ignore[attr-defined]
-    except StageError as error:
-        assert error.stage == "torch"
-        assert "--random-weights resnet50" in str(error)
-        assert "checkpoints" in str(error)
+    return load_source(load_spec(path, "onnxruntime").models[0], folder)
+
+
+def test_resnet50_without_weights_names_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # also where a hub could be reached
+    with pytest.raises(StageError) as caught:
+        resnet50(tmp_path).build_model()
+    assert caught.value.stage == "torch"
+    assert "--random-weights resnet50" in str(caught.value)
+    assert "checkpoints/resnet50-11ad3fa6.pth" in str(caught.value)
+
+
+def test_resnet50_takes_the_weights_that_lie_where_the_error_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from builders.torchvision_shim import import_torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    place = tmp_path / "torch/hub/checkpoints/resnet50-11ad3fa6.pth"
+    place.parent.mkdir(parents=True)
+    state = import_torchvision().models.resnet50(weights=None).state_dict()
+    torch.save(state, place)
+    model = resnet50(tmp_path).build_model()
+    assert torch.equal(model.body.fc.weight, state["fc.weight"])

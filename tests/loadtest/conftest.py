@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
 
@@ -42,7 +43,9 @@ def environment(server: ServerInfo, scratch: Path, **settings: str) -> dict[str,
 def locust(server: ServerInfo, scratch: Path, *flags: str, **settings: str) -> LoadRun:
     """Run ``locust -f loadtest/ --headless`` to its end."""
     command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=environment(server, scratch, **settings), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(server, scratch, **settings), capture_output=True, text=True, timeout=120
+    )
     return finished(done.returncode, done.stdout + done.stderr, scratch)
 
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.loadtest.conftest import LoadRun
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -21,7 +22,7 @@ def test_the_page_asks_for_nothing_outside_itself(run: LoadRun) -> None:
     assert run.folder is not None
     html = (run.folder / "report.html").read_text()
     body = re.sub(r"<pre>.*?</pre>", "", html, flags=re.S)
-    outside = {url for url in re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(https?:[^"')\s]+)""", body)}
+    outside = set(re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(https?:[^"')\s]+)""", body))
     assert not outside
     assert html.count("<svg") >= 6
 
@@ -41,8 +42,15 @@ def test_the_page_opens_offline_and_shows_its_plots(run: LoadRun, tmp_path: Path
     assert run.folder is not None
     assert CHROMIUM is not None
     page, shot = (run.folder / "report.html").resolve().as_uri(), tmp_path / "page.png"
-    offline = [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=<-loopback>"]
-    drawn = subprocess.run([CHROMIUM, *offline, f"--screenshot={shot}", page], capture_output=True, text=True, timeout=120)
+    offline = [
+        *FLAGS,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--proxy-server=127.0.0.1:9",
+        "--proxy-bypass-list=<-loopback>",
+    ]
+    drawn = subprocess.run(
+        [CHROMIUM, *offline, f"--screenshot={shot}", page], capture_output=True, text=True, timeout=120
+    )
     assert "CONSOLE" not in drawn.stderr, drawn.stderr
     from PIL import Image
 

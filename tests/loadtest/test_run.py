@@ -13,8 +13,9 @@ from pathlib import Path
 import jsonschema
 import onnx
 import pytest
-from loadtest import _report
 from onnx import helper
+
+from loadtest import _report
 from planwright.files import sha256
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
@@ -80,7 +81,10 @@ def swap_rows(source: Path, target: Path) -> None:
     folder = target / "digits/1"
     model = onnx.load(str(folder / "model.onnx"))
     model.graph.node[-1].output[0] = "straight"
-    one = [helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value]) for name, value in (("s", -1), ("e", -(2**62)), ("a", 0), ("t", -1))]
+    one = [
+        helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
+        for name, value in (("s", -1), ("e", -(2**62)), ("a", 0), ("t", -1))
+    ]
     model.graph.initializer.extend(one)
     model.graph.node.append(helper.make_node("Slice", ["straight", "s", "e", "a", "t"], ["scores"]))
     onnx.save_model(model, str(folder / "model.onnx"))
@@ -91,8 +95,29 @@ def swap_rows(source: Path, target: Path) -> None:
 
 def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_path: Path) -> None:
     launched = launch(tmp_path / "server", built.repository).wait_ready()
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", "-u", "2", "-r", "2", "-t", "6s"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(launched.info, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        "loadtest/",
+        "--headless",
+        "--only-summary",
+        "-u",
+        "2",
+        "-r",
+        "2",
+        "-t",
+        "6s",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(launched.info, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     time.sleep(4)
     launched.stop(signal.SIGKILL)
     text, _ = process.communicate(timeout=60)
@@ -105,8 +130,29 @@ def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_pa
 
 
 def test_ctrl_c_leaves_a_complete_report(served: ServerInfo, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", "-u", "2", "-r", "2", "-t", "60s"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(served, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        "loadtest/",
+        "--headless",
+        "--only-summary",
+        "-u",
+        "2",
+        "-r",
+        "2",
+        "-t",
+        "60s",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(served, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     time.sleep(5)
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)
@@ -125,7 +171,9 @@ def test_ctrl_c_leaves_a_complete_report(served: ServerInfo, tmp_path: Path) -> 
         ({"repository": "/nowhere"}, 3, "there is no model repository"),
     ],
 )
-def test_bad_settings_are_told(served: ServerInfo, tmp_path: Path, settings: dict[str, str], code: int, words: str) -> None:
+def test_bad_settings_are_told(
+    served: ServerInfo, tmp_path: Path, settings: dict[str, str], code: int, words: str
+) -> None:
     done = locust(served, tmp_path, "-t", "2s", **settings)
     assert done.code == code, done.text
     assert words in done.text
@@ -133,7 +181,9 @@ def test_bad_settings_are_told(served: ServerInfo, tmp_path: Path, settings: dic
 
 
 def test_a_server_that_is_not_there_is_told(built: Project, tmp_path: Path) -> None:
-    gone = ServerInfo(os.getpid(), "x", "127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9", "none", "", "", str(built.repository))
+    gone = ServerInfo(
+        os.getpid(), "x", "127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9", "none", "", "", str(built.repository)
+    )
     done = locust(gone, tmp_path, "-u", "2", "-r", "2", "-t", "3s")
     assert done.code != 0
     assert "cannot reach a server" in done.text
@@ -147,6 +197,8 @@ def test_a_report_is_made_again_from_its_record(run: LoadRun) -> None:
 
 
 def test_a_missing_record_is_told(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "loadtest", "report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", "report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "there is no report.json to read" in done.stderr

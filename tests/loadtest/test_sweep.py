@@ -10,18 +10,23 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from loadtest import _stats
 from loadtest._recorder import Recorder
 from tests._project import ROOT, Project
 
 
 def sweep(*flags: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "loadtest", "sweep", *flags], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", "sweep", *flags], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
-def test_a_sweep_measures_each_number_of_instances_and_leaves_the_repository_alone(built: Project, tmp_path: Path) -> None:
+def test_a_sweep_measures_each_number_of_instances_and_leaves_the_repository_alone(
+    built: Project, tmp_path: Path
+) -> None:
     before = built.state()
     done = sweep(
         "digits", "--instances", "1,2", "--duration-s", "1", "--warmup-s", "1", "--repeats", "2", "--users", "4",
@@ -39,7 +44,11 @@ def test_a_sweep_measures_each_number_of_instances_and_leaves_the_repository_alo
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(["digits", "--instances", "0,1"], "numbers of instances are 1 to 64"), (["digitz"], "did you mean 'digits'?"), ([], "the following arguments are required")],
+    [
+        (["digits", "--instances", "0,1"], "numbers of instances are 1 to 64"),
+        (["digitz"], "did you mean 'digits'?"),
+        ([], "the following arguments are required"),
+    ],
 )
 def test_bad_usage_is_told(built: Project, flags: list[str], words: str) -> None:
     done = sweep(*flags, *(["--repository", str(built.repository)] if flags else []))
@@ -47,14 +56,19 @@ def test_bad_usage_is_told(built: Project, flags: list[str], words: str) -> None
     assert words in done.stderr
 
 
-@pytest.mark.parametrize(("probability", "freedom", "value"), [(0.95, 1, 12.706), (0.95, 4, 2.776), (0.99, 2, 9.925), (0.99, 30, 2.750)])
+@pytest.mark.parametrize(
+    ("probability", "freedom", "value"), [(0.95, 1, 12.706), (0.95, 4, 2.776), (0.99, 2, 9.925), (0.99, 30, 2.750)]
+)
 def test_quantiles_are_those_of_the_tables(probability: float, freedom: int, value: float) -> None:
     assert _stats.t_quantile(probability, freedom) == pytest.approx(value, abs=2e-3)
 
 
 def test_a_setting_seldom_gains_on_itself_and_a_real_gain_is_seen() -> None:
     dice = random.Random(5)
-    same = [_stats.compare([dice.gauss(100, 5) for _ in range(4)], [dice.gauss(100, 5) for _ in range(4)]) for _ in range(300)]
+    same = [
+        _stats.compare([dice.gauss(100, 5) for _ in range(4)], [dice.gauss(100, 5) for _ in range(4)])
+        for _ in range(300)
+    ]
     assert sum(not verdict.startswith("no gain") for verdict in same) <= 9, "99% confidence: about 3 of 300"
     assert _stats.compare([100.0, 101, 99, 100], [130.0, 131, 129, 132]).startswith("gain +30%")
     assert _stats.compare([100.0, 101, 99, 100], [70.0, 71, 69, 72]).startswith("loss")

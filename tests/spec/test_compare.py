@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from planwright.compare import DEFAULTS, Tolerance, compare, indistinct, merge
 from planwright.golden import Golden, Group, group_by_shape
 
@@ -30,7 +31,11 @@ def test_swapped_rows_fail_at_every_precision() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int32, np.bool_, object])
 def test_whole_numbers_and_text_must_be_equal(dtype: type) -> None:
-    expected = np.array([[1, 0], [1, 1]]).astype(dtype) if dtype is not object else np.array([[b"a", "b"], [b"c", b"d"]], object)
+    expected = (
+        np.array([[1, 0], [1, 1]]).astype(dtype)
+        if dtype is not object
+        else np.array([[b"a", "b"], [b"c", b"d"]], object)
+    )
     assert compare("y", expected, expected.copy(), Tolerance()).passed
     other = expected.copy()
     other[0, 0] = expected[0, 1]

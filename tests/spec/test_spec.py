@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from planwright.errors import SpecError
 from planwright.schema import schema
 from planwright.spec import RepositorySpec
@@ -33,7 +34,9 @@ def faults(tmp_path: Path, text: str, target: str = "onnxruntime") -> str:
 
 
 def model(*lines: str) -> str:
-    return "\n".join(["version: 1", "models:", "  digits:", "    source: zoo/digits", *(f"    {line}" for line in lines), ""])
+    return "\n".join(
+        ["version: 1", "models:", "  digits:", "    source: zoo/digits", *(f"    {line}" for line in lines), ""]
+    )
 
 
 # what is written → what the error must say, with the line
@@ -47,7 +50,12 @@ MISTAKES = [
     ("no version", "models: {d: {source: zoo/digits}}\n", "version: 1", 1),
     ("no source", "version: 1\nmodels:\n  d: {precision: fp32}\n", "'source' is missing", 3),
     ("no such source", "version: 1\nmodels:\n  d: {source: zoo/digitz}\n", "did you mean 'zoo/digits'?", 3),
-    ("no such file", "version: 1\nmodels:\n  d: {source: zoo/onnx, file: nowhere.onnx}\n", "there is no file nowhere.onnx", 3),
+    (
+        "no such file",
+        "version: 1\nmodels:\n  d: {source: zoo/onnx, file: nowhere.onnx}\n",
+        "there is no file nowhere.onnx",
+        3,
+    ),
     ("batch order", model("batch: {min: 8, opt: 4, max: 16}"), "min <= opt <= max", 5),
     ("batch both", model("batch: {fixed: 8, max: 16}"), "either 'fixed' or min/opt/max", 5),
     ("unsafe name", "version: 1\nmodels:\n  a b: {source: zoo/digits}\n", "cannot name a model", 3),
@@ -57,14 +65,34 @@ MISTAKES = [
     ("serve nested", model("serve:", "  dynamic_batching: {max_queue_delay_us: 3}"), "max_queue_delay_microseconds", 6),
     ("serve type", model("serve:", "  instance_group: [{count: many}]"), "does not fit Triton's ModelConfig", 6),
     ("serve refused", model("serve:", "  max_batch_size: 4"), "it is batch.max", 6),
-    ("preferred too big", model("batch: {max: 4}", "serve:", "  dynamic_batching: {preferred_batch_size: [8]}"), "above max_batch_size 4", 7),
-    ("fixed and batcher", model("batch: {fixed: 4}", "serve:", "  dynamic_batching: {}"), "dynamic batching asked of a fixed batch", 7),
-    ("profile", model("batch: {max: 8}", "compile:", "  profiles: [{image: {min: [1], opt: [2], max: [4]}}]"), "contradict max_batch_size", 7),
+    (
+        "preferred too big",
+        model("batch: {max: 4}", "serve:", "  dynamic_batching: {preferred_batch_size: [8]}"),
+        "above max_batch_size 4",
+        7,
+    ),
+    (
+        "fixed and batcher",
+        model("batch: {fixed: 4}", "serve:", "  dynamic_batching: {}"),
+        "dynamic batching asked of a fixed batch",
+        7,
+    ),
+    (
+        "profile",
+        model("batch: {max: 8}", "compile:", "  profiles: [{image: {min: [1], opt: [2], max: [4]}}]"),
+        "contradict max_batch_size",
+        7,
+    ),
     ("gpu kind", model("serve:", "  instance_group: [{kind: KIND_GPU}]"), "runs on the CPU only", 6),
     ("gpu field", model("serve:", "  optimization: {cuda: {graphs: true}}"), "for the tensorrt target only", 6),
     ("fp16 on cpu", model("precision: fp16"), "onnxruntime: {precision: fp32}", 5),
     ("too new a field", model("serve:", "  model_metrics: {}"), "needs Triton 2.52", 6),
-    ("bad server", "version: 1\nserver: here\nmodels: {d: {source: zoo/digits}}\n", "server is 'embedded' or a mapping", 2),
+    (
+        "bad server",
+        "version: 1\nserver: here\nmodels: {d: {source: zoo/digits}}\n",
+        "server is 'embedded' or a mapping",
+        2,
+    ),
 ]
 
 
@@ -126,7 +154,10 @@ def test_the_committed_config_fits_its_schema() -> None:
     assert load_spec(ROOT / "config.yaml", "onnxruntime").names() == ["digits", "minilm", "resnet50"]
 
 
-@pytest.mark.parametrize(("tag", "version"), [("24.10", 51), ("24.12", 53), ("25.06", 59), ("25.08", 60), ("25.12", 64), ("26.06", 70), ("26.08", 72)])
+@pytest.mark.parametrize(
+    ("tag", "version"),
+    [("24.10", 51), ("24.12", 53), ("25.06", 59), ("25.08", 60), ("25.12", 64), ("26.06", 70), ("26.08", 72)],
+)
 def test_release_tags_are_mapped_to_server_versions(tmp_path: Path, tag: str, version: int) -> None:
     text = f"version: 1\nserver: {{image: 'nvcr.io/nvidia/tritonserver:{tag}-py3'}}\nmodels: {{d: {{source: zoo/digits}}}}\n"
     assert server_version(load(tmp_path, text).server) == (2, version)

@@ -1,0 +1,274 @@
+"""Served throughput over in-process ONNX Runtime, and what the SDK costs over bare tritonclient.
+
+In      a published repository (python builders/build_all.py --random-weights resnet50).
+Out     a table and benchmarks/results/embedded.json; with ``--check`` exit code 1 where a stated target is missed.
+
+Both sides of a ratio are measured in one run, interleaved round by round. Server and stubs are pinned to core 0, the client
+and its threads to core 1, and the in-process session to core 0, one thread each. Inputs are the golden samples, another
+one in each request. Targets: resnet50 served at least 0.95 of in-process, minilm at least 0.80; SDK CPU per small HTTP
+request at most 1.15 of bare tritonclient.http, a prepared one at most 0.9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks._common import record, serve, stamp  # noqa: E402
+from planwright import console  # noqa: E402
+from planwright.golden import Golden  # noqa: E402
+from planwright.server_info import ServerInfo  # noqa: E402
+
+TARGETS = {"resnet50": 0.95, "minilm": 0.80, "sdk": 1.15, "prepared": 0.90}
+SERVER_CORE, CLIENT_CORE = 0, 1
+BATCH = {"resnet50": 8, "minilm": 8}
+IN_FLIGHT = 3
+SMALL_REQUESTS = 400
+
+
+def main() -> int:
+    """Measure everything that is published."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=6, help="interleaved rounds per ratio")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one side of a round")
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    parser.add_argument("--in-process", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.in_process:
+        return _in_process(*args.in_process)
+    rows = [_served(args, name) for name in BATCH if (args.repository / name).is_dir()]
+    rows += _sdk(args)
+    table = [
+        (r["what"], f"{r['ratio']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", _target(r), r["detail"]) for r in rows
+    ]
+    console.table("embedded", ["what", "median ratio", "range over rounds", "target", "detail"], table)
+    path = record(
+        "embedded",
+        {**stamp(), "pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds, "rows": rows},
+    )
+    console.say(f"record: {path.relative_to(ROOT)}")
+    return 1 if args.check and any(not r["met"] for r in rows) else 0
+
+
+def _target(row: dict[str, Any]) -> str:
+    return f"{row['sign']} {row['target']:g} {'met' if row['met'] else 'MISSED'}"
+
+
+def _row(what: str, ratios: list[float], target: float, sign: str, detail: str) -> dict[str, Any]:
+    middle = statistics.median(ratios)
+    met = middle >= target if sign == "≥" else middle <= target
+    return {
+        "what": what,
+        "ratio": middle,
+        "low": min(ratios),
+        "high": max(ratios),
+        "ratios": ratios,
+        "target": target,
+        "sign": sign,
+        "met": met,
+        "detail": detail,
+    }
+
+
+def _served(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Return served over in-process throughput of one model, one intra-op thread on each side."""
+    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
+        repository = Path(scratch) / "repository"
+        folder = _one_thread(args.repository / name, repository / name)
+        os.sched_setaffinity(0, {CLIENT_CORE})
+        ratios, details = [], []
+        with serve(repository, prefix=("taskset", "-c", str(SERVER_CORE))) as server:
+            session = _Session(folder, BATCH[name])
+            load = _Load(server, name, folder, BATCH[name])
+            session.run(1.0)
+            load.run(1.0)
+            for _ in range(args.rounds):
+                inside, served = session.run(args.seconds), load.run(args.seconds)
+                ratios.append(served / inside)
+                details.append((served, inside))
+            load.close()
+            session.close()
+        os.sched_setaffinity(0, set(range(os.cpu_count() or 1)))
+    served_mean, inside_mean = (statistics.median(column) for column in zip(*details, strict=True))
+    return _row(
+        f"{name} served / in-process, batch {BATCH[name]}",
+        ratios,
+        TARGETS[name],
+        "≥",
+        f"{served_mean:.1f} and {inside_mean:.1f} samples/s, shm",
+    )
+
+
+def _one_thread(source: Path, target: Path) -> Path:
+    """Copy a published model and ask for one intra-op thread, without a batcher's delay; returns the version folder."""
+    shutil.copytree(source, target)
+    path = target / "config.pbtxt"
+    text = path.read_text().replace("max_queue_delay_microseconds", "# max_queue_delay_microseconds")
+    path.write_text(text + 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n')
+    return max((p.parent for p in target.glob("*/build.json")), key=lambda folder: int(folder.name))
+
+
+class _Session:
+    """An ONNX Runtime session in a process of its own, pinned to the server's core."""
+
+    def __init__(self, folder: Path, batch: int) -> None:
+        command = [
+            "taskset",
+            "-c",
+            str(SERVER_CORE),
+            sys.executable,
+            __file__,
+            "--in-process",
+            str(folder),
+            str(batch),
+            "1",
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._read()
+
+    def _read(self) -> float:
+        assert self._process.stdout is not None
+        return float(json.loads(self._process.stdout.readline()))
+
+    def run(self, seconds: float) -> float:
+        """Return samples per second."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _in_process(folder: str, batch: str, threads: str) -> int:
+    """Run the session; a line with seconds in, a line with samples per second out."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = int(threads), 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    batches = [group.inputs for group in _largest(Golden.load(Path(folder) / "golden.npz")).batches(int(batch))]
+    sys.stdout.write("0\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        count, started = 0, time.perf_counter()
+        while time.perf_counter() - started < float(line):
+            session.run(None, batches[count % len(batches)])
+            count += 1
+        sys.stdout.write(f"{count * int(batch) / (time.perf_counter() - started)}\n")
+        sys.stdout.flush()
+    return 0
+
+
+def _largest(golden: Golden) -> Golden:
+    """Keep one shape, so that both sides do the same work in any order."""
+    return Golden((max(golden.groups, key=len),), golden.meta)
+
+
+class _Load:
+    """Requests through shared memory, several in flight, so that the server never waits for the client."""
+
+    def __init__(self, server: ServerInfo, name: str, folder: Path, batch: int) -> None:
+        from clients import TritonModel
+
+        self._batch = batch
+        self._models = [
+            TritonModel(name, server.grpc_url, protocol="grpc", shared_memory="system") for _ in range(IN_FLIGHT)
+        ]
+        groups = [group.inputs for group in _largest(Golden.load(folder / "golden.npz")).batches(batch)]
+        self._groups = groups
+
+    def run(self, seconds: float) -> float:
+        """Return samples per second; every request carries another batch."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        started = time.perf_counter()
+
+        def worker(index: int) -> int:
+            count = 0
+            while time.perf_counter() - started < seconds:
+                self._models[index].infer_batch(self._groups[(count * IN_FLIGHT + index) % len(self._groups)])
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            total = sum(pool.map(worker, range(IN_FLIGHT)))
+        return total * self._batch / (time.perf_counter() - started)
+
+    def close(self) -> None:
+        for model in self._models:
+            model.close()
+
+
+def _sdk(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return CPU per small HTTP request: the SDK and a prepared request, each over bare tritonclient.http."""
+    import numpy as np
+    import tritonclient.http as bare
+
+    from clients import TritonModel
+
+    image = np.zeros((1, 8, 8), np.uint8)
+    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
+        shutil.copytree(args.repository / "digits", Path(scratch) / "digits")
+        with serve(Path(scratch), prefix=("taskset", "-c", str(SERVER_CORE))) as server:
+            os.sched_setaffinity(0, {CLIENT_CORE})
+            client = bare.InferenceServerClient(server.http_url)
+
+            def plain() -> object:
+                tensor = bare.InferInput("image", image.shape, "UINT8")
+                tensor.set_data_from_numpy(image)
+                return client.infer("digits", [tensor], outputs=[bare.InferRequestedOutput("scores")]).as_numpy(
+                    "scores"
+                )
+
+            with TritonModel("digits", server.http_url) as model:
+                request = model.prepare(image=image)
+                sides: list[Callable[[], object]] = [plain, lambda: model.infer_batch(image=image), request.infer]
+                for side in sides:
+                    _cpu_us(side)
+                rounds = [[_cpu_us(side) for side in sides] for _ in range(args.rounds)]
+            client.close()
+            os.sched_setaffinity(0, set(range(os.cpu_count() or 1)))
+    middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    detail = f"{middle[0]:.0f} µs bare, {middle[1]:.0f} µs SDK, {middle[2]:.0f} µs prepared"
+    return [
+        _row(
+            "SDK CPU per small HTTP request / bare tritonclient.http",
+            [r[1] / r[0] for r in rounds],
+            TARGETS["sdk"],
+            "≤",
+            detail,
+        ),
+        _row(
+            "prepared request / bare tritonclient.http", [r[2] / r[0] for r in rounds], TARGETS["prepared"], "≤", detail
+        ),
+    ]
+
+
+def _cpu_us(call: Callable[[], object]) -> float:
+    started = time.process_time()
+    for _ in range(SMALL_REQUESTS):
+        call()
+    return (time.process_time() - started) / SMALL_REQUESTS * 1e6
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
