@@ -12,7 +12,7 @@ Out     arrays. Errors: see `clients.errors`.
 Needs numpy and tritonclient only.
 """
 
-from .aio import AsyncTritonModel
+from .aio import AsyncPreparedRequest, AsyncTritonModel
 from .core import ModelInfo
 from .errors import (
     ClientError,
@@ -27,6 +27,7 @@ from .options import Tls
 from .sync import PreparedRequest, TritonModel
 
 __all__ = [
+    "AsyncPreparedRequest",
     "AsyncTritonModel",
     "ClientError",
     "ConnectionFailed",

@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     p = console.Parser(prog="python -m clients", description="Ask the models that a Triton server serves.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("validate", help="golden answers through HTTP, gRPC and shared memory")
-    check.add_argument("models", nargs="*", metavar="MODEL", help="models to check; all published ones if none is named")
+    check.add_argument(
+        "models", nargs="*", metavar="MODEL", help="models to check; all published ones if none is named"
+    )
     check.add_argument("--transport", action="append", choices=TRANSPORTS, help="only this one (repeatable)")
     ask = commands.add_parser("infer", help="one answer, readable")
     ask.add_argument("model", metavar="MODEL")
@@ -65,7 +67,9 @@ def _validate(args: argparse.Namespace) -> int:
     try:
         for row in validate(folder, names, args.transport or list(TRANSPORTS), _addresses(args)):
             rows.append(row)
-            console.say(f"{row.model:<16} version {row.version}  {row.transport:<5} batch {row.batch:<12} {row.verdict}")
+            console.say(
+                f"{row.model:<16} version {row.version}  {row.transport:<5} batch {row.batch:<12} {row.verdict}"
+            )
     except ConnectionFailed as error:
         gone = error  # what was found before the server went away is still told
     if rows:
@@ -73,7 +77,14 @@ def _validate(args: argparse.Namespace) -> int:
     faults = [_fault(row, args) for row in _first_failures(rows)]
     if args.json:
         told = {"errors": [fault.as_dict() for fault in gone.faults]} if gone else {}
-        console.emit_json({"failures": sum(row.bad for row in rows), "models": _summaries(rows), "rows": [row.as_dict() for row in rows], **told})
+        console.emit_json(
+            {
+                "failures": sum(row.bad for row in rows),
+                "models": _summaries(rows),
+                "rows": [row.as_dict() for row in rows],
+                **told,
+            }
+        )
     for fault in (*faults, *(gone.faults if gone else ())):
         console.say(fault.render())
     if gone:
@@ -97,9 +108,20 @@ def _fault(row: Row, args: argparse.Namespace) -> Fault:
     given = {"--url": args.url, "--grpc-url": args.grpc_url, "--repository": args.repository}
     if args.server_file != SERVER_FILE:
         given["--server-file"] = args.server_file
-    command = " ".join([f"python -m clients validate {row.model}{stage}", *(f"{name} {value}" for name, value in given.items() if value)])
+    command = " ".join(
+        [
+            f"python -m clients validate {row.model}{stage}",
+            *(f"{name} {value}" for name, value in given.items() if value),
+        ]
+    )
     fix = "see the server's log; python -m builders lint compares the published files"
-    return Fault(f"{row.model}: the first failing stage is {row.transport}", f"version {row.version}, batch {row.batch}", row.reason, fix, command)
+    return Fault(
+        f"{row.model}: the first failing stage is {row.transport}",
+        f"version {row.version}, batch {row.batch}",
+        row.reason,
+        fix,
+        command,
+    )
 
 
 def _summaries(rows: list[Row]) -> list[dict[str, object]]:
@@ -111,7 +133,9 @@ def _summaries(rows: list[Row]) -> list[dict[str, object]]:
             "versions": list(dict.fromkeys(row.version for row in rows if row.model == name)),
             "weights": next(row.weights for row in rows if row.model == name),
             "failures": sum(row.bad for row in rows if row.model == name),
-            "skipped": list(dict.fromkeys(row.transport for row in rows if row.model == name and row.verdict == SKIPPED)),
+            "skipped": list(
+                dict.fromkeys(row.transport for row in rows if row.model == name and row.verdict == SKIPPED)
+            ),
             "first_failing_stage": failing.get(name),
         }
         for name in dict.fromkeys(row.model for row in rows)
@@ -124,12 +148,18 @@ def _show(rows: list[Row]) -> None:
          "-" if row.relative is None else f"{row.relative:.2g}", "-" if row.cosine is None else f"{row.cosine:.6f}", row.verdict, row.reason)
         for row in rows
     ]  # fmt: skip
-    console.table("golden answers", ["model", "version", "transport", "batch", "samples", "relative error", "cosine", "verdict", "reason"], cells)
+    console.table(
+        "golden answers",
+        ["model", "version", "transport", "batch", "samples", "relative error", "cosine", "verdict", "reason"],
+        cells,
+    )
 
 
 def _infer(args: argparse.Namespace) -> int:
     where = _addresses(args)
-    with TritonModel(args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol) as model:
+    with TritonModel(
+        args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol
+    ) as model:
         try:
             info = model.info
         except ModelUnavailable as error:

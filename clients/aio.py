@@ -52,7 +52,9 @@ class AsyncTritonModel:
         await self.info()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def info(self) -> ModelInfo:
@@ -65,13 +67,17 @@ class AsyncTritonModel:
     async def infer_sample(self, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample: arrays without a batch axis in and out."""
         info = await self.info()
-        answers = await self._answer(info, core.check_sample(info, named(info, args, inputs), allow_nan=self._sync.allow_nan))
+        answers = await self._answer(
+            info, core.check_sample(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
+        )
         return {name: array[0] for name, array in answers.items()}
 
     async def infer_batch(self, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch; what exceeds one request is split and sent together."""
         info = await self.info()
-        return await self._answer(info, core.check_batch(info, named(info, args, inputs), allow_nan=self._sync.allow_nan))
+        return await self._answer(
+            info, core.check_batch(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
+        )
 
     async def prepare(self, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
         """Build a request once, to be sent many times; takes what `infer_batch` takes.
@@ -111,7 +117,7 @@ class AsyncTritonModel:
         if self._reading is not None and not self._reading.done():
             with contextlib.suppress(ClientError):
                 await self._reading
-        self._sync.close()
+        await asyncio.to_thread(self._sync.close)  # may wait for a request that timed out
 
     async def _answer(self, info: ModelInfo, arrays: Arrays) -> Arrays:
         chunks = list(core.split(info, arrays))
@@ -137,7 +143,9 @@ class AsyncTritonModel:
             self._transport = (_Http if self.protocol == "http" else _Grpc)(self.address, self.options)
         try:
             return request.decode(await self._transport.infer(request.message(), self.model))
-        except BaseException as error:  # also a cancelled task: whoever does not know the end must not use the memory again
+        except (
+            BaseException
+        ) as error:  # also a cancelled task: whoever does not know the end must not use the memory again
             if request.in_shared_memory and not is_answer(error):
                 request.forget()
             raise
@@ -178,7 +186,9 @@ class _Http:
         answered = False
         try:
             url = URL(self._base + body.path, encoded=True)
-            async with self._session.post(url, data=body.content, headers={**body.headers, **self._options.headers}) as response:
+            async with self._session.post(
+                url, data=body.content, headers={**body.headers, **self._options.headers}
+            ) as response:
                 answered = True
                 content = await response.read()
         except asyncio.TimeoutError:

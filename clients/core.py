@@ -95,7 +95,11 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
     if not faults and info.batches:
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) > 1:
-            faults.append(Fault(f"{info.name}: inputs disagree about the batch", why=str(sizes), fix="give as many samples of each"))
+            faults.append(
+                Fault(
+                    f"{info.name}: inputs disagree about the batch", why=str(sizes), fix="give as many samples of each"
+                )
+            )
         elif 0 in sizes.values():
             faults.append(Fault(f"{info.name}: the batch is empty", fix="send at least one sample"))
     if faults:
@@ -110,14 +114,24 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
         InvalidRequest: It does not fit, or the model has no batch axis to add.
     """
     if not info.batches:
-        fault = Fault(f"{info.name} has no batch axis", why="its config.pbtxt says max_batch_size: 0", fix="call infer_batch with whole tensors")
+        fault = Fault(
+            f"{info.name} has no batch axis",
+            why="its config.pbtxt says max_batch_size: 0",
+            fix="call infer_batch with whole tensors",
+        )
         raise InvalidRequest(fault)
     specs = {tensor.name: tensor for tensor in info.inputs}
     batched = {name: _array(info, specs.get(name), value)[None] for name, value in inputs.items()}
     wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]
     if wrong:
         fix = "call infer_batch, or take one sample out of the batch"
-        raise InvalidRequest(Fault(f"{info.name}: infer_sample takes one sample without a batch axis", why=f"{wrong[0].name} has one axis too many", fix=fix))
+        raise InvalidRequest(
+            Fault(
+                f"{info.name}: infer_sample takes one sample without a batch axis",
+                why=f"{wrong[0].name} has one axis too many",
+                fix=fix,
+            )
+        )
     return check_batch(info, batched, allow_nan=allow_nan)
 
 
@@ -135,20 +149,31 @@ def _value_faults(info: ModelInfo, tensor: TensorSpec, array: Array, allow_nan: 
     if array.dtype.kind == "f" and array.size and not allow_nan and np.isnan(array.min()):
         count = int(np.isnan(array).sum())
         fix = "clean the data, or say TritonModel(..., allow_nan=True) where the model expects NaN"
-        return [Fault(f"{info.name}: input '{tensor.name}' holds NaN", why=f"{count} of {array.size} elements", fix=fix)]
+        return [
+            Fault(f"{info.name}: input '{tensor.name}' holds NaN", why=f"{count} of {array.size} elements", fix=fix)
+        ]
     if array.dtype.kind == "O":
-        strange = next((item for item in array.ravel() if not isinstance(item, (str, bytes))), None)
-        if strange is not None:
-            what, why = f"{info.name}: input '{tensor.name}' must hold text", f"it holds a {type(strange).__name__}"
+        strange = {type(item).__name__ for item in array.ravel() if not isinstance(item, (str, bytes))}
+        if strange:
+            what, why = (
+                f"{info.name}: input '{tensor.name}' must hold text",
+                f"it holds a {', a '.join(sorted(strange))}",
+            )
             return [Fault(what, why=why, fix="give str or bytes")]
     return []
 
 
 def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
     names = [tensor.name for tensor in info.inputs]
-    unknown = [Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(name, names)) for name in inputs if name not in names]
+    unknown = [
+        Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(name, names))
+        for name in inputs
+        if name not in names
+    ]
     missing = [tensor for tensor in info.inputs if tensor.name not in inputs]
-    return unknown + [Fault(f"{info.name}: input '{t.name}' is missing", why=f"it is {t}", fix=f"pass {t.name}=...") for t in missing]
+    return unknown + [
+        Fault(f"{info.name}: input '{t.name}' is missing", why=f"it is {t}", fix=f"pass {t.name}=...") for t in missing
+    ]
 
 
 def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fault]:
@@ -159,12 +184,24 @@ def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fa
         given = str(array.dtype)
     if given != tensor.datatype:
         what = f"{info.name}: input '{tensor.name}' must be {tensor.datatype}"
-        faults.append(Fault(what, why=f"got {given} ({array.dtype})", fix=f"{tensor.name}.astype('{tensor.numpy_dtype}')"))
+        faults.append(
+            Fault(what, why=f"got {given} ({array.dtype})", fix=f"{tensor.name}.astype('{tensor.numpy_dtype}')")
+        )
     expected = (-1, *tensor.shape) if info.batches else tensor.shape
     if not shape_fits(expected, array.shape):
         lacks_axis = info.batches and shape_fits(tensor.shape, array.shape)
-        fix = "add the batch axis (array[None]), or call infer_sample" if lacks_axis else "give that shape; -1 is any size"
-        faults.append(Fault(f"{info.name}: input '{tensor.name}' must have shape {list(expected)}", why=f"got {list(array.shape)}", fix=fix))
+        fix = (
+            "add the batch axis (array[None]), or call infer_sample"
+            if lacks_axis
+            else "give that shape; -1 is any size"
+        )
+        faults.append(
+            Fault(
+                f"{info.name}: input '{tensor.name}' must have shape {list(expected)}",
+                why=f"got {list(array.shape)}",
+                fix=fix,
+            )
+        )
     return faults
 
 
@@ -201,7 +238,12 @@ def join(chunks: Sequence[Chunk], answers: Sequence[Arrays]) -> Arrays:
         rows = chunks[0].rows
         return {name: array[:rows] if rows else array for name, array in answers[0].items()}
     try:
-        return {name: np.concatenate([a[name][: c.rows] for c, a in zip(chunks, answers, strict=True)]) for name in answers[0]}
+        return {
+            name: np.concatenate([a[name][: c.rows] for c, a in zip(chunks, answers, strict=True)])
+            for name in answers[0]
+        }
     except ValueError as error:
         fix = "send at most as many samples as the server takes in one request"
-        raise ServerError(Fault("the answers of several requests do not fit together", why=str(error), fix=fix)) from None
+        raise ServerError(
+            Fault("the answers of several requests do not fit together", why=str(error), fix=fix)
+        ) from None

@@ -82,5 +82,7 @@ def addresses(url: str | None, grpc_url: str | None, server_file: Path = SERVER_
 def _without_scheme(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if separator and scheme not in _SCHEMES:
-        raise InvalidRequest(Fault(f"'{url}' has the scheme {scheme}", fix="use http, https, grpc, grpcs, or host:port alone"))
+        raise InvalidRequest(
+            Fault(f"'{url}' has the scheme {scheme}", fix="use http, https, grpc, grpcs, or host:port alone")
+        )
     return (rest if separator else url).rstrip("/")

@@ -30,7 +30,12 @@ _FORGOTTEN = "unable to find shared memory region"
 
 def refused(address: str, error: BaseException) -> ConnectionFailed:
     """Nobody listens there; the request was never sent."""
-    fault = Fault(f"cannot reach a server at {address}", why=_text(error), fix=_START, check=f"curl http://{address}/v2/health/ready")
+    fault = Fault(
+        f"cannot reach a server at {address}",
+        why=_text(error),
+        fix=_START,
+        check=f"curl http://{address}/v2/health/ready",
+    )
     return ConnectionFailed(fault, retry_safe=True)
 
 
@@ -50,7 +55,9 @@ def no_tls(address: str, error: BaseException) -> ConnectionFailed:
 def timed_out(address: str, timeout_s: float) -> RequestTimeout:
     """No answer in time."""
     fix = "give a larger timeout_s, or see whether the server is overloaded"
-    return RequestTimeout(Fault(f"no answer within {timeout_s:g} s", address, "the server may still be working on it", fix))
+    return RequestTimeout(
+        Fault(f"no answer within {timeout_s:g} s", address, "the server may still be working on it", fix)
+    )
 
 
 def from_http(model: str, status: int, content: bytes) -> ClientError:
@@ -62,7 +69,9 @@ def from_http(model: str, status: int, content: bytes) -> ClientError:
     if status == 413:
         fix = "send smaller batches, or raise the server's --http-max-input-size"
         return InvalidRequest(Fault(f"the request to '{model}' is larger than the server takes", why=text, fix=fix))
-    return from_text(model, text, bad_request=status in (400, 409), unavailable=status in (404, 503), code=f"HTTP {status}")
+    return from_text(
+        model, text, bad_request=status in (400, 409), unavailable=status in (404, 503), code=f"HTTP {status}"
+    )
 
 
 def from_grpc(model: str, code: str, text: str) -> ClientError:
@@ -81,18 +90,24 @@ def from_text(model: str, text: str, *, bad_request: bool, unavailable: bool, co
         return InvalidRequest(Fault("the server keeps this function for its owner", why=text, fix=fix))
     if unavailable or any(part in lowered for part in _NO_MODEL):
         fix = "see the ready table of the server, or its log"
-        fault = Fault(f"the server does not answer for '{model}'", why=text or code, fix=fix, check="python -m clients validate")
+        fault = Fault(
+            f"the server does not answer for '{model}'", why=text or code, fix=fix, check="python -m clients validate"
+        )
         return ModelUnavailable(fault, retry_safe=code in ("HTTP 503", "UNAVAILABLE"))
     if bad_request:
         fix = "compare with the model's inputs: TritonModel(...).info"
         return InvalidRequest(Fault(f"the server refused the request to '{model}'", why=text or code, fix=fix))
-    return ServerError(Fault(f"the server failed while answering for '{model}'", why=f"{code}: {text}", fix="see the server's log"))
+    return ServerError(
+        Fault(f"the server failed while answering for '{model}'", why=f"{code}: {text}", fix="see the server's log")
+    )
 
 
 def unreadable(model: str, error: BaseException) -> ServerError:
     """An answer came, but it does not hold what an answer must."""
     fix = "see whether a Triton server listens there, or a proxy that changes answers"
-    return ServerError(Fault(f"the answer for '{model}' cannot be read", why=f"{type(error).__name__}: {error}", fix=fix))
+    return ServerError(
+        Fault(f"the answer for '{model}' cannot be read", why=f"{type(error).__name__}: {error}", fix=fix)
+    )
 
 
 def no_shared_memory(text: str) -> SharedMemoryUnavailable:
@@ -101,7 +116,10 @@ def no_shared_memory(text: str) -> SharedMemoryUnavailable:
         what = "the server cannot open the client's shared memory"
         fix = "run the client on the server's machine, in the same IPC namespace, or leave shared_memory out"
     elif _FORGOTTEN in text.lower():
-        what, fix = "the server has forgotten the client's shared memory", "send the request again; was the server started anew?"
+        what, fix = (
+            "the server has forgotten the client's shared memory",
+            "send the request again; was the server started anew?",
+        )
     else:
         what = "the server does not let clients register shared memory"
         fix = "start the server with --allow-client-shm, on the same machine; or leave shared_memory out"

@@ -48,8 +48,17 @@ def credentials(options: Options) -> Any:
 
 
 # words of the gRPC library, to tell an unavailable server from a server that says "unavailable"
-_NOBODY = ("failed to connect", "Connection refused", "DNS", "connections to all", "Name or service")
-_BROKEN = ("Connection reset", "Socket closed", "recvmsg", "sendmsg", "GOAWAY", "End of TCP", "Broken pipe", "Stream removed")
+_NOBODY = ("failed to connect", "Connection refused", "errors resolving", "DNS resolution", "Name or service")
+_BROKEN = (
+    "Connection reset",
+    "Socket closed",
+    "recvmsg",
+    "sendmsg",
+    "GOAWAY",
+    "End of TCP",
+    "Broken pipe",
+    "Stream removed",
+)
 
 
 class GrpcTransport:

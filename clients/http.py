@@ -56,7 +56,9 @@ class HttpTransport:
             kept.close()
 
     def _request(self, method: str, path: str, content: bytes, lines: str, model: str) -> tuple[bytes, str | None]:
-        head = f"{method} {path} HTTP/1.1\r\n{self._common}{lines}Content-Length: {len(content)}\r\n\r\n".encode("latin-1")
+        head = f"{method} {path} HTTP/1.1\r\n{self._common}{lines}Content-Length: {len(content)}\r\n\r\n".encode(
+            "latin-1"
+        )
         deadline = time.monotonic() + self._options.timeout_s
         try:
             response, answer = self._exchange(head, content, deadline)

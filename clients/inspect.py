@@ -37,10 +37,14 @@ def read_inputs(path: Path, info: ModelInfo) -> Arrays:
     try:
         found = _read(path, info)
     except _UNREADABLE as error:
-        raise InvalidRequest(Fault(f"cannot read {path}", why=str(error) or type(error).__name__, fix=f"give {FORMS}")) from None
+        raise InvalidRequest(
+            Fault(f"cannot read {path}", why=str(error) or type(error).__name__, fix=f"give {FORMS}")
+        ) from None
     if found is None:
         inputs = ", ".join(str(tensor) for tensor in info.inputs)
-        raise InvalidRequest(Fault(f"{info.name} does not understand {path.name}", why=f"it takes {inputs}", fix=f"give {FORMS}"))
+        raise InvalidRequest(
+            Fault(f"{info.name} does not understand {path.name}", why=f"it takes {inputs}", fix=f"give {FORMS}")
+        )
     return found
 
 
@@ -51,7 +55,7 @@ def _read(path: Path, info: ModelInfo) -> Arrays | None:
     if suffix == ".npy":
         return {_only(info, path).name: np.load(path, allow_pickle=False)}
     if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     if suffix == ".json":
         return _json(path, info)
@@ -63,7 +67,13 @@ def _read(path: Path, info: ModelInfo) -> Arrays | None:
 def _only(info: ModelInfo, path: Path) -> TensorSpec:
     if len(info.inputs) != 1:
         names = ", ".join(str(tensor) for tensor in info.inputs)
-        raise InvalidRequest(Fault(f"{info.name} takes {len(info.inputs)} inputs: {names}", str(path), fix="give a .npz or .json with one entry per input"))
+        raise InvalidRequest(
+            Fault(
+                f"{info.name} takes {len(info.inputs)} inputs: {names}",
+                str(path),
+                fix="give a .npz or .json with one entry per input",
+            )
+        )
     return info.inputs[0]
 
 
@@ -96,7 +106,10 @@ def jsonable(array: Array) -> Any:
     """Return an array as JSON takes it; text that is no UTF-8 keeps its bytes as escapes."""
     if array.dtype.kind != "O":
         return array.tolist()
-    flat = np.array([item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else str(item) for item in array.ravel()], dtype=object)
+    flat = np.array(
+        [item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else str(item) for item in array.ravel()],
+        dtype=object,
+    )
     return flat.reshape(array.shape).tolist()
 
 

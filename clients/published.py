@@ -68,7 +68,9 @@ class PublishedVersion:
 def damaged(version: PublishedVersion, why: str) -> Fault:
     """The published files do not fit together or cannot be read."""
     fix = f"python builders/build_all.py {version.model} --force"
-    return Fault(f"{version.model} version {version.version}: the golden samples cannot be used", str(version.folder), why, fix)
+    return Fault(
+        f"{version.model} version {version.version}: the golden samples cannot be used", str(version.folder), why, fix
+    )
 
 
 def repository_folder(given: Path | None, server_file: Path = SERVER_FILE) -> Path:
@@ -80,7 +82,13 @@ def repository_folder(given: Path | None, server_file: Path = SERVER_FILE) -> Pa
     info = ServerInfo.read(server_file) if given is None else None
     folder = given or (Path(info.repository) if info else Path("model_repository"))
     if not folder.is_dir():
-        raise MachineError(Fault("there is no model repository", str(folder), fix="python builders/build_all.py, or name it with --repository"))
+        raise MachineError(
+            Fault(
+                "there is no model repository",
+                str(folder),
+                fix="python builders/build_all.py, or name it with --repository",
+            )
+        )
     return folder
 
 
@@ -100,7 +108,12 @@ def select(folder: Path, names: list[str]) -> list[str]:
         raise SpecError(Fault("nothing is published yet", str(folder), fix="python builders/build_all.py"))
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise SpecError(*(Fault(f"there is no published model '{name}'", str(folder), fix=did_you_mean(name, known)) for name in unknown))
+        raise SpecError(
+            *(
+                Fault(f"there is no published model '{name}'", str(folder), fix=did_you_mean(name, known))
+                for name in unknown
+            )
+        )
     return names or known
 
 
@@ -120,5 +133,12 @@ def version(folder: Path, model: str, number: str) -> PublishedVersion:
     build = read_json(path / "build.json")
     if not isinstance(build, dict):
         why = "the server may serve another repository"
-        raise InvalidRequest(Fault(f"{model} version {number} is not in the repository", str(path), why, "name its repository with --repository"))
+        raise InvalidRequest(
+            Fault(
+                f"{model} version {number} is not in the repository",
+                str(path),
+                why,
+                "name its repository with --repository",
+            )
+        )
     return PublishedVersion(model, number, path, build)

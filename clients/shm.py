@@ -5,7 +5,8 @@ Out     `Places` for the request, arrays read out of the output region.
 
 One input and one output region per `Regions`, grown when a request needs more. Names hold process id and a random part,
 so nothing collides. A name is unlinked as soon as the server has mapped the memory: from then on nothing is left in
-/dev/shm, however this process ends. The server lets go of it when the client closes.
+/dev/shm, however this process ends. The server lets go of it when the client closes; memory of a request that timed
+out as soon as that request has ended, which the server says by taking the unregistration.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -30,6 +32,7 @@ from .wire import Place
 
 Register = Callable[[str, str, int], None]
 Unregister = Callable[[str], None]
+LATE_S = 5.0  # how long closing waits for requests that timed out
 _ALIGN_BYTES = 64
 _SHM = Path("/dev/shm")
 
@@ -41,7 +44,9 @@ class Region:
         _check_room(size_bytes)
         self.name = f"planwright-{kind}-{os.getpid()}-{secrets.token_hex(8)}"
         self.key, self.size_bytes = f"/{self.name}", size_bytes
-        self._memory: shared_memory.SharedMemory | None = shared_memory.SharedMemory(self.name, create=True, size=size_bytes)
+        self._memory: shared_memory.SharedMemory | None = shared_memory.SharedMemory(
+            self.name, create=True, size=size_bytes
+        )
         self._named = True
 
     def unlink(self) -> None:
@@ -76,6 +81,7 @@ class Regions:
     def __init__(self, info: ModelInfo, register: Register, unregister: Unregister) -> None:
         self._info, self._register, self._unregister = info, register, unregister
         self._regions: dict[str, Region] = {}
+        self._late: list[str] = []  # registered, but a request that nobody waits for may still write there
 
     def put(self, chunk: Chunk) -> tuple[dict[str, Place], dict[str, Place]]:
         """Copy the inputs in and reserve room for the outputs; text and outputs of unknown size travel inline.
@@ -83,6 +89,7 @@ class Regions:
         Raises:
             SharedMemoryUnavailable: The server does not take the region, or /dev/shm is full.
         """
+        self._let_go()
         plain = {name: array for name, array in chunk.arrays.items() if array.dtype.kind not in "OSU"}
         sizes_in = {name: array.nbytes for name, array in plain.items()}
         rows = len(next(iter(chunk.arrays.values()))) if self._info.batches else 0
@@ -102,25 +109,35 @@ class Regions:
         return found
 
     def abandon(self) -> None:
-        """Use other memory from now on.
-
-        After a time-out the server may still write its answer here, and would spoil the next one. It is not told to let
-        go either: an embedded server may crash when memory goes away under a running request.
-        """
+        """Use other memory from now on: after a time-out the server may still write here, and would spoil the next answer."""
         for region in self._regions.values():
+            self._late.append(region.name)
             region.destroy()
         self._regions.clear()
 
     def close(self) -> None:
-        """Let the server and the machine have the memory back; a server that is gone has let go already."""
-        regions, self._regions = self._regions, {}
-        for region in regions.values():
-            try:
-                self._unregister(region.name)
-            except ClientError:
-                pass
-            finally:
-                region.destroy()
+        """Let the server and the machine have the memory back; a server that is gone has let go already.
+
+        Waits up to `LATE_S` for requests that timed out; what the server still uses then, it keeps until it ends.
+        """
+        self.abandon()
+        deadline = time.monotonic() + LATE_S
+        self._let_go()
+        while self._late and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self._let_go()
+        self._late = []
+
+    def _let_go(self) -> None:
+        """Unregister abandoned memory, apart from what the server says is in use."""
+        self._late = [name for name in self._late if not self._gone(name)]
+
+    def _gone(self, name: str) -> bool:
+        try:
+            self._unregister(name)
+        except ClientError as error:
+            return "in use" not in error.faults[0].why
+        return True
 
     def _layout(self, kind: str, sizes: dict[str, int]) -> dict[str, Place]:
         offsets, total = {}, 0
@@ -143,10 +160,9 @@ class Regions:
             raise
         self._regions[kind] = region
         if old is not None:
-            try:
-                self._unregister(old.name)
-            finally:
-                old.destroy()
+            self._late.append(old.name)
+            old.destroy()
+            self._let_go()
         return region
 
 
@@ -155,7 +171,13 @@ def _check_room(size_bytes: int) -> None:
     free = shutil.disk_usage(_SHM).free
     if size_bytes > free:
         why = f"{human_bytes(size_bytes)} are needed, {human_bytes(free)} are free in {_SHM}"
-        raise SharedMemoryUnavailable(Fault("the shared memory is full", why=why, fix="send smaller batches, or give the container a larger --shm-size"))
+        raise SharedMemoryUnavailable(
+            Fault(
+                "the shared memory is full",
+                why=why,
+                fix="send smaller batches, or give the container a larger --shm-size",
+            )
+        )
 
 
 def _size(tensor: TensorSpec, rows: int) -> int:

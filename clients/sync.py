@@ -21,7 +21,14 @@ from planwright.errors import Fault
 from . import core, failures
 from .core import Arrays, ModelInfo
 from .discover import PROTOCOLS, Protocol, address, is_encrypted
-from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, SharedMemoryUnavailable
+from .errors import (
+    ClientError,
+    ConnectionFailed,
+    InvalidRequest,
+    ModelUnavailable,
+    RequestTimeout,
+    SharedMemoryUnavailable,
+)
 from .options import RETRIES, TIMEOUT_S, Options, Tls
 from .request import Request
 from .shm import Regions
@@ -68,7 +75,9 @@ class TritonModel:
     def __enter__(self) -> TritonModel:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -144,7 +153,9 @@ class TritonModel:
 
     def _answer(self, arrays: Arrays) -> Arrays:
         chunks = list(core.split(self.info, arrays))
-        return core.join(chunks, [self.send(Request(self.info, chunk, self.protocol, self.scratch())) for chunk in chunks])
+        return core.join(
+            chunks, [self.send(Request(self.info, chunk, self.protocol, self.scratch())) for chunk in chunks]
+        )
 
     def send(self, request: Request) -> Arrays:
         """Send one request and return its answers as they came."""
@@ -177,7 +188,11 @@ class TritonModel:
         return core.model_info(self.model, answer["config"], self.version)
 
     def _read_versions(self) -> list[str]:
-        document = self._transport.json(model_path(self.model), self.model) if self.protocol == "http" else self._call("ModelMetadata", "ModelMetadataRequest")
+        document = (
+            self._transport.json(model_path(self.model), self.model)
+            if self.protocol == "http"
+            else self._call("ModelMetadata", "ModelMetadataRequest")
+        )
         return [str(number) for number in document["versions"]]
 
     def _read_statistics(self) -> dict[str, int]:
@@ -191,7 +206,9 @@ class TritonModel:
     def _call(self, method: str, kind: str) -> dict[str, Any]:
         from google.protobuf.json_format import MessageToDict
 
-        answer = self._transport.call(method, self._transport.message(kind, name=self.model, version=self.version), self.model)
+        answer = self._transport.call(
+            method, self._transport.message(kind, name=self.model, version=self.version), self.model
+        )
         document: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
         return document
 
@@ -226,12 +243,24 @@ class PreparedRequest:
         Raises:
             InvalidRequest: The other client asks another model or speaks another protocol, or memory would be shared.
         """
-        if (model.model, model.version, model.protocol) != (self._model.model, self._model.version, self._model.protocol):
+        if (model.model, model.version, model.protocol) != (
+            self._model.model,
+            self._model.version,
+            self._model.protocol,
+        ):
             why = f"it was made for {self._model.model} over {self._model.protocol}"
-            raise InvalidRequest(Fault("a prepared request fits its own model and protocol only", why=why, fix="prepare it with the other client"))
+            raise InvalidRequest(
+                Fault(
+                    "a prepared request fits its own model and protocol only",
+                    why=why,
+                    fix="prepare it with the other client",
+                )
+            )
         if self._request.in_shared_memory:
             why = "two at once would overwrite each other's answers"
-            raise InvalidRequest(Fault("shared memory serves one client", why=why, fix="prepare the request with each client"))
+            raise InvalidRequest(
+                Fault("shared memory serves one client", why=why, fix="prepare the request with each client")
+            )
         return PreparedRequest(model, self._request)
 
     def infer(self) -> Arrays:
@@ -267,7 +296,9 @@ class Registrar:
                 document = {"key": key, "offset": 0, "byte_size": size_bytes}
                 self._transport.post_json(f"/v2/systemsharedmemory/region/{name}/register", document, name)
             else:
-                request = self._transport.message("SystemSharedMemoryRegisterRequest", name=name, key=key, offset=0, byte_size=size_bytes)
+                request = self._transport.message(
+                    "SystemSharedMemoryRegisterRequest", name=name, key=key, offset=0, byte_size=size_bytes
+                )
                 self._transport.call("SystemSharedMemoryRegister", request, name)
         except (ConnectionFailed, RequestTimeout):
             raise
@@ -279,7 +310,11 @@ class Registrar:
         if self._protocol == "http":
             self._transport.post_json(f"/v2/systemsharedmemory/region/{name}/unregister", {}, name)
         else:
-            self._transport.call("SystemSharedMemoryUnregister", self._transport.message("SystemSharedMemoryUnregisterRequest", name=name), name)
+            self._transport.call(
+                "SystemSharedMemoryUnregister",
+                self._transport.message("SystemSharedMemoryUnregisterRequest", name=name),
+                name,
+            )
 
 
 def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -292,7 +327,13 @@ def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> 
         return args[0]
     names = [tensor.name for tensor in info.inputs]
     if len(args) > len(names):
-        raise InvalidRequest(Fault(f"{info.name} takes {len(names)} inputs", why=f"got {len(args)}; they are {', '.join(names)}", fix="pass them by name"))
+        raise InvalidRequest(
+            Fault(
+                f"{info.name} takes {len(names)} inputs",
+                why=f"got {len(args)}; they are {', '.join(names)}",
+                fix="pass them by name",
+            )
+        )
     both = [name for name in names[: len(args)] if name in inputs]
     if both:
         raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by place"))
@@ -301,12 +342,16 @@ def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> 
 
 def is_answer(error: BaseException) -> bool:
     """True where the server has ended the request, so that it will write into no memory any more."""
-    return isinstance(error, ClientError) and not isinstance(error, (ConnectionFailed, RequestTimeout, SharedMemoryUnavailable))
+    return isinstance(error, ClientError) and not isinstance(
+        error, (ConnectionFailed, RequestTimeout, SharedMemoryUnavailable)
+    )
 
 
 def not_ready(model: str, timeout_s: float, where: str, last: str) -> RequestTimeout:
     """The model did not become ready; `last` is the last answer."""
-    return RequestTimeout(Fault(f"'{model}' was not ready within {timeout_s:g} s", where, last, "see the server's ready table"))
+    return RequestTimeout(
+        Fault(f"'{model}' was not ready within {timeout_s:g} s", where, last, "see the server's ready table")
+    )
 
 
 def _check_choices(model: str, protocol: str, shared_memory: str | None, timeout_s: float) -> None:

@@ -101,7 +101,8 @@ def validate(folder: Path, names: list[str], transports: list[str], where: Addre
 def _validate_version(folder: Path, name: str, number: str, transports: list[str], where: Addresses) -> Iterator[Row]:
     try:
         version = published.version(folder, name, number)
-        golden, _ = version.golden(), version.tolerances
+        golden = version.golden()
+        _check_golden(version, golden)
     except InvalidRequest as error:
         yield _no_answer(name, number, "golden", error)
         return
@@ -148,7 +149,7 @@ def _no_answer(model: str, version: str, transport: str, error: ClientError, wei
 
 def _validate_transport(version: PublishedVersion, golden: Golden, transport: str, connect: Connect) -> Iterator[Row]:
     with connect() as model:
-        _check_outputs(version, golden, model.info)
+        _check_served(version, golden, model.info)
         for size in batch_sizes(model.info):
             checks = [check for group in golden.batches(size or 1) for check in _ask(model, group, version)]
             yield _row(version, transport, str(size) if size else "whole", checks)
@@ -160,14 +161,30 @@ def _validate_transport(version: PublishedVersion, golden: Golden, transport: st
     yield _row(version, transport, f"{IN_FLIGHT} in flight", checks, merged)
 
 
-def _check_outputs(version: PublishedVersion, golden: Golden, info: ModelInfo) -> None:
+def _check_golden(version: PublishedVersion, golden: Golden) -> None:
+    """Refuse golden samples that have no answers, or answers that nothing says how to judge."""
+    expected, judged = _outputs(golden), set(version.tolerances)
+    if not expected or not expected <= judged:
+        raise InvalidRequest(
+            published.damaged(
+                version, f"golden.npz has answers for {sorted(expected)}, build.json tolerances for {sorted(judged)}"
+            )
+        )
+
+
+def _check_served(version: PublishedVersion, golden: Golden, info: ModelInfo) -> None:
     """Refuse to compare what is not the same set of tensors."""
     served = {tensor.name for tensor in info.outputs}
-    expected = {name for group in golden.groups for name in group.outputs}
-    lacking = sorted(expected - served) + sorted(expected - set(version.tolerances))
-    if lacking or not expected:
-        why = f"golden.npz has {sorted(expected)}, build.json tolerances for {sorted(version.tolerances)}, the server outputs {sorted(served)}"
-        raise InvalidRequest(published.damaged(version, why))
+    if not _outputs(golden) <= served:
+        raise InvalidRequest(
+            published.damaged(
+                version, f"golden.npz has answers for {sorted(_outputs(golden))}, the server outputs {sorted(served)}"
+            )
+        )
+
+
+def _outputs(golden: Golden) -> set[str]:
+    return {name for group in golden.groups for name in group.outputs}
 
 
 def batch_sizes(info: ModelInfo) -> list[int]:
@@ -197,7 +214,9 @@ def check_answers(group: Group, answers: Arrays, version: PublishedVersion) -> l
 
 def _compare(name: str, expected: Any, answers: Arrays, tolerance: Tolerance) -> OutputCheck:
     if name not in answers:
-        return OutputCheck(name, len(expected), float("inf"), float("inf"), -1.0, 0.0, 0.0, False, "the server left it out")
+        return OutputCheck(
+            name, len(expected), float("inf"), float("inf"), -1.0, 0.0, 0.0, False, "the server left it out"
+        )
     return compare(name, expected, answers[name], tolerance)
 
 
@@ -245,13 +264,30 @@ def _mean_batch(before: dict[str, int], after: dict[str, int]) -> float | None:
     return (after["inference_count"] - before["inference_count"]) / runs if runs > 0 else None
 
 
-def _row(version: PublishedVersion, transport: str, batch: str, checks: list[OutputCheck], merged: float | None = None) -> Row:
+def _row(
+    version: PublishedVersion, transport: str, batch: str, checks: list[OutputCheck], merged: float | None = None
+) -> Row:
     outputs = [merge([c for c in checks if c.output == name]) for name in dict.fromkeys(c.output for c in checks)]
     failed = [check for check in outputs if not check.passed]
     reason = "; ".join(f"{check.output}: {check.reason}" for check in failed)
     if not failed and merged is not None:
-        reason = f"{merged:.1f} samples per execution" if merged > 1 else "the server merged nothing, so requests could not be mixed up"
+        reason = (
+            f"{merged:.1f} samples per execution"
+            if merged > 1
+            else "the server merged nothing, so requests could not be mixed up"
+        )
     relative, cosine = max(check.relative for check in outputs), min(check.cosine for check in outputs)
     verdict = WRONG if failed else OK
-    return Row(version.model, version.version, transport, batch, outputs[0].samples, relative, cosine, verdict, reason, version.weights, merged)
-
+    return Row(
+        version.model,
+        version.version,
+        transport,
+        batch,
+        outputs[0].samples,
+        relative,
+        cosine,
+        verdict,
+        reason,
+        version.weights,
+        merged,
+    )

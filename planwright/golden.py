@@ -90,7 +90,8 @@ class Golden:
             OSError, ValueError, KeyError: The file is missing, cut short, or not a golden file.
         """
         groups: dict[int, tuple[Arrays, Arrays]] = {}
-        with np.load(path, allow_pickle=False) as stored:
+        # opened here: numpy leaves its own file open when the archive is cut short
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             meta = json.loads(stored["meta"].tobytes())
             for key in stored.files:
                 if key == "meta":

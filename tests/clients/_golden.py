@@ -1,0 +1,213 @@
+"""Tiny published models: ONNX, config.pbtxt, golden.npz and build.json, as the builders publish them.
+
+In      a repository folder.
+Out     model folders whose golden answers come from ONNX Runtime in this process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import helper
+
+from planwright.compare import Tolerance
+from planwright.golden import Arrays, Golden, group_by_shape
+from tests import _models
+
+BATCHING = "dynamic_batching { max_queue_delay_microseconds: 20000 }\n"
+RANDOM = np.random.default_rng(7)
+WEIGHTS = RANDOM.normal(size=(4, 3)).astype(np.float32)
+
+
+def floats(*shape: int) -> Any:
+    """Return random numbers."""
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def publish(repository: Path, name: str, made: Any, config: str, samples: Sequence[Arrays], *, batch: dict[str, Any],
+            weights: str = "real", expected: Sequence[Arrays] | None = None, labels: Sequence[str] = ()) -> Path:  # fmt: skip
+    """Write a model and its golden samples; `expected` plants other answers than the model's own."""
+    folder = _models.publish(repository, name, made, config) / "1"
+    answers = expected or [answer(made, sample, alone=batch["kind"] == "none") for sample in samples]
+    Golden(group_by_shape(samples, answers), {"weights": weights}).save(folder / "golden.npz")
+    tolerances = {output: Tolerance().as_dict() for output in answers[0]}
+    build = {
+        "model": name,
+        "version": 1,
+        "target": "onnxruntime",
+        "precision": "fp32",
+        "weights": weights,
+        "batch": batch,
+        "tolerances": tolerances,
+    }
+    (folder / "build.json").write_text(json.dumps(build))
+    if labels:
+        (folder / "labels.txt").write_text("\n".join(labels) + "\n")
+    return folder
+
+
+def answer(made: Any, sample: Arrays, *, alone: bool) -> Arrays:
+    """Return what the model says of one sample; a static batch is filled with it."""
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = sample
+    if not alone:
+        rows = [item.shape[0] for item in session.get_inputs()]
+        feeds = {k: np.repeat(v[None], rows[0] if isinstance(rows[0], int) else 1, axis=0) for k, v in sample.items()}
+    feeds = {
+        k: np.array([[item.decode() for item in row] for row in v], dtype=object) if v.dtype.kind == "O" else v
+        for k, v in feeds.items()
+    }
+    names = [item.name for item in session.get_outputs()]
+    found = dict(zip(names, session.run(names, feeds), strict=True))
+    return found if alone else {k: v[0] for k, v in found.items()}
+
+
+def affine_model(rows: int | str = "n") -> Any:
+    """Return y = x W."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    return _models.model(
+        nodes,
+        [_models.value("x", "FP32", [rows, 4])],
+        [_models.value("y", "FP32", [rows, 3])],
+        [_models.constant("w", WEIGHTS)],
+    )
+
+
+def affine(repository: Path, name: str = "affine", **how: Any) -> Path:
+    """Publish y = x W, batches of up to 8."""
+    io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [3]))
+    samples = [{"x": floats(4)} for _ in range(16)]
+    return publish(repository, name, affine_model(), f"max_batch_size: 8\n{io}{_models.instances(1)}{BATCHING}", samples,
+                   batch={"kind": "dynamic", "max": 8}, **how)  # fmt: skip
+
+
+def fixed(repository: Path) -> Path:
+    """Publish y = x W as an engine of four rows."""
+    io = _models.tensors("input", ("x", "FP32", [4, 4])) + _models.tensors("output", ("y", "FP32", [4, 3]))
+    parameter = 'parameters { key: "planwright_fixed_batch" value { string_value: "4" } }\n'
+    samples = [{"x": floats(4)} for _ in range(6)]
+    return publish(repository, "fixed", affine_model(4), f"max_batch_size: 0\n{io}{_models.instances(1)}{parameter}", samples,
+                   batch={"kind": "fixed", "max": 4})  # fmt: skip
+
+
+def foreign(repository: Path) -> Path:
+    """Publish y = x W of two rows, without a batch axis."""
+    io = _models.tensors("input", ("x", "FP32", [2, 4])) + _models.tensors("output", ("y", "FP32", [2, 3]))
+    samples = [{"x": floats(2, 4)} for _ in range(3)]
+    return publish(
+        repository,
+        "foreign",
+        affine_model(2),
+        f"max_batch_size: 0\n{io}{_models.instances(1)}",
+        samples,
+        batch={"kind": "none", "max": 0},
+    )
+
+
+def two(repository: Path) -> Path:
+    """Publish s = a + 1, t = b + b, from random weights by its own word."""
+    made = _models.model(
+        [helper.make_node("Add", ["a", "one"], ["s"]), helper.make_node("Add", ["b", "b"], ["t"])],
+        [_models.value("a", "FP32", ["n", 4]), _models.value("b", "INT32", ["n", 2])],
+        [_models.value("s", "FP32", ["n", 4]), _models.value("t", "INT32", ["n", 2])],
+        [_models.constant("one", np.float32(1))],
+    )
+    io = _models.tensors("input", ("a", "FP32", [4]), ("b", "INT32", [2])) + _models.tensors(
+        "output", ("s", "FP32", [4]), ("t", "INT32", [2])
+    )
+    samples = [{"a": floats(4), "b": RANDOM.integers(0, 99, 2, dtype=np.int32)} for _ in range(5)]
+    return publish(
+        repository,
+        "two",
+        made,
+        f"max_batch_size: 4\n{io}{_models.instances(1)}",
+        samples,
+        batch={"kind": "dynamic", "max": 4},
+        weights="random",
+    )
+
+
+def any_length(repository: Path) -> Path:
+    """Publish y = x + x of any length; golden samples of two lengths."""
+    made = _models.model(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [_models.value("x", "FP32", ["n", "m"])],
+        [_models.value("y", "FP32", ["n", "m"])],
+    )
+    io = _models.tensors("input", ("x", "FP32", [-1])) + _models.tensors("output", ("y", "FP32", [-1]))
+    samples = [{"x": floats(length)} for length in (3, 5, 3, 5, 5)]
+    return publish(
+        repository,
+        "any_length",
+        made,
+        f"max_batch_size: 4\n{io}{_models.instances(1)}{BATCHING}",
+        samples,
+        batch={"kind": "dynamic", "max": 4},
+    )
+
+
+def text(repository: Path) -> Path:
+    """Publish a model that says back what it is told."""
+    said, heard = _models.value("said", "STRING", ["n", 1]), _models.value("heard", "STRING", ["n", 1])
+    made = _models.model([helper.make_node("Identity", ["said"], ["heard"])], [said], [heard])
+    io = _models.tensors("input", ("said", "STRING", [1])) + _models.tensors("output", ("heard", "STRING", [1]))
+    samples = [{"said": np.array([word.encode()], dtype=object)} for word in ("one", "zwölf", "a longer sentence", "x")]
+    return publish(
+        repository,
+        "text",
+        made,
+        f"max_batch_size: 4\n{io}{_models.instances(1)}",
+        samples,
+        batch={"kind": "dynamic", "max": 4},
+    )
+
+
+def classes(repository: Path) -> Path:
+    """Publish class scores of an 8 x 8 image: how bright each row is, so row 3 bright means class "three"."""
+    made = _models.model(
+        [helper.make_node("Cast", ["image"], ["f"], to=1), helper.make_node("ReduceMean", ["f"], ["scores"], axes=[2], keepdims=0)],
+        [_models.value("image", "UINT8", ["n", 8, 8])],
+        [_models.value("scores", "FP32", ["n", 8])],
+    )  # fmt: skip
+    io = _models.tensors("input", ("image", "UINT8", [8, 8])) + _models.tensors("output", ("scores", "FP32", [8]))
+    samples = [{"image": RANDOM.integers(0, 255, (8, 8), dtype=np.uint8)} for _ in range(8)]
+    labels = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
+    return publish(
+        repository,
+        "classes",
+        made,
+        f"max_batch_size: 4\n{io}{_models.instances(1)}",
+        samples,
+        batch={"kind": "dynamic", "max": 4},
+        labels=labels,
+    )
+
+
+def reverser(repository: Path, name: str = "reverser") -> Path:
+    """Publish a model that mixes up the answers of one execution; right as long as each runs alone."""
+    end = np.array([np.iinfo(np.int64).min])
+    made = _models.model(
+        [helper.make_node("Slice", ["x", "last", "end", "axis", "step"], ["y"])],
+        [_models.value("x", "FP32", ["n", 4])],
+        [_models.value("y", "FP32", ["n", 4])],
+        [
+            _models.constant(key, np.array(number).reshape(1))
+            for key, number in (("last", -1), ("end", end), ("axis", 0), ("step", -1))
+        ],
+    )
+    io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [4]))
+    samples = [{"x": floats(4)} for _ in range(16)]
+    return publish(repository, name, made, f"max_batch_size: 8\n{io}{_models.instances(1)}{BATCHING}", samples,
+                   batch={"kind": "dynamic", "max": 8})  # fmt: skip
+
+
+def all_models(repository: Path) -> Path:
+    """Publish every well-behaved model; returns the repository."""
+    for make in (affine, fixed, foreign, two, any_length, text, classes):
+        make(repository)
+    return repository

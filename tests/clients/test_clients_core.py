@@ -1,0 +1,176 @@
+"""Checks, splitting and addresses; no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients import InvalidRequest, ModelInfo, ServerError, TritonModel, core
+from clients.discover import address, addresses, is_encrypted
+from clients.http import HttpTransport
+from clients.options import Options, Tls, ssl_context
+from clients.wire import http_answer
+from planwright.server_info import ServerInfo
+from planwright.tensors import TensorSpec
+
+
+def info(*, limit: int = 4, fixed: int = 0, batches: bool = True) -> ModelInfo:
+    inputs = (TensorSpec("x", "FP32", (2,)), TensorSpec("n", "INT32", (-1,)))
+    return ModelInfo("m", "", inputs, (TensorSpec("y", "FP32", (2,)),), 0 if fixed or not batches else limit, fixed, {})
+
+
+def good(rows: int = 3) -> dict[str, Any]:
+    return {"x": np.zeros((rows, 2), np.float32), "n": np.zeros((rows, 5), np.int32)}
+
+
+BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "unknown name": (lambda g: {**g, "z": g["x"]}, "has no input 'z'"),
+    "missing": (lambda g: {"x": g["x"]}, "input 'n' is missing"),
+    "dtype": (lambda g: {**g, "x": g["x"].astype(np.float64)}, "must be FP32"),
+    "complex": (lambda g: {**g, "x": g["x"].astype(np.complex64)}, "must be FP32"),
+    "shape": (lambda g: {**g, "x": np.zeros((3, 9), np.float32)}, "must have shape [-1, 2]"),
+    "no batch axis": (lambda g: {**g, "x": np.zeros(2, np.float32)}, "array[None]"),
+    "different batches": (lambda g: {**g, "x": np.zeros((1, 2), np.float32)}, "disagree about the batch"),
+    "empty": (lambda g: good(0), "batch is empty"),
+    "NaN": (lambda g: {**g, "x": np.array([[0, np.nan]] * 3, np.float32)}, "3 of 6 elements"),
+    "ragged": (lambda g: {**g, "x": [[1.0], [1.0, 2.0]]}, "is no array"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_refused_with_what_was_expected(case: str) -> None:
+    change, words = BAD[case]
+    with pytest.raises(InvalidRequest) as caught:
+        core.check_batch(info(), change(good()))
+    assert words in str(caught.value)
+    assert all(fault.fix for fault in caught.value.faults)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        core.check_batch(info(), {"x": np.zeros((3, 9)), "nn": 1})
+    text = str(caught.value)
+    assert "no input 'nn'" in text
+    assert "did you mean 'n'?" in text
+    assert "'n' is missing" in text
+    assert "must be FP32" in text
+    assert "must have shape" in text
+
+
+def test_nan_passes_where_the_caller_says_so_and_infinity_always() -> None:
+    nan, infinite = (
+        {**good(), "x": np.full((3, 2), np.nan, np.float32)},
+        {**good(), "x": np.full((3, 2), -np.inf, np.float32)},
+    )
+    assert np.isnan(core.check_batch(info(), nan, allow_nan=True)["x"]).all()
+    assert np.isinf(core.check_batch(info(), infinite)["x"]).all()
+
+
+def test_wrong_use_names_the_right_method() -> None:
+    with pytest.raises(InvalidRequest, match="call infer_batch"):
+        core.check_sample(info(), good(1))
+    with pytest.raises(InvalidRequest, match="call infer_batch with whole tensors"):
+        core.check_sample(info(batches=False), {"x": np.zeros(2, np.float32), "n": np.zeros(5, np.int32)})
+
+
+def test_text_inputs_hold_text() -> None:
+    said = ModelInfo("m", "", (TensorSpec("said", "BYTES", (1,)),), (), 4, 0, {})
+    assert core.check_batch(said, {"said": [["a"]]})["said"].shape == (1, 1)
+    with pytest.raises(InvalidRequest, match="it holds a NoneType"):
+        core.check_batch(said, {"said": np.array([[None]], dtype=object)})
+
+
+@given(total=st.integers(1, 23), limit=st.integers(1, 8), fixed=st.booleans())
+def test_split_and_join_keep_every_sample_in_order(total: int, limit: int, fixed: bool) -> None:
+    about = info(limit=limit, fixed=limit if fixed else 0)
+    arrays = {"x": np.arange(total * 2, dtype=np.float32).reshape(total, 2), "n": np.zeros((total, 1), np.int32)}
+    chunks = list(core.split(about, arrays))
+    sizes = {len(chunk.arrays["x"]) for chunk in chunks}
+    assert sizes == {limit} if fixed else max(sizes) <= limit
+    joined = core.join(chunks, [{"y": chunk.arrays["x"]} for chunk in chunks])
+    assert np.array_equal(joined["y"], arrays["x"])
+
+
+def test_answers_that_do_not_fit_together_are_an_error() -> None:
+    chunks = list(core.split(info(limit=1), good(2)))
+    with pytest.raises(ServerError, match="do not fit together"):
+        core.join(chunks, [{"y": np.zeros((1, 2))}, {"y": np.zeros((1, 3))}])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host:port",
+        "http://host:80/path",
+        "ftp://host",
+        "host:0",
+        "host:70000",
+        "a b:80",
+        "::1",
+        "user@host:80",
+        ":8000",
+    ],
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        address(url, "http")
+    assert caught.value.faults[0].fix
+
+
+def test_the_scheme_asks_for_tls() -> None:
+    assert [is_encrypted(url) for url in ("https://h", "grpcs://h", "http://h", "h:1", None)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    with TritonModel("m", "https://localhost:1") as model:
+        assert model.options.tls == Tls()
+
+
+def test_grpc_is_asked_on_the_same_machine_as_http(tmp_path: Path) -> None:
+    here = tmp_path / "server.json"
+    ServerInfo(1, "i", "127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002", "none", "", "", "").write(here)
+    assert addresses(None, None, here) == ("127.0.0.1:5000", "127.0.0.1:5001")
+    assert addresses("127.0.0.1:5000", None, here) == ("127.0.0.1:5000", "127.0.0.1:5001")
+    assert addresses("gpu-box:9000", None, here) == ("gpu-box:9000", "gpu-box:8001")
+    assert addresses("gpu-box", "gpu-box:7", here) == ("gpu-box", "gpu-box:7")
+
+
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"protocol": "soap"},
+    {"shared_memory": "cuda"},
+    {"timeout_s": 0},
+    {"timeout_s": float("nan")},
+    {"headers": {"a": "b\r\nc: d"}},
+]
+
+
+@pytest.mark.parametrize("options", IMPOSSIBLE)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        TritonModel("m", "localhost:1", **options)
+    assert caught.value.faults[0].fix
+
+
+def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="nowhere.pem"):
+        ssl_context(Tls(root_certificate=str(tmp_path / "nowhere.pem")))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"{}", b'{"outputs": [{"name": "y"}]}'])
+def test_what_is_no_answer_is_an_error_and_no_crash(content: bytes) -> None:
+    with pytest.raises(ServerError, match="cannot be read"):
+        http_answer(info(), content, None)
+
+
+def test_a_transport_opens_no_connection_before_it_is_asked() -> None:
+    HttpTransport("localhost:1", Options()).close()

@@ -1,0 +1,251 @@
+"""What goes wrong between a client and a server, told as what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clients import (
+    AsyncTritonModel,
+    ClientError,
+    ConnectionFailed,
+    InvalidRequest,
+    ModelUnavailable,
+    RequestTimeout,
+    TritonModel,
+)
+from planwright.server_info import ServerInfo
+from tests._server import free_ports, launch
+from tests.clients import _golden
+from tests.clients._golden import WEIGHTS, floats
+
+Connect = Callable[..., TritonModel]
+LONG = 1_500_000  # turns of the sleeper: more than a second
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_nobody_there_is_called_that_and_not_a_timeout(protocol: Any) -> None:
+    with TritonModel("m", f"127.0.0.1:{free_ports(1)[0]}", protocol=protocol, retries=1, timeout_s=20) as model:
+        began = time.monotonic()
+        with pytest.raises(ConnectionFailed) as caught:
+            _ = model.info
+    assert "cannot reach a server" in caught.value.faults[0].what
+    assert "python -m serving" in caught.value.faults[0].fix
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_host_that_is_none_is_called_that(protocol: Any) -> None:
+    with (
+        TritonModel("m", "no-such-host.invalid:80", protocol=protocol, retries=0, timeout_s=20) as model,
+        pytest.raises(ConnectionFailed),
+    ):
+        _ = model.info
+
+
+def test_a_client_that_waits_says_what_it_waited_for() -> None:
+    with TritonModel("m", f"127.0.0.1:{free_ports(1)[0]}") as model, pytest.raises(RequestTimeout, match="refused"):
+        model.wait_ready(0.3)
+
+
+@pytest.mark.parametrize("name", ["nosuch", "no such/model", "ünknown"])
+def test_an_unknown_model_is_named(connect: Connect, name: str) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        _ = connect(name).info
+    assert name in caught.value.faults[0].what
+    assert not caught.value.retry_safe
+
+
+def test_an_unknown_version_is_named(connect: Connect) -> None:
+    with pytest.raises(ModelUnavailable, match="version 77"):
+        _ = connect("affine", version="77").info
+
+
+def test_a_request_that_takes_too_long_ends_in_time_and_the_next_gets_its_own_answer(connect: Connect) -> None:
+    model = connect("sleeper", timeout_s=0.4, retries=3)
+    began = time.monotonic()
+    with pytest.raises(RequestTimeout) as caught:
+        model.infer_sample(x=np.array([LONG], np.int64))
+    assert time.monotonic() - began < 1.5, "a timed out request is not sent again"
+    assert "0.4 s" in caught.value.faults[0].what
+    assert model.versions() == ["1"], "the late answer must not be taken for this one"
+    later = connect("sleeper", timeout_s=30)
+    assert later.infer_sample(x=np.array([7], np.int64))["y"] == [7]
+    for number in (9, 10):
+        assert model.infer_sample(x=np.array([number], np.int64))["y"] == [number]
+
+
+@pytest.mark.parametrize(("protocol", "memory"), [("http", None), ("grpc", None), ("http", "system")])
+def test_a_cancelled_async_request_leaves_the_client_usable(server: ServerInfo, protocol: Any, memory: Any) -> None:
+    url = server.grpc_url if protocol == "grpc" else server.http_url
+
+    async def ask() -> None:
+        async with AsyncTritonModel("sleeper", url, protocol=protocol, shared_memory=memory) as model:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(model.infer_sample(x=np.array([LONG], np.int64)), 0.3)
+            answers = [await model.infer_sample(x=np.array([number], np.int64)) for number in (3, 4)]
+            assert [answer["y"].tolist() for answer in answers] == [[3.0], [4.0]]
+
+    asyncio.run(ask())
+
+
+def test_what_the_server_refuses_is_an_invalid_request(connect: Connect) -> None:
+    model = connect("affine")
+    object.__setattr__(model.info, "max_batch_size", 64)  # a client that believes in a larger limit than the server's
+    with pytest.raises(InvalidRequest) as caught:
+        model.infer_batch(x=floats(9, 4))
+    assert "batch-size must be <= 8" in caught.value.faults[0].why
+
+
+def test_a_request_of_100_mb_is_answered_or_refused_clearly_and_the_client_lives(connect: Connect) -> None:
+    model = connect("any_length", timeout_s=120)
+    large = np.ones((1, 25_000_000), np.float32)
+    found = outcome(lambda: model.infer_batch(x=large)["y"])
+    assert found.faults[0].fix if isinstance(found, ClientError) else found[0, -1] == 2
+    assert model.infer_sample(x=np.ones(3, np.float32))["y"].tolist() == [2, 2, 2]
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """Return the answer, or the error as a value."""
+    try:
+        return call()
+    except ClientError as error:
+        return error
+
+
+def test_a_wrong_shape_of_100_mb_is_refused_before_it_is_sent(connect: Connect) -> None:
+    model, large = connect("affine"), np.ones((1, 25_000_000), np.float32)
+    before = model.statistics()
+    with pytest.raises(InvalidRequest, match="must have shape"):
+        model.infer_batch(x=large)
+    assert model.statistics() == before
+
+
+COMEBACKS = [("http", None, True), ("grpc", None, False), ("http", "system", False), ("grpc", "system", True)]
+
+
+@pytest.mark.parametrize(("protocol", "memory", "asked_meanwhile"), COMEBACKS)
+def test_a_server_that_goes_away_and_comes_back(
+    tmp_path: Path, protocol: Any, memory: Any, asked_meanwhile: bool
+) -> None:
+    repository = tmp_path / "models"
+    _golden.affine(repository)
+    ports = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), free_ports(), strict=True)]
+    x = floats(2, 4)
+    first = launch(tmp_path / "first", repository, "--allow-client-shm", *ports).wait_ready()
+    url = first.info.grpc_url if protocol == "grpc" else first.info.http_url
+    model = TritonModel("affine", url, protocol=protocol, shared_memory=memory, retries=2)
+    try:
+        prepared = model.prepare(x=x)
+        assert np.allclose(prepared.infer()["y"], x @ WEIGHTS, atol=1e-5)
+        first.stop(signal.SIGKILL)
+        if asked_meanwhile:
+            with pytest.raises(ConnectionFailed):
+                prepared.infer()
+        second = launch(tmp_path / "second", repository, "--allow-client-shm", *ports).wait_ready()
+        try:
+            if protocol == "grpc":
+                model.wait_ready(30)  # its channel looks for the server again in its own time
+            assert np.allclose(prepared.infer()["y"], x @ WEIGHTS, atol=1e-5)
+            assert np.allclose(model.infer_batch(x=x)["y"], x @ WEIGHTS, atol=1e-5)
+        finally:
+            model.close()
+            second.stop()
+            _close(second)
+    finally:
+        first.stop()
+        _close(first)
+
+
+def _close(launched: Any) -> None:
+    if launched.process.stdout is not None:
+        launched.process.stdout.close()
+
+
+@contextmanager
+def speaker(*answers: bytes, drip_s: float = 0.0) -> Iterator[tuple[str, list[int]]]:
+    """Listen, read one request per connection, say the next of `answers`, hang up: faults that no real server shows."""
+    asked: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(1)
+
+        def serve() -> None:
+            for answer in answers:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(1 << 16)
+                    asked.append(1)
+                    try:
+                        for byte in [answer[i : i + 1] for i in range(len(answer))] if drip_s else [answer]:
+                            connection.sendall(byte)
+                            time.sleep(drip_s)
+                    except OSError:
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", asked
+        finally:
+            listener.close()
+            thread.join(15)
+
+
+def test_an_answer_that_breaks_off_is_not_asked_for_again() -> None:
+    with speaker(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"") as (url, asked):
+        with (
+            TritonModel("m", url, retries=1, timeout_s=5) as model,
+            pytest.raises(ConnectionFailed, match="broke before") as caught,
+        ):
+            _ = model.info
+        assert not caught.value.retry_safe
+        assert len(asked) == 1
+
+
+def test_a_connection_that_closes_without_a_word_is_tried_again() -> None:
+    with speaker(b"", b'HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n{"error":"unknown model: \'m\'"}'[:-1]) as (
+        url,
+        asked,
+    ):
+        with TritonModel("m", url, retries=1, timeout_s=5) as model, pytest.raises(ModelUnavailable):
+            _ = model.info
+        assert len(asked) == 2
+
+
+def test_a_server_that_drips_its_answer_is_cut_off_at_the_time_limit() -> None:
+    with speaker(b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + b" " * 400, drip_s=0.05) as (url, _):
+        began = time.monotonic()
+        with TritonModel("m", url, retries=0, timeout_s=0.6) as model, pytest.raises(RequestTimeout):
+            _ = model.info
+        assert time.monotonic() - began < 2
+
+
+def test_a_server_that_is_busy_is_asked_again_a_bounded_number_of_times() -> None:
+    busy = b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 16\r\n\r\n{"error":"busy"}'
+    with speaker(busy, busy, busy) as (url, asked):
+        with TritonModel("m", url, retries=2, timeout_s=5) as model, pytest.raises(ModelUnavailable, match="busy"):
+            _ = model.info
+        assert len(asked) == 3
+
+
+def test_a_body_that_is_too_large_is_called_that() -> None:
+    with speaker(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n") as (url, _):
+        with (
+            TritonModel("m", url, retries=0, timeout_s=5) as model,
+            pytest.raises(InvalidRequest, match="larger than the server takes") as caught,
+        ):
+            _ = model.info
+        assert "--http-max-input-size" in caught.value.faults[0].fix

@@ -1,0 +1,220 @@
+"""validate says yes to what is right, and catches and names each planted fault."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clients.errors import ConnectionFailed
+from clients.validate import Addresses, Row, validate
+from planwright.golden import Golden, Group
+from planwright.server_info import ServerInfo
+from tests._server import ROOT, free_ports, launch, running_server
+from tests.clients import _golden
+from tests.clients._command import clients, where
+from tests.clients.test_clients_answers import MODELS
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which everything but ``affine`` is wrong."""
+    folder = tmp_path_factory.mktemp("faulty")
+    for name in ("affine", "altered", "swapped", "damaged", "untold"):
+        _golden.affine(folder, name)
+    _golden.reverser(folder)
+    golden = folder / "altered" / "1" / "golden.npz"
+    _change(golden, lambda y: y * np.float32(1.01))
+    _change(folder / "swapped" / "1" / "golden.npz", lambda y: y[[1, 0, *range(2, len(y))]])
+    (folder / "damaged" / "1" / "golden.npz").write_bytes(golden.read_bytes()[:200])
+    build = folder / "untold" / "1" / "build.json"
+    build.write_text(json.dumps({**json.loads(build.read_text()), "tolerances": {}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def closed(faulty: Path) -> Iterator[ServerInfo]:
+    """A server of the faulty models that lets nobody use shared memory."""
+    with running_server(faulty) as info:
+        yield info
+
+
+def _change(path: Path, change: object) -> None:
+    golden = Golden.load(path)
+    assert callable(change)
+    groups = tuple(
+        Group(group.inputs, {name: change(array) for name, array in group.outputs.items()}) for group in golden.groups
+    )
+    Golden(groups, golden.meta).save(path)
+
+
+def rows(
+    server: ServerInfo, repository: Path, *names: str, transports: tuple[str, ...] = ("http", "grpc", "shm")
+) -> list[Row]:
+    return list(validate(repository, list(names), list(transports), Addresses(server.http_url, server.grpc_url)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_right_model_passes_every_transport_and_batch(server: ServerInfo, repository: Path, name: str) -> None:
+    found = rows(server, repository, name)
+    assert {row.verdict for row in found} == {"ok"}, found
+    expected = {
+        "fixed": {"1", "4"},
+        "foreign": {"whole"},
+        "affine": {"1", "4", "8", "8 in flight"},
+    }.get(name, {"1", "2", "4", "8 in flight"})
+    for transport in ("http", "grpc", "shm"):
+        assert {row.batch for row in found if row.transport == transport} == expected
+
+
+def test_requests_in_flight_are_really_merged(server: ServerInfo, repository: Path) -> None:
+    for row in rows(server, repository, "affine"):
+        if "in flight" in row.batch:
+            assert row.merged is not None
+            assert row.merged > 1.5
+            assert row.samples == 48
+
+
+def test_a_server_that_merges_nothing_is_said_to_prove_less(server: ServerInfo, repository: Path) -> None:
+    flights = [row for row in rows(server, repository, "two", transports=("http",)) if "in flight" in row.batch]
+    assert flights[0].merged == 1
+    assert "merged nothing" in flights[0].reason
+
+
+@pytest.mark.parametrize("name", ["altered", "swapped"])
+def test_a_wrong_answer_is_caught_in_every_row(closed: ServerInfo, faulty: Path, name: str) -> None:
+    found = rows(closed, faulty, name, transports=("http", "grpc"))
+    assert {row.verdict for row in found} == {"WRONG"}
+    assert all(row.reason.startswith("y: ") for row in found)
+
+
+def test_answers_mixed_up_between_requests_are_caught_where_they_meet(closed: ServerInfo, faulty: Path) -> None:
+    found = {row.batch: row.verdict for row in rows(closed, faulty, "reverser", transports=("http",))}
+    assert found == {"1": "ok", "4": "WRONG", "8": "WRONG", "8 in flight": "WRONG"}
+
+
+@pytest.mark.parametrize(("name", "words"), [("damaged", "golden.npz"), ("untold", "tolerances")])
+def test_golden_files_that_cannot_be_used_fail_by_name(closed: ServerInfo, faulty: Path, name: str, words: str) -> None:
+    found = rows(closed, faulty, name, transports=("http",))
+    assert [row.verdict for row in found] == ["FAILED"]
+    assert words in found[0].reason
+
+
+def test_shared_memory_that_is_not_allowed_is_skipped_by_name_with_the_reason(closed: ServerInfo, faulty: Path) -> None:
+    done = clients("validate", "affine", "--json", *where(closed, faulty))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["failures"] == 0
+    assert document["models"][0]["skipped"] == ["shm"]
+    assert document["models"][0]["first_failing_stage"] is None
+    skipped = [row for row in document["rows"] if row["verdict"] == "skipped"]
+    assert "does not let clients register" in skipped[0]["reason"]
+
+
+def test_the_command_names_the_first_failing_stage_and_how_to_see_it_again(closed: ServerInfo, faulty: Path) -> None:
+    done = clients("validate", "--json", *where(closed, faulty))
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    stages = {model["model"]: model["first_failing_stage"] for model in document["models"]}
+    assert stages == {
+        "affine": None,
+        "altered": "http",
+        "swapped": "http",
+        "reverser": "http",
+        "damaged": "golden",
+        "untold": "golden",
+    }
+    assert "altered: the first failing stage is http" in done.stderr
+    command = next(
+        line for line in done.stderr.splitlines() if "clients validate altered --transport http" in line
+    ).split("python -m clients ")[1]
+    again = clients(*command.split())
+    assert again.returncode == 1
+    assert "altered" in again.stdout
+
+
+def test_a_transport_that_does_not_work_is_the_failing_stage(closed: ServerInfo, faulty: Path) -> None:
+    done = clients(
+        "validate",
+        "affine",
+        "--json",
+        "--url",
+        closed.http_url,
+        "--grpc-url",
+        f"127.0.0.1:{free_ports(1)[0]}",
+        "--repository",
+        faulty,
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["models"][0]["first_failing_stage"] == "grpc"
+
+
+def test_random_weights_are_said_in_the_table(server: ServerInfo, repository: Path) -> None:
+    done = clients("validate", "two", "affine", "--transport", "http", *where(server, repository))
+    assert done.returncode == 0
+    assert "two (random weights)" in done.stdout
+    assert "affine (random weights)" not in done.stdout
+
+
+def test_an_unknown_model_is_a_usage_error_with_the_nearest_name(server: ServerInfo, repository: Path) -> None:
+    done = clients("validate", "afine", *where(server, repository))
+    assert done.returncode == 2
+    assert "did you mean 'affine'?" in done.stderr
+
+
+def test_no_server_is_a_machine_that_is_not_ready(repository: Path) -> None:
+    port = free_ports(1)[0]
+    done = clients("validate", "--json", "--url", f"127.0.0.1:{port}", "--repository", repository)
+    assert done.returncode == 3
+    assert "python -m serving" in done.stderr
+    assert json.loads(done.stdout)["errors"]
+
+
+def test_no_repository_is_a_machine_that_is_not_ready(tmp_path: Path) -> None:
+    done = clients("validate", "--repository", tmp_path / "nowhere")
+    assert done.returncode == 3
+    assert "build_all.py" in done.stderr
+
+
+def test_a_model_that_is_published_but_not_served_fails_by_name(server: ServerInfo, tmp_path: Path) -> None:
+    _golden.affine(tmp_path, "newcomer")
+    found = rows(server, tmp_path, "newcomer")
+    assert [row.verdict for row in found] == ["FAILED"]
+    assert "newcomer" in found[0].reason
+
+
+def test_what_was_found_before_the_server_went_away_is_still_told(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    for name in ("a", "b", "c"):
+        _golden.affine(repository, name)
+    launched = launch(tmp_path / "run", repository).wait_ready()
+    command = [sys.executable, "-m", "clients", "validate", "--json", *where(launched.info, repository)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert launched.process.stdout is not None
+    try:
+        assert process.stderr.readline().startswith("a ")
+        launched.stop(signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        launched.stop()
+        launched.process.stdout.close()
+    assert process.returncode == 3
+    document = json.loads(stdout)
+    assert document["rows"][0]["model"] == "a"
+    assert document["failures"] == 0, "a server that went away is no stage that failed"
+    assert document["errors"]
+    assert "error: " in stderr
+
+
+def test_validate_says_when_the_server_is_gone(repository: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(ConnectionFailed):
+        list(validate(repository, ["affine"], ["http"], Addresses(address, address)))
