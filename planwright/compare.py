@@ -200,7 +200,7 @@ def _why(error: Array, relative: Array, cosine: Array, top1: float, tolerance: T
     if tolerance.relative is not None and (judged & (relative > tolerance.relative)).any():
         return f"relative error {relative[judged].max():.3g} > {tolerance.relative:g}"
     if tolerance.cosine is not None and (judged & (cosine < tolerance.cosine)).any():
-        return f"cosine {cosine[judged].min():.6g} < {tolerance.cosine:g}"
+        return f"cosine {cosine[judged].min():.7g} < {tolerance.cosine:.7g}"
     if tolerance.top1 is not None and top1 < tolerance.top1:
         return f"top-1 agreement {top1:.3f} < {tolerance.top1:g}"
     return ""

@@ -82,6 +82,8 @@ class Launched:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
 
 
 def free_ports(count: int = 3) -> list[int]:

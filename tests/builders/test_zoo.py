@@ -249,3 +249,60 @@ def test_resnet50_takes_the_weights_that_lie_where_the_error_says(
     torch.save(state, place)
     model = resnet50(tmp_path).build_model()
     assert torch.equal(model.body.fc.weight, state["fc.weight"])
+
+
+def test_changing_one_models_weights_builds_that_model_alone(empty: Callable[[str], Project]) -> None:
+    project = empty((FIXED % ", batch: {max: 4}") + "  other: {source: zoo/onnx, file: other.onnx, batch: {max: 4}}\n")
+    save(project.folder / "mine.onnx")
+    save(project.folder / "other.onnx", scale=5.0)
+    assert project.build().code == 0
+    save(project.folder / "other.onnx", scale=6.0)
+    done = project.build("--json")
+    assert {model["model"]: model["status"] for model in json.loads(done.out)["models"]} == {
+        "mine": "kept",
+        "other": "built",
+    }
+
+
+def test_external_data_is_taken_along(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % ", batch: {max: 4}")
+    save(project.folder / "plain.onnx")
+    model = onnx.load(str(project.folder / "plain.onnx"))
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "scale"))
+    model.graph.node[0].op_type = "MatMul"
+    path = project.folder / "mine.onnx"
+    onnx.save_model(model, str(path), save_as_external_data=True, location="mine.onnx.data", size_threshold=0)
+    assert (project.folder / "mine.onnx.data").stat().st_size >= weight.nbytes
+    done = project.build()
+    assert done.code == 0, done.out
+    assert [file.name for file in (project.repository / "mine/1").glob("*.onnx*")] == ["model.onnx"]
+    (project.folder / "mine.onnx.data").unlink()
+    assert failed_again(project) == "onnx"
+
+
+def failed_again(project: Project) -> str:
+    done = project.build("--json", "--force")
+    assert done.code == 1
+    stage = json.loads(done.out)["models"][0]["failed_stage"]
+    return str(stage)
+
+
+def test_a_graph_that_loses_too_much_is_named(project: Project) -> None:
+    project.edit(
+        "source: zoo/digits", "source: zoo/digits\n    precision: int8\n    accept: {scores: {cosine: 0.9999999}}"
+    )
+    done = project.build("--json")
+    assert done.code == 1
+    report = json.loads(done.out)["models"][0]
+    assert report["failed_stage"] == "graph"
+    assert "config.yaml:6" in json.dumps(report["errors"])
+
+
+def test_the_dynamo_exporter_and_its_opset(empty: Callable[[str], Project]) -> None:
+    project = empty(
+        "version: 1\nmodels:\n  d: {source: zoo/digits, batch: {max: 4}, export: {exporter: dynamo, opset: 18}}\n"
+    )
+    assert project.build("--until", "export").code == 0
+    record = json.loads((project.folder / "build/d/export/stage.json").read_text())
+    assert record["result"]["opset"] == 18
