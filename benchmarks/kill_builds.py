@@ -49,6 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--builds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-record", action="store_true", help="leave the stored record as it is")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="planwright-kill-") as scratch:
         outcomes, faults = _rounds(Path(scratch), args.builds, random.Random(args.seed))
@@ -57,10 +58,9 @@ def main() -> int:
     )
     for fault in faults:
         console.say(f"FAULT {fault}")
-    record(
-        "kill_builds",
-        {**stamp(), "builds": args.builds, "seed": args.seed, "outcomes": dict(outcomes), "faults": faults},
-    )
+    if not args.no_record:
+        figures = {"builds": args.builds, "seed": args.seed, "outcomes": dict(outcomes), "faults": faults}
+        record("kill_builds", {**stamp(), **figures})
     return 1 if faults else 0
 
 
