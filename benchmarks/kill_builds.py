@@ -4,8 +4,8 @@ In      ``--builds N``, ``--seed``.
 Out     a line per outcome and a record in benchmarks/results/; exit code 1 when a repository was ever anything but the
         old state or the whole new one, or a real server refused it.
 
-Each round asks for a new version of digits from exported files (a tolerance changes, so graph to publish run again), lets
-the build run for a random share of its usual time and kills it with SIGKILL. Then the published files are compared with
+Each round asks for a new version of digits from exported files (a tolerance changes, so graph to publish run again), waits for
+one of the stages to begin, a random moment more, and kills the build with SIGKILL; the stages take turns. Then the published files are compared with
 their own hashes, and a running tritonserver in explicit mode loads the model and answers the golden samples.
 """
 
@@ -43,6 +43,16 @@ models:
     serve: {{dynamic_batching: {{max_queue_delay_microseconds: {delay}}}}}
 """
 
+# stage → what the build prints when the stage begins; publish begins when verify is done
+MOMENTS = {
+    "start": "",
+    "graph": "graph ...",
+    "compile": "compile ...",
+    "verify": "verify ...",
+    "publish": "verify done",
+}
+START_S, STAGE_S = 0.5, 0.04  # longest wait before the kill; a stage of digits takes 10 to 40 ms
+
 
 def main() -> int:
     """Run the rounds."""
@@ -67,20 +77,27 @@ def main() -> int:
 def _rounds(folder: Path, builds: int, dice: random.Random) -> tuple[Counter[str], list[str]]:
     repository, outcomes, faults = folder / "model_repository", Counter[str](), list[str]()
     _configure(folder, 0)
-    usual_s = _build(folder, "--force") and _timed(folder)
+    if not _build(folder):
+        return outcomes, ["the first build failed"]
     with serve(repository, "--model-control-mode=explicit", "--load-model=*") as server:
         for number in range(1, builds + 1):
             before = _state(repository)
             _configure(folder, number)
-            stage = _kill_one(folder, dice.uniform(0.05, 1.1) * usual_s)
+            stage = list(MOMENTS)[number % len(MOMENTS)]
+            killed = _kill_one(folder, stage, dice)
             fault = _look(repository, before, server)
-            outcomes[f"killed in {stage}"] += 1
+            outcomes[_outcome(stage, killed, new=_state(repository)[0] != before[0])] += 1
             if fault:
                 faults.append(f"round {number} ({stage}): {fault}")
         _configure(folder, builds + 1)
         if not _build(folder):
             faults.append("the build after the last kill failed")
     return outcomes, faults
+
+
+def _outcome(stage: str, killed: bool, *, new: bool) -> str:
+    state = "the new version served" if new else "the old one served"
+    return f"killed in {stage}, {state}" if killed else f"ended before the kill, {state}"
 
 
 def _configure(folder: Path, number: int) -> None:
@@ -96,29 +113,31 @@ def _build(folder: Path, *flags: str) -> bool:
     return subprocess.run(_command(folder, *flags), cwd=folder, capture_output=True).returncode == 0
 
 
-def _timed(folder: Path) -> float:
-    started = time.perf_counter()
-    _build(folder, "--from", "graph", "--force")
-    return time.perf_counter() - started
-
-
-def _kill_one(folder: Path, after_s: float) -> str:
-    """Start a build, kill it, return the last stage it spoke of."""
+def _kill_one(folder: Path, stage: str, dice: random.Random) -> bool:
+    """Start a build and kill it in `stage`; False where it had ended before the kill."""
+    command = _command(folder, "--from", "graph", "--force")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        _command(folder, "--from", "graph", "--force"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    try:
-        out, _ = process.communicate(timeout=after_s)
-        return "nothing (it had ended)"
-    except subprocess.TimeoutExpired:
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    after_s = dice.uniform(0, START_S if stage == "start" else STAGE_S)
+    if stage != "start":
+        for line in process.stdout:
+            if MOMENTS[stage] in " ".join(line.split()):
+                break
+    time.sleep(after_s)
+    ended = process.poll() is not None
+    if not ended:
         os.killpg(process.pid, signal.SIGKILL)
-        out, _ = process.communicate()
-    lines = [line.split() for line in out.splitlines() if line.startswith("digits ")]
-    if not lines:
-        return "start"
-    last = lines[-1]
-    return last[1] if last[2] == "..." else f"after {last[1]}"
+    process.communicate()
+    return not ended
 
 
 def _state(repository: Path) -> tuple[list[int], str]:
