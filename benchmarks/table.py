@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the records: ``python -m benchmarks.table > docs/benchmarks.md``.
+"""docs/benchmarks.md from the records: ``python benchmarks/table.py > docs/benchmarks.md``.
 
 In      benchmarks/results/*.json.
 Out     Markdown on standard output; a test keeps the page equal to the records.
@@ -6,8 +6,12 @@ Out     Markdown on standard output; a test keeps the page equal to the records.
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._common import read_record
 
@@ -15,7 +19,7 @@ INTRO = """\
 # Benchmarks
 
 Each figure is a ratio of two sides measured in one run, interleaved round by round, by a script that anyone can run. The records
-lie in `benchmarks/results/`; this page is made from them by `python -m benchmarks.table > docs/benchmarks.md`.
+lie in `benchmarks/results/`; this page is made from them by `python benchmarks/table.py > docs/benchmarks.md`.
 """
 
 
@@ -61,4 +65,5 @@ def _where(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Print docs/benchmarks.md from the records.").parse_args()
     sys.stdout.write(page())

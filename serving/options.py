@@ -99,6 +99,13 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, port in zip(PORT_FLAGS, (8000, 8001, 8002), strict=True):
         add(name, type=_port, default=port, metavar="PORT", help="default: %(default)s")
+    _add_own_flags(p)
+    return p
+
+
+def _add_own_flags(p: argparse.ArgumentParser) -> None:
+    """Add what is the launcher's own, not tritonserver's."""
+    add = p.add_argument
     add("--allow-client-shm", action="store_true", help="let clients register system shared memory")
     add(UNPATCHED, dest="everywhere", action="store_true",
         help="bind to 0.0.0.0: the embedded server has published holes, so only inside a container")  # fmt: skip
@@ -134,7 +141,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print one line of JSON on standard output as soon as it is ready, then stay",
     )
-    return p
 
 
 def parse(argv: Sequence[str]) -> tuple[Options, list[Fault]]:

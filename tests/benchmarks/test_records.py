@@ -10,4 +10,4 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_is_what_the_records_say() -> None:
-    assert (ROOT / "docs/benchmarks.md").read_text() == page(), "run: python -m benchmarks.table > docs/benchmarks.md"
+    assert (ROOT / "docs/benchmarks.md").read_text() == page(), "run: python benchmarks/table.py > docs/benchmarks.md"

@@ -68,7 +68,7 @@ def test_too_alike_samples_are_found_and_varied_ones_are_not() -> None:
 
 def test_golden_files_keep_shapes_types_and_text(tmp_path: Path) -> None:
     inputs = [{"x": np.arange(n, dtype=np.int32), "t": np.array(["ä", "b"], object)} for n in (3, 3, 5)]
-    outputs = [{"y": np.float32([n, n])} for n in range(3)]
+    outputs = [{"y": np.array([n, n], np.float32)} for n in range(3)]
     Golden(group_by_shape(inputs, outputs), {"weights": "real"}).save(tmp_path / "g.npz")
     back = Golden.load(tmp_path / "g.npz")
     assert [len(group) for group in back.groups] == [2, 1]
