@@ -1,6 +1,8 @@
 # Planwright. `make help` lists what there is.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+# one make inside another says nothing of folders
+MAKEFLAGS += --no-print-directory
 # the Python to set up with; found by itself where none is given
 PYTHON ?=
 VENV := .venv/bin
@@ -29,7 +31,7 @@ test: setup ## the whole CPU test suite
 	@$(VENV)/python -m pytest
 
 lint: setup ## ruff and mypy
-	@$(VENV)/ruff check . && $(VENV)/mypy
+	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy
 
 clean: ## remove what was built; keeps the environments
 	rm -rf build dist runs .planwright .pytest_cache .mypy_cache .ruff_cache .hypothesis model_repository/*/

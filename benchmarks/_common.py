@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from planwright.files import write_json
+from planwright.own_server import own_server
 from planwright.server_info import ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,46 +29,11 @@ PACKAGES = ("onnxruntime", "torch", "numpy", "tritonclient", "geventhttpclient",
 @contextmanager
 def serve(repository: Path, *flags: str, prefix: Sequence[str] = ()) -> Iterator[ServerInfo]:
     """Run ``python -m serving`` on free ports; `prefix` may pin it, such as ``taskset -c 0``."""
-    ports = [
-        flag
-        for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)
-        for flag in (f"--{name}-port", str(port))
-    ]
-    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
-        file = Path(scratch) / "server.json"
-        command = [*prefix, sys.executable, "-m", "serving", "--json", "--allow-client-shm", "--model-repository", str(repository),
-                   "--server-file", str(file), *ports, *flags]  # fmt: skip
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            info = _wait(file, process)
+    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder:
+        scratch = Path(folder)
+        common = ("--allow-client-shm", "--model-repository", str(repository))
+        with own_server(*common, *flags, file=scratch / "server.json", prefix=prefix, log=scratch / "log.txt") as info:
             yield info
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            process.kill()
-            process.wait()
-
-
-def _wait(file: Path, process: subprocess.Popen[str]) -> ServerInfo:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        info = ServerInfo.read(file)
-        if info is not None:
-            return info
-        time.sleep(0.05)
-    raise SystemExit("the server did not start: try python -m serving by hand")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(item.getsockname()[1]) for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
 
 
 def stamp() -> dict[str, Any]:

@@ -180,6 +180,7 @@ class _Http:
         self._base = f"{'https' if options.tls else 'http'}://{address}"
 
     async def infer(self, body: Any, model: str) -> tuple[bytes, str | None]:
+        """Send one body; return the answer and the length of its JSON part."""
         import aiohttp
         from yarl import URL
 
@@ -228,6 +229,7 @@ class _Grpc:
         self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
 
     async def infer(self, request: Any, model: str) -> Any:
+        """Send one request; return the answer."""
         import grpc
 
         from .grpc import failure

@@ -9,25 +9,27 @@ Ports are chosen free, so that a taken 8000 does not matter.
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from planwright import console  # noqa: E402
+from planwright.errors import PlanwrightError  # noqa: E402
+from planwright.own_server import own_server  # noqa: E402
+
 PYTHON = sys.executable
 LOAD = ["--headless", "--users", "4", "--spawn-rate", "4", "--run-time", "10s", "--only-summary"]
-START_TIMEOUT_S, STOP_S = 240.0, 40.0
 
 
 def main() -> int:
     """Run every step; the first that fails ends the demo with its exit code."""
     step("build", [PYTHON, "builders/build_all.py"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` stops the server
-    with server():
+    say("\n── serve: python -m serving --allow-client-shm")
+    with own_server("--allow-client-shm"):
         step("validate", [PYTHON, "-m", "clients", "validate"])
         step("load", [PYTHON, "-m", "locust", "-f", "loadtest/", *LOAD])
     newest = max((ROOT / "runs").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
@@ -44,51 +46,6 @@ def step(title: str, command: list[str]) -> None:
         raise SystemExit(code)
 
 
-@contextmanager
-def server() -> Iterator[None]:
-    """Serve the repository on free ports while the block runs."""
-    ports = [
-        flag
-        for name, port in zip(("http", "grpc", "metrics"), free_ports(3), strict=True)
-        for flag in (f"--{name}-port", str(port))
-    ]
-    command = [PYTHON, "-m", "serving", "--allow-client-shm", "--json", *ports]
-    say(f"\n── serve: python {' '.join(command[1:])}")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        wait_ready(process)
-        yield
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S)
-        process.kill()
-        process.wait()
-
-
-def wait_ready(process: subprocess.Popen[str]) -> None:
-    """Read the line that says the server is ready; a server that cannot start has said why itself."""
-    assert process.stdout is not None
-    late = threading.Timer(
-        START_TIMEOUT_S, process.kill
-    )  # above the launcher's own time-out: for a launcher that hangs
-    late.start()
-    line = process.stdout.readline()
-    late.cancel()
-    if "http_url" not in line:
-        say("the demo stops: the server did not start")
-        raise SystemExit(process.wait(STOP_S) or 1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(item.getsockname()[1]) for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
 def say(text: str) -> None:
     """Print at once."""
     print(text, flush=True)
@@ -97,6 +54,8 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     try:
         raise SystemExit(main())
+    except PlanwrightError as error:
+        raise SystemExit(console.fail(error)) from None
     except KeyboardInterrupt:
         say("stopped by Ctrl-C")
         raise SystemExit(130) from None

@@ -15,15 +15,13 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +30,11 @@ from loadtest import _report, _server, _stats
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, PlanwrightError, StageError
 from planwright.files import read_json
+from planwright.own_server import own_server
 from planwright.server_info import ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
-LOAD_TIMEOUT_S, START_TIMEOUT_S = 120.0, 180.0
+LOAD_TIMEOUT_S = 120.0
 
 
 def main(args: argparse.Namespace) -> int:
@@ -179,34 +178,15 @@ def _server_for(args: argparse.Namespace, scratch: Path) -> Iterator[ServerInfo]
         yield _given_server(args.server)
         return
     _link(args.repository / args.model, scratch / "repository" / args.model)
-    ports = [
-        flag
-        for name, port in zip(("http", "grpc", "metrics"), _free_ports(3), strict=True)
-        for flag in (f"--{name}-port", str(port))
+    flags = [
+        "--model-control-mode=explicit",
+        "--load-model",
+        args.model,
+        "--model-repository",
+        str(scratch / "repository"),
     ]
-    command = [sys.executable, "-m", "serving", "--json", "--model-control-mode=explicit", "--load-model", args.model,
-               "--model-repository", str(scratch / "repository"), "--server-file", str(scratch / "server.json"), *ports]  # fmt: skip
-    with (scratch / "serving.txt").open("w") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
-    try:
-        yield _started(process, scratch)
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-        process.wait()
-
-
-def _started(process: subprocess.Popen[bytes], scratch: Path) -> ServerInfo:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        info = ServerInfo.read(scratch / "server.json")
-        if info is not None:
-            return info
-        time.sleep(0.1)
-    why = (scratch / "serving.txt").read_text().strip()
-    raise MachineError(Fault("the server of the sweep did not start", why=why, fix="try it by hand: python -m serving"))
+    with own_server(*flags, file=scratch / "server.json", log=scratch / "serving.txt") as info:
+        yield info
 
 
 def _given_server(url: str) -> ServerInfo:
@@ -295,11 +275,3 @@ def _restore(server: ServerInfo, model: str, base: dict[str, Any]) -> None:
         raise PlanwrightError(
             Fault(f"the config of {model} could not be restored", server.http_url, fix="load the model again")
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(item.getsockname()[1]) for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports

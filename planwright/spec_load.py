@@ -214,6 +214,7 @@ class _Loader:
             self.faults.append(Fault(f"there is no model '{name}' in {self.path}", fix=did_you_mean(name, known)))
 
     def check_target(self, model: ModelSpec, server: ServerSpec) -> None:
+        """Note what this target, server or version cannot do for a model."""
         add = self.faults.extend
         add(serve_fields.target_faults(model.serve, self.target, model.where))
         add(serve_fields.version_faults(model.serve, server_version(server), model.where))

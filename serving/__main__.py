@@ -116,7 +116,9 @@ def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]
     console.say(f"http {info.http_url}  grpc {info.grpc_url}  metrics {info.metrics_url}/metrics  log {info.log}")
     failed = sum(status != "READY" for _, _, status in rows)
     if failed:
-        console.warn(f"{failed} of {len(rows)} models are not ready, so /v2/health/ready answers 400; the ready ones are served")
+        console.warn(
+            f"{failed} of {len(rows)} models are not ready, so /v2/health/ready answers 400; the ready ones are served"
+        )
     if server.options.as_json:
         console.emit_json({
             "pid": info.pid, "server_pid": server.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,

@@ -36,4 +36,6 @@ def index(url: str, headers: dict[str, str]) -> list[dict[str, Any]] | None:
 def instances(url: str, model: str, version: str) -> int | None:
     """Return how many instances a ready version is configured for; None where it does not answer."""
     config = ask(f"http://{url}/v2/models/{model}/versions/{version}/config")
-    return sum(group.get("count", 0) for group in config.get("instance_group", [])) if isinstance(config, dict) else None
+    return (
+        sum(group.get("count", 0) for group in config.get("instance_group", [])) if isinstance(config, dict) else None
+    )

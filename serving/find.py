@@ -69,8 +69,12 @@ def find_server() -> Installation:
     home = wheel / "pytriton" / "tritonserver"
     if not (home / "bin" / "tritonserver").exists():
         why = f"not on PATH, not at {IMAGE_BINARY}, not unpacked in {wheel}"
-        raise MachineError(Fault("there is no tritonserver here", why=why, fix="make setup", check="python -m serving --help"))
-    return Installation(home / "bin" / "tritonserver", home, (wheel / "nvidia_pytriton.libs",), home / "python_backend_stubs", False)
+        raise MachineError(
+            Fault("there is no tritonserver here", why=why, fix="make setup", check="python -m serving --help")
+        )
+    return Installation(
+        home / "bin" / "tritonserver", home, (wheel / "nvidia_pytriton.libs",), home / "python_backend_stubs", False
+    )
 
 
 def _system(binary: Path) -> Installation:
@@ -94,7 +98,11 @@ def find_stub_python() -> StubPython:
     library = _library_folder(Path(folder), name)
     if library is None:
         why = f"{python} is linked without {name}, which the stub loads"
-        raise MachineError(Fault("Python has no shared libpython", str(folder), why, f"apt-get install libpython{minor}, then make setup"))
+        raise MachineError(
+            Fault(
+                "Python has no shared libpython", str(folder), why, f"apt-get install libpython{minor}, then make setup"
+            )
+        )
     return StubPython(venv / "bin", minor, library)
 
 

@@ -178,7 +178,10 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[Fault]]:
             )
         )
     ports = (args.http_port, args.grpc_port, args.metrics_port)
-    faults += [Fault(f"port {port} is given twice", fix="give each endpoint a port of its own") for port in sorted({p for p in ports if ports.count(p) > 1})]
+    faults += [
+        Fault(f"port {port} is given twice", fix="give each endpoint a port of its own")
+        for port in sorted({p for p in ports if ports.count(p) > 1})
+    ]
     options = Options(
         repositories[0], args.model_control_mode, args.load_model, ports, "0.0.0.0" if args.everywhere else "127.0.0.1",
         args.allow_client_shm, args.start_timeout_s, args.exit_timeout_secs, args.server_file,

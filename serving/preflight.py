@@ -74,7 +74,11 @@ def _running(options: Options) -> list[Fault]:
 
 
 def _ports(options: Options) -> list[Fault]:
-    return [_taken(flag, port) for flag, port in zip(PORT_FLAGS, options.ports, strict=True) if not _free(options.host, port)]
+    return [
+        _taken(flag, port)
+        for flag, port in zip(PORT_FLAGS, options.ports, strict=True)
+        if not _free(options.host, port)
+    ]
 
 
 def _free(host: str, port: int) -> bool:

@@ -75,7 +75,9 @@ def faults(repository: Path, load: list[str]) -> list[Fault]:
         found += _model_faults(model)
     names = [model.name for model in models]
     missing = [name for name in load if name != "*" and name not in names]
-    return found + [Fault(f"there is no model '{name}' to load", str(repository), fix=did_you_mean(name, names)) for name in missing]
+    return found + [
+        Fault(f"there is no model '{name}' to load", str(repository), fix=did_you_mean(name, names)) for name in missing
+    ]
 
 
 def _model_faults(model: Model) -> list[Fault]:
@@ -86,12 +88,16 @@ def _model_faults(model: Model) -> list[Fault]:
         words |= {config.default_model_filename, *config.cc_model_filenames.values()}
         words |= {group.name for group in config.instance_group}
         words |= {p.string_value for key, p in config.parameters.items() if key == "EXECUTION_ENV_PATH"}
-    unsafe = sorted(word for word in words if word and not _SAFE_PATH.fullmatch(word.replace("$$TRITON_MODEL_DIRECTORY", "")))
+    unsafe = sorted(
+        word for word in words if word and not _SAFE_PATH.fullmatch(word.replace("$$TRITON_MODEL_DIRECTORY", ""))
+    )
     return [_unsafe(f"'{word}'", str(model.folder / "config.pbtxt"), "rename it") for word in unsafe]
 
 
 def _unsafe(what: str, where: str, fix: str) -> Fault:
-    return Fault(f"{what} is not safe", where, "this server hands it to a shell", f"{fix}: letters, digits, . _ - and / only")
+    return Fault(
+        f"{what} is not safe", where, "this server hands it to a shell", f"{fix}: letters, digits, . _ - and / only"
+    )
 
 
 def chosen(repository: Path, mode: str, load: list[str]) -> list[Model]:

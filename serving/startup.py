@@ -61,7 +61,9 @@ class Log:
         for pattern, why, fix in _FATAL:
             found = pattern.search(self._text)
             if found:
-                return Fault(f"a model's process cannot start: {why.format(found[1])}", str(self._path), self.lines(), fix)
+                return Fault(
+                    f"a model's process cannot start: {why.format(found[1])}", str(self._path), self.lines(), fix
+                )
         return None
 
     def lines(self) -> str:

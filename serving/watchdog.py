@@ -21,7 +21,9 @@ from serving.process import Server
 
 CONFIRM_S = 1.0
 SCAN_S = 1.0
-_INSTANCE_WORD = 8  # stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
+_INSTANCE_WORD = (
+    8  # stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
+)
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,18 @@ def publish(repository: Path, name: str, made: Any, config: str, version: int = 
     folder = repository / name
     (folder / str(version)).mkdir(parents=True)
     onnx.save(made, folder / str(version) / "model.onnx")
-    head = f'name: "{name}"\nplatform: "onnxruntime_onnx"\nbackend: "onnxruntime"\ndefault_model_filename: "model.onnx"\n'
+    head = (
+        f'name: "{name}"\nplatform: "onnxruntime_onnx"\nbackend: "onnxruntime"\ndefault_model_filename: "model.onnx"\n'
+    )
     (folder / "config.pbtxt").write_text(head + config)
     return folder
 
 
 def tensors(kind: str, *items: tuple[str, str, Sequence[int]]) -> str:
     """Return the ``input`` or ``output`` entries of a config.pbtxt from (name, datatype, dims)."""
-    return "".join(f'{kind} {{ name: "{name}" data_type: TYPE_{datatype} dims: {list(dims)} }}\n' for name, datatype, dims in items)
+    return "".join(
+        f'{kind} {{ name: "{name}" data_type: TYPE_{datatype} dims: {list(dims)} }}\n' for name, datatype, dims in items
+    )
 
 
 def instances(count: int) -> str:
@@ -102,7 +106,9 @@ def picker(repository: Path, name: str = "picker", *, extra: str = "") -> Path:
     return publish(repository, name, made, f"max_batch_size: 8\n{io}{instances(1)}{extra}")
 
 
-def sleeper(repository: Path, name: str = "sleeper", *, max_batch_size: int = 1, extra: str = "", count: int = 1) -> Path:
+def sleeper(
+    repository: Path, name: str = "sleeper", *, max_batch_size: int = 1, extra: str = "", count: int = 1
+) -> Path:
     """Publish a model that counts to its input (INT64) one by one: a million take about a second of one core."""
     body = helper.make_graph(
         [
@@ -120,7 +126,9 @@ def sleeper(repository: Path, name: str = "sleeper", *, max_batch_size: int = 1,
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("Expand", ["total", "shape"], ["y"]),
     ]
-    made = model(nodes, [value("x", "INT64", ["n", 1])], [value("y", "FP32", ["n", 1])], [constant("zero", np.float32(0))])
+    made = model(
+        nodes, [value("x", "INT64", ["n", 1])], [value("y", "FP32", ["n", 1])], [constant("zero", np.float32(0))]
+    )
     io = tensors("input", ("x", "INT64", [1])) + tensors("output", ("y", "FP32", [1]))
     return publish(repository, name, made, f"max_batch_size: {max_batch_size}\n{io}{instances(count)}{extra}")
 

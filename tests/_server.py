@@ -13,7 +13,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,15 +84,6 @@ class Launched:
                 self.process.wait()
             if self.process.stdout is not None:
                 self.process.stdout.close()
-
-
-def free_ports(count: int = 3) -> list[int]:
-    """Return ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def launch(folder: Path, repository: Path, *flags: str, env: Mapping[str, str] | None = None) -> Launched:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from builders.stage import Job
 from planwright.errors import StageError
 from tests._project import Project
 
@@ -143,26 +144,26 @@ def test_int8_keeps_the_accuracy_and_follows_tensorrts_rules(project: Project) -
     assert ranges[0].stat().st_mtime_ns == stamp, "the same samples are not measured twice"
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_low_precision_graphs_are_made_and_checked(project: Project, precision: str) -> None:
-    from builders.graph import GRAPH
-    from builders.stage import Job, execute
+def low_precision_job(project: Project) -> Job:
+    """Read the config as for TensorRT, so that the graph stage may lower it, and run it on what there is."""
     from builders.targets import get_target
     from planwright.files import HashCache
     from planwright.spec_load import load_spec
 
-    project.edit("source: zoo/digits", f"source: zoo/digits\n    precision: {precision}")
-    spec = load_spec(project.config, "tensorrt")
-    build = project.folder / "build"
-    job = Job(
-        spec.models[0],
-        spec.root,
-        build,
-        project.repository,
-        get_target("onnxruntime"),
-        spec.server,
-        HashCache(build / "hashes.json"),
+    spec, build = load_spec(project.config, "tensorrt"), project.folder / "build"
+    target = get_target("onnxruntime")
+    return Job(
+        spec.models[0], spec.root, build, project.repository, target, spec.server, HashCache(build / "hashes.json")
     )
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_low_precision_graphs_are_made_and_checked(project: Project, precision: str) -> None:
+    from builders.graph import GRAPH
+    from builders.stage import execute
+
+    project.edit("source: zoo/digits", f"source: zoo/digits\n    precision: {precision}")
+    job = low_precision_job(project)
     record = execute(GRAPH, job)
     assert 0 < record["result"]["peak"] < 65504
     graph = onnx.load(str(job.graph_file)).graph
@@ -174,24 +175,11 @@ def test_low_precision_graphs_are_made_and_checked(project: Project, precision: 
 def test_fp16_overflow_is_found_on_real_data(empty: Callable[[str], Project]) -> None:
     from builders.export import EXPORT
     from builders.graph import GRAPH
-    from builders.stage import Job, execute
-    from builders.targets import get_target
-    from planwright.files import HashCache
-    from planwright.spec_load import load_spec
+    from builders.stage import execute
 
     project = empty(FIXED % ", precision: fp16, batch: {max: 4}")
     save(project.folder / "mine.onnx", scale=1e6)
-    spec = load_spec(project.config, "tensorrt")
-    build = project.folder / "build"
-    job = Job(
-        spec.models[0],
-        spec.root,
-        build,
-        project.repository,
-        get_target("onnxruntime"),
-        spec.server,
-        HashCache(build / "hashes.json"),
-    )
+    job = low_precision_job(project)
     execute(EXPORT, job)
     with pytest.raises(StageError, match="does not fit FP16"):
         execute(GRAPH, job)

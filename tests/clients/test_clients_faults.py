@@ -24,8 +24,9 @@ from clients import (
     RequestTimeout,
     TritonModel,
 )
+from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
-from tests._server import free_ports, launch
+from tests._server import launch
 from tests.clients import _golden
 from tests.clients._golden import WEIGHTS, floats
 

@@ -15,8 +15,9 @@ import pytest
 from clients.errors import ConnectionFailed
 from clients.validate import Addresses, Row, validate
 from planwright.golden import Golden, Group
+from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
-from tests._server import ROOT, free_ports, launch, running_server
+from tests._server import ROOT, launch, running_server
 from tests.clients import _golden
 from tests.clients._command import clients, where
 from tests.clients.test_clients_answers import MODELS

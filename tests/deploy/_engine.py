@@ -59,7 +59,10 @@ def why_not() -> str:
 
 def has_docker() -> bool:
     """Say whether a Docker daemon answers and there is a compose for it."""
-    return bool(find_compose() and shutil.which("docker")) and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    return (
+        bool(find_compose() and shutil.which("docker"))
+        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    )
 
 
 @contextmanager

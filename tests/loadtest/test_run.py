@@ -93,31 +93,16 @@ def swap_rows(source: Path, target: Path) -> None:
     (folder / "build.json").write_text(json.dumps(build))
 
 
+def started(server: ServerInfo, folder: Path, run_time: str) -> subprocess.Popen[str]:
+    """A run of two users that a test can disturb."""
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", "-u", "2", "-r", "2"]
+    return subprocess.Popen([*command, "-t", run_time], cwd=ROOT, env=environment(server, folder),
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
 def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_path: Path) -> None:
     launched = launch(tmp_path / "server", built.repository).wait_ready()
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        "loadtest/",
-        "--headless",
-        "--only-summary",
-        "-u",
-        "2",
-        "-r",
-        "2",
-        "-t",
-        "6s",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(launched.info, tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started(launched.info, tmp_path, "6s")
     time.sleep(4)
     launched.stop(signal.SIGKILL)
     text, _ = process.communicate(timeout=60)
@@ -130,29 +115,7 @@ def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_pa
 
 
 def test_ctrl_c_leaves_a_complete_report(served: ServerInfo, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        "loadtest/",
-        "--headless",
-        "--only-summary",
-        "-u",
-        "2",
-        "-r",
-        "2",
-        "-t",
-        "60s",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(served, tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started(served, tmp_path, "60s")
     time.sleep(5)
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)

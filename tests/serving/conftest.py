@@ -22,7 +22,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
     folder = tmp_path_factory.mktemp("models")
     _models.adder(folder, extra=BATCHING)
     _models.adder(folder, "unbatched", max_batch_size=8)
-    warm_up = 'name: "w" batch_size: 4 count: 2 inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } }'
+    warm_up = (
+        'name: "w" batch_size: 4 count: 2 inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } }'
+    )
     _models.adder(folder, "warm", extra=f"model_warmup {{ {warm_up} }}\n")
     _models.adder(folder, "cached", extra="response_cache { enable: true }\n")
     _models.picker(folder, extra=BATCHING)

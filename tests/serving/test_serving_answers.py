@@ -25,7 +25,8 @@ def test_answers_are_right_over_both_protocols(served: ServerInfo, ask: Any) -> 
 def test_every_type_comes_back_unchanged(served: ServerInfo, ask: Any) -> None:
     numpy_types = [np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64]  # fmt: skip
     sent: dict[str, Any] = {
-        f"in_{name}": (np.arange(6) % (2 if name == "BOOL" else 6)).astype(dtype).reshape(2, 3) for name, dtype in zip(DATATYPES, numpy_types, strict=True)
+        f"in_{name}": (np.arange(6) % (2 if name == "BOOL" else 6)).astype(dtype).reshape(2, 3)
+        for name, dtype in zip(DATATYPES, numpy_types, strict=True)
     }
     answer = ask(served, "types", **sent)
     for name in DATATYPES:
@@ -77,7 +78,9 @@ def test_a_bad_request_in_a_batch_leaves_its_neighbours_alone(served: ServerInfo
     with ThreadPoolExecutor(4) as pool:
         first, bad, third, fourth = pool.map(pick, [1, 99, 3, 4])
     after = statistics(served, "picker")
-    assert after.execution_count - before.execution_count < 4, "the requests were not in one batch, so nothing was shown"
+    assert after.execution_count - before.execution_count < 4, (
+        "the requests were not in one batch, so nothing was shown"
+    )
     assert (first, third, fourth) == (10, 30, 40)
     assert bad.status() == "StatusCode.INVALID_ARGUMENT"
     assert "idx=99 must be within the inclusive range [-10,9]" in bad.message()

@@ -28,7 +28,10 @@ def doubler(repository: Path, name: str, shape: list[int | str], config: str) ->
 
 def io(dims: list[int], extra: str = "") -> str:
     """Return x and y of FP32 with these dims and further fields."""
-    return "".join(f'{kind} {{ name: "{name}" data_type: TYPE_FP32 dims: {dims} {extra} }}\n' for kind, name in (("input", "x"), ("output", "y")))
+    return "".join(
+        f'{kind} {{ name: "{name}" data_type: TYPE_FP32 dims: {dims} {extra} }}\n'
+        for kind, name in (("input", "x"), ("output", "y"))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +42,36 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Any:
     doubler(folder, "reshaped", ["n"], "max_batch_size: 4\n" + io([1], "reshape { shape: [] }") + instances(1))
     doubler(folder, "scalar", [], "max_batch_size: 0\n" + io([1]) + instances(1))
     doubler(
-        folder, "open_input", ["n", "m"], "max_batch_size: 4\n" + tensors("input", ("x", "FP32", [3])) + tensors("output", ("y", "FP32", [-1])) + instances(1)
+        folder,
+        "open_input",
+        ["n", "m"],
+        "max_batch_size: 4\n"
+        + tensors("input", ("x", "FP32", [3]))
+        + tensors("output", ("y", "FP32", [-1]))
+        + instances(1),
     )
     _models.adder(folder, "threads4", extra='parameters { key: "intra_op_thread_count" value { string_value: "4" } }\n')
     _models.adder(folder, "threads1", extra='parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n')
-    _models.adder(folder, "tuned", extra='optimization { graph { level: -1 } } parameters { key: "session.disable_prepacking" value { string_value: "1" } }\n')
-    optional = model(DOUBLE, [value("x", "FP32", [3])], [value("y", "FP32", [3])], [constant("x", np.ones(3, np.float32))])
-    publish(folder, "optional", optional, "max_batch_size: 0\n" + io([3]).replace("dims", "optional: true dims", 1) + instances(1))
+    _models.adder(
+        folder,
+        "tuned",
+        extra='optimization { graph { level: -1 } } parameters { key: "session.disable_prepacking" value { string_value: "1" } }\n',
+    )
+    optional = model(
+        DOUBLE, [value("x", "FP32", [3])], [value("y", "FP32", [3])], [constant("x", np.ones(3, np.float32))]
+    )
+    publish(
+        folder,
+        "optional",
+        optional,
+        "max_batch_size: 0\n" + io([3]).replace("dims", "optional: true dims", 1) + instances(1),
+    )
     # what must be refused
     doubler(folder, "closed_output", ["n", "m"], "max_batch_size: 4\n" + io([3]) + instances(1))
     doubler(folder, "no_batch", [2, 3], "max_batch_size: 4\n" + io([3]) + instances(1))
-    _models.adder(folder, "bad_number", extra='parameters { key: "intra_op_thread_count" value { string_value: "many" } }\n')
+    _models.adder(
+        folder, "bad_number", extra='parameters { key: "intra_op_thread_count" value { string_value: "many" } }\n'
+    )
     ragged = io([-1]).replace("dims", "allow_ragged_batch: true dims", 1)
     doubler(folder, "ragged", ["n", "m"], f"max_batch_size: 4\n{ragged}{instances(1)}")
     (_models.adder(folder, "gone") / "1" / "model.onnx").unlink()
@@ -69,7 +91,9 @@ def status(odd: Launched) -> dict[str, str]:
     return {row["name"]: row["status"] for row in odd.document["models"]}
 
 
-@pytest.mark.parametrize("name", ["static", "reshaped", "scalar", "open_input", "threads4", "threads1", "tuned", "optional"])
+@pytest.mark.parametrize(
+    "name", ["static", "reshaped", "scalar", "open_input", "threads4", "threads1", "tuned", "optional"]
+)
 def test_these_load(status: dict[str, str], name: str) -> None:
     assert status[name] == "READY"
 
@@ -102,5 +126,7 @@ def test_an_optional_input_may_be_left_out(odd: Launched) -> None:
 
 
 def test_threads_follow_the_parameter(odd: Launched) -> None:
-    threads = {stub.model: psutil.Process(pid).num_threads() for pid, stub in stubs_of(odd.document["server_pid"]).items()}
+    threads = {
+        stub.model: psutil.Process(pid).num_threads() for pid, stub in stubs_of(odd.document["server_pid"]).items()
+    }
     assert threads["threads4"] - threads["threads1"] == 3

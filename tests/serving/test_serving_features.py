@@ -39,7 +39,9 @@ def test_a_full_queue_rejects(served: ServerInfo) -> None:
     outcomes = _at_once(served, "queue", [BUSY, 1, 1, 1])
     refused = [error for error in outcomes if isinstance(error, InferenceServerException)]
     assert refused
-    assert {(e.status(), "Exceeds maximum queue size" in str(e.message())) for e in refused} == {("StatusCode.UNAVAILABLE", True)}
+    assert {(e.status(), "Exceeds maximum queue size" in str(e.message())) for e in refused} == {
+        ("StatusCode.UNAVAILABLE", True)
+    }
 
 
 def test_a_request_that_waits_too_long_is_rejected(served: ServerInfo) -> None:
@@ -56,7 +58,10 @@ def test_a_higher_priority_overtakes(served: ServerInfo) -> None:
         over_grpc(served, "ranked", priority=priority, x=turns(count))
         order.append(name)
 
-    threads = [threading.Thread(target=ask, args=job) for job in (("busy", BUSY, 2), ("low", BUSY // 4, 2), ("high", BUSY // 4, 1))]
+    threads = [
+        threading.Thread(target=ask, args=job)
+        for job in (("busy", BUSY, 2), ("low", BUSY // 4, 2), ("high", BUSY // 4, 1))
+    ]
     for thread in threads:
         thread.start()
         time.sleep(0.2)

@@ -20,10 +20,11 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
+from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 from serving.watchdog import stubs_of
 from tests import _models
-from tests._server import Launched, free_ports
+from tests._server import Launched
 from tests.serving._ask import over_http, row
 
 Start = Callable[..., Launched]
@@ -71,7 +72,11 @@ def test_it_says_how_to_reach_it_and_leaves_nothing(start: Start, repository: Pa
 def test_it_binds_to_the_loopback_only(served: ServerInfo) -> None:
     [server] = [child for child in psutil.Process(served.pid).children() if child.name() == "tritonserver"]
     listening = [c.laddr for c in server.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    assert {f"127.0.0.1:{address.port}" for address in listening} == {served.http_url, served.grpc_url, served.metrics_url}
+    assert {f"127.0.0.1:{address.port}" for address in listening} == {
+        served.http_url,
+        served.grpc_url,
+        served.metrics_url,
+    }
     addresses = {address.ip.removeprefix("::ffff:") for address in listening}
     assert addresses == {"127.0.0.1"}
 
@@ -98,7 +103,11 @@ def test_sigterm_ends_it_in_time_although_a_client_keeps_its_connection(start: S
 def test_sigterm_while_models_load_ends_it_clean(start: Start, repository: Path) -> None:
     stuck(repository)
     launched = start(repository)
-    until(lambda: "TRITONBACKEND_Initialize" in launched.log or "Initializing" in launched.log or launched.log.count("\n") > 5)
+    until(
+        lambda: (
+            "TRITONBACKEND_Initialize" in launched.log or "Initializing" in launched.log or launched.log.count("\n") > 5
+        )
+    )
     assert launched.stop() == 0
     assert "Traceback" not in launched.stderr
 
@@ -129,7 +138,9 @@ def test_a_dead_model_process_takes_the_server_down(start: Start, repository: Pa
     flags = [f"--model-control-mode={mode}", *(["--load-model=*"] if mode == "explicit" else [])]
     launched = start(repository, *flags).wait_ready()
     info = launched.info
-    victim = next(pid for pid, stub in stubs_of(launched.document["server_pid"]).items() if stub.instance == "other_0_1")
+    victim = next(
+        pid for pid, stub in stubs_of(launched.document["server_pid"]).items() if stub.instance == "other_0_1"
+    )
     os.kill(victim, signal.SIGKILL)
     assert until(lambda: not ready(info), SOON_S) < limit_s
     assert launched.process.wait(SOON_S) == 1
@@ -161,12 +172,21 @@ def test_loading_and_unloading_on_purpose_is_no_death(start: Start, repository: 
     assert ready(launched.info)
 
 
-def test_a_second_server_does_not_take_the_first_ones_place(start: Start, repository: Path, served: ServerInfo, tmp_path: Path) -> None:
+def test_a_second_server_does_not_take_the_first_ones_place(
+    start: Start, repository: Path, served: ServerInfo, tmp_path: Path
+) -> None:
     first = start(repository).wait_ready()
-    second = start(repository, f"--http-port={first.info.http_url.rpartition(':')[2]}", f"--server-file={first.folder / 'server.json'}")
+    second = start(
+        repository,
+        f"--http-port={first.info.http_url.rpartition(':')[2]}",
+        f"--server-file={first.folder / 'server.json'}",
+    )
     assert second.process.wait(SOON_S) == 3
     told = second.wait_ready().document["errors"]
-    assert [fault["what"] for fault in told] == ["a server runs here already", f"port {first.info.http_url.rpartition(':')[2]} is taken"]
+    assert [fault["what"] for fault in told] == [
+        "a server runs here already",
+        f"port {first.info.http_url.rpartition(':')[2]} is taken",
+    ]
     assert "tritonserver (pid" in told[1]["why"]
     assert first.info.id == first.document["id"]
 
@@ -186,19 +206,27 @@ def test_administration_needs_the_key(served: ServerInfo) -> None:
 def test_shared_memory_of_clients_is_closed_by_default(start: Start, repository: Path) -> None:
     info = start(repository).wait_ready().info
     assert not info.client_shm
-    with httpclient.InferenceServerClient(info.http_url) as client, pytest.raises(InferenceServerException, match="restricted"):
+    with (
+        httpclient.InferenceServerClient(info.http_url) as client,
+        pytest.raises(InferenceServerException, match="restricted"),
+    ):
         client.get_system_shared_memory_status()
 
 
 def test_one_bad_model_is_named_in_the_table_and_the_others_are_served(start: Start, repository: Path) -> None:
     wrong = _models.adder(repository, "wrong")
     config = (wrong / "config.pbtxt").read_text()
-    (wrong / "config.pbtxt").write_text(config.replace('name: "y" data_type: TYPE_FP32 dims: [4]', 'name: "y" data_type: TYPE_INT32 dims: [5]'))
+    (wrong / "config.pbtxt").write_text(
+        config.replace('name: "y" data_type: TYPE_FP32 dims: [4]', 'name: "y" data_type: TYPE_INT32 dims: [5]')
+    )
     launched = start(repository).wait_ready()
     status = {model["name"]: model["status"] for model in launched.document["models"]}
     assert status["adder"] == "READY"
     assert "unexpected datatype TYPE_INT32 for inference output 'y', expecting TYPE_FP32" in status["wrong"]
-    assert "the model expects 2 dimensions (shape [-1, 4]) but the model configuration specifies 2 dimensions" in status["wrong"]
+    assert (
+        "the model expects 2 dimensions (shape [-1, 4]) but the model configuration specifies 2 dimensions"
+        in status["wrong"]
+    )
     assert "making complete shape [-1, 5]" in status["wrong"]
     assert "At:" not in status["wrong"]
     assert "1 of 2 models are not ready" in launched.stderr
@@ -209,18 +237,25 @@ def test_one_bad_model_is_named_in_the_table_and_the_others_are_served(start: St
 def test_a_server_without_any_ready_model_fails(start: Start, tmp_path: Path) -> None:
     folder = _models.adder(tmp_path / "models", "wrong")
     text = (folder / "config.pbtxt").read_text()
-    (folder / "config.pbtxt").write_text(text.replace('name: "x"', 'name: "q"').replace("max_batch_size: 8", "max_batch_size: 0"))
+    (folder / "config.pbtxt").write_text(
+        text.replace('name: "x"', 'name: "q"').replace("max_batch_size: 8", "max_batch_size: 0")
+    )
     launched = start(tmp_path / "models").wait_ready()
     assert launched.process.wait(SOON_S) == 1
     [fault] = launched.document["errors"]
     assert fault["what"] == "model 'wrong' could not be loaded"
     assert "unexpected inference input 'q', allowed inputs are: x" in fault["why"]
     assert "expected configuration for input 'x'" in fault["why"]
-    assert "the model expects 2 dimensions (shape [-1, 4]) but the model configuration specifies 1 dimensions (shape [4])" in fault["why"]
+    assert (
+        "the model expects 2 dimensions (shape [-1, 4]) but the model configuration specifies 1 dimensions (shape [4])"
+        in fault["why"]
+    )
 
 
 def test_numpy_2_in_the_stubs_is_found_at_the_start(start: Start, repository: Path) -> None:
-    launched = start(repository, env={"PLANWRIGHT_SERVER_VENV": sys.prefix}).wait_ready()  # this environment has numpy 2
+    launched = start(
+        repository, env={"PLANWRIGHT_SERVER_VENV": sys.prefix}
+    ).wait_ready()  # this environment has numpy 2
     assert launched.process.wait(SOON_S) == 1
     assert "does not work with this server's stub: a" in launched.document["errors"][0]["why"]
 
@@ -232,7 +267,9 @@ def stuck(repository: Path) -> None:
     (folder / "model.py").write_text(
         "import time\nclass TritonPythonModel:\n    def initialize(self, args):\n        print('stuck on purpose', flush=True)\n        time.sleep(600)\n"
     )
-    (folder.parent / "config.pbtxt").write_text('name: "stuck"\nbackend: "python"\n' + _models.tensors("output", ("y", "FP32", [1])))
+    (folder.parent / "config.pbtxt").write_text(
+        'name: "stuck"\nbackend: "python"\n' + _models.tensors("output", ("y", "FP32", [1]))
+    )
 
 
 def test_a_start_that_takes_too_long_ends_with_the_last_lines_of_the_log(start: Start, repository: Path) -> None:
@@ -242,14 +279,24 @@ def test_a_start_that_takes_too_long_ends_with_the_last_lines_of_the_log(start: 
     [fault] = launched.document["errors"]
     assert fault["what"] == "the models were not loaded within 4 s"
     assert "stuck on purpose" in fault["why"]
-    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(repository / "stuck") in " ".join(p.info["cmdline"] or [])])
+    until(
+        lambda: (
+            not [
+                p
+                for p in psutil.process_iter(["cmdline"])
+                if str(repository / "stuck") in " ".join(p.info["cmdline"] or [])
+            ]
+        )
+    )
 
 
 def test_a_library_that_the_stub_lacks_is_named_at_once(start: Start, repository: Path, tmp_path: Path) -> None:
     from serving.find import find_server
 
     wheel = find_server().home.parents[1]
-    shutil.copytree(wheel / "pytriton" / "tritonserver", tmp_path / "wheel" / "pytriton" / "tritonserver", symlinks=True)
+    shutil.copytree(
+        wheel / "pytriton" / "tritonserver", tmp_path / "wheel" / "pytriton" / "tritonserver", symlinks=True
+    )
     shutil.copytree(wheel / "nvidia_pytriton.libs", tmp_path / "wheel" / "nvidia_pytriton.libs")
     stubs = tmp_path / "wheel" / "pytriton" / "tritonserver" / "python_backend_stubs"
     stub = stubs / f"{sys.version_info[0]}.{sys.version_info[1]}" / "triton_python_backend_stub"
@@ -279,7 +326,11 @@ def test_flags_of_tritonserver_are_passed_on(start: Start, repository: Path) -> 
 
 def test_ports_that_were_asked_for_are_used(start: Start, repository: Path) -> None:
     http, grpc, metrics = free_ports()
-    info = start(repository, f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}").wait_ready().info
-    assert (info.http_url, info.grpc_url, info.metrics_url) == tuple(f"127.0.0.1:{port}" for port in (http, grpc, metrics))
+    info = (
+        start(repository, f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}").wait_ready().info
+    )
+    assert (info.http_url, info.grpc_url, info.metrics_url) == tuple(
+        f"127.0.0.1:{port}" for port in (http, grpc, metrics)
+    )
     with urllib.request.urlopen(f"http://{info.metrics_url}/metrics", timeout=5) as answer:
         assert b"nv_" in answer.read()

@@ -10,19 +10,27 @@ from pathlib import Path
 import pytest
 
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError
+from planwright.own_server import free_ports
 from serving import command, options
 from serving.__main__ import main
 from serving.command import Identity
 from serving.find import Installation, find_server
 from serving.preflight import Machine
 from tests import _models
-from tests._server import free_ports
 
 
 def faults(error: type[PlanwrightError], *flags: str) -> list[Fault]:
     """Return what the launcher refuses with `error`."""
     with pytest.raises(error) as caught:
-        main([*[f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), free_ports(), strict=True)], *flags])
+        main(
+            [
+                *[
+                    f"--{name}-port={port}"
+                    for name, port in zip(("http", "grpc", "metrics"), free_ports(), strict=True)
+                ],
+                *flags,
+            ]
+        )
     assert type(caught.value) is error
     return list(caught.value.faults)
 
@@ -95,9 +103,14 @@ def test_too_little_shared_memory_is_found_before_the_start(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("variable", "told"),
-    [("PLANWRIGHT_TRITONSERVER_DIR", "there is no tritonserver here"), ("PLANWRIGHT_SERVER_VENV", "the server's Python environment is missing")],
+    [
+        ("PLANWRIGHT_TRITONSERVER_DIR", "there is no tritonserver here"),
+        ("PLANWRIGHT_SERVER_VENV", "the server's Python environment is missing"),
+    ],
 )
-def test_a_missing_tool_says_make_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, told: str) -> None:
+def test_a_missing_tool_says_make_setup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, told: str
+) -> None:
     _models.adder(tmp_path / "models")
     monkeypatch.setenv(variable, str(tmp_path / "nothing"))
     [fault] = faults(MachineError, "--model-repository=models")
@@ -143,7 +156,9 @@ def test_listening_everywhere_needs_the_flag_that_says_why_not() -> None:
 
 
 @pytest.mark.parametrize(("told", "given"), [("--allow-client-shm <boolean>", True), ("--allow-http <boolean>", False)])
-def test_a_server_on_path_comes_first_and_is_asked_for_the_flags_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, given: bool) -> None:
+def test_a_server_on_path_comes_first_and_is_asked_for_the_flags_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, given: bool
+) -> None:
     """NVIDIA's image cannot be had here, so its layout is made, with a program that answers --help."""
     home = tmp_path / "tritonserver"
     (home / "bin").mkdir(parents=True)

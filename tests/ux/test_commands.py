@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from tests._project import Project
 from tests.ux._checkout import ROOT, files
 
 HELP_S = 5.0  # half a second here; a busy machine may be ten times slower
@@ -17,8 +19,9 @@ MODULES = [["-m", "builders"], ["-m", "serving"], ["-m", "clients"], ["-m", "loa
 COMMANDS = [["builders/build_all.py"], *MODULES, *SCRIPTS, ["deploy/setup/prepare.py"]]
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, env=env)
 
 
 def subcommands(command: list[str]) -> list[str]:
@@ -36,7 +39,15 @@ ALL = all_commands()
 
 def test_the_contract_is_there() -> None:
     names = {" ".join(command) for command in ALL}
-    for command in ("builders doctor", "builders lint", "builders rollback", "clients validate", "clients infer", "loadtest sweep", "loadtest report"):
+    for command in (
+        "builders doctor",
+        "builders lint",
+        "builders rollback",
+        "clients validate",
+        "clients infer",
+        "loadtest sweep",
+        "loadtest report",
+    ):
         assert f"-m {command}" in names
 
 
@@ -59,8 +70,8 @@ def test_a_bad_command_line(command: list[str]) -> None:
     assert "--help" in done.stderr or "usage:" in done.stderr
 
 
-def test_locust_lists_our_users() -> None:
-    done = run("-m", "locust", "-f", "loadtest/", "--list")
+def test_locust_lists_our_users(built: Project) -> None:
+    done = run("-m", "locust", "-f", "loadtest/", "--list", PLANWRIGHT_REPOSITORY=str(built.repository))
     assert done.returncode == 0, done.stderr
     assert {"InferHttp", "InferGrpc"} <= set(done.stdout.split())
 

@@ -16,7 +16,9 @@ from tests.ux._checkout import ROOT, files, room_files
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400
 # Paths of one machine, and hosts of package registries: a clone must work anywhere.
-FOREIGN = re.compile(r"(?<![\w./~-])/(?:work|root|home/[a-z]\w*)/|(?:files\.)?python" + r"hosted\.org|pypi\.(?:org|" + r"python)")
+FOREIGN = re.compile(
+    r"(?<![\w./~-])/(?:work|root|home/[a-z]\w*)/|(?:files\.)?python" + r"hosted\.org|pypi\.(?:org|" + r"python)"
+)
 BINARY = {".png", ".npz", ".onnx", ".jpg"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -77,13 +79,16 @@ def test_nothing_names_one_machine_or_a_registry() -> None:
 def test_the_machine_rule_sees_what_it_should() -> None:
     assert FOREIGN.search('open("/' + 'work/main/x")')
     assert FOREIGN.search("cd /" + "home/ann/planwright")
-    assert not FOREIGN.search("network/work/x and ~/root/y and https://host.example/home/page")
+    assert not FOREIGN.search("network/work" + "/x and ~/root" + "/y and https://host.example/home" + "/page")
 
 
 @pytest.mark.parametrize("room", ["builders", "loadtest"])
 def test_no_module_hides_a_library(room: str) -> None:
     # `python builders/build_all.py` and locust put the folder first on the import path
-    names = {path.stem if path.parent.name == room else path.parts[1] for path in files(f"{room}/*.py")} - {"__init__", "__main__"}
+    names = {path.stem if path.parent.name == room else path.parts[1] for path in files(f"{room}/*.py")} - {
+        "__init__",
+        "__main__",
+    }
     libraries = set(sys.stdlib_module_names) | set(packages_distributions())
     assert len(names) > 3
     assert not names & libraries

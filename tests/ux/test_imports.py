@@ -52,7 +52,10 @@ def test_rooms_import_only_whom_they_may() -> None:
 
 def test_nothing_imports_an_entry_script() -> None:
     wrong = [
-        f"{path}:{line} imports {name}" for path in room_files() for line, name in imported(path) if name in ENTRIES and path.name != "__main__.py"
+        f"{path}:{line} imports {name}"
+        for path in room_files()
+        for line, name in imported(path)
+        if name in ENTRIES and path.name != "__main__.py"
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -69,10 +72,14 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(("room", "banned"), [("planwright", HEAVY), ("clients", NOT_IN_SDK), ("builders", HEAVY), ("serving", HEAVY)])
+@pytest.mark.parametrize(
+    ("room", "banned"), [("planwright", HEAVY), ("clients", NOT_IN_SDK), ("builders", HEAVY), ("serving", HEAVY)]
+)
 def test_a_room_is_light_to_import(room: str, banned: set[str]) -> None:
     paths = [path for path in room_files() if path.parts[0] == room and MODEL_SIDE not in path.parents]
-    modules = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths if path.name != "__main__.py"]
+    modules = [
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths if path.name != "__main__.py"
+    ]
     assert modules
     code = "import importlib, json, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, capture_output=True, text=True)

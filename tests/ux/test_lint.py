@@ -11,6 +11,7 @@ from tests.ux._checkout import ROOT
 
 CHECKS = {
     "ruff": ["ruff", "check", "."],
+    "ruff, format": ["ruff", "format", "--check", "."],
     "mypy, rooms": ["mypy"],
     "mypy, deploy": ["mypy", "deploy"],
     "mypy, tests and benchmarks": ["mypy", "-p", "tests", "-p", "benchmarks"],

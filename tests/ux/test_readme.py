@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests._server import free_ports
+from planwright.own_server import free_ports
 from tests.ux._checkout import ROOT, copy_to, files
 
 START_S = 120.0
@@ -30,7 +30,11 @@ ELSEWHERE = {
 
 def commands(text: str) -> list[str]:
     """Return the lines of all shell blocks, comments and continuations resolved."""
-    lines = [line.partition(" # ")[0].strip() for block in FENCE.findall(text) for line in block.replace("\\\n", "").splitlines()]
+    lines = [
+        line.partition(" # ")[0].strip()
+        for block in FENCE.findall(text)
+        for line in block.replace("\\\n", "").splitlines()
+    ]
     return [line.removeprefix("$ ") for line in lines if line and not line.startswith("#")]
 
 
@@ -54,7 +58,13 @@ class Newcomer:
             self.serve(command)
             return
         done = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STEP_S, env=self.environment
+            ["bash", "-c", command],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=STEP_S,
+            env=self.environment,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
 
@@ -63,7 +73,9 @@ class Newcomer:
         names = ("--http-port", "--grpc-port", "--metrics-port")
         ports = " ".join(f"{name}={port}" for name, port in zip(names, free_ports(), strict=True))
         with (self.folder / "serving.log").open("wb") as log:
-            server = subprocess.Popen(["bash", "-c", f"exec {command} {ports}"], cwd=self.folder, stdout=log, stderr=log, env=self.environment)
+            server = subprocess.Popen(
+                ["bash", "-c", f"exec {command} {ports}"], cwd=self.folder, stdout=log, stderr=log, env=self.environment
+            )
         self.servers.append(server)
         deadline = time.monotonic() + START_S
         while not (self.folder / ".planwright/server.json").exists():
@@ -105,7 +117,15 @@ def test_command(newcomer: Newcomer, number: int) -> None:
 
 def test_the_readme_shows_the_commands_of_the_contract() -> None:
     told = "\n".join(README)
-    for command in ("make demo", "builders/build_all.py", "-m serving", "-m clients validate", "-m clients infer", "-f loadtest/", "-m loadtest sweep"):
+    for command in (
+        "make demo",
+        "builders/build_all.py",
+        "-m serving",
+        "-m clients validate",
+        "-m clients infer",
+        "-f loadtest/",
+        "-m loadtest sweep",
+    ):
         assert command in told
 
 

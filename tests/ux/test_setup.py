@@ -33,9 +33,13 @@ def machine() -> ModuleType:
     return module
 
 
-def prepare(*flags: str, root: Path = ROOT, python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
+def prepare(
+    *flags: str, root: Path = ROOT, python: str = sys.executable, **environment: str
+) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **environment}
-    return subprocess.run([python, "deploy/setup/prepare.py", *flags], cwd=root, capture_output=True, text=True, env=env)
+    return subprocess.run(
+        [python, "deploy/setup/prepare.py", *flags], cwd=root, capture_output=True, text=True, env=env
+    )
 
 
 def test_nothing_to_do_takes_no_time() -> None:
@@ -137,23 +141,35 @@ def test_a_package_that_cannot_be_had_is_exit_3(small: Path) -> None:
 
 
 def locked(name: str) -> dict[str, str]:
-    lines = [line for line in (ROOT / "constraints" / name).read_text().splitlines() if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "plain name==version: no hashes, URLs or local tags"
+    lines = [
+        line for line in (ROOT / "constraints" / name).read_text().splitlines() if line and not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), (
+        "plain name==version: no hashes, URLs or local tags"
+    )
     return {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in lines}
 
 
 @pytest.mark.parametrize("name", ["py310.txt", "py311.txt", "server.txt", "cuda.txt"])
 def test_constraints_are_plain_and_sorted(name: str) -> None:
-    names = [line.lower() for line in (ROOT / "constraints" / name).read_text().splitlines() if not line.startswith("#")]
+    names = [
+        line.lower() for line in (ROOT / "constraints" / name).read_text().splitlines() if not line.startswith("#")
+    ]
     assert names == sorted(names)
     assert locked(name)
 
 
 def test_what_pyproject_asks_for_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [Requirement(text) for texts in [project["dependencies"], *project["optional-dependencies"].values()] for text in texts]
+    asked = [
+        Requirement(text)
+        for texts in [project["dependencies"], *project["optional-dependencies"].values()]
+        for text in texts
+    ]
     versions = locked("py311.txt")
-    wrong = [str(item) for item in asked if not item.specifier.contains(versions.get(canonicalize_name(item.name), "0"))]
+    wrong = [
+        str(item) for item in asked if not item.specifier.contains(versions.get(canonicalize_name(item.name), "0"))
+    ]
     missing = [str(item) for item in asked if canonicalize_name(item.name) not in versions]
     assert not wrong + missing
 

@@ -36,7 +36,18 @@ print("right")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = copy_to(tmp_path_factory.mktemp("source"))
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+        str(source),
+    ]
     done = subprocess.run(pip, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = folder.glob("*.whl")
@@ -76,7 +87,9 @@ def test_the_wheel_holds_the_sdk_and_nothing_that_collides(wheel: Path) -> None:
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_an_application_calls_a_server(application: Path, adder: ServerInfo, tmp_path: Path, protocol: str) -> None:
     url = adder.http_url if protocol == "http" else adder.grpc_url
-    done = subprocess.run([str(application), "-c", CALL, url, protocol], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [str(application), "-c", CALL, url, protocol], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.strip() == "right", done.stdout + done.stderr
 
 

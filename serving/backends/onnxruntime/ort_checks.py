@@ -30,9 +30,12 @@ _TYPES = (
     ("tensor(string)", "TYPE_STRING", np.object_),
 )
 _NO_BATCH = (
-    "for the model to support batching the shape should have at least 1 dimension and the first dimension must be -1; but shape expected by the model is"
+    "for the model to support batching the shape should have at least 1 dimension and the first dimension must be -1; "
+    "but shape expected by the model is"
 )
-_BATCH_DIM = "an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape"
+_BATCH_DIM = (
+    "an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape"
+)
 _CONFIG_TYPE = {ort_type: config_type for ort_type, config_type, _ in _TYPES}
 _NUMPY = {config_type: dtype for _, config_type, dtype in _TYPES}
 
@@ -96,11 +99,15 @@ def _tensors(config: dict[str, Any], kind: str, actual: dict[str, Any]) -> list[
     for item in config[kind]:
         tensor = actual.get(item["name"])
         if tensor is None:
-            faults.append(f"unexpected inference {kind} '{item['name']}', allowed {kind}s are: {', '.join(sorted(actual))}")
+            faults.append(
+                f"unexpected inference {kind} '{item['name']}', allowed {kind}s are: {', '.join(sorted(actual))}"
+            )
             continue
         expected = _CONFIG_TYPE.get(tensor.type, tensor.type)
         if item["data_type"] != expected:
-            faults.append(f"unexpected datatype {item['data_type']} for inference {kind} '{item['name']}', expecting {expected}")
+            faults.append(
+                f"unexpected datatype {item['data_type']} for inference {kind} '{item['name']}', expecting {expected}"
+            )
         faults += _dims(config, item, tensor, exact=kind == "output")
     return faults
 
