@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "clients": {"planwright"},  # itself only by relative imports: it is also installed as planwright.clients
     "loadtest": {"planwright", "clients", "loadtest"},
     "benchmarks": {"planwright", "builders", "clients", "loadtest", "benchmarks"},  # they measure the other rooms
-    "deploy": set(),
+    "deploy": {"planwright"},
 }
 ENTRIES = {"builders.build_all", "loadtest.scenarios", *(f"{room}.__main__" for room in ROOMS)}
 HEAVY = {"torch", "tensorrt", "onnxruntime", "onnx", "sklearn", "transformers", "matplotlib"}
@@ -48,6 +48,12 @@ def test_rooms_import_only_whom_they_may() -> None:
         if name.split(".")[0] in rooms and name.split(".")[0] not in MAY_IMPORT[path.parts[0]]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_setup_needs_nothing_but_python() -> None:
+    names = {name for path in room_files() if path.parts[:2] == ("deploy", "setup") for _, name in imported(path)}
+    assert names
+    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
 
 
 def test_nothing_imports_an_entry_script() -> None:
