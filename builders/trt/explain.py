@@ -1,0 +1,75 @@
+"""TensorRT's error lines -> what a person can do about them.
+
+In      the ``failed`` event of a build, or the text of a `PlanError`.
+Out     a `Fault` with cause and fix. The twelve ways in which builds and loads fail, each known by its text; anything else is
+        told in TensorRT's own words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from planwright.errors import Fault
+
+CHECK = "python -m builders doctor"
+# (text of the log, what, fix, place in config.yaml); the first that matches is told
+_KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    (r"not compatible with this version of TensorRT|Version tag does not match|[Mm]agic ?[Tt]ag",
+     "the plan was built by another TensorRT", "build it again here, or with the TensorRT that the server has", ("server",)),
+    (r"incompatible device|not compatible with this hardware-compatible engine|generated on an incompatible",
+     "the plan was built for another GPU", "build it on this GPU, or set compile.hardware_compatibility: ampere_plus", ("compile",)),
+    (r"no optimization profile has been defined|MIN<=OPT<=MAX|profile.*(invalid|failed)",
+     "the optimization profile does not fit the graph", "give compile.profiles with min, opt and max for every input that varies", ("compile", "profiles")),
+    (r"does not satisfy any optimization profile",
+     "a shape lies outside the optimization profile", "widen batch or compile.profiles and build again", ("batch",)),
+    (r"No importer registered for op|Plugin not found|no importer|UNSUPPORTED_NODE|[Uu]nsupported operator",
+     "the graph has an operator that TensorRT lacks", "export it with standard operators, add a plugin under compile.plugins, or use --target onnxruntime", ("source",)),
+    (r"Failed to open file",
+     "the weights beside the graph are missing", "build again from the export: --from export --force", ("source",)),
+    (r"outside the range of INT32 was clamped",
+     "an INT64 constant does not fit INT32, which is all that this TensorRT has", "use TensorRT 10 or later, or smaller constants", ("source",)),
+    (r"out of memory|OutOfMemory|insufficient memory|cudaMalloc|CUDA_ERROR_OUT_OF_MEMORY",
+     "too little GPU memory", "free GPU memory, lower batch.max or compile.workspace_mib", ("batch", "max")),
+    (r"Could not find any implementation|sufficient workspace",
+     "no kernel fits", "raise compile.workspace_mib, or choose another precision", ("compile", "workspace_mib")),
+    (r"zero point|activation types allowed|[Cc]alibration failure|no scaling factors|dequantize|quantiz",
+     "TensorRT does not take the graph's quantization", "zero points must be 0 and biases FP32: let Planwright quantize the FP32 model", ("precision",)),
+    (r"has no fast|has no (bf16|fp8|fp16|int8)|hardware does not support|requires compute capability",
+     "the precision is not there", "choose another precision, or another GPU or TensorRT", ("precision",)),
+    (r"CUDA initialization failure|driver version is insufficient|no CUDA-capable device",
+     "CUDA cannot be used", "install a driver that fits this TensorRT's CUDA, and look whether the GPU is visible", ()),
+    (r"hardware_compatibility|cannot strip",
+     "this TensorRT lacks a compile option", "leave the option out, or use a newer TensorRT", ("compile",)),
+    (r"lean runtime|getEngineHostCodeAllowed",
+     "a version-compatible plan may not run its code here", "allow it: PLANWRIGHT_TENSORRT_VERSION_COMPATIBLE=1, or version-compatible=true for NVIDIA's backend", ("compile", "version_compatible")),
+    (r"cannot open shared object file",
+     "a plugin cannot be loaded", "mend the path under compile.plugins, and look at ldd of the file", ("compile", "plugins")),
+)  # fmt: skip
+
+
+def explain(event: Mapping[str, Any], job: Mapping[str, Any], where: Callable[..., str]) -> Fault:
+    """Return the fault for a ``failed`` event of a build."""
+    lines = list(dict.fromkeys(event["lines"]))
+    text = "; ".join(lines) or f"TensorRT gave no reason at step '{event['step']}'"
+    nodes = [f"{operator} {node}".strip() for operator, node, _ in event.get("nodes", [])]
+    named = f" ({', '.join(nodes[:3])})" if nodes else ""
+    return _fault(text, where, f"python builders/build_all.py {job['model']}", named)
+
+
+def explain_text(text: str, where: Callable[..., str], check: str = CHECK) -> Fault:
+    """Return the fault for TensorRT's own words, such as those of a `PlanError`."""
+    return _fault(text, where, check)
+
+
+def _fault(text: str, where: Callable[..., str], check: str, named: str = "") -> Fault:
+    for pattern, what, fix, loc in _KNOWN:
+        if re.search(pattern, text):
+            return Fault(what + named, where(*loc), _short(text), fix, check)
+    return Fault("TensorRT refused" + named, where(), _short(text), "see its whole log beside the engine: tensorrt.log", check)
+
+
+def _short(text: str, limit: int = 600) -> str:
+    plain = re.sub(r"\s+", " ", text)
+    return plain if len(plain) <= limit else plain[: limit - 3] + "..."

@@ -1,0 +1,187 @@
+"""What the engine really computes: its layers, their precision, their time.
+
+In      a plan built with detailed verbosity.
+Out     one row per layer, and `Realised`: the share of convolution and matrix time in the asked precision.
+
+On 8.6 a graph that says FP16 may still be built in FP32, and nothing says so: hence this. The precision of a layer is read
+from its kernel's name where that tells it, else from the type of its first input. Where TensorRT fuses a whole subgraph
+into one layer (a transformer becomes one 'Myelin' layer) nothing inside can be read: such time is 'opaque', never proved.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LEAST_SHARE = 0.9  # of convolution and matrix time in the asked precision
+RUNS, WARM_UP = 20, 5
+_WEIGHTED = re.compile(r"conv|gemm|matrixmultiply|matmul|fullyconnected|deconv", re.IGNORECASE)
+_OPAQUE = re.compile(r"myelin|foreignnode", re.IGNORECASE)
+# types in the names of NVIDIA's kernels, the computing type first: ..._i8i8_i8i32_f32_..., ..._f16f16_f16f32_...
+_KERNELS = (
+    ("int8", re.compile(r"i8i8|i8816|int8|imma|s8s8")),
+    ("fp8", re.compile(r"e4m3|e5m2|fp8")),
+    ("bf16", re.compile(r"bf16")),
+    ("fp16", re.compile(r"f16f16|h16816|h884|h1688|hmma|_fp16|16816.*f16|hgemm|s16816")),
+    ("tf32", re.compile(r"tf32|s1688")),
+    ("fp32", re.compile(r"f32f32|sgemm|ffma|simt_s|scudnn")),
+)
+_FORMATS = (("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("bfloat", "bf16"), ("fp16", "fp16"), ("half", "fp16"), ("fp32", "fp32"), ("float", "fp32"))
+# what counts as "not higher than asked"
+_ACCEPTED = {
+    "fp32": ("fp32",),
+    "tf32": ("tf32",),
+    "fp16": ("fp16", "int8"),
+    "bf16": ("bf16", "int8"),
+    "int8": ("int8",),
+    "fp8": ("fp8", "int8"),
+}
+
+
+@dataclass(frozen=True)
+class Realised:
+    """How much of the asked precision is there.
+
+    Attributes:
+        share: Of convolution and matrix time in the asked precision; None where there is none that can be read.
+        opaque: Share of all time in layers that cannot be looked into.
+        time_ms: Time of one run at the profile's opt.
+        by_precision: Precision -> share of all time.
+    """
+
+    share: float | None
+    opaque: float
+    time_ms: float
+    by_precision: dict[str, float]
+
+    @property
+    def proved(self) -> bool:
+        """True where enough of what can be read is in the asked precision and there is something to read."""
+        return self.share is not None and self.share >= LEAST_SHARE
+
+
+def measure(data: bytes, job: Mapping[str, Any], log: Any) -> list[dict[str, Any]]:
+    """Load the plan, time each layer at the opt shapes of profile 0, and return the rows."""
+    import tensorrt as trt
+
+    from planwright.trt.plan import Plan
+    from planwright.trt.runner import Runner
+
+    plan = Plan(data, host_code_allowed=job["options"]["version_compatible"], log=log)
+    text = plan.engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    runner = Runner(plan, slots=1)
+    try:
+        times = _times(trt, plan, runner)
+    finally:
+        runner.free()
+    return rows(json.loads(text)["Layers"], times)
+
+
+def rows(layers: Sequence[Any], times: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Join the inspector's layers with their times."""
+    found = []
+    for layer in layers:
+        described = layer if isinstance(layer, dict) else {"Name": layer}
+        name = str(described.get("Name", ""))
+        kind = str(described.get("LayerType", ""))
+        found.append(
+            {
+                "name": name,
+                "kind": kind,
+                "precision": precision_of(described),
+                "inputs": [format_of(tensor) for tensor in described.get("Inputs", [])],
+                "outputs": [format_of(tensor) for tensor in described.get("Outputs", [])],
+                "tactic": str(described.get("TacticName", "")),
+                "weighted": is_weighted(described),
+                "ms": round(times.get(name, 0.0), 5),
+            }
+        )
+    return found
+
+
+def realised(table: Sequence[Mapping[str, Any]], precision: str) -> Realised:
+    """Sum the rows up for one asked precision."""
+    total = sum(row["ms"] for row in table) or 1.0
+    weighted = [row for row in table if row["weighted"]]
+    weighted_ms = sum(row["ms"] for row in weighted)
+    right_ms = sum(row["ms"] for row in weighted if row["precision"] in _ACCEPTED[precision])
+    by: dict[str, float] = {}
+    for row in table:
+        by[row["precision"]] = by.get(row["precision"], 0.0) + row["ms"] / total
+    share = right_ms / weighted_ms if weighted_ms else None
+    rounded = {name: round(value, 4) for name, value in sorted(by.items())}
+    return Realised(share, by.get("opaque", 0.0), sum(row["ms"] for row in table), rounded)
+
+
+def is_weighted(layer: Mapping[str, Any]) -> bool:
+    """Say whether the layer is a convolution or a matrix product that can be looked into."""
+    if _opaque(layer):
+        return False
+    kinds = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
+    return bool(_WEIGHTED.search(kinds) or layer.get("Weights", {}).get("Count"))
+
+
+def precision_of(layer: Mapping[str, Any]) -> str:
+    """Return fp32, tf32, fp16, bf16, int8, fp8, opaque, or other."""
+    if _opaque(layer):
+        return "opaque"
+    tactic = str(layer.get("TacticName", "")).lower()
+    if is_weighted(layer):
+        for name, pattern in _KERNELS:
+            if pattern.search(tactic):
+                return name
+    for tensor in (*layer.get("Inputs", []), *layer.get("Outputs", [])):
+        text = format_of(tensor).lower()
+        for word, name in _FORMATS:
+            if word in text:
+                return name
+    return "other"
+
+
+def format_of(tensor: Mapping[str, Any]) -> str:
+    """Return type and layout of a tensor; 11 split what was one field."""
+    return str(tensor.get("Format/Datatype") or f"{tensor.get('Format', '')} {tensor.get('Datatype', '')}").strip()
+
+
+def _opaque(layer: Mapping[str, Any]) -> bool:
+    return bool(_OPAQUE.search(f"{layer.get('LayerType', '')} {layer.get('Name', '')}"))
+
+
+def _times(trt: Any, plan: Any, runner: Any) -> dict[str, float]:
+    """Return layer name -> mean milliseconds."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.sums: dict[str, float] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.sums[layer_name] = self.sums.get(layer_name, 0.0) + ms
+
+    profiler = Profiler()
+    feeds = example(plan)
+    for _ in range(WARM_UP):
+        runner.run(feeds)
+    runner.profile_layers(profiler)
+    for _ in range(RUNS):
+        runner.run(feeds)
+    return {name: total / RUNS for name, total in profiler.sums.items()}
+
+
+def example(plan: Any, seed: int = 0) -> dict[str, Any]:
+    """Return inputs at the opt shapes: random pixels and floats, small whole numbers elsewhere."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for tensor in plan.inputs:
+        shape = plan.profiles[0][tensor.name][1] if plan.profiles and tensor.name in plan.profiles[0] else tensor.shape
+        if tensor.dtype.kind == "f":
+            feeds[tensor.name] = rng.standard_normal(shape).astype(tensor.dtype)
+        else:
+            high = 256 if tensor.datatype == "UINT8" else 2  # a larger id could lie outside a vocabulary
+            feeds[tensor.name] = rng.integers(0, high, shape).astype(tensor.dtype)
+    return feeds

@@ -1,0 +1,156 @@
+"""What differs between TensorRT 8.6, 10 and 11: the one place that knows.
+
+In      the imported ``tensorrt`` module.
+Out     a `Version`, whose methods do the same thing on each of them.
+
+Everything not named here exists, with the same signature, in all three. Flags are taken by name and never stored as
+numbers: STRONGLY_TYPED is 1 in 10 and 0 in 11. A test holds each class against the real binding wheels.
+
+Precision stands in the graph. TensorRT 11 reads it from there, 10 does so when asked for a strongly typed network, and
+8.6 must be allowed each type by a flag and may then still choose a higher one, which `builders.trt.layers` finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+NEEDS = {"bf16": (10, 0), "fp8": (10, 0)}  # first version whose ONNX parser and builder carry the type in the graph
+
+
+class Version:
+    """TensorRT 11 and what all versions share.
+
+    Attributes:
+        newest_opset: What its ONNX parser reads (onnx-tensorrt docs/operators.md; TensorRT's ONNX opset guide for 11).
+        calibrators: True where the builder itself can find INT8 ranges.
+    """
+
+    newest_opset = 25
+    calibrators = False
+
+    def __init__(self, trt: Any) -> None:
+        self.trt = trt
+        self.number = tuple(int(part) for part in trt.__version__.split(".")[:2])
+
+    def network_flags(self) -> int:
+        """Return the flags of ``create_network``; 11 knows only strongly typed networks."""
+        return 0
+
+    def allow_precision(self, config: Any, precision: str) -> None:
+        """Allow what the graph says."""
+        self._switch(config, self.trt.BuilderFlag.TF32, precision == "tf32")
+
+    def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
+        """Report progress through `tell`, which answers False to cancel; returns False where the version cannot."""
+        config.progress_monitor = _monitor(self.trt, tell)
+        return True
+
+    def hardware_compatibility(self, config: Any, level: str) -> None:
+        """Let the plan run on other GPUs too.
+
+        Raises:
+            LookupError: This version has no such level.
+        """
+        known = self.trt.HardwareCompatibilityLevel.__members__
+        if level.upper() not in known:
+            raise LookupError(f"TensorRT {self.trt.__version__} has no hardware_compatibility {level}")
+        config.hardware_compatibility_level = known[level.upper()]
+
+    def strip(self, config: Any) -> None:
+        """Leave the weights out of the plan."""
+        config.set_flag(self.trt.BuilderFlag.STRIP_PLAN)
+
+    def parser_error(self, error: Any) -> tuple[str, str, str]:
+        """Return (operator, node, text) of a parser error."""
+        return error.node_operator(), error.node_name(), error.desc()
+
+    def tactic_sources(self, config: Any) -> None:
+        """Nothing to switch off: external libraries are gone from 11 and off by default in 10."""
+
+    def _switch(self, config: Any, flag: Any, on: bool) -> None:
+        (config.set_flag if on else config.clear_flag)(flag)
+
+
+class Version10(Version):
+    """TensorRT 10: strongly typed on request."""
+
+    newest_opset = 20  # 10.0 and 10.1 by onnx-tensorrt's table; no table says more for later ones
+    calibrators = False  # a strongly typed network takes none
+
+    def network_flags(self) -> int:
+        """Ask for a strongly typed network, so that the graph's types hold."""
+        return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+class Version8(Version):
+    """TensorRT 8.6: types are allowed by flags, progress is read from the log."""
+
+    newest_opset = 17
+    calibrators = True
+
+    def network_flags(self) -> int:
+        """Explicit batch, without which an ONNX graph is not read."""
+        return 1 << int(self.trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+
+    def allow_precision(self, config: Any, precision: str) -> None:
+        """Allow the types of the graph; beside INT8 also FP16, in which the rest then runs where it is faster."""
+        super().allow_precision(config, precision)
+        if precision in ("fp16", "int8"):
+            config.set_flag(self.trt.BuilderFlag.FP16)
+        if precision == "int8":
+            config.set_flag(self.trt.BuilderFlag.INT8)
+
+    def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
+        """There is no progress monitor."""
+        return False
+
+    def strip(self, config: Any) -> None:
+        """Refuse.
+
+        Raises:
+            LookupError: Stripped plans begin with TensorRT 10.
+        """
+        raise LookupError(f"TensorRT {self.trt.__version__} cannot strip the weights from a plan")
+
+    def parser_error(self, error: Any) -> tuple[str, str, str]:
+        """8.6 names only the node's number, and the operator in its text."""
+        return "", f"node {error.node()}", error.desc()
+
+    def tactic_sources(self, config: Any) -> None:
+        """Leave cuBLAS and cuDNN out, which need not be installed then."""
+        source = self.trt.TacticSource
+        wanted = (1 << int(source.EDGE_MASK_CONVOLUTIONS)) | (1 << int(source.JIT_CONVOLUTIONS))
+        config.set_tactic_sources(wanted)
+
+
+def version_of(trt: Any) -> Version:
+    """Return the adapter for an imported ``tensorrt``.
+
+    Raises:
+        LookupError: Older than 8.6.
+    """
+    major, minor = (int(part) for part in trt.__version__.split(".")[:2])
+    if (major, minor) < (8, 6):
+        raise LookupError(f"TensorRT {trt.__version__} is too old: 8.6 is the oldest that is known here")
+    return (Version8 if major == 8 else Version10 if major < 11 else Version)(trt)
+
+
+def _monitor(trt: Any, tell: Callable[[str, int, int], bool]) -> Any:
+    """Return a progress monitor; TensorRT calls it from several threads."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return tell(phase_name, step + 1, self.steps.get(phase_name, 0))
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+    return Monitor()
