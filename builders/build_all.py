@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
-    target, reason = choose(args.target)
+    target, reason = choose(args.target, needs_engine=not args.plan and args.until not in ("export", "graph"))
     console.say(f"target {target}: {reason}")
     spec = load_spec(args.config, target, select=[*args.models, *args.random_weights])
     jobs = _jobs(args, spec)
@@ -106,7 +106,7 @@ def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
             spec.root,
             build,
             _repository(args, spec),
-            get_target(spec.target),
+            get_target(spec.target, spec.server),
             spec.server,
             cache,
             model.name in args.random_weights,

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from builders.target_choice import cuda_devices
+from builders.trt.device import devices as gpus
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +59,7 @@ def examine() -> Iterator[Check]:
 
 
 def _gpu() -> Check:
-    devices = cuda_devices()
+    devices = len(gpus())
     if not devices:
         return Check("GPU", OK, "no CUDA device: the target is onnxruntime")
     if find_spec("tensorrt") is None:

@@ -32,14 +32,15 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
                 f"set export.opset to {job.target.max_opset}",
             ),
         )
-    job.target.compile(job.graph_file, folder, job.model)
+    figures = job.target.compile(job.graph_file, folder, job.model)
     engine = job.target.load(folder)
     _check_batch(job, engine)
+    engine.close()
     write_json(
         folder / "tensors.json",
         {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]},
     )
-    return {}
+    return figures
 
 
 def read_tensors(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -93,7 +94,10 @@ def _spec_part(job: Job) -> dict[str, Any]:
         "batch_given": job.model.batch.given,
     }
     if job.target.name == "tensorrt":
-        part |= {"compile": job.model.compile.model_dump(), "bounds": job.model.batch.bounds}
+        part |= {
+            "compile": job.model.compile.model_dump(exclude={"timing_cache"}),
+            "bounds": list(job.model.batch.bounds),
+        }
     return part
 
 

@@ -77,7 +77,7 @@ def _answer(job: Job, source: Source, samples: Samples) -> Golden:
             why = f"{broken} of {len(values)} golden answers hold NaN or infinity, before any conversion"
             fix = "mend the weights or the preprocessing: the original model itself answers so"
             raise StageError("torch", Fault(f"output '{name}' is not a number", job.model.where("source"), why, fix))
-    meta = {"weights": _weights(job), "reference": source.spec.source, "model": job.model.name}
+    meta = {"weights": _weights(job), "reference": source.spec.source}
     return Golden(group_by_shape(samples.golden, outputs), meta)
 
 
@@ -231,4 +231,5 @@ EXPORT = Stage(
     inputs=_inputs,
     tools=lambda job: installed(*source_of(job).tools),
     run=_run,
+    shared=True,
 )

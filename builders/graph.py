@@ -47,4 +47,4 @@ def _tools(job: Job) -> dict[str, str | None]:
     return {} if job.model.precision in ("fp32", "tf32") else installed("onnx", "onnxruntime")
 
 
-GRAPH = Stage("graph", 1, lambda job: job.graph_folder, _spec_part, _inputs, _tools, _run)
+GRAPH = Stage("graph", 2, lambda job: job.graph_folder, _spec_part, _inputs, _tools, _run)

@@ -91,6 +91,9 @@ def _notes(config: Any, job: Job, kind: str) -> None:
     """Write what clients and reports need to know as parameters, which every server passes on unread."""
     if kind == "fixed":
         config.parameters["planwright_fixed_batch"].string_value = str(job.model.batch.fixed)
+    if job.target.name == "tensorrt":
+        # our Python-based backend takes inputs that lie on the GPU where they lie; NVIDIA's C++ backend passes this by
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if job.model.slo.p99_ms is not None:
         config.parameters["planwright_slo_p99_ms"].string_value = f"{job.model.slo.p99_ms:g}"
 

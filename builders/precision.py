@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from builders import answers
+from builders.residual import POOLS
+from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
 from planwright.errors import Fault, StageError
 from planwright.files import digest
@@ -30,6 +32,7 @@ FP16_MAX = 65504.0
 MASK = 1e30  # attention masks add the lowest float on purpose; they are clamped, not computed with
 CHUNK = 16  # images per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
 WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+CALIBRATED = [*WEIGHTED, *POOLS]  # more tensors than are quantized by weight: residual edges and pools need ranges too
 
 
 def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
@@ -85,14 +88,42 @@ def _int8(job: Job, source: Path, target: Path) -> dict[str, Any]:
     quantize_static(
         str(prepared), str(target), None, quant_format=QuantFormat.QDQ, op_types_to_quantize=WEIGHTED, per_channel=True,
         reduce_range=False, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibration_cache_path=str(ranges),
+        nodes_to_exclude=_products_of_activations(prepared),
         calibrate_method=CalibrationMethod.Entropy if job.model.calibration.method == "entropy" else CalibrationMethod.MinMax,
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
                        "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
     )  # fmt: skip
     prepared.unlink()
-    graph = onnx.load(str(target))
-    pairs = sum(node.op_type == "QuantizeLinear" for node in graph.graph.node)
-    return {"calibration": job.model.calibration.method, "ranges": ranges.stem, "qdq_pairs": pairs}
+    model = onnx.load(str(target))
+    residual = quantize_residuals(model, _highest(ranges))
+    onnx.save_model(model, str(target))
+    pairs = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    return {
+        "calibration": job.model.calibration.method,
+        "ranges": ranges.stem,
+        "qdq_pairs": pairs,
+        "skip_edges": residual,
+    }
+
+
+def _highest(ranges: Path) -> dict[str, float]:
+    """Return tensor -> largest magnitude, as calibrated."""
+    from onnxruntime.quantization.calibrate import load_tensors_data
+
+    found = {}
+    for name, data in load_tensors_data(ranges).items():
+        low, high = data.range_value
+        found[name] = max(abs(float(np.ravel(low)[0])), abs(float(np.ravel(high)[0])))
+    return found
+
+
+def _products_of_activations(prepared: Path) -> list[str]:
+    """Return MatMul nodes without a weight (attention): they stay high, where INT8 costs accuracy and gains little."""
+    import onnx
+
+    graph = onnx.load(str(prepared)).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
 
 
 def _prepare(source: Path, prepared: Path) -> None:
@@ -123,6 +154,7 @@ def _ranges(job: Job, prepared: Path) -> Path:
         "graph": job.cache.of(prepared, read=True),
         "samples": job.cache.of(job.export_folder / "calibration.npz"),
         "method": method,
+        "operators": CALIBRATED,
     }
     cache = job.build / "calibration" / f"{digest(parts)}.json"
     if cache.exists():
@@ -131,7 +163,7 @@ def _ranges(job: Job, prepared: Path) -> Path:
     # the calibrator prints a line per chunk and has no switch for it
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         calibrator = create_calibrator(
-            str(prepared), WEIGHTED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=chosen,
+            str(prepared), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=chosen,
             extra_options={"symmetric": True},
         )  # fmt: skip
         for group in samples.batches(CHUNK):

@@ -120,7 +120,7 @@ def _served(job: Job, published: Published, newest: int) -> list[int]:
 
 
 def _parts(job: Job, *, read: bool) -> Parts:
-    engine = sorted(file for file in job.compile_folder.iterdir() if file.name not in ("stage.json", "tensors.json"))
+    engine = sorted(file for file in job.compile_folder.iterdir() if file.suffix not in (".json", ".log"))
     files = {file.name: file for file in engine} | {"golden.npz": job.export_folder / "golden.npz"}
     labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
     texts = {_label_file(labels, output): "\n".join(names) + "\n" for output, names in labels.items()}

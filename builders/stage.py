@@ -86,6 +86,7 @@ class Stage:
         inputs: Label → file that it reads; a file that is not here counts as unknown.
         tools: Package → version, None where it is not installed here.
         run: Writes the outputs into the folder it is given and returns figures for the record.
+        shared: True where models with the same spec part and inputs have the same output, which is then linked.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Stage:
     inputs: Callable[[Job], Mapping[str, Path]]
     tools: Callable[[Job], Mapping[str, str | None]]
     run: Callable[[Job, Path], Mapping[str, Any]]
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     started = time.perf_counter()
-    result = stage.run(job, scratch)
+    twin = _twin(stage, job) if stage.shared else None
+    result = stage.run(job, scratch) if twin is None else _link(twin, scratch)
     record = {
         "stage": stage.name,
         "revision": stage.revision,
@@ -151,6 +154,34 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     scratch.replace(folder)
     return record
+
+
+def _twin(stage: Stage, job: Job) -> Path | None:
+    """Return another model's output of this stage that is current and was made from the same things."""
+    mine = stage.folder(job)
+    wanted = {
+        "revision": stage.revision,
+        "spec": dict(stage.spec_part(job)),
+        "inputs": _hashes(stage, job),
+        "tools": dict(stage.tools(job)),
+    }
+    for folder in sorted(job.build.glob(f"*/{mine.relative_to(job.build / job.model.name)}")):
+        record = record_of(folder)
+        if folder != mine and all(record.get(key) == value for key, value in wanted.items()):
+            if not same_files(record["outputs"], folder, job.cache):
+                return folder
+    return None
+
+
+def _link(source: Path, folder: Path) -> Mapping[str, Any]:
+    """Link the files of `source` into `folder`, or copy them where the file system cannot, and return its figures."""
+    record = record_of(source)
+    for name in record["outputs"]:
+        try:
+            (folder / name).hardlink_to(source / name)
+        except OSError:
+            shutil.copyfile(source / name, folder / name)
+    return {**record["result"], "shared_with": source.parts[-2]}
 
 
 def mark_imported(stage: Stage, job: Job) -> None:

@@ -8,55 +8,34 @@ The CUDA driver is asked directly, through libcuda: TensorRT's own Runtime crash
 
 from __future__ import annotations
 
-import ctypes
 from importlib.util import find_spec
 
-from planwright.errors import Fault, MachineError
+from builders.trt.device import devices
+from planwright.errors import MachineError
 from planwright.spec import Target
 
-_CUDA_SUCCESS = 0
 
-
-def cuda_devices() -> int:
-    """Return how many CUDA devices the driver shows; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    if driver.cuInit(0) != _CUDA_SUCCESS or driver.cuDeviceGetCount(ctypes.byref(count)) != _CUDA_SUCCESS:
-        return 0
-    return count.value
-
-
-def choose(asked: str) -> tuple[Target, str]:
+def choose(asked: str, *, needs_engine: bool = True) -> tuple[Target, str]:
     """Return (target, reason).
+
+    Args:
+        asked: ``auto``, ``onnxruntime`` or ``tensorrt``.
+        needs_engine: False where nothing is compiled or loaded, which needs no GPU.
 
     Raises:
         MachineError: A device is there but TensorRT is not, or tensorrt was asked for where it cannot work (exit 3).
     """
+    from builders.targets.trt import no_device, no_tensorrt
+
     if asked == "onnxruntime":
         return "onnxruntime", "asked for"
-    devices = cuda_devices()
-    if asked == "auto" and not devices:
+    if asked == "tensorrt" and not needs_engine:
+        return "tensorrt", "asked for; nothing here needs a GPU"
+    count = len(devices())
+    if asked == "auto" and not count:
         return "onnxruntime", "no CUDA device on this machine"
-    if not devices:
-        raise MachineError(
-            Fault(
-                "the tensorrt target needs a CUDA device",
-                why="the driver shows none",
-                fix="use --target onnxruntime, or build on a GPU machine",
-                check="python -m builders doctor",
-            )
-        )
+    if not count:
+        raise MachineError(no_device())
     if find_spec("tensorrt") is None:
-        why = f"there are {devices} CUDA devices, but the package tensorrt is not installed"
-        raise MachineError(
-            Fault(
-                "TensorRT does not work here",
-                why=why,
-                fix="install the tensorrt of the server's image, or use --target onnxruntime",
-                check="python -m builders doctor",
-            )
-        )
-    return "tensorrt", f"{devices} CUDA device(s) and TensorRT"
+        raise MachineError(no_tensorrt())
+    return "tensorrt", f"{count} CUDA device(s) and TensorRT"

@@ -37,7 +37,9 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     if sizes[-1] > 1 and len(sizes) > 1:
         invariance = answers.check_invariance(engine.run, golden, tolerances, sizes[-1])
         answers.require("engine", "an answer depends on its neighbours in the batch", invariance, _where(job), command)
-    result = {"batches": sizes, "outputs": [check.as_dict() for check in checks], "score": _score(job, engine)}
+    score = _score(job, engine)
+    engine.close()
+    result = {"batches": sizes, "outputs": [check.as_dict() for check in checks], "score": score}
     write_json(folder / "verify.json", result)
     return result
 

@@ -103,6 +103,23 @@ class CompileSpec(_Frozen):
     """How the engine is built."""
 
     optimization_level: Annotated[int, Field(ge=0, le=5, description="TensorRT builder optimization level")] = 3
+    workspace_mib: Annotated[
+        _Positive | None, Field(description="TensorRT workspace limit; the whole GPU if not given")
+    ] = None
+    hardware_compatibility: Annotated[
+        Literal["none", "ampere_plus", "same_compute_capability"], Field(description="other GPUs that may run the plan")
+    ] = "none"
+    version_compatible: Annotated[bool, Field(description="later TensorRT of the same major may run the plan")] = False
+    sparse_weights: Annotated[bool, Field(description="use 2:4 sparsity where the weights have it")] = False
+    refit: Annotated[bool, Field(description="weights can be replaced later")] = False
+    strip: Annotated[bool, Field(description="leave the weights out of the plan (TensorRT 10 and later)")] = False
+    dla_core: Annotated[int | None, Field(ge=0, description="run on this DLA core, the GPU takes what it cannot")] = (
+        None
+    )
+    plugins: Annotated[list[str], Field(description="shared libraries with TensorRT plugins")] = []
+    timing_cache: Annotated[
+        Literal["read_write", "read_only", "off"], Field(description="kept per GPU, TensorRT and CUDA version")
+    ] = "read_write"
     profiles: Annotated[
         list[dict[str, ProfileSpec]] | None, Field(description="TensorRT profiles; derived from batch if not given")
     ] = None

@@ -8,11 +8,12 @@ Each target is one module here with a class of this shape; nothing outside this 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from planwright.golden import Arrays
-from planwright.spec import ModelSpec
+from planwright.spec import ModelSpec, ServerSpec
 from planwright.tensors import TensorSpec
 
 
@@ -30,6 +31,10 @@ class Engine(Protocol):
         """Answer one batch."""
         ...
 
+    def close(self) -> None:
+        """Give its memory back."""
+        ...
+
 
 class Target(Protocol):
     """Makes engines of one kind.
@@ -38,7 +43,6 @@ class Target(Protocol):
         name: As in config.yaml and on the command line.
         platform, backend, filename: What config.pbtxt says and the engine file is called.
         kind: Default ``kind`` of an instance group.
-        max_opset: Newest ONNX opset that it reads.
     """
 
     name: str
@@ -46,7 +50,11 @@ class Target(Protocol):
     backend: str
     filename: str
     kind: str
-    max_opset: int
+
+    @property
+    def max_opset(self) -> int:
+        """Newest ONNX opset that it reads."""
+        ...
 
     def key(self) -> str:
         """Return the folder name below ``compile/<precision>/``."""
@@ -56,8 +64,8 @@ class Target(Protocol):
         """Return what an engine depends on: runtime, CUDA, GPU, driver."""
         ...
 
-    def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> None:
-        """Write ``folder/<filename>``; raises StageError('engine', ...)."""
+    def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
+        """Write ``folder/<filename>`` and return figures for the record; raises StageError('engine', ...)."""
         ...
 
     def load(self, folder: Path) -> Engine:
@@ -65,8 +73,12 @@ class Target(Protocol):
         ...
 
 
-def get_target(name: str) -> Target:
-    """Return the target called `name`."""
+def get_target(name: str, server: ServerSpec | None = None) -> Target:
+    """Return the target called `name`; `server` is the one that engines are made for."""
+    if name == "tensorrt":
+        from builders.targets.trt import TensorRTTarget
+
+        return TensorRTTarget(server)
     from builders.targets.ort import OnnxRuntimeTarget
 
     return OnnxRuntimeTarget()

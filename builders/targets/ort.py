@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ class OrtEngine:
         names = [tensor.name for tensor in self.outputs]
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
+    def close(self) -> None:
+        """Give the session back."""
+        self._session = None
+
 
 class OnnxRuntimeTarget:
     """Compile and load for ONNX Runtime on the CPU."""
@@ -44,7 +49,11 @@ class OnnxRuntimeTarget:
     backend = "onnxruntime"
     filename = "model.onnx"
     kind = "KIND_CPU"
-    max_opset = 24
+
+    @property
+    def max_opset(self) -> int:
+        """Newest ONNX opset that it reads."""
+        return 24
 
     def key(self) -> str:
         """Folder below ``compile/<precision>/``: one for all machines, the graph is the engine."""
@@ -54,13 +63,14 @@ class OnnxRuntimeTarget:
         """The runtime that accepted the graph."""
         return {"onnxruntime": version("onnxruntime")}
 
-    def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> None:
+    def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         """Accept the graph and copy it, external data included."""
         open_session(graph)
         for part in (graph, *graph.parent.glob(f"{graph.name}.*")):
             shutil.copyfile(part, folder / part.name.replace(graph.name, self.filename, 1))
         for extra in graph.parent.glob("*.data"):
             shutil.copyfile(extra, folder / extra.name)
+        return {}
 
     def load(self, folder: Path) -> OrtEngine:
         """Open a session on the compiled file."""

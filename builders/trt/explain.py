@@ -67,7 +67,9 @@ def _fault(text: str, where: Callable[..., str], check: str, named: str = "") ->
     for pattern, what, fix, loc in _KNOWN:
         if re.search(pattern, text):
             return Fault(what + named, where(*loc), _short(text), fix, check)
-    return Fault("TensorRT refused" + named, where(), _short(text), "see its whole log beside the engine: tensorrt.log", check)
+    return Fault(
+        "TensorRT refused" + named, where(), _short(text), "see its whole log beside the engine: tensorrt.log", check
+    )
 
 
 def _short(text: str, limit: int = 600) -> str:

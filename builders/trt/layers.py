@@ -31,7 +31,16 @@ _KERNELS = (
     ("tf32", re.compile(r"tf32|s1688")),
     ("fp32", re.compile(r"f32f32|sgemm|ffma|simt_s|scudnn")),
 )
-_FORMATS = (("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("bfloat", "bf16"), ("fp16", "fp16"), ("half", "fp16"), ("fp32", "fp32"), ("float", "fp32"))
+_FORMATS = (
+    ("int8", "int8"),
+    ("fp8", "fp8"),
+    ("bf16", "bf16"),
+    ("bfloat", "bf16"),
+    ("fp16", "fp16"),
+    ("half", "fp16"),
+    ("fp32", "fp32"),
+    ("float", "fp32"),
+)
 # what counts as "not higher than asked"
 _ACCEPTED = {
     "fp32": ("fp32",),
@@ -155,7 +164,7 @@ def _opaque(layer: Mapping[str, Any]) -> bool:
 def _times(trt: Any, plan: Any, runner: Any) -> dict[str, float]:
     """Return layer name -> mean milliseconds."""
 
-    class Profiler(trt.IProfiler):  # type: ignore[misc,name-defined]
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.sums: dict[str, float] = {}
@@ -174,14 +183,23 @@ def _times(trt: Any, plan: Any, runner: Any) -> dict[str, float]:
 
 
 def example(plan: Any, seed: int = 0) -> dict[str, Any]:
-    """Return inputs at the opt shapes: random pixels and floats, small whole numbers elsewhere."""
+    """Return inputs at the opt shapes of profile 0."""
+    known = plan.profiles[0] if plan.profiles else {}
+    return random_inputs(
+        plan.inputs, {t.name: known[t.name][1] if t.name in known else t.shape for t in plan.inputs}, seed
+    )
+
+
+def random_inputs(tensors: Any, shapes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return random pixels and floats, and zeros and ones elsewhere: a larger id could lie outside a vocabulary."""
     rng = np.random.default_rng(seed)
     feeds = {}
-    for tensor in plan.inputs:
-        shape = plan.profiles[0][tensor.name][1] if plan.profiles and tensor.name in plan.profiles[0] else tensor.shape
+    for tensor in tensors:
+        shape = shapes[tensor.name]
         if tensor.dtype.kind == "f":
-            feeds[tensor.name] = rng.standard_normal(shape).astype(tensor.dtype)
+            feeds[tensor.name] = rng.standard_normal(shape, dtype=np.float32).astype(tensor.dtype)
         else:
-            high = 256 if tensor.datatype == "UINT8" else 2  # a larger id could lie outside a vocabulary
-            feeds[tensor.name] = rng.integers(0, high, shape).astype(tensor.dtype)
+            feeds[tensor.name] = rng.integers(0, 256 if tensor.datatype == "UINT8" else 2, shape, np.int16).astype(
+                tensor.dtype
+            )
     return feeds

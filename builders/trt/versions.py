@@ -139,7 +139,7 @@ def version_of(trt: Any) -> Version:
 def _monitor(trt: Any, tell: Callable[[str, int, int], bool]) -> Any:
     """Return a progress monitor; TensorRT calls it from several threads."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}

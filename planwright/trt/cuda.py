@@ -9,14 +9,16 @@ cuda-python 12.6 and later have the runtime in ``cuda.bindings.runtime``, older 
 from __future__ import annotations
 
 import ctypes
+import importlib
 from typing import Any
 
 import numpy as np
 
+cudart: Any
 try:
-    from cuda.bindings import runtime as cudart
+    cudart = importlib.import_module("cuda.bindings.runtime")
 except ImportError:
-    from cuda import cudart  # type: ignore[no-redef,attr-defined]
+    cudart = importlib.import_module("cuda.cudart")
 
 HOST_TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 DEVICE_TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost

@@ -33,7 +33,6 @@ class Slot:
         names = ("begun", "loaded", "started", "computed", "fetching", "fetched")
         self.events = {name: cuda.Event(timed=timed) for name in names}
         self.graphs: dict[tuple[Shape, ...], Any] = {}
-        self.shapes: dict[str, Shape] = {}
 
     def host(self, name: str, shape: Shape) -> Any:
         """Return the pinned array of a tensor; fill it, then `load` it.
@@ -52,7 +51,7 @@ class Slot:
             cuda.cudart.cudaGraphExecDestroy(graph)
         for buffers in (self.device, self.pinned, self.events):
             for buffer in buffers.values():
-                buffer.free()  # type: ignore[attr-defined]
+                buffer.free()
 
 
 class Runner:
@@ -64,7 +63,13 @@ class Runner:
     """
 
     def __init__(
-        self, plan: Plan, *, profile: int = 0, slots: int = 2, graphs: bool = False, timed: bool = False, priority: int = 0
+        self,
+        plan: Plan,
+        *,
+        profile: int = 0,
+        slots: int = 2,
+        timed: bool = False,
+        priority: int = 0,
     ) -> None:
         """Make the context.
 
@@ -72,7 +77,6 @@ class Runner:
             plan: The plan.
             profile: Optimization profile; one context per profile.
             slots: Batches in flight.
-            graphs: Capture a CUDA graph for each set of shapes at its first use.
             timed: Record times, for the bench.
             priority: CUDA stream priority of the computing.
 
@@ -80,7 +84,8 @@ class Runner:
             PlanError: TensorRT makes no context, or a shape depends on values.
             cuda.CudaError: Too little memory, among others.
         """
-        self.plan, self.profile, self._graphs = plan, profile, graphs
+        self.plan, self.profile = plan, profile
+        self._on_host = {tensor.name for tensor in plan.tensors if tensor.is_shape}
         self.dtypes = {tensor.name: tensor.dtype for tensor in plan.tensors}
         self._context = plan.engine.create_execution_context()
         if self._context is None:
@@ -92,13 +97,20 @@ class Runner:
         self.capacity_bytes = self._capacities()
         self.slots = [Slot(self, timed=timed) for _ in range(slots)]
 
-    def load(self, slot: Slot, name: str, shape: Shape, *, first: bool = False) -> None:
-        """Copy a pinned input to the GPU; `first` marks the beginning of a batch for the bench."""
-        if first:
-            slot.events["begun"].record(self.streams["in"])
-        slot.shapes[name] = shape
+    def load(self, slot: Slot, name: str, shape: Shape, source: cuda.Pinned | None = None) -> None:
+        """Copy an input to the GPU: from the slot's own pinned memory, or from `source`."""
         size = int(np.prod(shape, dtype=np.int64)) * self.dtypes[name].itemsize
-        cuda.copy(slot.device[name].pointer, slot.pinned[name].pointer, size, cuda.HOST_TO_DEVICE, self.streams["in"])
+        pinned = source or slot.pinned[name]
+        cuda.copy(slot.device[name].pointer, pinned.pointer, size, cuda.HOST_TO_DEVICE, self.streams["in"])
+
+    def load_part(self, slot: Slot, name: str, start_bytes: int, end_bytes: int) -> None:
+        """Copy some bytes of a pinned input, so that the rest can still be gathered meanwhile."""
+        target, source = slot.device[name].pointer + start_bytes, slot.pinned[name].pointer + start_bytes
+        cuda.copy(target, source, end_bytes - start_bytes, cuda.HOST_TO_DEVICE, self.streams["in"])
+
+    def begin(self, slot: Slot) -> None:
+        """Mark the beginning of a batch, for the bench."""
+        slot.events["begun"].record(self.streams["in"])
 
     def load_device(self, slot: Slot, name: str, offset_bytes: int, pointer: int, size_bytes: int) -> None:
         """Copy a part of an input that already lies on the GPU."""
@@ -115,11 +127,8 @@ class Runner:
         slot.events["loaded"].record(self.streams["in"])
         slot.events["loaded"].block(stream)
         outputs = self._prepare(shapes)
-        key = tuple(shapes.values())
-        if self._graphs and key not in slot.graphs:
-            slot.graphs[key] = self._capture(slot)
         slot.events["started"].record(stream)
-        graph = slot.graphs.get(key)
+        graph = slot.graphs.get(_key(shapes))
         if graph is not None:
             cuda.call(cuda.cudart.cudaGraphLaunch, graph, stream)
         else:
@@ -145,12 +154,12 @@ class Runner:
             PlanError: An input has another type or a shape outside the profile.
         """
         slot = self.slots[0]
-        for index, tensor in enumerate(self.plan.inputs):
+        for tensor in self.plan.inputs:
             array = np.asarray(inputs[tensor.name])
             if array.dtype != tensor.dtype:
                 raise PlanError(f"input '{tensor.name}' is {array.dtype}, the plan takes {tensor.dtype}")
             np.copyto(slot.host(tensor.name, array.shape), array)
-            self.load(slot, tensor.name, array.shape, first=index == 0)
+            self.load(slot, tensor.name, array.shape)
         outputs = self.compute(slot, {t.name: np.shape(inputs[t.name]) for t in self.plan.inputs})
         self.fetch(slot, outputs)
         slot.events["fetched"].wait()
@@ -183,16 +192,22 @@ class Runner:
 
     def _bind(self, slot: Slot) -> None:
         for name, buffer in slot.device.items():
-            if not self._context.set_tensor_address(name, buffer.pointer):
+            place = slot.pinned[name].pointer if name in self._on_host else buffer.pointer
+            if not self._context.set_tensor_address(name, place):
                 raise PlanError(self.plan.log.reason(f"no address for '{name}'"))
 
     def _enqueue(self, stream: Any) -> None:
         if not self._context.execute_async_v3(int(stream)):
             raise PlanError(self.plan.log.reason("the engine enqueued nothing"))
 
-    def _capture(self, slot: Slot) -> Any:
-        """Return a CUDA graph of the engine at the shapes set now; None where it cannot be captured."""
+    def capture(self, slot: Slot, shapes: dict[str, Shape]) -> bool:
+        """Capture a CUDA graph of the engine at these shapes; `compute` uses it from now on.
+
+        Returns:
+            False where the engine holds what a graph cannot: it is then run plainly.
+        """
         stream = self.streams["compute"]
+        self._prepare(shapes)
         self._bind(slot)
         self._enqueue(stream)  # once outside: the first run of a shape may allocate, which a capture forbids
         self._wait_stream("compute")
@@ -202,19 +217,25 @@ class Runner:
         except PlanError as error:
             cuda.cudart.cudaStreamEndCapture(stream)
             cuda.cudart.cudaGetLastError()
-            _LOG.warning("no CUDA graph for %s: %s", slot.shapes, error)
-            return None
+            _LOG.warning("no CUDA graph for %s: %s", shapes, error)
+            return False
         graph = cuda.call(cuda.cudart.cudaStreamEndCapture, stream)
-        executable = cuda.call(cuda.cudart.cudaGraphInstantiate, graph, 0)
+        slot.graphs[_key(shapes)] = cuda.call(cuda.cudart.cudaGraphInstantiate, graph, 0)
         cuda.call(cuda.cudart.cudaGraphDestroy, graph)
-        return executable
+        return True
 
     def _capacities(self) -> dict[str, int]:
         """Return the bytes of each tensor at the profile's largest shapes."""
         bounds = self.plan.profiles[self.profile] if self.plan.profiles else {}
         largest = {t.name: bounds[t.name][2] if t.name in bounds else t.shape for t in self.plan.inputs}
         shapes = {**largest, **self._prepare(largest)}
-        return {name: int(np.prod(shape, dtype=np.int64)) * self.dtypes[name].itemsize for name, shape in shapes.items()}
+        return {
+            name: int(np.prod(shape, dtype=np.int64)) * self.dtypes[name].itemsize for name, shape in shapes.items()
+        }
 
     def _wait_stream(self, name: str) -> None:
         cuda.call(cuda.cudart.cudaStreamSynchronize, self.streams[name])
+
+
+def _key(shapes: dict[str, Shape]) -> tuple[Shape, ...]:
+    return tuple(shapes[name] for name in sorted(shapes))
