@@ -1,4 +1,4 @@
-"""``python -m builders``: doctor, lint and rollback. Building itself is ``python builders/build_all.py``.
+"""``python -m builders``: doctor, lint, rollback, bench, layers and search. Building itself is ``python builders/build_all.py``.
 
 In      the command line.
 Out     a table or JSON; exit code 0 all well, 1 something disagrees, 2 bad usage, 3 the machine is not ready.
@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders import doctor, notify
+from builders import doctor, notify, study
 from builders.lint import lint
 from builders.rollback import rollback
 from builders.stage import Job
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
             "--repository", type=Path, default=Path("model_repository"), help="where models are published"
         )
         console.add_json_flag(command)
+    study.add_to(commands)
     return p
 
 
@@ -44,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
-    return {"doctor": _doctor, "lint": _lint, "rollback": _rollback}[args.command](args)
+    looking = {"bench": study.bench, "layers": study.layers, "search": study.search}
+    return {"doctor": _doctor, "lint": _lint, "rollback": _rollback, **looking}[args.command](args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

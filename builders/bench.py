@@ -131,10 +131,24 @@ def measure(path: Path, setting: Setting, *, seconds: float = 2.0, warm_up_s: fl
     table = np.array(rows)
     latency, means = table[:, 0], table.mean(axis=0)
     return Figures(
-        round(len(rows) * setting.batch / elapsed, 1), len(rows), *(round(float(v), 4) for v in (
-            latency.min(), latency.max(), means[0], np.median(latency), np.percentile(latency, 99), *means[1:])),
-        used >> 20, captured,
-    )  # fmt: skip
+        samples_per_s=round(len(rows) * setting.batch / elapsed, 1),
+        batches=len(rows),
+        latency_min_ms=_ms(latency.min()),
+        latency_max_ms=_ms(latency.max()),
+        latency_mean_ms=_ms(means[0]),
+        latency_median_ms=_ms(np.median(latency)),
+        latency_p99_ms=_ms(np.percentile(latency, 99)),
+        enqueue_ms=_ms(means[1]),
+        h2d_ms=_ms(means[2]),
+        compute_ms=_ms(means[3]),
+        d2h_ms=_ms(means[4]),
+        gpu_memory_mib=used >> 20,
+        graphs=captured,
+    )
+
+
+def _ms(value: Any) -> float:
+    return round(float(value), 4)
 
 
 def _drive(lanes: list[_Lane], shapes: dict[str, Any], seconds: float) -> list[tuple[float, ...]]:
@@ -163,7 +177,7 @@ def _lanes(path: Path, setting: Setting) -> Iterator[tuple[list[_Lane], dict[str
     pool = [_pinned(plans[0], shapes, seed) for seed in range(POOL)]
     runners = [Runner(plan, profile=profile, slots=SLOTS, timed=True) for plan in plans]
     lanes = [_Lane(runner, slot, pool, i) for i in range(SLOTS) for runner in runners for slot in [runner.slots[i]]]
-    captured = setting.graphs and all([lane.runner.capture(lane.slot, shapes) for lane in lanes])
+    captured = setting.graphs and min([lane.runner.capture(lane.slot, shapes) for lane in lanes])
     try:
         yield lanes, shapes, captured
     finally:

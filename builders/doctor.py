@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from builders.trt.device import devices as gpus
+from planwright.gpu import devices as gpus
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 ROOT = Path(__file__).resolve().parents[1]

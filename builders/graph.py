@@ -30,7 +30,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
 
 
 def _spec_part(job: Job) -> dict[str, Any]:
-    part: dict[str, Any] = {"precision": job.model.precision}
+    part: dict[str, Any] = {"precision": job.model.precision, "keep_high": job.model.keep_high}
     if job.model.precision in ("int8", "fp8"):
         part["calibration"] = job.model.calibration.model_dump()
     return part

@@ -10,6 +10,7 @@ add the lowest FP32) are clamped, as every converter does.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ BF16_OPSET = 22
 ISLANDS = {"Resize", "RandomNormal", "RandomUniform", "NonMaxSuppression", "Range"}
 
 
-def convert(model: Any, precision: str) -> Any:
-    """Return a new ModelProto at `precision` (``fp16`` or ``bf16``)."""
+def convert(model: Any, precision: str, high: Collection[str] = ()) -> Any:
+    """Return a new ModelProto at `precision` (``fp16`` or ``bf16``), the nodes named in `high` still in FP32."""
     import onnx
 
     low = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
@@ -31,14 +32,25 @@ def convert(model: Any, precision: str) -> Any:
     graph = converted.graph
     del graph.value_info[:]  # inferred for FP32; the checker infers them again
     floats = _float_tensors(source)
+    islands = {output for node in graph.node if node.op_type in ISLANDS or node.name in high for output in node.output}
+    kept = _weights_of(graph, islands)
     for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(_lowered(tensor, low))
     for node in graph.node:
-        _lower_attributes(node, low)
+        if not islands & set(node.output):
+            _lower_attributes(node, low)
     _cast_edges(graph, low)
-    _cast_islands(graph, low, floats)
+    _cast_islands(graph, low, floats - kept, islands)
     return converted
+
+
+def _weights_of(graph: Any, islands: set[str]) -> set[str]:
+    """Return the initializers that only islands read: they need not be lowered and raised again."""
+    inside, outside = set(), set()
+    for node in graph.node:
+        (inside if islands & set(node.output) else outside).update(node.input)
+    return {tensor.name for tensor in graph.initializer} & inside - outside
 
 
 def _opset(model: Any) -> int:
@@ -98,13 +110,14 @@ def _rename(graph: Any, old: str, new: str, *, inputs: bool = False, outputs: bo
                     names[index] = new
 
 
-def _cast_islands(graph: Any, low: int, floats: set[str]) -> None:
+def _cast_islands(graph: Any, low: int, floats: set[str], islands: set[str]) -> None:
     """Surround ops that must stay FP32 with casts."""
     import onnx
 
     placed = []
     for node in graph.node:
-        if node.op_type not in ISLANDS:
+        named = {name.removesuffix("__low") for name in node.output}
+        if not islands & named:
             placed.append(node)
             continue
         for index, name in enumerate(node.input):
@@ -113,7 +126,7 @@ def _cast_islands(graph: Any, low: int, floats: set[str]) -> None:
                 placed.append(onnx.helper.make_node("Cast", [name], [high], to=onnx.TensorProto.FLOAT))
                 node.input[index] = high
         wanted = list(node.output)
-        lowered = [name for name in wanted if name in floats]
+        lowered = [name for name in wanted if name.removesuffix("__low") in floats]
         for index, name in enumerate(wanted):
             node.output[index] = f"{name}__fp32" if name in lowered else name
         placed.append(node)

@@ -10,9 +10,6 @@ the CPU hides an overflow that a GPU would show.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,18 +18,12 @@ from typing import Any
 import numpy as np
 
 from builders import answers
-from builders.residual import POOLS
-from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
 from planwright.errors import Fault, StageError
-from planwright.files import digest
-from planwright.golden import Golden, Group
+from planwright.golden import Golden
 
 FP16_MAX = 65504.0
 MASK = 1e30  # attention masks add the lowest float on purpose; they are clamped, not computed with
-CHUNK = 16  # images per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
-WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
-CALIBRATED = [*WEIGHTED, *POOLS]  # more tensors than are quantized by weight: residual edges and pools need ranges too
 
 
 def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
@@ -43,7 +34,9 @@ def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
     """
     precision = job.model.precision
     if precision == "int8":
-        figures = _int8(job, source, target)
+        from builders import int8
+
+        figures = int8.convert(job, source, target)
     elif precision in ("fp16", "bf16"):
         figures = _low_float(job, source, target)
     else:
@@ -78,126 +71,12 @@ def _check_answers(job: Job, target: Path) -> None:
     )
 
 
-def _int8(job: Job, source: Path, target: Path) -> dict[str, Any]:
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    prepared = target.with_name("prepared.onnx")
-    _prepare(source, prepared)
-    ranges = _ranges(job, prepared)
-    quantize_static(
-        str(prepared), str(target), None, quant_format=QuantFormat.QDQ, op_types_to_quantize=WEIGHTED, per_channel=True,
-        reduce_range=False, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibration_cache_path=str(ranges),
-        nodes_to_exclude=_products_of_activations(prepared),
-        calibrate_method=CalibrationMethod.Entropy if job.model.calibration.method == "entropy" else CalibrationMethod.MinMax,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
-                       "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
-    )  # fmt: skip
-    prepared.unlink()
-    model = onnx.load(str(target))
-    residual = quantize_residuals(model, _highest(ranges))
-    onnx.save_model(model, str(target))
-    pairs = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    return {
-        "calibration": job.model.calibration.method,
-        "ranges": ranges.stem,
-        "qdq_pairs": pairs,
-        "skip_edges": residual,
-    }
-
-
-def _highest(ranges: Path) -> dict[str, float]:
-    """Return tensor -> largest magnitude, as calibrated."""
-    from onnxruntime.quantization.calibrate import load_tensors_data
-
-    found = {}
-    for name, data in load_tensors_data(ranges).items():
-        low, high = data.range_value
-        found[name] = max(abs(float(np.ravel(low)[0])), abs(float(np.ravel(high)[0])))
-    return found
-
-
-def _products_of_activations(prepared: Path) -> list[str]:
-    """Return MatMul nodes without a weight (attention): they stay high, where INT8 costs accuracy and gains little."""
-    import onnx
-
-    graph = onnx.load(str(prepared)).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    return [node.name for node in graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
-
-
-def _prepare(source: Path, prepared: Path) -> None:
-    """Infer shapes, and nothing more.
-
-    onnxruntime's own pre-processing also optimises, which adds eight opset domains that TensorRT does not read, and its
-    symbolic inference gives up on a dynamic sequence; its mark is set so that it does not ask for either.
-    """
-    import onnx
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
-    model = onnx.shape_inference.infer_shapes(onnx.load(str(source)))
-    add_pre_process_metadata(model)
-    onnx.save_model(model, str(prepared))
-
-
-def _ranges(job: Job, prepared: Path) -> Path:
-    """Return the calibration file: measured now, or remembered for the same graph, samples and method.
-
-    Samples go through in chunks, so that the entropy calibrator's memory does not grow with their number.
-    """
-    from onnxruntime.quantization import CalibrationMethod, create_calibrator
-    from onnxruntime.quantization.calibrate import save_tensors_data
-
-    method = job.model.calibration.method
-    samples = Golden.load(job.export_folder / "calibration.npz")
-    parts = {
-        "graph": job.cache.of(prepared, read=True),
-        "samples": job.cache.of(job.export_folder / "calibration.npz"),
-        "method": method,
-        "operators": CALIBRATED,
-    }
-    cache = job.build / "calibration" / f"{digest(parts)}.json"
-    if cache.exists():
-        return cache
-    chosen = CalibrationMethod.Entropy if method == "entropy" else CalibrationMethod.MinMax
-    # the calibrator prints a line per chunk and has no switch for it
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        calibrator = create_calibrator(
-            str(prepared), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=chosen,
-            extra_options={"symmetric": True},
-        )  # fmt: skip
-        for group in samples.batches(CHUNK):
-            calibrator.collect_data(_Reader(group))
-        found = calibrator.compute_data()
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    scratch_file = cache.with_suffix(f".{os.getpid()}.tmp")
-    save_tensors_data(found, scratch_file)
-    scratch_file.replace(cache)
-    return cache
-
-
-class _Reader:
-    """Feeds one chunk to onnxruntime's calibrator, which asks until it gets None."""
-
-    def __init__(self, group: Group) -> None:
-        self._batches = iter([group.inputs])
-
-    def get_next(self) -> Any:
-        """Return the next feed, or None."""
-        return next(self._batches, None)
-
-    def __iter__(self) -> _Reader:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self._batches)
-
-
 def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
     """Cast weights and activations; inputs and outputs keep FP32."""
     import onnx
 
     from builders import low_float
+    from builders.int8 import matching
 
     model = onnx.load(str(source))
     peak, where = _peak(source, Golden.load(job.export_folder / "golden.npz"))
@@ -212,10 +91,11 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
                 "use bf16 or fp32, or rescale the model",
             ),
         )
-    converted = low_float.convert(model, job.model.precision)
+    high = matching(source, job.model.keep_high)
+    converted = low_float.convert(model, job.model.precision, high)
     onnx.checker.check_model(converted, full_check=True)
     onnx.save_model(converted, str(target))
-    return {"peak": peak, "peak_tensor": where}
+    return {"peak": peak, "peak_tensor": where, "kept_high": high}
 
 
 def _peak(source: Path, golden: Golden) -> tuple[float, str]:

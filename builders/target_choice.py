@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from builders.trt.device import devices
+from planwright.gpu import devices
 from planwright.errors import MachineError
 from planwright.spec import Target
 

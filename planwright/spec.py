@@ -158,6 +158,9 @@ class ModelEntry(_Frozen):
     file: Annotated[str | None, Field(description="zoo/onnx: the ONNX file, relative to config.yaml")] = None
     options: Annotated[dict[str, Any], Field(description="settings of the source")] = {}
     precision: Annotated[Precision, Field(description="precision that the engine computes in")] = "fp32"
+    keep_high: Annotated[
+        list[str], Field(description="nodes or operators that stay in FP32 in a lower precision: name patterns with *")
+    ] = []
     batch: BatchSpec = BatchSpec()
     export: ExportSpec = ExportSpec()
     samples: SamplesSpec = SamplesSpec()

@@ -19,6 +19,7 @@ from planwright.errors import Fault
 from serving.find import Installation, StubPython
 
 BACKENDS = Path(__file__).parent / "backends"
+PLAN_RUNTIME = Path(__file__).parents[1] / "planwright" / "trt"  # the tensorrt backend's own half, shared with verify
 STUB = "triton_python_backend_stub"
 
 
@@ -56,7 +57,9 @@ def make(installation: Installation, python: StubPython) -> Path:
     if installation.stubs is not None:
         shutil.copy2(installation.stubs / python.minor / STUB, target / STUB)
     (target / STUB).chmod(0o755)
+    ignore = shutil.ignore_patterns("__pycache__")
     for backend in BACKENDS.iterdir():
         if (backend / "model.py").exists():
-            shutil.copytree(backend, folder / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(backend, folder / backend.name, ignore=ignore)
+    shutil.copytree(PLAN_RUNTIME, folder / "tensorrt" / "planwright_trt", ignore=ignore)
     return folder

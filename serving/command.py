@@ -11,12 +11,14 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from planwright.gpu import devices
 from serving import repository
 from serving.options import Options
 from serving.preflight import Machine
 
 _RESTRICTED = "model-repository,trace,logging"
 _CACHE_BYTES = 64 << 20
+_CUDA_POOL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def words(options: Options, machine: Machine, identity: Identity, backends: Path
         f"--backend-config=python,shm-region-prefix-name={identity.shm_prefix}",
         *([f"--backend-directory={backends}"] if backends else []),
         *_client_shm(options, machine),
+        *_gpu(options),
         *_cache(options, machine.installation.home / "caches"),
         *options.extra,
     ]  # fmt: skip
@@ -67,6 +70,13 @@ def _client_shm(options: Options, machine: Machine) -> list[str]:
         return []
     told = subprocess.run([machine.installation.binary, "--help"], capture_output=True, text=True, check=False)
     return ["--allow-client-shm=true"] if "--allow-client-shm" in told.stdout + told.stderr else []
+
+
+def _gpu(options: Options) -> list[str]:
+    """Give tensors that come in GPU memory room on their way to the models: the default of 64 MiB holds six batches of 64 pictures."""
+    if not devices() or any(flag.startswith("--cuda-memory-pool-byte-size") for flag in options.extra):
+        return []
+    return [f"--cuda-memory-pool-byte-size=0:{_CUDA_POOL_BYTES}"]
 
 
 def _cache(options: Options, folder: Path) -> list[str]:

@@ -93,9 +93,13 @@ def find_stub_python() -> StubPython:
     python = venv / "bin" / "python"
     if not python.exists():
         raise MachineError(Fault("the server's Python environment is missing", str(venv), fix="make setup"))
-    ask = "import sys,sysconfig as c;print('%d.%d'%sys.version_info[:2],c.get_config_var('LIBDIR'),c.get_config_var('INSTSONAME'))"
-    minor, folder, name = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-    library = _library_folder(Path(folder), name)
+    ask = (
+        "import sys,sysconfig as c;print('%d.%d'%sys.version_info[:2],c.get_config_var('LIBDIR'),"
+        "c.get_config_var('INSTSONAME'),sys.base_prefix+'/lib')"
+    )
+    told = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    minor, folder, name, beside = told  # a Python that was moved knows its LIBDIR no more
+    library = _library_folder(Path(folder), name) or _library_folder(Path(beside), name)
     if library is None:
         why = f"{python} is linked without {name}, which the stub loads"
         raise MachineError(

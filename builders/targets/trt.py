@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.trt import profiles
-from builders.trt.device import Device, first_device
+from planwright.gpu import Device, first_device
 from planwright.errors import Fault, MachineError, StageError
 from planwright.files import read_json
 from planwright.golden import Arrays
@@ -119,6 +119,7 @@ class TensorRTTarget:
                 "plan": str((folder / self.filename).resolve()),
                 "layers": str((folder / "layers.json").resolve()),
                 "precision": spec.precision,
+                "kept_high": read_json(graph.parent / "stage.json").get("result", {}).get("kept_high", []),
                 "profiles": profiles.derive(graph, spec),
                 "options": options,
                 "timing_cache": {"mode": spec.compile.timing_cache, "file": str(self._timing_cache(graph).resolve())},

@@ -96,6 +96,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     _fill(trt, version, network, log, job)
     config = builder.create_builder_config()
     _configure(trt, version, config, job)
+    version.hold_precision(network, config, precision, job["kept_high"])
     _profiles(builder, network, config, job["profiles"])
     version.watch(config, log._listen.progress)
     cache = timing_cache.load(config, job["timing_cache"])

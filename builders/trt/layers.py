@@ -82,13 +82,13 @@ def measure(data: bytes, job: Mapping[str, Any], log: Any) -> list[dict[str, Any
     from planwright.trt.runner import Runner
 
     plan = Plan(data, host_code_allowed=job["options"]["version_compatible"], log=log)
-    text = plan.engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     runner = Runner(plan, slots=1)
     try:
         times = _times(trt, plan, runner)
+        text = runner.describe(trt.LayerInformationFormat.JSON)
     finally:
         runner.free()
-    return rows(json.loads(text)["Layers"], times)
+    return rows(json.loads(text, strict=False)["Layers"], times)  # 8.6 writes raw control characters
 
 
 def rows(layers: Sequence[Any], times: Mapping[str, float]) -> list[dict[str, Any]]:

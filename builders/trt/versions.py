@@ -12,7 +12,7 @@ Precision stands in the graph. TensorRT 11 reads it from there, 10 does so when 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 NEEDS = {"bf16": (10, 0), "fp8": (10, 0)}  # first version whose ONNX parser and builder carry the type in the graph
@@ -40,6 +40,9 @@ class Version:
     def allow_precision(self, config: Any, precision: str) -> None:
         """Allow what the graph says."""
         self._switch(config, self.trt.BuilderFlag.TF32, precision == "tf32")
+
+    def hold_precision(self, network: Any, config: Any, precision: str, high: Collection[str]) -> None:
+        """Nothing to do: a strongly typed network keeps the graph's types."""
 
     def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
         """Report progress through `tell`, which answers False to cancel; returns False where the version cannot."""
@@ -100,6 +103,21 @@ class Version8(Version):
             config.set_flag(self.trt.BuilderFlag.FP16)
         if precision == "int8":
             config.set_flag(self.trt.BuilderFlag.INT8)
+
+    def hold_precision(self, network: Any, config: Any, precision: str, high: Collection[str]) -> None:
+        """Keep convolutions and products of an FP16 graph in FP16, but those in `high`.
+
+        By itself 8.6 takes FP32 kernels where they are faster. The parser gives a layer the name of its node.
+        """
+        if precision != "fp16":
+            return
+        kinds = self.trt.LayerType
+        weighted = (kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY, kinds.FULLY_CONNECTED)
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            if layer.type in weighted and layer.name not in high:
+                layer.precision = self.trt.DataType.HALF
+        config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
 
     def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
         """There is no progress monitor."""

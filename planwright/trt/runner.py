@@ -91,7 +91,7 @@ class Runner:
         if self._context is None:
             raise PlanError(plan.log.reason("no execution context: too little GPU memory"))
         self.streams = {"in": cuda.stream(), "compute": cuda.stream(priority), "out": cuda.stream()}
-        if profile and not self._context.set_optimization_profile_async(profile, self.streams["compute"]):
+        if profile and not self._context.set_optimization_profile_async(profile, int(self.streams["compute"])):
             raise PlanError(plan.log.reason(f"profile {profile} cannot be chosen"))
         self._wait_stream("compute")
         self.capacity_bytes = self._capacities()
@@ -164,6 +164,12 @@ class Runner:
         self.fetch(slot, outputs)
         slot.events["fetched"].wait()
         return {name: slot.host(name, shape).copy() for name, shape in outputs.items()}
+
+    def describe(self, layout: Any) -> str:
+        """Return TensorRT's description of the engine at the shapes of the last run; without shapes it names no formats."""
+        inspector = self.plan.engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        return str(inspector.get_engine_information(layout))
 
     def profile_layers(self, profiler: Any) -> None:
         """Let a ``trt.IProfiler`` hear the time of each layer of every run from now on."""

@@ -1,0 +1,178 @@
+"""INT8 in the graph: FP32 ONNX -> Q/DQ pairs that TensorRT accepts.
+
+In      the export's ``model.onnx``, its calibration samples, the nodes to keep high.
+Out     a Q/DQ graph, and figures for the record.
+
+Symmetric ranges, zero points 0, per-channel weights as FP32 -> Q -> DQ, no INT32 bias pairs, no Q between a convolution and
+its ReLU; the skip edges of residual networks by `builders.residual`. Products of two activations (attention) stay high:
+INT8 costs accuracy there and gains little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import io
+import os
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builders.residual import POOLS
+from builders.residual import quantize as quantize_residuals
+from builders.stage import Job
+from planwright.files import digest
+from planwright.golden import Golden, Group
+
+CHUNK = 16  # samples per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
+WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+CALIBRATED = [*WEIGHTED, *POOLS]  # more tensors than are quantized by weight: residual edges and pools need ranges too
+
+
+def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
+    """Write the Q/DQ graph of the model."""
+    with prepared(source, target.parent) as graph:
+        ranges = calibrate(job, graph)
+        high = matching(graph, job.model.keep_high)
+        pairs, residual = quantize(job, graph, ranges, target, high)
+    return {
+        "calibration": job.model.calibration.method,
+        "ranges": ranges.stem,
+        "qdq_pairs": pairs,
+        "skip_edges": residual,
+        "kept_high": high,
+    }
+
+
+def quantize(job: Job, graph: Path, ranges: Path, target: Path, high: Collection[str]) -> tuple[int, int]:
+    """Write `graph` with Q/DQ pairs, the nodes `high` left alone; return the number of pairs and of skip edges."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    entropy = job.model.calibration.method == "entropy"
+    quantize_static(
+        str(graph), str(target), None, quant_format=QuantFormat.QDQ, op_types_to_quantize=WEIGHTED, per_channel=True,
+        reduce_range=False, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibration_cache_path=str(ranges),
+        nodes_to_exclude=[*_products_of_activations(graph), *high],
+        calibrate_method=CalibrationMethod.Entropy if entropy else CalibrationMethod.MinMax,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+                       "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
+    )  # fmt: skip
+    model = onnx.load(str(target))
+    residual = quantize_residuals(model, _highest(ranges))
+    onnx.save_model(model, str(target))
+    return sum(node.op_type == "QuantizeLinear" for node in model.graph.node), residual
+
+
+def weighted_nodes(graph: Path) -> list[str]:
+    """Return the nodes that INT8 would compute."""
+    import onnx
+
+    left = set(_products_of_activations(graph))
+    return [
+        node.name for node in onnx.load(str(graph)).graph.node if node.op_type in WEIGHTED and node.name not in left
+    ]
+
+
+def matching(graph: Path, patterns: Sequence[str]) -> list[str]:
+    """Return the nodes whose name or operator matches any of `patterns`."""
+    import onnx
+
+    nodes = onnx.load(str(graph)).graph.node
+    return [n.name for n in nodes if any(fnmatch.fnmatch(n.name, p) or fnmatch.fnmatch(n.op_type, p) for p in patterns)]
+
+
+def _highest(ranges: Path) -> dict[str, float]:
+    """Return tensor -> largest magnitude, as calibrated."""
+    from onnxruntime.quantization.calibrate import load_tensors_data
+
+    found = {}
+    for name, data in load_tensors_data(ranges).items():
+        low, high = data.range_value
+        found[name] = max(abs(float(np.ravel(low)[0])), abs(float(np.ravel(high)[0])))
+    return found
+
+
+def _products_of_activations(graph: Path) -> list[str]:
+    """Return MatMul nodes without a weight."""
+    import onnx
+
+    proto = onnx.load(str(graph)).graph
+    weights = {tensor.name for tensor in proto.initializer}
+    return [node.name for node in proto.node if node.op_type == "MatMul" and not weights & set(node.input)]
+
+
+@contextlib.contextmanager
+def prepared(source: Path, folder: Path) -> Any:
+    """Yield a copy with inferred shapes, and nothing more.
+
+    onnxruntime's own pre-processing also optimises, which adds eight opset domains that TensorRT does not read, and its
+    symbolic inference gives up on a dynamic sequence; its mark is set so that it does not ask for either.
+    """
+    import onnx
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    path = folder / "prepared.onnx"
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(source)))
+    add_pre_process_metadata(model)
+    onnx.save_model(model, str(path))
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def calibrate(job: Job, graph: Path) -> Path:
+    """Return the calibration file: measured now, or remembered for the same graph, samples and method.
+
+    Samples go through in chunks, so that the entropy calibrator's memory does not grow with their number.
+    """
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+    from onnxruntime.quantization.calibrate import save_tensors_data
+
+    method = job.model.calibration.method
+    samples = Golden.load(job.export_folder / "calibration.npz")
+    parts = {
+        "graph": job.cache.of(graph, read=True),
+        "samples": job.cache.of(job.export_folder / "calibration.npz"),
+        "method": method,
+        "operators": CALIBRATED,
+    }
+    cache = job.build / "calibration" / f"{digest(parts)}.json"
+    if cache.exists():
+        return cache
+    chosen = CalibrationMethod.Entropy if method == "entropy" else CalibrationMethod.MinMax
+    # the calibrator prints a line per chunk and has no switch for it
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        calibrator = create_calibrator(
+            str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=chosen,
+            extra_options={"symmetric": True},
+        )  # fmt: skip
+        for group in samples.batches(CHUNK):
+            calibrator.collect_data(_Reader(group))
+        found = calibrator.compute_data()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    scratch_file = cache.with_suffix(f".{os.getpid()}.tmp")
+    save_tensors_data(found, scratch_file)
+    scratch_file.replace(cache)
+    return cache
+
+
+class _Reader:
+    """Feeds one chunk to onnxruntime's calibrator, which asks until it gets None."""
+
+    def __init__(self, group: Group) -> None:
+        self._batches = iter([group.inputs])
+
+    def get_next(self) -> Any:
+        """Return the next feed, or None."""
+        return next(self._batches, None)
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)

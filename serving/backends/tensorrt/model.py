@@ -1,0 +1,100 @@
+"""Triton's ``tensorrt`` backend in Python, for a server that has no C++ one.
+
+In      batches of requests from the server, the model's config.pbtxt as JSON.
+Out     responses; a bad request gets its own TritonError and never hurts its neighbours.
+
+Runs in the stub's own environment (numpy 1.26, tensorrt, cuda-python). Checks and error texts are those of NVIDIA's C++
+backend, because nothing in the server checks config.pbtxt against the engine for a Python-based one. One process, one
+CUDA context and one engine per instance. ``execute`` never raises: a raise fails the whole batch.
+
+A batch goes through `Lane.start` (gather into pinned memory, copy in, compute, copy out, all enqueued) and `Lane.finish`. Where
+the requests of one call make several batches, the next one is started before the last is finished, so its copy in overlaps
+the computing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+from trt_checks import check_config, check_request, ignored_options
+from trt_lane import Lane, RequestError, Work
+from trt_load import load
+
+
+class TritonPythonModel:
+    """One instance of one model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the plan; refuse a config.pbtxt that does not fit it, and an instance that is not on a GPU."""
+        config = json.loads(args["model_config"])
+        if args["model_instance_kind"] != "GPU":
+            raise ValueError(f"unable to load model '{config['name']}', TensorRT backend supports only GPU device")
+        self._plan, self._runners = load(config, args)
+        check_config(config, self._plan, list(self._runners))
+        self._name = args["model_instance_name"]
+        self._batching = config["max_batch_size"] > 0
+        self._outputs = [item["name"] for item in config["output"]]
+        self._inputs = [item["name"] for item in config["input"]]
+        self._lanes = {profile: Lane(runner, config) for profile, runner in self._runners.items()}
+        for text in ignored_options(config):
+            pb_utils.Logger.log_info(f"{self._name}: {text}")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer a batch: requests of one shape run together."""
+        responses: list[Any] = [None] * len(requests)
+        started: list[tuple[Any, Any]] = []
+        for lane, works in self._groups(requests, responses):
+            try:
+                if lane.full:
+                    self._finish(started.pop(0), responses)
+                started.append((lane, lane.start(works)))
+            except Exception as error:
+                self._fail(works, error, responses)
+        for each in started:
+            self._finish(each, responses)
+        # a missing answer would leave its client waiting without end
+        return [_failure(RuntimeError("the backend gave no answer")) if each is None else each for each in responses]
+
+    def finalize(self) -> None:
+        """Give the GPU memory back before the process goes."""
+        for runner in self._runners.values():
+            runner.free()
+
+    def _groups(self, requests: list[Any], responses: list[Any]) -> list[tuple[Any, list[Work]]]:
+        """Read the requests and group them by profile and shape, each group no larger than the profile."""
+        groups: dict[Any, list[Work]] = {}
+        for place, request in enumerate(requests):
+            try:
+                work = Work(place, request, self._inputs, self._outputs, batching=self._batching)
+                check_request(self._name, self._plan, work.shapes)
+                profile = self._plan.choose_profile(work.shapes, list(self._runners))
+                groups.setdefault((profile, work.key), []).append(work)
+            except Exception as error:
+                responses[place] = _failure(error)
+        return [(self._lanes[p], part) for (p, _), works in groups.items() for part in self._lanes[p].parts(works)]
+
+    def _finish(self, started: tuple[Any, Any], responses: list[Any]) -> None:
+        lane, flight = started
+        try:
+            for work, tensors in lane.finish(flight):
+                responses[work.place] = pb_utils.InferenceResponse([pb_utils.Tensor(n, array) for n, array in tensors])
+        except Exception as error:
+            self._fail(flight.works, error, responses)
+
+    def _fail(self, works: list[Work], error: Exception, responses: list[Any]) -> None:
+        for work in works:
+            responses[work.place] = _failure(error)
+        if "cuda" in type(error).__module__ and "out of memory" not in str(error):
+            # a CUDA error leaves the context unusable: end the process, so that the watchdog takes readiness down
+            pb_utils.Logger.log_error(f"{self._name}: {error}")
+            os._exit(1)
+
+
+def _failure(error: Exception) -> Any:
+    """Return the response for what went wrong."""
+    text = str(error).strip() or type(error).__name__
+    code = pb_utils.TritonError.INVALID_ARG if isinstance(error, RequestError) else pb_utils.TritonError.INTERNAL
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

@@ -1,0 +1,169 @@
+"""Batches on their way through one runner.
+
+In      requests of one shape.
+Out     their answers, cut apart again.
+
+Inputs that lie on the GPU are copied there without touching the host. Inputs on the host are gathered once into pinned
+memory, and what is gathered is copied in while the rest still is; outputs come back in one copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from trt_dlpack import gpu_pointer
+
+PART_BYTES = 1 << 21  # gathered bytes that are worth a copy of their own
+
+
+class RequestError(Exception):
+    """The request cannot be answered; its text is for the client."""
+
+
+class Work:
+    """One request: its place in the call, its tensors, its rows (0 where the model has no batch axis)."""
+
+    __slots__ = ("asked", "key", "place", "rows", "shapes", "tensors")
+
+    def __init__(self, place: int, request: Any, inputs: list[str], outputs: list[str], *, batching: bool) -> None:
+        self.place = place
+        self.tensors: dict[str, Any] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for name in inputs:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None:
+                raise RequestError(f"expected input '{name}' is missing")
+            self.tensors[name] = tensor
+            self.shapes[name] = tuple(tensor.shape())
+        self.asked = [name for name in outputs if name in set(request.requested_output_names())]
+        sizes = {shape[0] if shape else 1 for shape in self.shapes.values()}
+        if batching and len(sizes) != 1:
+            raise RequestError(f"inputs disagree about the batch: {self.shapes}")
+        self.rows = sizes.pop() if batching else 0
+        self.key = tuple(shape[1:] for shape in self.shapes.values()) if batching else (place,)
+
+
+class Flight:
+    """A batch that was enqueued: its slot, its requests, the shapes of its outputs."""
+
+    __slots__ = ("outputs", "padded", "slot", "works")
+
+    def __init__(self, slot: Any, works: list[Work], outputs: dict[str, Any]) -> None:
+        self.slot, self.works, self.outputs = slot, works, outputs
+
+
+class Lane:
+    """One runner and its free slots."""
+
+    def __init__(self, runner: Any, config: dict[str, Any]) -> None:
+        self._runner, self._max_rows = runner, config["max_batch_size"]
+        self._free = list(runner.slots)
+        self._graph_rows = self._capture(config)
+
+    @property
+    def full(self) -> bool:
+        """True where every slot is on its way."""
+        return not self._free
+
+    def parts(self, works: list[Work]) -> Iterator[list[Work]]:
+        """Cut the requests of one shape into batches that fit the engine."""
+        part: list[Work] = []
+        for work in works:
+            if part and (not self._max_rows or sum(w.rows for w in part) + work.rows > self._max_rows):
+                yield part
+                part = []
+            part.append(work)
+        yield part
+
+    def start(self, works: list[Work]) -> Flight:
+        """Copy in, compute and copy out, all enqueued."""
+        slot = self._free.pop()
+        try:
+            rows = sum(work.rows for work in works)
+            shapes = {name: (rows, *shape[1:]) if rows else shape for name, shape in works[0].shapes.items()}
+            for name, shape in shapes.items():
+                self._gather(slot, name, shape, works)
+            padded = self._padded(rows)
+            wanted = {name: (padded, *shape[1:]) if rows else shape for name, shape in shapes.items()}
+            outputs = self._runner.compute(slot, wanted)
+            asked = {name for work in works for name in work.asked}
+            kept = {n: (rows, *s[1:]) if rows else s for n, s in outputs.items() if n in asked}
+            self._runner.fetch(slot, kept)
+        except Exception:
+            self._free.append(slot)
+            raise
+        return Flight(slot, works, kept)
+
+    def finish(self, flight: Flight) -> list[tuple[Work, list[tuple[str, Any]]]]:
+        """Wait for a batch and return its answers; they are copies, for the slot is used again."""
+        try:
+            flight.slot.events["fetched"].wait()
+            arrays = {name: flight.slot.host(name, shape) for name, shape in flight.outputs.items()}
+            answers, start = [], 0
+            for work in flight.works:
+                cut = slice(start, start + work.rows) if work.rows else slice(None)
+                answers.append((work, [(name, arrays[name][cut].copy()) for name in work.asked]))
+                start += work.rows
+            return answers
+        finally:
+            self._free.append(flight.slot)
+
+    def _gather(self, slot: Any, name: str, shape: tuple[int, ...], works: list[Work]) -> None:
+        target = slot.host(name, shape)
+        done, start, row_bytes = 0, 0, target.nbytes // max(shape[0], 1) if shape else target.nbytes
+        for work in works:
+            tensor, rows = work.tensors[name], work.rows or (shape[0] if shape else 1)
+            end = start + rows
+            if tensor.is_cpu():
+                np.copyto(target[start:end] if work.rows else target, tensor.as_numpy())
+                if (end * row_bytes) - done >= PART_BYTES:
+                    self._runner.load_part(slot, name, done, end * row_bytes)
+                    done = end * row_bytes
+            else:
+                if start * row_bytes > done:
+                    self._runner.load_part(slot, name, done, start * row_bytes)
+                self._runner.load_device(slot, name, start * row_bytes, gpu_pointer(tensor), rows * row_bytes)
+                done = end * row_bytes
+            start = end
+        if done < start * row_bytes:
+            self._runner.load_part(slot, name, done, start * row_bytes)
+
+    def _padded(self, rows: int) -> int:
+        """Return the rows to run: up to the next captured batch where config.pbtxt allows that, else as many as there are."""
+        return next((size for size, lowest in self._graph_rows if lowest <= rows <= size), rows)
+
+    def _capture(self, config: dict[str, Any]) -> list[tuple[int, int]]:
+        """Capture the CUDA graphs that config.pbtxt asks for; return (batch, least rows that may use it)."""
+        options = config.get("optimization", {}).get("cuda", {})
+        if not options.get("graphs"):
+            return []
+        captured = []
+        for size, lowest in graph_sizes(config):
+            shapes = {t.name: ((size, *self._rest(t)) if size else self._rest(t)) for t in self._runner.plan.inputs}
+            if any(-1 in shape for shape in shapes.values()):
+                continue
+            if all([self._runner.capture(slot, shapes) for slot in self._runner.slots]) and size:
+                captured.append((size, lowest))
+        return sorted(captured)
+
+    def _rest(self, tensor: Any) -> tuple[int, ...]:
+        return tuple(tensor.shape[1:] if self._max_rows else tensor.shape)
+
+
+def graph_sizes(config: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return (batch, lower bound) of each graph, as NVIDIA's backend chooses them."""
+    high = config["max_batch_size"]
+    specs = config.get("optimization", {}).get("cuda", {}).get("graph_spec", [])
+    if specs:
+        return [
+            (int(s.get("batch_size", 0)), int(s.get("graph_lower_bound", {}).get("batch_size", s.get("batch_size", 0))))
+            for s in specs
+        ]
+    if not high:
+        return [(0, 0)]
+    batching = config.get("dynamic_batching")
+    preferred = batching.get("preferred_batch_size", []) if batching is not None else [2, 3, 4, 6, 8, 12, 16]
+    return [(size, size) for size in sorted({1, *(int(p) for p in preferred if int(p) <= high), high})]
