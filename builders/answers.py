@@ -31,7 +31,7 @@ def check_batches(
 
 
 def natural_batch(inputs: Iterable[TensorSpec]) -> int:
-    """Return a batch size that a graph takes: its own where that is fixed, 8 where it is dynamic, 0 for no batch axis."""
+    """Return a batch size for a graph: 8 where its batch is dynamic, 0 (one by one, as it is) where it is not."""
     firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
     return 8 if firsts == {-1} else 0
 

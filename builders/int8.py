@@ -151,7 +151,7 @@ def calibrate(job: Job, graph: Path) -> Path:
             str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=chosen,
             extra_options={"symmetric": True},
         )  # fmt: skip
-        for group in samples.batches(CHUNK):
+        for group in samples.batches(job.model.batch.fixed or CHUNK):
             calibrator.collect_data(_Reader(group))
         found = calibrator.compute_data()
     cache.parent.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,9 @@ class _Trial:
         int8.quantize(self._job, self._graph, self._ranges, self._target, high)
         engine = OrtEngine(self._target, level="extended")
         tolerances = {name: self._job.model.tolerance(name) for name in self._golden.groups[0].outputs}
-        return answers.check_batches(engine.run, self._golden, tolerances, [answers.natural_batch(engine.inputs)])
+        return answers.check_batches(
+            engine.run, self._golden, tolerances, [self._job.model.batch.fixed or answers.natural_batch(engine.inputs)]
+        )
 
 
 def _fewest(passes: Callable[[int], bool], most: int) -> int | None:

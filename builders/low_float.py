@@ -32,24 +32,28 @@ def convert(model: Any, precision: str, high: Collection[str] = ()) -> Any:
     graph = converted.graph
     del graph.value_info[:]  # inferred for FP32; the checker infers them again
     floats = _float_tensors(source)
-    islands = {output for node in graph.node if node.op_type in ISLANDS or node.name in high for output in node.output}
-    kept = _weights_of(graph, islands)
+    kept = _weights_of(graph, high)
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(_lowered(tensor, low))
     for node in graph.node:
-        if not islands & set(node.output):
+        if not _is_island(node, high):
             _lower_attributes(node, low)
     _cast_edges(graph, low)
-    _cast_islands(graph, low, floats - kept, islands)
+    _cast_islands(graph, low, floats - kept, high)
     return converted
 
 
-def _weights_of(graph: Any, islands: set[str]) -> set[str]:
+def _is_island(node: Any, high: Collection[str]) -> bool:
+    return node.op_type in ISLANDS or node.name in high
+
+
+def _weights_of(graph: Any, high: Collection[str]) -> set[str]:
     """Return the initializers that only islands read: they need not be lowered and raised again."""
-    inside, outside = set(), set()
+    inside: set[str] = set()
+    outside: set[str] = set()
     for node in graph.node:
-        (inside if islands & set(node.output) else outside).update(node.input)
+        (inside if _is_island(node, high) else outside).update(node.input)
     return {tensor.name for tensor in graph.initializer} & inside - outside
 
 
@@ -110,21 +114,20 @@ def _rename(graph: Any, old: str, new: str, *, inputs: bool = False, outputs: bo
                     names[index] = new
 
 
-def _cast_islands(graph: Any, low: int, floats: set[str], islands: set[str]) -> None:
+def _cast_islands(graph: Any, low: int, floats: set[str], high: Collection[str]) -> None:
     """Surround ops that must stay FP32 with casts."""
     import onnx
 
     placed = []
     for node in graph.node:
-        named = {name.removesuffix("__low") for name in node.output}
-        if not islands & named:
+        if not _is_island(node, high):
             placed.append(node)
             continue
         for index, name in enumerate(node.input):
             if name in floats or name.endswith("__low"):
-                high = f"{name}__{len(placed)}_fp32"
-                placed.append(onnx.helper.make_node("Cast", [name], [high], to=onnx.TensorProto.FLOAT))
-                node.input[index] = high
+                raised = f"{name}__{len(placed)}_fp32"
+                placed.append(onnx.helper.make_node("Cast", [name], [raised], to=onnx.TensorProto.FLOAT))
+                node.input[index] = raised
         wanted = list(node.output)
         lowered = [name for name in wanted if name.removesuffix("__low") in floats]
         for index, name in enumerate(wanted):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders import publish
+from builders import pairing, publish
 from builders.engine import COMPILE
 from builders.export import EXPORT, check_distinct
 from builders.graph import GRAPH
@@ -171,6 +171,7 @@ def _tell_warnings(job: Job, result: Result, say: Say) -> None:
 
 
 def _publish(job: Job, result: Result, say: Say) -> None:
+    pairing.check(job)
     if publish.current(job):
         result.stages["publish"] = "keep: unchanged"
         result.version = Published(job.repository / job.model.name).served()[-1]

@@ -59,7 +59,7 @@ def _check_answers(job: Job, target: Path) -> None:
     engine = OrtEngine(target, level="extended")
     golden = Golden.load(job.export_folder / "golden.npz")
     tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
-    size = answers.natural_batch(engine.inputs)
+    size = job.model.batch.fixed or answers.natural_batch(engine.inputs)
     checks = answers.check_batches(engine.run, golden, tolerances, [size])
     command = f"python builders/build_all.py {job.model.name} --from graph --until graph"
     answers.require(
@@ -79,7 +79,7 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
     from builders.int8 import matching
 
     model = onnx.load(str(source))
-    peak, where = _peak(source, Golden.load(job.export_folder / "golden.npz"))
+    peak, where = _peak(source, Golden.load(job.export_folder / "golden.npz"), job.model.batch.fixed or 4)
     if job.model.precision == "fp16" and peak > FP16_MAX:
         why = f"{where} reaches {peak:.3g} on the golden samples, FP16 ends at {FP16_MAX:g}"
         raise StageError(
@@ -98,7 +98,7 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
     return {"peak": peak, "peak_tensor": where, "kept_high": high}
 
 
-def _peak(source: Path, golden: Golden) -> tuple[float, str]:
+def _peak(source: Path, golden: Golden, size: int) -> tuple[float, str]:
     """Return the largest magnitude of any tensor in the FP32 graph on real data, and its name."""
     import onnx
 
@@ -114,7 +114,7 @@ def _peak(source: Path, golden: Golden) -> tuple[float, str]:
         session = open_session(path, level="extended")
         names = [output.name for output in session.get_outputs()]
         peak, where = 0.0, ""
-        for group in golden.batches(4):
+        for group in golden.batches(size):
             for name, array in zip(names, session.run(names, group.inputs), strict=True):
                 if array.dtype.kind == "f" and array.size and np.isfinite(array).any():
                     value = float(np.abs(array[np.isfinite(array)]).max())

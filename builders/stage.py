@@ -167,9 +167,9 @@ def _twin(stage: Stage, job: Job) -> Path | None:
     }
     for folder in sorted(job.build.glob(f"*/{mine.relative_to(job.build / job.model.name)}")):
         record = record_of(folder)
-        if folder != mine and all(record.get(key) == value for key, value in wanted.items()):
-            if not same_files(record["outputs"], folder, job.cache):
-                return folder
+        same = folder != mine and all(record.get(key) == value for key, value in wanted.items())
+        if same and not same_files(record["outputs"], folder, job.cache):
+            return folder
     return None
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from planwright.gpu import devices
 from planwright.errors import MachineError
+from planwright.gpu import devices
 from planwright.spec import Target
 
 

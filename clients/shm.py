@@ -49,6 +49,12 @@ class Region:
         )
         self._named = True
 
+    def flush(self) -> None:
+        """Do nothing: what was written is there."""
+
+    def stale(self) -> None:
+        """Do nothing: what the server writes is there."""
+
     def unlink(self) -> None:
         """Take the name away; who has mapped the memory keeps it."""
         if self._named and self._memory is not None:
@@ -78,9 +84,11 @@ class Region:
 class Regions:
     """An input and an output region."""
 
-    def __init__(self, info: ModelInfo, register: Register, unregister: Unregister) -> None:
-        self._info, self._register, self._unregister = info, register, unregister
-        self._regions: dict[str, Region] = {}
+    def __init__(
+        self, info: ModelInfo, register: Register, unregister: Unregister, make: Callable[[str, int], Any] = Region
+    ) -> None:
+        self._info, self._register, self._unregister, self._make = info, register, unregister, make
+        self._regions: dict[str, Any] = {}
         self._late: list[str] = []  # registered, but a request that nobody waits for may still write there
 
     def put(self, chunk: Chunk) -> tuple[dict[str, Place], dict[str, Place]]:
@@ -97,12 +105,16 @@ class Regions:
         inputs, outputs = self._layout("in", sizes_in), self._layout("out", sizes_out)
         for name, place in inputs.items():
             self._regions["in"].write(plain[name], place.offset)
+        if inputs:
+            self._regions["in"].flush()
         return inputs, outputs
 
     def take(self, outputs: dict[str, Place], rows: int) -> Arrays:
         """Read the outputs of the request that was just answered."""
         specs = {tensor.name: tensor for tensor in self._info.outputs}
         found = {}
+        if outputs:
+            self._regions["out"].stale()
         for name, place in outputs.items():
             shape = (rows, *specs[name].shape) if self._info.batches else specs[name].shape
             found[name] = self._regions["out"].read(specs[name].numpy_dtype, shape, place.offset)
@@ -147,11 +159,11 @@ class Regions:
         region = self._region(kind, total) if sizes else None
         return {name: Place(region.name, offset, sizes[name]) for name, offset in offsets.items()} if region else {}
 
-    def _region(self, kind: str, size_bytes: int) -> Region:
+    def _region(self, kind: str, size_bytes: int) -> Any:
         old = self._regions.get(kind)
         if old is not None and old.size_bytes >= size_bytes:
             return old
-        region = Region(kind, max(size_bytes, _ALIGN_BYTES))
+        region = self._make(kind, max(size_bytes, _ALIGN_BYTES))
         try:
             self._register(region.name, region.key, region.size_bytes)
             region.unlink()

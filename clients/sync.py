@@ -11,6 +11,7 @@ One client per thread: a connection answers one request at a time. Answers may b
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -34,7 +35,7 @@ from .request import Request
 from .shm import Regions
 from .wire import model_path
 
-SharedMemory = Literal["system"]
+SharedMemory = Literal["system", "cuda"]
 
 
 class TritonModel:
@@ -45,7 +46,7 @@ class TritonModel:
         url: ``host:port``; the server started here, or Triton's default port, when not given. ``https://`` and
             ``grpcs://`` ask for TLS.
         protocol: ``http`` or ``grpc``.
-        shared_memory: ``system`` to hand tensors over in shared memory (same machine only).
+        shared_memory: ``system`` or ``cuda`` to hand tensors over in shared memory (same machine only).
         version: A version, the newest when empty.
         timeout_s: Limit of one request.
         retries: How often a request is sent again where that is safe (`ClientError.retry_safe`), after growing pauses.
@@ -66,7 +67,7 @@ class TritonModel:
         self.model, self.version, self.protocol, self.allow_nan = model, str(version), protocol, allow_nan
         self.options = Options(timeout_s, retries, dict(headers or {}), tls or (Tls() if is_encrypted(url) else None))
         self.address = address(url, protocol)
-        self._wants_shm = shared_memory is not None
+        self._shm = shared_memory
         self._info: ModelInfo | None = None
         self._scratch: Regions | None = None
         self._prepared: list[Regions] = []
@@ -214,20 +215,24 @@ class TritonModel:
 
     def scratch(self) -> Regions | None:
         """Return the shared memory that plain calls take turns with, None where the client uses none."""
-        if self._wants_shm and self._scratch is None:
+        if self._shm and self._scratch is None:
             self._scratch = self._make_regions()
         return self._scratch
 
     def new_regions(self) -> Regions | None:
         """Return shared memory of its own for a prepared request, None where the client uses none."""
-        if not self._wants_shm:
+        if not self._shm:
             return None
         regions = self._make_regions()
         self._prepared.append(regions)
         return regions
 
     def _make_regions(self) -> Regions:
-        registrar = Registrar(self._transport, self.protocol)
+        registrar = Registrar(self._transport, self.protocol, self._shm or "system")
+        if self._shm == "cuda":
+            from .cuda_shm import CudaRegion
+
+            return Regions(self.info, registrar.register, registrar.unregister, CudaRegion)
         return Regions(self.info, registrar.register, registrar.unregister)
 
 
@@ -282,8 +287,9 @@ class Registrar:
     It sends no admin key: a server that lets clients use shared memory (``--allow-client-shm``) leaves this open.
     """
 
-    def __init__(self, transport: Any, protocol: Protocol) -> None:
-        self._transport, self._protocol = transport, protocol
+    def __init__(self, transport: Any, protocol: Protocol, kind: SharedMemory) -> None:
+        self._transport, self._protocol, self._kind = transport, protocol, kind
+        self._grpc_name = "CudaSharedMemory" if kind == "cuda" else "SystemSharedMemory"
 
     def register(self, name: str, key: str, size_bytes: int) -> None:
         """Register a region.
@@ -293,13 +299,16 @@ class Registrar:
         """
         try:
             if self._protocol == "http":
-                document = {"key": key, "offset": 0, "byte_size": size_bytes}
-                self._transport.post_json(f"/v2/systemsharedmemory/region/{name}/register", document, name)
+                self._transport.post_json(self._path(name, "register"), self._document(key, size_bytes), name)
             else:
-                request = self._transport.message(
-                    "SystemSharedMemoryRegisterRequest", name=name, key=key, offset=0, byte_size=size_bytes
+                place = (
+                    {"raw_handle": base64.b64decode(key), "device_id": 0}
+                    if self._kind == "cuda"
+                    else {"key": key, "offset": 0}
                 )
-                self._transport.call("SystemSharedMemoryRegister", request, name)
+                kind = f"{self._grpc_name}RegisterRequest"
+                request = self._transport.message(kind, name=name, byte_size=size_bytes, **place)
+                self._transport.call(f"{self._grpc_name}Register", request, name)
         except (ConnectionFailed, RequestTimeout):
             raise
         except ClientError as error:
@@ -308,13 +317,18 @@ class Registrar:
     def unregister(self, name: str) -> None:
         """Unregister a region."""
         if self._protocol == "http":
-            self._transport.post_json(f"/v2/systemsharedmemory/region/{name}/unregister", {}, name)
+            self._transport.post_json(self._path(name, "unregister"), {}, name)
         else:
-            self._transport.call(
-                "SystemSharedMemoryUnregister",
-                self._transport.message("SystemSharedMemoryUnregisterRequest", name=name),
-                name,
-            )
+            request = self._transport.message(f"{self._grpc_name}UnregisterRequest", name=name)
+            self._transport.call(f"{self._grpc_name}Unregister", request, name)
+
+    def _path(self, name: str, verb: str) -> str:
+        return f"/v2/{self._kind}sharedmemory/region/{name}/{verb}"
+
+    def _document(self, key: str, size_bytes: int) -> dict[str, Any]:
+        if self._kind == "cuda":
+            return {"raw_handle": {"b64": key}, "device_id": 0, "byte_size": size_bytes}
+        return {"key": key, "offset": 0, "byte_size": size_bytes}
 
 
 def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -359,8 +373,8 @@ def _check_choices(model: str, protocol: str, shared_memory: str | None, timeout
         raise InvalidRequest(Fault("the model's name is empty", fix="name a model that the server serves"))
     if protocol not in PROTOCOLS:
         raise InvalidRequest(Fault(f"there is no protocol '{protocol}'", fix="use http or grpc"))
-    if shared_memory not in (None, "system"):
-        raise InvalidRequest(Fault(f"there is no shared memory '{shared_memory}'", fix="use system, or None"))
+    if shared_memory not in (None, "system", "cuda"):
+        raise InvalidRequest(Fault(f"there is no shared memory '{shared_memory}'", fix="use system, cuda, or None"))
     if not timeout_s > 0:
         raise InvalidRequest(Fault(f"timeout_s is {timeout_s}", fix="give seconds greater than 0"))
 

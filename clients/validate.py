@@ -26,9 +26,10 @@ from .core import Arrays, ModelInfo
 from .discover import Protocol
 from .errors import ClientError, ConnectionFailed, InvalidRequest, SharedMemoryUnavailable
 from .published import PublishedVersion
-from .sync import TritonModel
+from .sync import SharedMemory, TritonModel
 
-TRANSPORTS = ("http", "grpc", "shm")
+TRANSPORTS = ("http", "grpc", "shm", "cuda")
+_SHARED: dict[str, SharedMemory] = {"shm": "system", "cuda": "cuda"}
 IN_FLIGHT = 8  # connections at once; the batcher merges what waits together
 ROUNDS = 3  # how often each sends its samples
 OK, WRONG, FAILED, SKIPPED = "ok", "WRONG", "FAILED", "skipped"
@@ -125,7 +126,7 @@ def _connector(version: PublishedVersion, transport: str, where: Addresses) -> C
     url = where.grpc if transport == "grpc" else where.http
 
     def connect() -> TritonModel:
-        return TritonModel(version.model, url, protocol=protocol, shared_memory="system" if transport == "shm" else None,
+        return TritonModel(version.model, url, protocol=protocol, shared_memory=_SHARED.get(transport),
                            version=version.version, allow_nan=True)  # fmt: skip
 
     return connect

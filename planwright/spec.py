@@ -34,7 +34,15 @@ class ServerSpec(_Frozen):
     image: Annotated[str | None, Field(description="Triton image, such as nvcr.io/nvidia/tritonserver:26.06-py3")] = (
         None
     )
-    tensorrt: Annotated[str | None, Field(description="TensorRT version in that image, all four parts")] = None
+    tensorrt: Annotated[
+        str | None, Field(pattern=r"^\d+(\.\d+){2,3}$", description="TensorRT version in that image, all four parts")
+    ] = None
+    _place: str = PrivateAttr(default="config.yaml")
+
+    @property
+    def where(self) -> str:
+        """Return ``config.yaml:4`` for the part of the file that names the server."""
+        return self._place
 
     @property
     def embedded(self) -> bool:

@@ -113,7 +113,9 @@ class _Loader:
             )
             return ServerSpec()
         try:
-            return ServerSpec.model_validate(node.plain())
+            spec = ServerSpec.model_validate(node.plain())
+            spec._place = f"{self.path}:{node.line}"
+            return spec
         except ValidationError as error:
             self._pydantic(error, node, ("server",))
             return ServerSpec()
@@ -218,6 +220,10 @@ class _Loader:
         add = self.faults.extend
         add(serve_fields.target_faults(model.serve, self.target, model.where))
         add(serve_fields.version_faults(model.serve, server_version(server), model.where))
+        if self.target == "tensorrt" and server.image and not server.tensorrt:
+            why = "a plan loads only under the TensorRT that built it, and every image has another one"
+            fix = f"add it, all four parts; the image knows: docker run --rm {server.image} sh -c 'dpkg -l | grep libnvinfer'"
+            add([Fault("server.tensorrt is missing", f"{server.where}  server", why, fix, self._check)])
         if self.target == "onnxruntime" and model.precision in ("fp16", "bf16", "tf32", "fp8"):
             fix = "add below the model\n  targets:\n    onnxruntime: {precision: fp32}"
             why = f"ONNX Runtime on the CPU does not compute in {model.precision}"

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from builders.trt import profiles
-from planwright.gpu import Device, first_device
 from planwright.errors import Fault, MachineError, StageError
 from planwright.files import read_json
 from planwright.golden import Arrays
+from planwright.gpu import Device, first_device
 from planwright.spec import ModelSpec, ServerSpec
 from planwright.tensors import TensorSpec
 

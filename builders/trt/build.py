@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 _TOLD_EVERY_S = 5.0
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """TensorRT said no; the parts travel to the parent."""
 
     def __init__(self, step: str, lines: list[str], **more: Any) -> None:
@@ -45,7 +45,7 @@ def main(path: Path) -> int:
     try:
         version = version_of(trt)
         tell("done", **_build(trt, version, log, job))
-    except Refused as error:
+    except RefusedError as error:
         error.parts["lines"] = [*error.parts["lines"], *log.errors]
         tell("failed", **error.parts)
         return 1
@@ -57,7 +57,8 @@ def main(path: Path) -> int:
 
 def tell(event: str, **parts: Any) -> None:
     """Write one event."""
-    print(json.dumps({"event": event, **parts}), flush=True)
+    sys.stdout.write(json.dumps({"event": event, **parts}) + "\n")
+    sys.stdout.flush()
 
 
 class _Listener:
@@ -73,7 +74,7 @@ class _Listener:
                 self._steps += 1
                 self.progress("timing tactics", self._steps, 0)
             return
-        print(f"{severity.name:<8} {message}", file=sys.stderr)
+        sys.stderr.write(f"{severity.name:<8} {message}\n")
 
     def progress(self, phase: str, step: int, steps: int) -> bool:
         if time.monotonic() - self._told > _TOLD_EVERY_S:
@@ -91,7 +92,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     try:
         builder = trt.Builder(log)
     except TypeError:
-        raise Refused("builder", []) from None
+        raise RefusedError("builder", []) from None
     network = builder.create_network(version.network_flags())
     _fill(trt, version, network, log, job)
     config = builder.create_builder_config()
@@ -103,7 +104,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     _check_device(builder, precision)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise Refused("build", [])
+        raise RefusedError("build", [])
     plan = bytes(memoryview(serialized))
     Path(job["plan"]).write_bytes(plan)
     built_s = time.monotonic() - started
@@ -121,7 +122,7 @@ def _plugins(trt: Any, log: Any, paths: list[str]) -> None:
         try:
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
-            raise Refused("plugin", [str(error)], plugin=path) from None
+            raise RefusedError("plugin", [str(error)], plugin=path) from None
 
 
 def _fill(trt: Any, version: Version, network: Any, log: Any, job: dict[str, Any]) -> None:
@@ -134,7 +135,7 @@ def _fill(trt: Any, version: Version, network: Any, log: Any, job: dict[str, Any
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(job["graph"]):
         errors = [version.parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise Refused("parse", [text for _, _, text in errors], nodes=[list(error) for error in errors])
+        raise RefusedError("parse", [text for _, _, text in errors], nodes=[list(error) for error in errors])
 
 
 def _configure(trt: Any, version: Version, config: Any, job: dict[str, Any]) -> None:
@@ -168,7 +169,7 @@ def _check_device(builder: Any, precision: str) -> None:
         precision, ""
     )
     if not getattr(builder, question, True):
-        raise Refused("device", [f"this GPU has no fast {precision}"])
+        raise RefusedError("device", [f"this GPU has no fast {precision}"])
 
 
 def _profiles(builder: Any, network: Any, config: Any, profiles: list[dict[str, Any]]) -> None:
@@ -181,7 +182,7 @@ def _profiles(builder: Any, network: Any, config: Any, profiles: list[dict[str, 
             if name in inputs:
                 profile.set_shape(name, *(tuple(bounds[key]) for key in ("min", "opt", "max")))
         if config.add_optimization_profile(profile) < 0:
-            raise Refused("profile", [], profile=shapes)
+            raise RefusedError("profile", [], profile=shapes)
 
 
 if __name__ == "__main__":

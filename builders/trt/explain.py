@@ -25,7 +25,7 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (r"does not satisfy any optimization profile",
      "a shape lies outside the optimization profile", "widen batch or compile.profiles and build again", ("batch",)),
     (r"No importer registered for op|Plugin not found|no importer|UNSUPPORTED_NODE|[Uu]nsupported operator",
-     "the graph has an operator that TensorRT lacks", "export it with standard operators, add a plugin under compile.plugins, or use --target onnxruntime", ("source",)),
+     "the graph has an operator that TensorRT lacks", "use standard operators, a plugin under compile.plugins, or --target onnxruntime", ("source",)),
     (r"Failed to open file",
      "the weights beside the graph are missing", "build again from the export: --from export --force", ("source",)),
     (r"outside the range of INT32 was clamped",
@@ -43,7 +43,7 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (r"hardware_compatibility|cannot strip",
      "this TensorRT lacks a compile option", "leave the option out, or use a newer TensorRT", ("compile",)),
     (r"lean runtime|getEngineHostCodeAllowed",
-     "a version-compatible plan may not run its code here", "allow it: PLANWRIGHT_TENSORRT_VERSION_COMPATIBLE=1, or version-compatible=true for NVIDIA's backend", ("compile", "version_compatible")),
+     "a version-compatible plan may not run its code here", "allow it: PLANWRIGHT_TENSORRT_VERSION_COMPATIBLE=1", ("compile", "version_compatible")),
     (r"cannot open shared object file",
      "a plugin cannot be loaded", "mend the path under compile.plugins, and look at ldd of the file", ("compile", "plugins")),
 )  # fmt: skip

@@ -94,6 +94,11 @@ class Runner:
         if profile and not self._context.set_optimization_profile_async(profile, int(self.streams["compute"])):
             raise PlanError(plan.log.reason(f"profile {profile} cannot be chosen"))
         self._wait_stream("compute")
+        if self._context.active_optimization_profile != profile:
+            raise PlanError(
+                f"optimization profile {profile} is in use: this TensorRT takes one context per profile; load the plan once more, "
+                "or build it with as many profiles as contexts"
+            )
         self.capacity_bytes = self._capacities()
         self.slots = [Slot(self, timed=timed) for _ in range(slots)]
 

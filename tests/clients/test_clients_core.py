@@ -147,7 +147,7 @@ def test_grpc_is_asked_on_the_same_machine_as_http(tmp_path: Path) -> None:
 
 IMPOSSIBLE: list[dict[str, Any]] = [
     {"protocol": "soap"},
-    {"shared_memory": "cuda"},
+    {"shared_memory": "gpu"},
     {"timeout_s": 0},
     {"timeout_s": float("nan")},
     {"headers": {"a": "b\r\nc: d"}},

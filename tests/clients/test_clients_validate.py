@@ -112,7 +112,7 @@ def test_shared_memory_that_is_not_allowed_is_skipped_by_name_with_the_reason(cl
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["failures"] == 0
-    assert document["models"][0]["skipped"] == ["shm"]
+    assert document["models"][0]["skipped"] == ["shm", "cuda"]
     assert document["models"][0]["first_failing_stage"] is None
     skipped = [row for row in document["rows"] if row["verdict"] == "skipped"]
     assert "does not let clients register" in skipped[0]["reason"]

@@ -100,7 +100,7 @@ def _tensor(config: dict[str, Any], kind: str, item: dict[str, Any], tensor: Any
     dims = item["reshape"].get("shape", []) if item.get("reshape") else item["dims"]
     full = [-1, *(int(d) for d in dims)] if config["max_batch_size"] > 0 else [int(d) for d in dims]
     shape = list(tensor.shape)
-    if len(full) == len(shape) and all(a == b or -1 in (a, b) for a, b in zip(full, shape)):
+    if len(full) == len(shape) and all(a == b or -1 in (a, b) for a, b in zip(full, shape, strict=True)):
         return faults
     declared = f" ({_BATCH_DIM} {full})" if config["max_batch_size"] > 0 else f" (shape {full})"
     expects = f"the model expects {len(shape)} dimensions (shape {shape})"

@@ -145,7 +145,8 @@ class Lane:
             shapes = {t.name: ((size, *self._rest(t)) if size else self._rest(t)) for t in self._runner.plan.inputs}
             if any(-1 in shape for shape in shapes.values()):
                 continue
-            if all([self._runner.capture(slot, shapes) for slot in self._runner.slots]) and size:
+            done = [self._runner.capture(slot, shapes) for slot in self._runner.slots]
+            if all(done) and size:
                 captured.append((size, lowest))
         return sorted(captured)
 

@@ -1,0 +1,166 @@
+"""TensorRT on one GPU: built, proved, fast, served, and told when it is wrong.
+
+In      ``--prepare`` on any machine with PyTorch: exports and graphs below build/h100. Then, on the GPU machine, the steps.
+Out     a table per step and benchmarks/results/h100_<step>.json, written as soon as a figure is known; ``--check`` exits 1
+        where a stated target is missed.
+
+Steps: build (twelve plans, verified, precision proved), engine (ResNet-50 alone, host copies on), served (our Python-based
+backend, perf_analyzer as judge), cache (cold against warm builds), clients (every client and the load test, no wrong
+answer), wrong (what must fail, told clearly). A step that is cut off goes on where it stopped: builds that are current are
+kept. Both sides of a ratio are measured in one step, in turn. The timing cache lies in build/h100/timing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import _h100_served, _h100_wrong  # noqa: E402
+from benchmarks._common import record, stamp  # noqa: E402
+from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path, versions  # noqa: E402
+from planwright import console  # noqa: E402
+
+TARGETS = {"fp16": 30_000.0, "int8": 50_000.0, "cache": 0.25, "drift": 0.02, "accuracy": 0.005, "minilm_cosine": 0.999}
+BATCHES, STREAMS, ROUNDS, SECONDS = (64, 128, 256), (1, 2), 3, 1.2
+
+
+def main() -> int:
+    """Run the steps asked for."""
+    p = console.Parser(prog="benchmarks/h100.py", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--prepare", action="store_true", help="export and quantize; needs PyTorch, no GPU")
+    p.add_argument("--only", action="append", choices=list(STEPS), help="only this step (repeatable)")
+    p.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    args = p.parse_args()
+    if args.prepare:
+        return prepare()
+    missed = []
+    for name in args.only or list(STEPS):
+        step = Step(name)
+        STEPS[name](step)
+        missed += step.missed
+        console.say(f"record: {record('h100_' + name, {**stamp(), **versions(), **step.as_dict()})}")
+    console.say("; ".join(missed) or "every target met")
+    return 1 if missed and args.check else 0
+
+
+def prepare() -> int:
+    """Run export and graph of every model, here."""
+    command = [
+        sys.executable,
+        "builders/build_all.py",
+        "--config",
+        str(CONFIG),
+        "--build",
+        str(BUILD),
+        "--target",
+        "tensorrt",
+    ]
+    names = [f"{model}_{precision}" for model in MODELS for precision in PRECISIONS]
+    names += ["resnet50_fp16_fixed", "no_such_op", "digits_bf16"]
+    random = [flag for name in names if name.startswith("resnet50") for flag in ("--random-weights", name)]
+    return subprocess.run([*command, "--until", "graph", *names, *random], cwd=ROOT).returncode
+
+
+def build(step: Step) -> None:
+    """Build twelve plans and one of fixed shapes; note what verify and the layer table say."""
+    for name in [*(f"{m}_{p}" for m in MODELS for p in PRECISIONS), "resnet50_fp16_fixed"]:
+        report = build_model(name)
+        step.row(
+            model=name, status=report["status"], seconds=report["seconds"], faults=report["errors"], verify=report["verify"],
+            realised=report["realised"], plan_bytes=report["plan_bytes"], build_seconds=report["build_seconds"],
+        )  # fmt: skip
+        step.require(report["status"] != "failed", f"{name} is built and verified")
+        record("h100_build", {**stamp(), **versions(), **step.as_dict()})
+    figures = {row["model"]: row["verify"] for row in step.rows}
+    lost = _score(figures["digits_fp32"]) - _score(figures["digits_int8"])
+    step.figure("digits accuracy lost at int8", lost, "<=", TARGETS["accuracy"])
+    cosine = min(output["cosine"] for output in figures["minilm_fp16"].get("outputs", [{"cosine": 0.0}]))
+    step.figure("minilm fp16 cosine", cosine, ">=", TARGETS["minilm_cosine"])
+
+
+def _score(verify: dict[str, Any]) -> float:
+    return float(verify.get("score", {}).get("accuracy", 0.0))
+
+
+def engine(step: Step) -> None:
+    """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
+    from builders.bench import Setting, measure
+
+    cases = [
+        (f"resnet50_{p}", Setting(b, s, g))
+        for p in ("fp16", "int8")
+        for b in BATCHES
+        for s in STREAMS
+        for g in (True, False)
+    ]
+    cases += [(f"resnet50_{p}", Setting(1, 1, True)) for p in PRECISIONS]
+    cases += [(f"resnet50_{p}", Setting(128, 1, True)) for p in ("fp32", "tf32")]
+    cases += [(name, Setting(128, s, True)) for name in ("resnet50_fp16", "resnet50_fp16_fixed") for s in (1, 2, 4)]
+    found: dict[int, list[Any]] = {}
+    for _ in range(ROUNDS):
+        for index, (name, setting) in enumerate(cases):
+            found.setdefault(index, []).append(measure(plan_path(name), setting, seconds=SECONDS, warm_up_s=0.3))
+    for index, (name, setting) in enumerate(cases):
+        rates = sorted(f.samples_per_s for f in found[index])
+        middle = sorted(found[index], key=lambda f: f.samples_per_s)[len(rates) // 2]
+        step.row(
+            model=name,
+            **vars(setting),
+            low=rates[0],
+            high=rates[-1],
+            **{k: v for k, v in middle.as_dict().items() if k not in ("batches", "graphs")},
+        )
+    for precision in ("fp16", "int8"):
+        best = max(
+            (row for row in step.rows if row["model"] == f"resnet50_{precision}"), key=lambda row: row["samples_per_s"]
+        )
+        step.figure(
+            f"resnet50 {precision} images/s at {best['batch']} x {best['streams']} streams",
+            best["samples_per_s"],
+            ">=",
+            TARGETS[precision],
+        )
+
+
+def cache(step: Step) -> None:
+    """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
+    from builders.bench import Setting, measure
+
+    cold = build_model("resnet50_fp16", build=BUILD.with_name("h100_cold"), fresh=True)
+    plans = [plan_path("resnet50_fp16", BUILD.with_name("h100_cold")).read_bytes()]
+    warm = [build_model("resnet50_fp16", build=BUILD.with_name("h100_cold"), force=True) for _ in range(2)]
+    plans.append(plan_path("resnet50_fp16", BUILD.with_name("h100_cold")).read_bytes())
+    paths = [BUILD / f"cache_{word}.plan" for word in ("cold", "warm")]
+    for path, data in zip(paths, plans, strict=True):
+        path.write_bytes(data)
+    rates: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for index, path in enumerate(paths):
+            rates[index].append(measure(path, Setting(128, 1, True), seconds=SECONDS).samples_per_s)
+    seconds = [cold["build_seconds"], *(each["build_seconds"] for each in warm)]
+    step.row(
+        cold_seconds=seconds[0], warm_seconds=seconds[1:], cold_samples_per_s=rates[0], warm_samples_per_s=rates[1]
+    )
+    step.figure("warm build over cold", max(seconds[1:]) / seconds[0], "<=", TARGETS["cache"])
+    middle = [sorted(each)[len(each) // 2] for each in rates]
+    step.figure("speed of the warm plan off the cold one's", abs(middle[1] / middle[0] - 1), "<=", TARGETS["drift"])
+
+
+STEPS: dict[str, Callable[[Step], None]] = {
+    "build": build,
+    "engine": engine,
+    "served": _h100_served.served,
+    "cache": cache,
+    "clients": _h100_served.clients,
+    "wrong": _h100_wrong.wrong,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

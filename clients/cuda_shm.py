@@ -1,0 +1,80 @@
+"""CUDA shared memory: tensors that stay on the GPU between client and server.
+
+In      arrays.
+Out     `CudaRegion`, which `shm.Regions` uses like any other region.
+
+tritonclient's own module allocates, copies and exports the memory; it needs the package cuda-python. It copies from the
+beginning of a region only, so tensors are laid out in a host copy first, which travels whole.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+from typing import Any
+
+import numpy as np
+
+from planwright.errors import Fault
+
+from .core import Array
+from .errors import SharedMemoryUnavailable
+
+DEVICE = 0
+
+
+class CudaRegion:
+    """One piece of GPU memory."""
+
+    def __init__(self, kind: str, size_bytes: int) -> None:
+        self._library = _library()
+        self.name = f"planwright-cuda-{kind}-{os.getpid()}-{secrets.token_hex(8)}"
+        self.size_bytes = size_bytes
+        try:
+            self._handle = self._library.create_shared_memory_region(self.name, size_bytes, DEVICE)
+        except self._library.CudaSharedMemoryException as error:
+            raise _unavailable(str(error)) from None
+        self.key = self._library.get_raw_handle(self._handle).decode()
+        self._host = np.zeros(size_bytes, np.uint8)
+        self._fresh = False
+
+    def unlink(self) -> None:
+        """Do nothing: the memory has no name in any file system."""
+
+    def write(self, array: Array, offset: int) -> None:
+        """Lay `array` out at `offset`; `flush` sends it."""
+        self._host[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def flush(self) -> None:
+        """Copy what was written to the GPU."""
+        self._library.set_shared_memory_region(self._handle, [self._host])
+
+    def stale(self) -> None:
+        """Note that the server has written: the next `read` fetches."""
+        self._fresh = False
+
+    def read(self, dtype: Any, shape: tuple[int, ...], offset: int) -> Array:
+        """Return a copy of the array at `offset`."""
+        if not self._fresh:
+            self._host = self._library.get_contents_as_numpy(self._handle, np.uint8, [self.size_bytes])
+            self._fresh = True
+        return np.ndarray(shape, dtype, buffer=self._host.data, offset=offset).copy()
+
+    def destroy(self) -> None:
+        """Give the memory back."""
+        if self._handle is not None:
+            self._library.destroy_shared_memory_region(self._handle)
+            self._handle = None
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("tritonclient.utils.cuda_shared_memory")
+    except (ImportError, RuntimeError) as error:
+        raise _unavailable(str(error)) from None
+
+
+def _unavailable(why: str) -> SharedMemoryUnavailable:
+    fix = "use shared_memory='system', or run on a machine with a GPU and the package cuda-python"
+    return SharedMemoryUnavailable(Fault("there is no CUDA shared memory here", why=why, fix=fix))
