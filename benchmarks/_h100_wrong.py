@@ -117,7 +117,7 @@ def _served(step: Step) -> None:
         for name in ("digits_int8", "digits_fp16", MODEL):
             shutil.copytree(ROOT / REPOSITORY / name, folder / name)
         _edit(folder / "digits_fp16", lambda data: data[: len(data) // 2])
-        _edit(folder / "digits_int8", lambda data: data[:4] + bytes(4) + data[8:])
+        _edit(folder / "digits_int8", lambda data: bytes(32) + data[32:])
         with serve(
             folder,
             "--model-control-mode=explicit",

@@ -113,7 +113,7 @@ def layers(args: argparse.Namespace) -> int:
 
     job = _job(args, args.model, "tensorrt")
     table = read_json(_require(job.compile_folder / "layers.json", job))
-    found = realised(table, job.model.precision)
+    found = realised(table, job.model.precision, job.model.keep_high)
     rows = sorted(table, key=lambda row: -row["ms"])
     console.table(
         f"{args.model}: {found.time_ms:.3f} ms at the profile's opt; share of time by precision {found.by_precision}",

@@ -30,7 +30,7 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
      "the weights beside the graph are missing", "build again from the export: --from export --force", ("source",)),
     (r"outside the range of INT32 was clamped",
      "an INT64 constant does not fit INT32, which is all that this TensorRT has", "use TensorRT 10 or later, or smaller constants", ("source",)),
-    (r"out of memory|OutOfMemory|insufficient memory|cudaMalloc|CUDA_ERROR_OUT_OF_MEMORY",
+    (r"CUDA initialization failure with error: 2\b|out of memory|OutOfMemory|insufficient memory|cudaMalloc|CUDA_ERROR_OUT_OF_MEMORY",
      "too little GPU memory", "free GPU memory, lower batch.max or compile.workspace_mib", ("batch", "max")),
     (r"Could not find any implementation|sufficient workspace",
      "no kernel fits", "raise compile.workspace_mib, or choose another precision", ("compile", "workspace_mib")),

@@ -10,6 +10,7 @@ into one layer (a transformer becomes one 'Myelin' layer) nothing inside can be 
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -113,10 +114,10 @@ def rows(layers: Sequence[Any], times: Mapping[str, float]) -> list[dict[str, An
     return found
 
 
-def realised(table: Sequence[Mapping[str, Any]], precision: str) -> Realised:
-    """Sum the rows up for one asked precision."""
+def realised(table: Sequence[Mapping[str, Any]], precision: str, high: Sequence[str] = ()) -> Realised:
+    """Sum the rows up for one asked precision; layers of nodes that match a pattern of `high` are not asked."""
     total = sum(row["ms"] for row in table) or 1.0
-    weighted = [row for row in table if row["weighted"]]
+    weighted = [row for row in table if row["weighted"] and not _kept(row["name"], high)]
     weighted_ms = sum(row["ms"] for row in weighted)
     right_ms = sum(row["ms"] for row in weighted if row["precision"] in _ACCEPTED[precision])
     by: dict[str, float] = {}
@@ -125,6 +126,11 @@ def realised(table: Sequence[Mapping[str, Any]], precision: str) -> Realised:
     share = right_ms / weighted_ms if weighted_ms else None
     rounded = {name: round(value, 4) for name, value in sorted(by.items())}
     return Realised(share, by.get("opaque", 0.0), sum(row["ms"] for row in table), rounded)
+
+
+def _kept(name: str, high: Sequence[str]) -> bool:
+    """Say whether a layer holds a node that config.yaml keeps high; TensorRT joins the names of what it fuses by ' + '."""
+    return any(fnmatch.fnmatch(part, pattern) for part in name.split(" + ") for pattern in high)
 
 
 def is_weighted(layer: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec) -> dict[str, Any]
     Raises:
         StageError: Layers can be read, and too little of their time is in the asked precision.
     """
-    found = realised(table, spec.precision)
+    found = realised(table, spec.precision, spec.keep_high)
     verdict = "proved" if found.proved else "opaque" if found.share is None else "absent"
     if verdict == "absent":
         assert found.share is not None

@@ -22,7 +22,7 @@ except ImportError:
 
 HOST_TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 DEVICE_TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-DEVICE_TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+ANYWHERE = cudart.cudaMemcpyKind.cudaMemcpyDefault  # CUDA sees from the address where it lies
 _NON_BLOCKING = cudart.cudaStreamNonBlocking
 _NO_TIMING = cudart.cudaEventDisableTiming
 

@@ -45,7 +45,8 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
     def log(self, severity: Any, message: str) -> None:
         """Take one line; called by TensorRT from any of its threads."""
-        if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+        # 8.6 calls it a warning that CUDA cannot be used, and then returns nothing
+        if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) or "CUDA initialization failure" in message:
             self.errors.append(message)
         if self._listen is not None:
             self._listen(severity, message)

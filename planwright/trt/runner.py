@@ -117,10 +117,10 @@ class Runner:
         """Mark the beginning of a batch, for the bench."""
         slot.events["begun"].record(self.streams["in"])
 
-    def load_device(self, slot: Slot, name: str, offset_bytes: int, pointer: int, size_bytes: int) -> None:
-        """Copy a part of an input that already lies on the GPU."""
+    def load_from(self, slot: Slot, name: str, offset_bytes: int, pointer: int, size_bytes: int) -> None:
+        """Copy a part of an input from where it lies: on the GPU, or in page-locked memory of the host."""
         target = slot.device[name].pointer + offset_bytes
-        cuda.copy(target, pointer, size_bytes, cuda.DEVICE_TO_DEVICE, self.streams["in"])
+        cuda.copy(target, pointer, size_bytes, cuda.ANYWHERE, self.streams["in"])
 
     def compute(self, slot: Slot, shapes: dict[str, Shape]) -> dict[str, Shape]:
         """Enqueue the engine behind the slot's copies and return the shapes of the outputs.

@@ -21,7 +21,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from trt_checks import check_config, check_request, ignored_options
 from trt_lane import Lane, RequestError, Work
-from trt_load import load
+from trt_load import load, registered
 
 
 class TritonPythonModel:
@@ -38,7 +38,9 @@ class TritonPythonModel:
         self._batching = config["max_batch_size"] > 0
         self._outputs = [item["name"] for item in config["output"]]
         self._inputs = [item["name"] for item in config["input"]]
-        self._lanes = {profile: Lane(runner, config) for profile, runner in self._runners.items()}
+        self._shared = registered()
+        self._lanes = {profile: Lane(runner, config, self._shared) for profile, runner in self._runners.items()}
+        self._profiles: dict[Any, int] = {}
         for text in ignored_options(config):
             pb_utils.Logger.log_info(f"{self._name}: {text}")
 
@@ -62,6 +64,7 @@ class TritonPythonModel:
         """Give the GPU memory back before the process goes."""
         for runner in self._runners.values():
             runner.free()
+        self._shared.free()
 
     def _groups(self, requests: list[Any], responses: list[Any]) -> list[tuple[Any, list[Work]]]:
         """Read the requests and group them by profile and shape, each group no larger than the profile."""
@@ -69,12 +72,19 @@ class TritonPythonModel:
         for place, request in enumerate(requests):
             try:
                 work = Work(place, request, self._inputs, self._outputs, batching=self._batching)
-                check_request(self._name, self._plan, work.shapes)
-                profile = self._plan.choose_profile(work.shapes, list(self._runners))
+                profile = self._profile(work.shapes)
                 groups.setdefault((profile, work.key), []).append(work)
             except Exception as error:
                 responses[place] = _failure(error)
         return [(self._lanes[p], part) for (p, _), works in groups.items() for part in self._lanes[p].parts(works)]
+
+    def _profile(self, shapes: dict[str, Any]) -> int:
+        """Return the profile for these shapes; what was found once is remembered, for requests are many and shapes few."""
+        key = tuple(shapes.values())
+        if key not in self._profiles:
+            check_request(self._name, self._plan, shapes)
+            self._profiles[key] = self._plan.choose_profile(shapes, list(self._runners))
+        return self._profiles[key]
 
     def _finish(self, started: tuple[Any, Any], responses: list[Any]) -> None:
         lane, flight = started

@@ -3,8 +3,9 @@
 In      requests of one shape.
 Out     their answers, cut apart again.
 
-Inputs that lie on the GPU are copied there without touching the host. Inputs on the host are gathered once into pinned
-memory, and what is gathered is copied in while the rest still is; outputs come back in one copy.
+Inputs that lie on the GPU are copied there without touching the host. Inputs on the host lie in the memory that the server
+shares with this process: it is page-locked, so that the GPU reads it where it is. Where that is refused they are gathered
+once into pinned memory, and what is gathered is copied in while the rest still is. Outputs come back in one copy.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Work:
                 raise RequestError(f"expected input '{name}' is missing")
             self.tensors[name] = tensor
             self.shapes[name] = tuple(tensor.shape())
-        self.asked = [name for name in outputs if name in set(request.requested_output_names())]
+        asked = request.requested_output_names()
+        self.asked = [name for name in outputs if name in asked]
         sizes = {shape[0] if shape else 1 for shape in self.shapes.values()}
         if batching and len(sizes) != 1:
             raise RequestError(f"inputs disagree about the batch: {self.shapes}")
@@ -58,8 +60,8 @@ class Flight:
 class Lane:
     """One runner and its free slots."""
 
-    def __init__(self, runner: Any, config: dict[str, Any]) -> None:
-        self._runner, self._max_rows = runner, config["max_batch_size"]
+    def __init__(self, runner: Any, config: dict[str, Any], shared: Any) -> None:
+        self._runner, self._max_rows, self._shared = runner, config["max_batch_size"], shared
         self._free = list(runner.slots)
         self._graph_rows = self._capture(config)
 
@@ -117,19 +119,28 @@ class Lane:
         for work in works:
             tensor, rows = work.tensors[name], work.rows or (shape[0] if shape else 1)
             end = start + rows
-            if tensor.is_cpu():
-                np.copyto(target[start:end] if work.rows else target, tensor.as_numpy())
+            pointer, array = self._place(tensor, rows * row_bytes)
+            if pointer:
+                if start * row_bytes > done:
+                    self._runner.load_part(slot, name, done, start * row_bytes)
+                self._runner.load_from(slot, name, start * row_bytes, pointer, rows * row_bytes)
+                done = end * row_bytes
+            else:
+                np.copyto(target[start:end] if work.rows else target, array)
                 if (end * row_bytes) - done >= PART_BYTES:
                     self._runner.load_part(slot, name, done, end * row_bytes)
                     done = end * row_bytes
-            else:
-                if start * row_bytes > done:
-                    self._runner.load_part(slot, name, done, start * row_bytes)
-                self._runner.load_device(slot, name, start * row_bytes, gpu_pointer(tensor), rows * row_bytes)
-                done = end * row_bytes
             start = end
         if done < start * row_bytes:
             self._runner.load_part(slot, name, done, start * row_bytes)
+
+    def _place(self, tensor: Any, size_bytes: int) -> tuple[int, Any]:
+        """Return the address from which the GPU can read the tensor, or 0 and its array."""
+        if not tensor.is_cpu():
+            return gpu_pointer(tensor), None
+        array = tensor.as_numpy()
+        address = array.ctypes.data
+        return (address, array) if self._shared.covers(address, size_bytes) else (0, array)
 
     def _padded(self, rows: int) -> int:
         """Return the rows to run: up to the next captured batch where config.pbtxt allows that, else as many as there are."""

@@ -43,6 +43,13 @@ def load(config: dict[str, Any], args: dict[str, str]) -> tuple[Any, dict[int, A
     return plan, runners
 
 
+def registered() -> Any:
+    """Return what knows the page-locked memory of this process."""
+    from planwright_trt.hostmem import Registered
+
+    return Registered()
+
+
 def profiles(config: dict[str, Any], args: dict[str, str]) -> list[int]:
     """Return the profiles of the instance group that this instance belongs to."""
     for group in config.get("instance_group", []):

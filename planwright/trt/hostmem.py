@@ -1,0 +1,82 @@
+"""Host memory that others allocated, page-locked where it lies.
+
+In      addresses of arrays in a shared-memory mapping, such as the pool in which Triton hands tensors to a Python backend.
+Out     `Registered.covers`: True where the GPU may read the array without a copy into pinned memory.
+
+A mapping is registered with CUDA when an address in it is first seen, and what it has grown by when that is seen. Where
+CUDA refuses (no right to lock memory, say), arrays are gathered by copies from then on.
+"""
+
+from __future__ import annotations
+
+import bisect
+from pathlib import Path
+
+from . import cuda
+
+MAPS = Path("/proc/self/maps")
+
+
+class Registered:
+    """The ranges of this process that CUDA has page-locked."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._refused = False
+
+    def covers(self, address: int, size_bytes: int) -> bool:
+        """Say whether the range is page-locked, registering its mapping where that is not known yet."""
+        if self._refused:
+            return False
+        return self._known(address, size_bytes) or (self._register(address) and self._known(address, size_bytes))
+
+    def free(self) -> None:
+        """Unregister everything."""
+        for start in self._starts:
+            cuda.cudart.cudaHostUnregister(start)
+        self._starts, self._ends = [], []
+
+    def _known(self, address: int, size_bytes: int) -> bool:
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0:
+            return False
+        end = self._ends[index]
+        while end < address + size_bytes and index + 1 < len(self._starts) and self._starts[index + 1] == end:
+            index += 1
+            end = self._ends[index]
+        return address < end and address + size_bytes <= end
+
+    def _register(self, address: int) -> bool:
+        start, end = mapping_of(address)
+        for known_start, known_end in zip(self._starts, self._ends, strict=True):
+            if known_start <= start < known_end:
+                start = known_end
+        if end <= start:
+            return False
+        code = cuda.cudart.cudaHostRegister(start, end - start, cuda.cudart.cudaHostRegisterDefault)[0]
+        if int(code) != 0:
+            cuda.cudart.cudaGetLastError()  # or the next call would report it
+            self._refused = True
+            return False
+        index = bisect.bisect_right(self._starts, start)
+        self._starts.insert(index, start)
+        self._ends.insert(index, end)
+        return True
+
+
+def mapping_of(address: int) -> tuple[int, int]:
+    """Return the mapping that holds an address; (0, 0) where none does.
+
+    Example:
+        >>> array = bytearray(1 << 20)
+        >>> import ctypes
+        >>> start, end = mapping_of(ctypes.addressof(ctypes.c_char.from_buffer(array)))
+        >>> end - start >= 1 << 20
+        True
+    """
+    for line in MAPS.read_text().splitlines():
+        first, _, last = line.split(" ", 1)[0].partition("-")
+        if int(first, 16) <= address < int(last, 16):
+            return int(first, 16), int(last, 16)
+    return 0, 0
