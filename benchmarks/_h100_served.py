@@ -102,7 +102,7 @@ def _judge(server: ServerInfo, flags: list[str]) -> float:
     """Return perf_analyzer's inferences per second; 0 where it failed, and says why."""
     with tempfile.NamedTemporaryFile(suffix=".csv") as out:
         command = ["perf_analyzer", "-m", MODEL, "-u", server.grpc_url, "-i", "grpc", "--measurement-interval=2500",
-                   "--stability-percentage=15", "--max-trials=5", "-f", out.name, *flags]  # fmt: skip
+                   "--stability-percentage=25", "--max-trials=8", "-f", out.name, *flags]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=90)
         rows = list(csv.DictReader(Path(out.name).read_text().splitlines()))
     if not rows:
