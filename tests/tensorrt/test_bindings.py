@@ -141,7 +141,7 @@ def ask(environ: dict[str, str], chains: list[str], calls: list[Call]) -> dict[s
     return answer
 
 
-@pytest.fixture(scope="module", params=WHEELS)
+@pytest.fixture(scope="module", params=[pytest.param(release, marks=pytest.mark.network) for release in WHEELS])
 def binding(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
     """(8.6 and the like, the environment to import it in)."""
     package, version = WHEELS[request.param]
