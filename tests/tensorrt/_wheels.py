@@ -45,8 +45,8 @@ def _unpacked(package: str, version: str) -> Path:
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     folder = CACHE / f"{package}-{version}-{python}"
     if not folder.exists():
-        wheel = _downloaded(package, version, folder.with_suffix(".download"))
-        partial = folder.with_suffix(f".{os.getpid()}.tmp")
+        wheel = _downloaded(package, version, folder.with_name(f"{folder.name}.download"))
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(partial)
         if not folder.exists():  # another run may have been faster
