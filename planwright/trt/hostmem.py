@@ -3,8 +3,9 @@
 In      addresses of arrays in a shared-memory mapping, such as the pool in which Triton hands tensors to a Python backend.
 Out     `Registered.covers`: True where the GPU may read the array without a copy into pinned memory.
 
-A mapping is registered with CUDA when an address in it is first seen, and what it has grown by when that is seen. Where
-CUDA refuses (no right to lock memory, say), arrays are gathered by copies from then on.
+A mapping is registered with CUDA when an address in it is first seen. Triton grows its pool by mapping it anew at another
+address and keeps the old mapping, so a registration stays good. Where CUDA refuses (no right to lock memory, say), arrays
+are gathered by copies from then on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from . import cuda
 
 MAPS = Path("/proc/self/maps")
+SHARED = "/dev/shm/"  # private memory may be given back and mapped to something else behind a registration
 
 
 class Registered:
@@ -39,20 +41,14 @@ class Registered:
 
     def _known(self, address: int, size_bytes: int) -> bool:
         index = bisect.bisect_right(self._starts, address) - 1
-        if index < 0:
-            return False
-        end = self._ends[index]
-        while end < address + size_bytes and index + 1 < len(self._starts) and self._starts[index + 1] == end:
-            index += 1
-            end = self._ends[index]
-        return address < end and address + size_bytes <= end
+        # one registration must hold all of it: CUDA copies from no two at once
+        return index >= 0 and address + size_bytes <= self._ends[index]
 
     def _register(self, address: int) -> bool:
         start, end = mapping_of(address)
-        for known_start, known_end in zip(self._starts, self._ends, strict=True):
-            if known_start <= start < known_end:
-                start = known_end
-        if end <= start:
+        if end <= start or any(
+            start < known and begin < end for begin, known in zip(self._starts, self._ends, strict=True)
+        ):
             return False
         code = cuda.cudart.cudaHostRegister(start, end - start, cuda.cudart.cudaHostRegisterDefault)[0]
         if int(code) != 0:
@@ -66,17 +62,9 @@ class Registered:
 
 
 def mapping_of(address: int) -> tuple[int, int]:
-    """Return the mapping that holds an address; (0, 0) where none does.
-
-    Example:
-        >>> array = bytearray(1 << 20)
-        >>> import ctypes
-        >>> start, end = mapping_of(ctypes.addressof(ctypes.c_char.from_buffer(array)))
-        >>> end - start >= 1 << 20
-        True
-    """
+    """Return the shared-memory mapping that holds an address; (0, 0) where none does."""
     for line in MAPS.read_text().splitlines():
         first, _, last = line.split(" ", 1)[0].partition("-")
         if int(first, 16) <= address < int(last, 16):
-            return int(first, 16), int(last, 16)
+            return (int(first, 16), int(last, 16)) if SHARED in line else (0, 0)
     return 0, 0

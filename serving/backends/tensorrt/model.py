@@ -21,7 +21,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from trt_checks import check_config, check_request, ignored_options
 from trt_lane import Lane, RequestError, Work
-from trt_load import load, registered
+from trt_load import broken, load, registered
 
 
 class TritonPythonModel:
@@ -97,8 +97,8 @@ class TritonPythonModel:
     def _fail(self, works: list[Work], error: Exception, responses: list[Any]) -> None:
         for work in works:
             responses[work.place] = _failure(error)
-        if "cuda" in type(error).__module__ and "out of memory" not in str(error):
-            # a CUDA error leaves the context unusable: end the process, so that the watchdog takes readiness down
+        if broken():
+            # nothing on this GPU works in this process any more: end it, so that the watchdog takes readiness down
             pb_utils.Logger.log_error(f"{self._name}: {error}")
             os._exit(1)
 

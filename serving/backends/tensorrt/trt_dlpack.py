@@ -1,6 +1,6 @@
-"""Where a tensor of Triton's Python backend lies on the GPU.
+"""Where a tensor of Triton's Python backend lies.
 
-In      a ``pb_utils.Tensor`` in GPU memory.
+In      a ``pb_utils.Tensor``, in the server's shared memory or on the GPU.
 Out     its address, read from its DLPack capsule (dlpack.h, struct DLTensor), without any library that speaks DLPack.
 """
 
@@ -29,8 +29,8 @@ _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
-def gpu_pointer(tensor: Any) -> int:
-    """Return the device address of the tensor's first element; valid while the tensor lives."""
+def address_of(tensor: Any) -> int:
+    """Return the address of the tensor's first element, on the host or on the GPU; valid while the tensor lives."""
     capsule = tensor.to_dlpack()
     described = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
     return int(described.data or 0) + int(described.byte_offset)

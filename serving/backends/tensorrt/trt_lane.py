@@ -10,12 +10,12 @@ once into pinned memory, and what is gathered is copied in while the rest still 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
-from trt_dlpack import gpu_pointer
+from trt_dlpack import address_of
 
 PART_BYTES = 1 << 21  # gathered bytes that are worth a copy of their own
 
@@ -114,33 +114,36 @@ class Lane:
             self._free.append(flight.slot)
 
     def _gather(self, slot: Any, name: str, shape: tuple[int, ...], works: list[Work]) -> None:
-        target = slot.host(name, shape)
-        done, start, row_bytes = 0, 0, target.nbytes // max(shape[0], 1) if shape else target.nbytes
+        """Enqueue the copies of one input; `done` bytes are on their way, the rest up to `start` lies in pinned memory."""
+        total = slot.host(name, shape).nbytes
+        row_bytes = total // max(shape[0], 1) if works[0].rows else total
+        done = start = 0
         for work in works:
-            tensor, rows = work.tensors[name], work.rows or (shape[0] if shape else 1)
-            end = start + rows
-            pointer, array = self._place(tensor, rows * row_bytes)
-            if pointer:
-                if start * row_bytes > done:
-                    self._runner.load_part(slot, name, done, start * row_bytes)
-                self._runner.load_from(slot, name, start * row_bytes, pointer, rows * row_bytes)
-                done = end * row_bytes
-            else:
-                np.copyto(target[start:end] if work.rows else target, array)
-                if (end * row_bytes) - done >= PART_BYTES:
-                    self._runner.load_part(slot, name, done, end * row_bytes)
-                    done = end * row_bytes
-            start = end
-        if done < start * row_bytes:
-            self._runner.load_part(slot, name, done, start * row_bytes)
+            size = row_bytes * (work.rows or 1)
+            if self._directly(slot, name, start, work.tensors[name], size):
+                self._send(slot, name, done, start)
+                done = start + size
+            elif start + size - done >= PART_BYTES:
+                self._send(slot, name, done, start + size)
+                done = start + size
+            start += size
+        self._send(slot, name, done, start)
 
-    def _place(self, tensor: Any, size_bytes: int) -> tuple[int, Any]:
-        """Return the address from which the GPU can read the tensor, or 0 and its array."""
-        if not tensor.is_cpu():
-            return gpu_pointer(tensor), None
-        array = tensor.as_numpy()
-        address = array.ctypes.data
-        return (address, array) if self._shared.covers(address, size_bytes) else (0, array)
+    def _send(self, slot: Any, name: str, begin: int, end: int) -> None:
+        if end > begin:
+            self._runner.load_part(slot, name, begin, end)
+
+    def _directly(self, slot: Any, name: str, offset: int, tensor: Any, size: int) -> bool:
+        """Let the GPU read the tensor where it lies; where it cannot, copy it into pinned memory and return False.
+
+        The address is DLPack's: ``as_numpy`` of this server's stub copies first.
+        """
+        pointer = address_of(tensor)
+        if not tensor.is_cpu() or self._shared.covers(pointer, size):
+            self._runner.load_from(slot, name, offset, pointer, size)
+            return True
+        ctypes.memmove(slot.pinned[name].pointer + offset, pointer, size)
+        return False
 
     def _padded(self, rows: int) -> int:
         """Return the rows to run: up to the next captured batch where config.pbtxt allows that, else as many as there are."""

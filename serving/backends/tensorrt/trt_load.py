@@ -43,6 +43,13 @@ def load(config: dict[str, Any], args: dict[str, str]) -> tuple[Any, dict[int, A
     return plan, runners
 
 
+def broken() -> bool:
+    """Say whether a CUDA error has left this process unable to use the GPU."""
+    from planwright_trt import cuda
+
+    return int(cuda.cudart.cudaDeviceSynchronize()[0]) != 0
+
+
 def registered() -> Any:
     """Return what knows the page-locked memory of this process."""
     from planwright_trt.hostmem import Registered
