@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ TARGETS = {"fp16": 30_000.0, "int8": 50_000.0, "cache": 0.25, "drift": 0.02, "ac
 BATCHES, STREAMS, ROUNDS, SECONDS = (64, 128, 256), (1, 2), 3, 1.2
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the steps asked for."""
     p = console.Parser(prog="benchmarks/h100.py", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--prepare", action="store_true", help="export and quantize; needs PyTorch, no GPU")
     p.add_argument("--only", action="append", choices=list(STEPS), help="only this step (repeatable)")
     p.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if args.prepare:
         return prepare()
     missed = []
@@ -163,4 +163,4 @@ STEPS: dict[str, Callable[[Step], None]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

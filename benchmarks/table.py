@@ -25,7 +25,8 @@ lie in `benchmarks/results/`; this page is made from them by `python benchmarks/
 
 def page() -> str:
     """Return the page."""
-    return "\n".join([INTRO, *_embedded(read_record("embedded")), "", *_kill(read_record("kill_builds"))]) + "\n"
+    parts = [_embedded(read_record("embedded")), _kill(read_record("kill_builds")), _h100()]
+    return INTRO + "\n".join("\n".join(["", *part]) for part in parts) + "\n"
 
 
 def _embedded(record: dict[str, Any]) -> list[str]:
@@ -62,6 +63,105 @@ def _kill(record: dict[str, Any]) -> list[str]:
 def _where(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("onnxruntime", "tritonclient"))
     return f"{record['cpu']}, {record['cores']} cores, Python {record['python']}, {versions}"
+
+
+def _h100() -> list[str]:
+    """Return the section made from the records of h100.py."""
+    build, engine, served = (read_record(f"h100_{step}") for step in ("build", "engine", "served"))
+    cache, clients, wrong = (read_record(f"h100_{step}") for step in ("cache", "clients", "wrong"))
+    figures = [figure for record in (build, engine, served, cache) for figure in record["figures"]]
+    return [
+        "## TensorRT on one H100",
+        "",
+        "`python benchmarks/h100.py --prepare` where PyTorch is, then `python benchmarks/h100.py` on the GPU machine. ResNet-50 has seeded",
+        "random weights and takes uint8 pictures; host copies are on, inputs are fresh random batches, each return value is checked.",
+        "",
+        "| what | measured | target |",
+        "| --- | ---: | ---: |",
+        *(f"| {f['what']} | {f['value']:g} | {f['sign']} {f['target']:g} |" for f in figures),
+        "",
+        *_built(build),
+        "",
+        *_alone(engine),
+        "",
+        *_through_triton(served),
+        "",
+        _loaded(clients),
+        "",
+        f"Planted faults: {len([row for row in wrong['rows'] if 'fault' in row]) + 2}, each told with its cause; missed: {len(wrong['missed'])}.",
+        "",
+        f"{engine['created'][:10]}, {engine['gpu']['gpu']}, driver {engine['gpu']['driver']}, TensorRT {engine['gpu']['tensorrt']}, "
+        f"Python {engine['python']}, {engine['cores']} cores; tritonserver 2.51, perf_analyzer 2.60 on the same cores.",
+    ]
+
+
+def _built(record: dict[str, Any]) -> list[str]:
+    rows = []
+    for row in record["rows"]:
+        realised = row["realised"]
+        share = "-" if realised["share"] is None else f"{realised['share']:.0%}"
+        by = ", ".join(f"{name} {value:.0%}" for name, value in realised["by_precision"].items())
+        cosine = min(output["cosine"] for output in row["verify"]["outputs"])
+        score = ", ".join(f"{name} {value:.4f}" for name, value in row["verify"]["score"].items())
+        rows.append(
+            f"| {row['model']} | {realised['verdict']} | {share} | {by} | {cosine:.6f} | {score} | {row['build_seconds']:.0f} |"
+        )
+    return [
+        "What the engines really compute: the share of convolution and matrix time in the asked precision, all time by precision, the worst",
+        "cosine to the golden answers. 'opaque' is time in layers that cannot be looked into. Built with a timing cache.",
+        "",
+        "| model | verdict | asked | time by precision | cosine | score | build s |",
+        "| --- | --- | ---: | --- | ---: | --- | ---: |",
+        *rows,
+    ]
+
+
+def _alone(record: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| {r['model']} | {r['batch']} | {r['streams']} | {'yes' if r['graphs'] else 'no'} | {r['samples_per_s']:.0f} | {r['low']:.0f} – {r['high']:.0f} "
+        f"| {r['compute_ms']:.3f} | {r['latency_median_ms']:.2f} | {r['gpu_memory_mib']} |"
+        for r in record["rows"]
+    ]
+    return [
+        "The engine alone; latency is of one batch with three in flight on each stream. `resnet50_fp16_fixed` has static shapes.",
+        "",
+        "| engine | batch | streams | CUDA graph | images/s | range | compute ms | p50 ms | GPU MiB |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+        *rows,
+    ]
+
+
+def _through_triton(record: dict[str, Any]) -> list[str]:
+    names = {
+        "cuda": "CUDA shared memory, batch 64",
+        "system": "system shared memory, batch 64",
+        "single": "256 single pictures in flight",
+    }
+    rows = [
+        f"| {names[r['case']]} | {r['instances']} | {', '.join(f'{v:.0f}' for v in r['images_per_s'])} | {r['share_of_engine']:.3f} |"
+        for r in record["rows"]
+        if "case" in r
+    ]
+    alone = next(r["engine_alone"] for r in record["rows"] if "engine_alone" in r)
+    return [
+        f"Served by the embedded server with the Python-based backend, beside the engine alone in the same step ({', '.join(f'{v:.0f}' for v in alone)}",
+        "images/s at batch 64, one stream):",
+        "",
+        "| case | instances | images/s, three rounds | of the engine alone |",
+        "| --- | ---: | ---: | ---: |",
+        *rows,
+    ]
+
+
+def _loaded(record: dict[str, Any]) -> str:
+    loads = [row for row in record["rows"] if "load" in row]
+    total, checked = (sum(row[key] for row in loads) for key in ("requests", "checked"))
+    wrong = sum(row["wrong"] + row["failures"] for row in loads)
+    answers = [row for row in record["rows"] if "transport" in row]
+    return (
+        f"Clients: {len(answers)} checks over http, grpc, system and CUDA shared memory, {sum(row['verdict'] != 'ok' for row in answers)} not ok. "
+        f"locust, five models at once: {total} requests, {checked} answers checked, {wrong} wrong or failed."
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from planwright.gpu import devices as gpus
+from builders.targets.trt import installed_version
+from planwright.errors import PlanwrightError
+from planwright.files import read_json
+from planwright.gpu import Device, first_device
+from planwright.spec_load import load_spec
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +43,7 @@ class Check:
 
 def examine() -> Iterator[Check]:
     """Look at everything."""
-    yield _gpu()
+    yield from _gpu()
     for package in ("torch", "onnx", "onnxruntime", "tritonclient"):
         there = find_spec(package) is not None
         yield Check(
@@ -58,18 +62,72 @@ def examine() -> Iterator[Check]:
     yield _container()
 
 
-def _gpu() -> Check:
-    devices = len(gpus())
-    if not devices:
-        return Check("GPU", OK, "no CUDA device: the target is onnxruntime")
-    if find_spec("tensorrt") is None:
-        return Check(
-            "GPU",
+def _gpu() -> Iterator[Check]:
+    device = first_device()
+    if device is None:
+        yield Check("GPU", OK, "no CUDA device: the target is onnxruntime")
+        return
+    yield Check(
+        "GPU",
+        OK,
+        f"{device.name}, compute capability {device.capability}, driver {device.driver}, CUDA {device.cuda}, {device.memory_bytes >> 30} GiB",
+    )
+    version = installed_version()
+    if version is None:
+        yield Check(
+            "TensorRT",
             FAIL,
-            f"{devices} CUDA device(s), no TensorRT",
+            "not installed",
             "install the tensorrt of the server's image, or build with --target onnxruntime",
         )
-    return Check("GPU", OK, f"{devices} CUDA device(s) and TensorRT")
+        return
+    yield _pairing(version)
+    yield from _plans(version, device)
+
+
+def _pairing(version: str) -> Check:
+    """Compare TensorRT here with that of the server in config.yaml."""
+    config = Path("config.yaml")
+    try:
+        server = load_spec(config, "tensorrt").server if config.exists() else None
+    except PlanwrightError:
+        return Check("TensorRT", WARN, f"{version} here; config.yaml has faults", "python builders/build_all.py --plan")
+    there = server.tensorrt if server else None
+    if there is None:
+        return Check("TensorRT", OK, f"{version} here; config.yaml names no other")
+    if there == version:
+        return Check("TensorRT", OK, f"{version} here and in the server")
+    return Check(
+        "TensorRT",
+        WARN,
+        f"{version} here, {there} in the server",
+        "build in the server's image: docker compose run --rm builder",
+    )
+
+
+def _plans(version: str, device: Device) -> Iterator[Check]:
+    """Name the published plans that this machine cannot load."""
+    for path in sorted(Path("model_repository").glob("*/*/build.json")):
+        build = read_json(path) or {}
+        made = build.get("versions", {})
+        if build.get("target") != "tensorrt":
+            continue
+        faults = [
+            f"{what} {made.get(key)}, here {here}"
+            for what, key, here in (
+                ("TensorRT", "tensorrt", version),
+                ("compute capability", "compute_capability", device.capability),
+            )
+            if made.get(key) != here
+        ]
+        if faults:
+            name = path.parts[-3]
+            yield Check(
+                f"plan of {name}",
+                WARN,
+                f"version {path.parts[-2]} is of {'; '.join(faults)}",
+                f"python builders/build_all.py {name}",
+            )
 
 
 def _server() -> Check:

@@ -20,7 +20,8 @@ from planwright.tensors import TensorSpec
 
 
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
-    opset = record_of(job.export_folder).get("result", {}).get("opset", 0)
+    exported, lowered = (record_of(folder).get("result", {}) for folder in (job.export_folder, job.graph_folder))
+    opset = lowered.get("opset", exported.get("opset", 0))  # BF16 needs a newer one than the export
     if opset > job.target.max_opset:
         why = f"the graph is opset {opset}, {job.target.name} reads up to {job.target.max_opset} and would misread it"
         raise StageError(

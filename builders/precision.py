@@ -77,6 +77,7 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
 
     from builders import low_float
     from builders.int8 import matching
+    from builders.onnx_check import opset_of
 
     model = onnx.load(str(source))
     peak, where = _peak(source, Golden.load(job.export_folder / "golden.npz"), job.model.batch.fixed or 4)
@@ -95,7 +96,7 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
     converted = low_float.convert(model, job.model.precision, high)
     onnx.checker.check_model(converted, full_check=True)
     onnx.save_model(converted, str(target))
-    return {"peak": peak, "peak_tensor": where, "kept_high": high}
+    return {"peak": peak, "peak_tensor": where, "kept_high": high, "opset": opset_of(converted)}
 
 
 def _peak(source: Path, golden: Golden, size: int) -> tuple[float, str]:

@@ -57,9 +57,7 @@ def bench(args: argparse.Namespace) -> int:
     found: dict[int, list[Any]] = {}
     for _ in range(args.rounds):
         for index, (job, setting) in enumerate(cases):
-            found.setdefault(index, []).append(
-                measure(job.compile_folder / job.target.filename, setting, seconds=args.seconds)
-            )
+            found.setdefault(index, []).append(_measured(job, measure, setting, args.seconds))
     rows = [
         _bench_row(job, setting, sorted(found[i], key=lambda f: f.samples_per_s))
         for i, (job, setting) in enumerate(cases)
@@ -84,6 +82,19 @@ def bench(args: argparse.Namespace) -> int:
     if args.json:
         console.emit_json({"versions": jobs[0].target.versions(), "rows": rows})
     return EXIT_OK
+
+
+def _measured(job: Job, measure: Any, setting: Any, seconds: float) -> Any:
+    from builders.trt.explain import explain_text
+    from planwright.trt.plan import PlanError
+
+    try:
+        return measure(job.compile_folder / job.target.filename, setting, seconds=seconds)
+    except PlanError as error:
+        command = f"python -m builders bench {job.model.name} --batch {job.model.batch.bounds[2]}"
+        fault = explain_text(str(error), job.model.where, command)
+        what = f"{job.model.name} cannot run {setting}: {fault.what}"
+        raise StageError("engine", Fault(what, fault.where, fault.why, fault.fix, fault.check)) from None
 
 
 def _bench_row(job: Job, setting: Any, figures: list[Any]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_own_flags(p: argparse.ArgumentParser) -> None:
     """Add what is the launcher's own, not tritonserver's."""
     add = p.add_argument
-    add("--allow-client-shm", action="store_true", help="let clients register system shared memory")
+    add("--allow-client-shm", action="store_true", help="let clients register shared memory, of the system and of CUDA")
     add(UNPATCHED, dest="everywhere", action="store_true",
         help="bind to 0.0.0.0: the embedded server has published holes, so only inside a container")  # fmt: skip
     add(

@@ -26,7 +26,8 @@ from planwright.tensors import TensorSpec
 
 PACKAGES = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
 UNKNOWN = "unknown"
-# newest opset that each major version's parser reads; the first that is not above the version counts
+# newest opset that each major version's parser reads (onnx-tensorrt docs/operators.md for 8.6 and 10.0; TensorRT's ONNX opset
+# guide for 11); the first that is not above the version counts
 OPSETS = ((11, 25), (10, 20), (0, 17))
 
 
@@ -111,6 +112,7 @@ class TensorRTTarget:
         from builders.trt import child, proof
 
         self._require()
+        kept_high = read_json(graph.parent / "stage.json").get("result", {}).get("kept_high", [])
         options = spec.compile.model_dump(exclude={"profiles", "timing_cache"})
         done = child.run(
             {
@@ -119,7 +121,7 @@ class TensorRTTarget:
                 "plan": str((folder / self.filename).resolve()),
                 "layers": str((folder / "layers.json").resolve()),
                 "precision": spec.precision,
-                "kept_high": read_json(graph.parent / "stage.json").get("result", {}).get("kept_high", []),
+                "kept_high": kept_high,
                 "profiles": profiles.derive(graph, spec),
                 "options": options,
                 "timing_cache": {"mode": spec.compile.timing_cache, "file": str(self._timing_cache(graph).resolve())},
@@ -127,7 +129,7 @@ class TensorRTTarget:
             folder,
             spec.where,
         )
-        return {**done, **proof.check(read_json(folder / "layers.json"), spec)}
+        return {**done, **proof.check(read_json(folder / "layers.json"), spec, kept_high)}
 
     def load(self, folder: Path) -> TrtEngine:
         """Load the plan in `folder`.

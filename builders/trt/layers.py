@@ -117,7 +117,7 @@ def rows(layers: Sequence[Any], times: Mapping[str, float]) -> list[dict[str, An
 def realised(table: Sequence[Mapping[str, Any]], precision: str, high: Sequence[str] = ()) -> Realised:
     """Sum the rows up for one asked precision; layers of nodes that match a pattern of `high` are not asked."""
     total = sum(row["ms"] for row in table) or 1.0
-    weighted = [row for row in table if row["weighted"] and not _kept(row["name"], high)]
+    weighted = [row for row in table if counts(row, high)]
     weighted_ms = sum(row["ms"] for row in weighted)
     right_ms = sum(row["ms"] for row in weighted if row["precision"] in _ACCEPTED[precision])
     by: dict[str, float] = {}
@@ -128,9 +128,13 @@ def realised(table: Sequence[Mapping[str, Any]], precision: str, high: Sequence[
     return Realised(share, by.get("opaque", 0.0), sum(row["ms"] for row in table), rounded)
 
 
-def _kept(name: str, high: Sequence[str]) -> bool:
-    """Say whether a layer holds a node that config.yaml keeps high; TensorRT joins the names of what it fuses by ' + '."""
-    return any(fnmatch.fnmatch(part, pattern) for part in name.split(" + ") for pattern in high)
+def counts(row: Mapping[str, Any], high: Sequence[str]) -> bool:
+    """Say whether a row is asked for its precision: it is weighted, and holds no node that is kept high.
+
+    TensorRT joins the names of what it fuses by ' + '.
+    """
+    kept = any(fnmatch.fnmatch(part, pattern) for part in row["name"].split(" + ") for pattern in high)
+    return bool(row["weighted"]) and not kept
 
 
 def is_weighted(layer: Mapping[str, Any]) -> bool:

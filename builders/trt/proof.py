@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from builders.trt.layers import LEAST_SHARE, realised
+from builders.trt.layers import LEAST_SHARE, counts, realised
 from planwright.errors import Fault, StageError
 from planwright.spec import ModelSpec
 
 
-def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec) -> dict[str, Any]:
-    """Return what the engine realised.
+def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what the engine realised; `kept_high` names the nodes that the graph stage left high.
 
     A plan whose weighted layers are all fused into opaque ones is recorded as 'opaque' and not refused: nothing in it can
     be read, and its evidence is size and speed against fp32 (``python -m builders bench``).
@@ -24,11 +24,12 @@ def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec) -> dict[str, Any]
     Raises:
         StageError: Layers can be read, and too little of their time is in the asked precision.
     """
-    found = realised(table, spec.precision, spec.keep_high)
+    patterns = [*spec.keep_high, *kept_high]
+    found = realised(table, spec.precision, patterns)
     verdict = "proved" if found.proved else "opaque" if found.share is None else "absent"
     if verdict == "absent":
         assert found.share is not None
-        high = [row for row in table if row["weighted"] and row["precision"] not in (spec.precision, "int8")]
+        high = [row for row in table if counts(row, patterns) and row["precision"] not in (spec.precision, "int8")]
         worst = sorted(high, key=lambda row: -row["ms"])[:3]
         why = (f"{found.share:.0%} of the convolution and matrix time is in {spec.precision}, {LEAST_SHARE:.0%} is asked for; "
                + ", ".join(f"{row['name']} runs in {row['precision']} ({row['ms']:.3f} ms)" for row in worst))  # fmt: skip

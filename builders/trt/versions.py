@@ -19,15 +19,7 @@ NEEDS = {"bf16": (10, 0), "fp8": (10, 0)}  # first version whose ONNX parser and
 
 
 class Version:
-    """TensorRT 11 and what all versions share.
-
-    Attributes:
-        newest_opset: What its ONNX parser reads (onnx-tensorrt docs/operators.md; TensorRT's ONNX opset guide for 11).
-        calibrators: True where the builder itself can find INT8 ranges.
-    """
-
-    newest_opset = 25
-    calibrators = False
+    """TensorRT 11 and what all versions share."""
 
     def __init__(self, trt: Any) -> None:
         self.trt = trt
@@ -78,9 +70,6 @@ class Version:
 class Version10(Version):
     """TensorRT 10: strongly typed on request."""
 
-    newest_opset = 20  # 10.0 and 10.1 by onnx-tensorrt's table; no table says more for later ones
-    calibrators = False  # a strongly typed network takes none
-
     def network_flags(self) -> int:
         """Ask for a strongly typed network, so that the graph's types hold."""
         return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -88,9 +77,6 @@ class Version10(Version):
 
 class Version8(Version):
     """TensorRT 8.6: types are allowed by flags, progress is read from the log."""
-
-    newest_opset = 17
-    calibrators = True
 
     def network_flags(self) -> int:
         """Explicit batch, without which an ONNX graph is not read."""

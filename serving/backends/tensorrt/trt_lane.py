@@ -158,6 +158,7 @@ class Lane:
         for size, lowest in graph_sizes(config):
             shapes = {t.name: ((size, *self._rest(t)) if size else self._rest(t)) for t in self._runner.plan.inputs}
             if any(-1 in shape for shape in shapes.values()):
+                pb_utils.Logger.log_info(f"no CUDA graph for batch {size}: another axis of {config['name']} varies")
                 continue
             done = [self._runner.capture(slot, shapes) for slot in self._runner.slots]
             if all(done) and size:
