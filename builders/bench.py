@@ -167,11 +167,13 @@ def _drive(lanes: list[_Lane], shapes: dict[str, Any], seconds: float) -> list[t
 
 @contextmanager
 def _lanes(path: Path, setting: Setting) -> Iterator[tuple[list[_Lane], dict[str, Any], bool]]:
+    from builders.targets.trt import plugins_of
     from planwright.trt import cuda
     from planwright.trt.plan import Plan
     from planwright.trt.runner import Runner
 
-    plans = [Plan.read(path, host_code_allowed=True) for _ in range(setting.streams)]
+    plugins = plugins_of(path.parent)
+    plans = [Plan.read(path, host_code_allowed=True, plugins=plugins) for _ in range(setting.streams)]
     shapes = {t.name: _shape(plans[0], t, setting.batch) for t in plans[0].inputs}
     profile = plans[0].choose_profile(shapes)
     pool = [_pinned(plans[0], shapes, seed) for seed in range(POOL)]

@@ -104,6 +104,7 @@ class _Loader:
         return f"python builders/build_all.py --plan --config {self.path}"
 
     def server(self) -> ServerSpec:
+        """Return the server that the repository is made for; the embedded one where nothing else is said."""
         node = self.root.get("server")
         if node is None or node.plain() == "embedded":
             return ServerSpec()

@@ -9,7 +9,7 @@ has neither, the target still knows its name, its opset and its folder, so that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from typing import Any
 
 from builders.trt import profiles
 from planwright.errors import Fault, MachineError, StageError
-from planwright.files import read_json
+from planwright.files import read_json, write_json
 from planwright.golden import Arrays
 from planwright.gpu import Device, first_device
 from planwright.spec import ModelSpec, ServerSpec
@@ -26,6 +26,7 @@ from planwright.tensors import TensorSpec
 
 PACKAGES = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
 UNKNOWN = "unknown"
+PLUGINS = "plugins.json"
 # newest opset that each major version's parser reads (onnx-tensorrt docs/operators.md for 8.6 and 10.0; TensorRT's ONNX opset
 # guide for 11); the first that is not above the version counts
 OPSETS = ((11, 25), (10, 20), (0, 17))
@@ -34,10 +35,10 @@ OPSETS = ((11, 25), (10, 20), (0, 17))
 class TrtEngine:
     """A loaded plan; one context per profile, made when first needed."""
 
-    def __init__(self, path: Path, *, host_code_allowed: bool = False) -> None:
+    def __init__(self, path: Path, *, plugins: Sequence[str] = ()) -> None:
         from planwright.trt.plan import Plan
 
-        self._plan = Plan.read(path, host_code_allowed=host_code_allowed)
+        self._plan = Plan.read(path, host_code_allowed=True, plugins=plugins)
         self._runners: dict[int, Any] = {}
         self.inputs = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in self._plan.inputs)
         self.outputs = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in self._plan.outputs)
@@ -129,6 +130,7 @@ class TensorRTTarget:
             folder,
             spec.where,
         )
+        write_json(folder / PLUGINS, options["plugins"])
         return {**done, **proof.check(read_json(folder / "layers.json"), spec, kept_high)}
 
     def load(self, folder: Path) -> TrtEngine:
@@ -142,7 +144,7 @@ class TensorRTTarget:
         from planwright.trt.plan import PlanError
 
         try:
-            return TrtEngine(folder / self.filename, host_code_allowed=True)
+            return TrtEngine(folder / self.filename, plugins=plugins_of(folder))
         except PlanError as error:
             raise StageError("engine", explain_text(str(error), lambda *_: str(folder / self.filename))) from None
 
@@ -156,6 +158,11 @@ class TensorRTTarget:
         assert self.device is not None
         name = f"{self.key()}-cuda{self.device.cuda}-{self.device.name.replace(' ', '_')}.cache"
         return graph.parents[3] / "timing" / name
+
+
+def plugins_of(folder: Path) -> list[str]:
+    """Return the plugin libraries that the plan in `folder` needs."""
+    return read_json(folder / PLUGINS) or []
 
 
 def installed_version() -> str | None:

@@ -88,7 +88,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     precision = job["precision"]
     if version.number < NEEDS.get(precision, (0, 0)):
         raise LookupError(f"TensorRT {trt.__version__} has no {precision}; it begins with {NEEDS[precision][0]}")
-    _plugins(trt, log, job["options"]["plugins"])
+    _plugins(log, job["options"]["plugins"])
     try:
         builder = trt.Builder(log)
     except TypeError:
@@ -116,13 +116,13 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     return {"plan_bytes": len(plan), "build_seconds": round(built_s, 2), "tensorrt": trt.__version__}
 
 
-def _plugins(trt: Any, log: Any, paths: list[str]) -> None:
-    trt.init_libnvinfer_plugins(log, "")
-    for path in paths:
-        try:
-            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            raise RefusedError("plugin", [str(error)], plugin=path) from None
+def _plugins(log: Any, paths: list[str]) -> None:
+    from planwright.trt.plan import PlanError, load_plugins
+
+    try:
+        load_plugins(paths, log)
+    except PlanError as error:
+        raise RefusedError("plugin", [str(error)]) from None
 
 
 def _fill(trt: Any, version: Version, network: Any, log: Any, job: dict[str, Any]) -> None:

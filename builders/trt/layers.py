@@ -82,7 +82,7 @@ def measure(data: bytes, job: Mapping[str, Any], log: Any) -> list[dict[str, Any
     from planwright.trt.plan import Plan
     from planwright.trt.runner import Runner
 
-    plan = Plan(data, host_code_allowed=job["options"]["version_compatible"], log=log)
+    plan = Plan(data, host_code_allowed=job["options"]["version_compatible"], log=log)  # its plugins are loaded already
     runner = Runner(plan, slots=1)
     try:
         times = _times(trt, plan, runner)

@@ -9,7 +9,9 @@ and become the exception. Without a usable GPU ``trt.Runtime`` crashes the proce
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,13 +90,22 @@ class Plan:
         profiles: Per optimization profile: input -> (min, opt, max) shape.
     """
 
-    def __init__(self, data: bytes, *, host_code_allowed: bool = False, log: Log | None = None) -> None:
+    def __init__(
+        self, data: bytes, *, host_code_allowed: bool = False, plugins: Sequence[str] = (), log: Log | None = None
+    ) -> None:
         """Deserialize.
+
+        Args:
+            data: The plan's bytes.
+            host_code_allowed: Let a version-compatible plan run the code that it carries.
+            plugins: Shared libraries with plugins that the plan needs.
+            log: Where TensorRT's words go.
 
         Raises:
             PlanError: Another version or device, a truncated file, too little memory.
         """
         self.log = log or Log()
+        load_plugins(plugins, self.log)
         self._runtime = trt.Runtime(self.log)
         if host_code_allowed:
             self._runtime.engine_host_code_allowed = True
@@ -177,6 +188,20 @@ class Plan:
                 low, opt, high = self.engine.get_tensor_profile_shape(tensor.name, index)
                 bounds[tensor.name] = (tuple(low), tuple(opt), tuple(high))
         return bounds
+
+
+def load_plugins(paths: Sequence[str], log: Any = None) -> None:
+    """Register TensorRT's own plugins and those of `paths`.
+
+    Raises:
+        PlanError: A library cannot be loaded.
+    """
+    for path in paths:
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise PlanError(str(error)) from None
+    trt.init_libnvinfer_plugins(log, "")
 
 
 def _within(shape: Shape, low: Shape, opt: Shape, high: Shape) -> bool:

@@ -9,7 +9,6 @@ and PLANWRIGHT_TENSORRT_VERSION_COMPATIBLE=1.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from typing import Any
 
@@ -30,12 +29,12 @@ def load(config: dict[str, Any], args: dict[str, str]) -> tuple[Any, dict[int, A
 
     device = int(args["model_instance_device_id"])
     cuda.use(device)
-    _plugins()
     path = plan_path(config, args, cuda.compute_capability(device))
+    plugins = [path for path in os.environ.get("PLANWRIGHT_TENSORRT_PLUGINS", "").split(";") if path]
     trusted = os.environ.get("PLANWRIGHT_TENSORRT_VERSION_COMPATIBLE") == "1"
     try:
         with open(path, "rb") as stream:
-            plan = Plan(stream.read(), host_code_allowed=trusted)
+            plan = Plan(stream.read(), host_code_allowed=trusted, plugins=plugins)
         priority = PRIORITIES.get(config.get("optimization", {}).get("priority", ""), 0)
         runners = {p: Runner(plan, profile=p, slots=SLOTS, priority=priority) for p in profiles(config, args)}
     except PlanError as error:
@@ -76,11 +75,3 @@ def plan_path(config: dict[str, Any], args: dict[str, str], capability: str) -> 
     if not os.path.exists(path):
         raise FileNotFoundError(f"unable to find '{path}' for model instance '{args['model_instance_name']}'")
     return path
-
-
-def _plugins() -> None:
-    import tensorrt as trt
-
-    for path in filter(None, os.environ.get("PLANWRIGHT_TENSORRT_PLUGINS", "").split(";")):
-        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-    trt.init_libnvinfer_plugins(None, "")
