@@ -96,7 +96,7 @@ def _spec_part(job: Job) -> dict[str, Any]:
     }
     if job.target.name == "tensorrt":
         part |= {
-            "compile": job.model.compile.model_dump(exclude={"timing_cache"}),
+            "compile": job.model.compile.model_dump(exclude={"timing_cache", "architectures"}),
             "bounds": list(job.model.batch.bounds),
         }
     return part

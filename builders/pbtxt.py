@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from builders import architectures
 from builders.engine import batch_kind
 from builders.stage import Job
 from planwright import serve_fields
@@ -66,6 +67,8 @@ def message(
             dims=_dims(tensor, kind),
             label_filename=labels.get(tensor.name, ""),
         )
+    for capability, filename in architectures.names(job).items():
+        config.cc_model_filenames[capability] = filename
     config.version_policy.specific.versions.extend(versions)
     _instances(config, job)
     _notes(config, job, kind)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders import pbtxt, repository
+from builders import architectures, pbtxt, repository
 from builders.engine import batch_kind, read_tensors
 from builders.repository import Published
 from builders.stage import Job, installed, record_of
@@ -121,7 +121,11 @@ def _served(job: Job, published: Published, newest: int) -> list[int]:
 
 def _parts(job: Job, *, read: bool) -> Parts:
     engine = sorted(file for file in job.compile_folder.iterdir() if file.suffix not in (".json", ".log"))
-    files = {file.name: file for file in engine} | {"golden.npz": job.export_folder / "golden.npz"}
+    files = (
+        {file.name: file for file in engine}
+        | architectures.others(job)
+        | {"golden.npz": job.export_folder / "golden.npz"}
+    )
     labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
     texts = {_label_file(labels, output): "\n".join(names) + "\n" for output, names in labels.items()}
     golden = Golden.load(files["golden.npz"]) if read else None

@@ -125,6 +125,12 @@ class CompileSpec(_Frozen):
         None
     )
     plugins: Annotated[list[str], Field(description="shared libraries with TensorRT plugins")] = []
+    architectures: Annotated[
+        list[Annotated[str, Field(pattern=r"^\d+\.\d$")]],
+        Field(
+            description="compute capabilities whose plans are published together, such as 8.6 in quotes; this GPU's if empty"
+        ),
+    ] = []
     timing_cache: Annotated[
         Literal["read_write", "read_only", "off"], Field(description="kept per GPU, TensorRT and CUDA version")
     ] = "read_write"

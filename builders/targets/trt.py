@@ -114,7 +114,7 @@ class TensorRTTarget:
 
         self._require()
         kept_high = read_json(graph.parent / "stage.json").get("result", {}).get("kept_high", [])
-        options = spec.compile.model_dump(exclude={"profiles", "timing_cache"})
+        options = spec.compile.model_dump(exclude={"profiles", "timing_cache", "architectures"})
         done = child.run(
             {
                 "model": spec.name,
