@@ -20,6 +20,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from trt_checks import check_config, check_request, ignored_options
+from trt_dlpack import BFloat16
 from trt_lane import Lane, RequestError, Work
 from trt_load import broken, load, registered
 
@@ -38,6 +39,7 @@ class TritonPythonModel:
         self._batching = config["max_batch_size"] > 0
         self._outputs = [item["name"] for item in config["output"]]
         self._inputs = [item["name"] for item in config["input"]]
+        self._bf16 = {item["name"] for item in config["output"] if item["data_type"] == "TYPE_BF16"}
         self._shared = registered()
         self._lanes = {profile: Lane(runner, config, self._shared) for profile, runner in self._runners.items()}
         self._profiles: dict[Any, int] = {}
@@ -90,9 +92,14 @@ class TritonPythonModel:
         lane, flight = started
         try:
             for work, tensors in lane.finish(flight):
-                responses[work.place] = pb_utils.InferenceResponse([pb_utils.Tensor(n, array) for n, array in tensors])
+                responses[work.place] = pb_utils.InferenceResponse([self._tensor(n, array) for n, array in tensors])
         except Exception as error:
             self._fail(flight.works, error, responses)
+
+    def _tensor(self, name: str, array: Any) -> Any:
+        if name in self._bf16:
+            return pb_utils.Tensor.from_dlpack(name, BFloat16(array))
+        return pb_utils.Tensor(name, array)
 
     def _fail(self, works: list[Work], error: Exception, responses: list[Any]) -> None:
         for work in works:
