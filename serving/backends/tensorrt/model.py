@@ -19,9 +19,9 @@ import os
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from trt_checks import check_config, check_request, ignored_options
+from trt_checks import RequestError, check_config, check_request, ignored_options
 from trt_dlpack import BFloat16
-from trt_lane import Lane, RequestError, Work
+from trt_lane import Lane, Work
 from trt_load import broken, load, registered
 
 

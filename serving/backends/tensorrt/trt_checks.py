@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from trt_lane import RequestError
-
 _BATCH_DIM = (
     "an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape"
 )
@@ -17,6 +15,10 @@ _IGNORED = {
     "busy_wait_events": "waits on events without spinning",
     "output_copy_stream": "always copies outputs on a stream of their own",
 }
+
+
+class RequestError(Exception):
+    """The request cannot be answered; its text is for the client."""
 
 
 def check_config(config: dict[str, Any], plan: Any, profiles: list[int]) -> None:

@@ -15,13 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from trt_checks import RequestError
 from trt_dlpack import address_of
 
 PART_BYTES = 1 << 21  # gathered bytes that are worth a copy of their own
-
-
-class RequestError(Exception):
-    """The request cannot be answered; its text is for the client."""
 
 
 class Work:
