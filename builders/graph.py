@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builders import autocast
 from builders.stage import Job, Stage, installed
 
 
@@ -31,6 +32,8 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
 
 def _spec_part(job: Job) -> dict[str, Any]:
     part: dict[str, Any] = {"precision": job.model.precision, "keep_high": job.model.keep_high}
+    if job.model.autocast:
+        part["autocast"] = True
     if job.model.precision in ("int8", "fp8"):
         part["calibration"] = job.model.calibration.model_dump()
     return part
@@ -44,7 +47,10 @@ def _inputs(job: Job) -> dict[str, Path]:
 
 
 def _tools(job: Job) -> dict[str, str | None]:
-    return {} if job.model.precision in ("fp32", "tf32") else installed("onnx", "onnxruntime")
+    if job.model.precision in ("fp32", "tf32"):
+        return {}
+    cast = job.model.autocast and job.model.precision in ("fp16", "bf16")
+    return installed("onnx", "onnxruntime", *([autocast.PACKAGE] if cast else []))
 
 
 GRAPH = Stage("graph", 2, lambda job: job.graph_folder, _spec_part, _inputs, _tools, _run)

@@ -145,7 +145,7 @@ def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
     missing = [name for name, found in stage.tools(job).items() if found is None]
     if missing:
         why = f"{stage.name} is due ({decision.why}), and {', '.join(missing)} is not installed"
-        fix = "install it (make setup), or export on another machine and copy build/ here"
+        fix = f"install it (make setup; optional extras: pip install {' '.join(missing)}), or export on another machine and copy build/ here"
         raise MachineError(Fault(f"{job.model.name}: this machine cannot {stage.name}", why=why, fix=fix))
     say(f"{job.model.name:<16} {stage.name:<8} ... {decision.why}")
     record = execute(stage, job)

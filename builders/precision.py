@@ -75,28 +75,30 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
     """Cast weights and activations; inputs and outputs keep FP32."""
     import onnx
 
-    from builders import low_float
+    from builders import autocast, low_float
     from builders.int8 import matching
     from builders.onnx_check import opset_of
 
-    model = onnx.load(str(source))
-    peak, where = _peak(source, Golden.load(job.export_folder / "golden.npz"), job.model.batch.fixed or 4)
-    if job.model.precision == "fp16" and peak > FP16_MAX:
-        why = f"{where} reaches {peak:.3g} on the golden samples, FP16 ends at {FP16_MAX:g}"
-        raise StageError(
-            "graph",
-            Fault(
-                f"{job.model.name} does not fit FP16",
-                job.model.where("precision"),
-                why,
-                "use bf16 or fp32, or rescale the model",
-            ),
-        )
+    golden, size = Golden.load(job.export_folder / "golden.npz"), job.model.batch.fixed or 4
+    peak, where = _peak(source, golden, size)
     high = matching(source, job.model.keep_high)
-    converted = low_float.convert(model, job.model.precision, high)
+    if job.model.autocast:
+        converted = autocast.convert(source, job.model.precision, golden, high, size)
+    else:
+        _require_range(job, peak, where)
+        converted = low_float.convert(onnx.load(str(source)), job.model.precision, high)
     onnx.checker.check_model(converted, full_check=True)
     onnx.save_model(converted, str(target))
     return {"peak": peak, "peak_tensor": where, "kept_high": high, "opset": opset_of(converted)}
+
+
+def _require_range(job: Job, peak: float, where: str) -> None:
+    """Refuse FP16 where real data leaves its range; AutoCast leaves such nodes in FP32 instead."""
+    if job.model.precision != "fp16" or peak <= FP16_MAX:
+        return
+    why = f"{where} reaches {peak:.3g} on the golden samples, FP16 ends at {FP16_MAX:g}"
+    fix = "use bf16 or fp32, rescale the model, or set autocast: true"
+    raise StageError("graph", Fault(f"{job.model.name} does not fit FP16", job.model.where("precision"), why, fix))
 
 
 def _peak(source: Path, golden: Golden, size: int) -> tuple[float, str]:

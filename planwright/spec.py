@@ -175,6 +175,9 @@ class ModelEntry(_Frozen):
     keep_high: Annotated[
         list[str], Field(description="nodes or operators that stay in FP32 in a lower precision: name patterns with *")
     ] = []
+    autocast: Annotated[
+        bool, Field(description="cast FP16 and BF16 by NVIDIA ModelOpt's AutoCast (package nvidia-modelopt)")
+    ] = False
     batch: BatchSpec = BatchSpec()
     export: ExportSpec = ExportSpec()
     samples: SamplesSpec = SamplesSpec()

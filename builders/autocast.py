@@ -1,0 +1,50 @@
+"""FP16 or BF16 by NVIDIA's ModelOpt AutoCast: what leaves the type's range on real data stays FP32 by itself.
+
+In      the export's ``model.onnx`` and golden samples, the nodes to keep high.
+Out     a ModelProto with FP32 edges.
+
+An optional extra (the package nvidia-modelopt, which imports torch): ``autocast: true`` asks for it. AutoCast runs the model once
+in ONNX Runtime, on the golden inputs that it is given as an npz.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planwright.golden import Golden
+
+PACKAGE = "nvidia-modelopt"
+DATA_MAX = 512.0  # AutoCast's own default: larger inputs or outputs keep a node in FP32
+
+
+def convert(source: Path, precision: str, golden: Golden, high: Sequence[str], size: int) -> Any:
+    """Return the cast graph.
+
+    Args:
+        source: FP32 ONNX file.
+        precision: ``fp16`` or ``bf16``.
+        golden: Real inputs.
+        high: Names of nodes that stay in FP32.
+        size: Batch size that the graph takes.
+    """
+    library = importlib.import_module("modelopt.onnx.autocast")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "inputs.npz"
+        # the arrays' names are those of the inputs, which numpy's types take for its own arguments
+        np.savez(data, **next(golden.batches(size)).inputs)  # type: ignore[arg-type]
+        return library.convert_to_mixed_precision(
+            onnx_path=str(source),
+            low_precision_type=precision,
+            nodes_to_exclude=[f"^{re.escape(name)}$" for name in high],
+            data_max=DATA_MAX,
+            keep_io_types=True,
+            calibration_data=str(data),
+            providers=["cpu"],
+        )
