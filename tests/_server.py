@@ -25,7 +25,7 @@ from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
-STOP_S = 30.0
+STOP_S = 60.0  # above the launcher's own limit: its exit time-out and 5 s, after which it ends the server by force
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
