@@ -130,7 +130,7 @@ def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]
 
 def _watch(server: Server, watchdog: Watchdog) -> None:
     log = str(server.options.log)
-    while server.process.poll() is None:
+    while not server.ended():
         time.sleep(POLL_S)
         dead = watchdog.dead_instance()
         if dead:

@@ -53,7 +53,8 @@ class TritonPythonModel:
         for lane, works in self._groups(requests, responses):
             try:
                 if lane.full:
-                    self._finish(started.pop(0), responses)
+                    first = next(index for index, (owner, _) in enumerate(started) if owner is lane)
+                    self._finish(started.pop(first), responses)
                 started.append((lane, lane.start(works)))
             except Exception as error:
                 self._fail(works, error, responses)

@@ -48,7 +48,7 @@ class Work:
 class Flight:
     """A batch that was enqueued: its slot, its requests, the shapes of its outputs."""
 
-    __slots__ = ("outputs", "padded", "slot", "works")
+    __slots__ = ("outputs", "slot", "works")
 
     def __init__(self, slot: Any, works: list[Work], outputs: dict[str, Any]) -> None:
         self.slot, self.works, self.outputs = slot, works, outputs
