@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from planwright.errors import Fault, MachineError
+from planwright.polling import ended
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def free_ports(count: int = 3) -> list[int]:
 
 def _ready(process: subprocess.Popen[bytes], file: Path, log: Path | None) -> ServerInfo:
     deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
+    while not ended(process) and time.monotonic() < deadline:
         info = ServerInfo.read(ROOT / file)
         if info is not None and info.pid == process.pid:
             return info

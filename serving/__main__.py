@@ -22,6 +22,7 @@ from typing import Any
 
 from planwright import console
 from planwright.errors import EXIT_OK, Fault, StageError
+from planwright.polling import ended
 from planwright.server_info import ServerInfo
 from serving import options, preflight, process
 from serving.process import Server
@@ -130,7 +131,7 @@ def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]
 
 def _watch(server: Server, watchdog: Watchdog) -> None:
     log = str(server.options.log)
-    while not server.ended():
+    while not ended(server.process):
         time.sleep(POLL_S)
         dead = watchdog.dead_instance()
         if dead:

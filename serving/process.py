@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planwright.polling import ended
 from serving import api, backend_folder, command, startup
 from serving.command import Identity
 from serving.options import Options
@@ -69,7 +70,7 @@ class Server:
             fault = log.fatal()
             if fault is not None:
                 raise log.failure(fault)
-            if self.ended():
+            if ended(self.process):
                 raise log.ended(self.process.returncode)
             metadata = api.ask(f"http://{self.http_url}/v2", timeout_s=2)
             if isinstance(metadata, dict) and metadata.get("name") == self.identity.id:
@@ -77,17 +78,6 @@ class Server:
                 return api.index(self.http_url, self.headers) or []
             time.sleep(_POLL_S)
         raise log.late(self.options.start_timeout_s)
-
-    def ended(self) -> bool:
-        """Say whether the server has ended, with signals held back meanwhile.
-
-        The launcher's handlers raise. Inside ``Popen.poll`` that would leave its lock taken, and `clean` would wait for ever.
-        """
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-        try:
-            return self.process.poll() is not None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
     def stop(self) -> None:
         """End the server, by force after its exit time-out, and remove what it left."""
