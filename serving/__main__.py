@@ -63,7 +63,11 @@ def _serve(server: Server) -> None:
         rows = _rows(server, server.wait_ready())
         _refuse_nothing_ready(server, rows)
         watchdog = Watchdog(server)  # before anybody is told, so that no death is missed
-        _announce(server, _write_info(server), rows)
+        info = _info(server)
+        _announce(server, info, rows)
+        info.write(server.options.server_file)  # whoever waits for the file may print at once, below the table
+        if server.options.as_json:
+            _emit(server, info, rows)
         _watch(server, watchdog)
     finally:
         _deaf()
@@ -93,15 +97,13 @@ def _refuse_nothing_ready(server: Server, rows: list[tuple[str, str, str]]) -> N
         )
 
 
-def _write_info(server: Server) -> ServerInfo:
+def _info(server: Server) -> ServerInfo:
     chosen = server.options
     http, grpc, metrics = (f"{chosen.reachable_host}:{port}" for port in chosen.ports)
-    info = ServerInfo(
+    return ServerInfo(
         os.getpid(), server.identity.id, http, grpc, metrics, chosen.mode, server.identity.admin_key,
         str(chosen.log.resolve()), str(chosen.repository.resolve()), server.version, chosen.client_shm,
     )  # fmt: skip
-    info.write(chosen.server_file)
-    return info
 
 
 def _forget(server: Server) -> None:
@@ -120,13 +122,15 @@ def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]
         console.warn(
             f"{failed} of {len(rows)} models are not ready, so /v2/health/ready answers 400; the ready ones are served"
         )
-    if server.options.as_json:
-        console.emit_json({
-            "pid": info.pid, "server_pid": server.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,
-            "metrics_url": info.metrics_url, "version": info.version, "mode": info.mode, "client_shm": info.client_shm,
-            "server_file": str(server.options.server_file), "log": info.log,
-            "models": [{"name": name, "version": version, "status": status} for name, version, status in rows],
-        }, one_line=True)  # fmt: skip
+
+
+def _emit(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]) -> None:
+    console.emit_json({
+        "pid": info.pid, "server_pid": server.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,
+        "metrics_url": info.metrics_url, "version": info.version, "mode": info.mode, "client_shm": info.client_shm,
+        "server_file": str(server.options.server_file), "log": info.log,
+        "models": [{"name": name, "version": version, "status": status} for name, version, status in rows],
+    }, one_line=True)  # fmt: skip
 
 
 def _watch(server: Server, watchdog: Watchdog) -> None:
