@@ -21,6 +21,7 @@ import numpy as np
 from planwright.golden import Golden
 
 PACKAGE = "nvidia-modelopt"
+INSTALL = "pip install --no-deps -r constraints/autocast.txt"
 DATA_MAX = 512.0  # AutoCast's own default: larger inputs or outputs keep a node in FP32
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders import pairing, publish
+from builders import autocast, pairing, publish
 from builders.engine import COMPILE
 from builders.export import EXPORT, check_distinct
 from builders.graph import GRAPH
@@ -145,7 +145,8 @@ def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
     missing = [name for name, found in stage.tools(job).items() if found is None]
     if missing:
         why = f"{stage.name} is due ({decision.why}), and {', '.join(missing)} is not installed"
-        fix = f"install it (make setup; optional extras: pip install {' '.join(missing)}), or export on another machine and copy build/ here"
+        extras = "" if autocast.PACKAGE not in missing else f"; this one: .venv/bin/{autocast.INSTALL}"
+        fix = f"install it (make setup{extras}), or export on another machine and copy build/ here"
         raise MachineError(Fault(f"{job.model.name}: this machine cannot {stage.name}", why=why, fix=fix))
     say(f"{job.model.name:<16} {stage.name:<8} ... {decision.why}")
     record = execute(stage, job)

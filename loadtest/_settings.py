@@ -4,6 +4,7 @@ PLANWRIGHT_MODELS       models to load, with weights: ``digits=3,minilm``   (def
 PLANWRIGHT_BATCH        samples per request                                 (default: 1)
 PLANWRIGHT_CHECK        share of answers that are checked, 0 to 1           (default: 0.05)
 PLANWRIGHT_WARMUP_S     seconds at the start that do not count              (default: 1)
+PLANWRIGHT_WAIT_S       seconds a user rests between an answer and its next request   (default: 0)
 PLANWRIGHT_RUNS         folder of the run records                           (default: runs)
 PLANWRIGHT_REPOSITORY   model repository with the golden samples            (default: that of the server)
 PLANWRIGHT_SERVER_FILE  written by python -m serving                        (default: .planwright/server.json)
@@ -30,6 +31,7 @@ class Settings:
     batch: int
     check: float
     warmup_s: float
+    wait_s: float
     runs: Path
     repository: Path
     http_url: str
@@ -54,11 +56,12 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     batch = int(_number(environment, "PLANWRIGHT_BATCH", 1, (1, 1 << 20), faults))
     check = _number(environment, "PLANWRIGHT_CHECK", 0.05, (0, 1), faults)
     warmup_s = _number(environment, "PLANWRIGHT_WARMUP_S", 1, (0, 3600), faults)
+    wait_s = _number(environment, "PLANWRIGHT_WAIT_S", 0, (0, 3600), faults)
     if faults:
         raise SpecError(*faults)
     names = published.select(repository, list(weights))
     return Settings(
-        tuple((name, weights.get(name, 1)) for name in names), batch, check, warmup_s,
+        tuple((name, weights.get(name, 1)) for name in names), batch, check, warmup_s, wait_s,
         Path(environment.get("PLANWRIGHT_RUNS", "runs")), repository,
         environment.get("PLANWRIGHT_URL") or (server.http_url if server else "localhost:8000"),
         environment.get("PLANWRIGHT_GRPC_URL") or (server.grpc_url if server else "localhost:8001"),

@@ -48,7 +48,7 @@ class _Infer(User):
 
     abstract = True
     host = f"http://{SETTINGS.http_url}"
-    wait_time = constant(0)
+    wait_time = constant(SETTINGS.wait_s)
     protocol: ClassVar[Literal["http", "grpc"]] = "http"
     session: Session | None = None
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import jsonschema
@@ -100,10 +101,24 @@ def started(server: ServerInfo, folder: Path, run_time: str) -> subprocess.Popen
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
 
+def wait_loaded(server: ServerInfo) -> None:
+    """Wait until more requests were answered than a warm-up holds, however slowly locust comes up."""
+
+    def answered() -> int:
+        with urllib.request.urlopen(f"http://{server.http_url}/v2/models/digits/stats", timeout=10) as answer:
+            return int(json.load(answer)["model_stats"][0]["inference_stats"]["success"]["count"])
+
+    before, deadline = answered(), time.monotonic() + 60
+    while answered() < before + 20:
+        assert time.monotonic() < deadline, "no load came"
+        time.sleep(0.1)
+    time.sleep(2)
+
+
 def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_path: Path) -> None:
     launched = launch(tmp_path / "server", built.repository).wait_ready()
-    process = started(launched.info, tmp_path, "6s")
-    time.sleep(4)
+    process = started(launched.info, tmp_path, "8s")
+    wait_loaded(launched.info)
     launched.stop(signal.SIGKILL)
     text, _ = process.communicate(timeout=60)
     assert launched.process.stdout is not None
@@ -116,7 +131,7 @@ def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_pa
 
 def test_ctrl_c_leaves_a_complete_report(served: ServerInfo, tmp_path: Path) -> None:
     process = started(served, tmp_path, "60s")
-    time.sleep(5)
+    wait_loaded(served)
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)
     done = finished(process.returncode, text, tmp_path)

@@ -22,7 +22,7 @@ def test_without_the_package_it_is_named(project: Project) -> None:
     assert done.code == 3, done.out
     text = json.dumps(json.loads(done.out)["models"][0]["errors"])
     assert "nvidia-modelopt is not installed" in text
-    assert "pip install nvidia-modelopt" in text
+    assert "pip install --no-deps -r constraints/autocast.txt" in text
 
 
 @pytest.mark.skipif(not HERE, reason="nvidia-modelopt is not installed")
