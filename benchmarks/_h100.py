@@ -98,7 +98,10 @@ def build_model(name: str, *, build: Path = BUILD, fresh: bool = False, force: b
 
 def plan_path(name: str, build: Path = BUILD) -> Path:
     """Return the plan of a model."""
-    found = next((p for p in ("fp32", "tf32", "fp16", "bf16", "int8") if f"_{p}" in name), "fp32")
+    found = next(
+        (p for p in ("fp32", "tf32", "fp16", "bf16", "int8") if f"_{p}" in name),
+        "int8" if name == "digits_native" else "fp32",
+    )
     return build / name / "compile" / found / TensorRTTarget().key() / "model.plan"
 
 

@@ -63,7 +63,8 @@ def _all_cases(count: int) -> dict[str, float]:
 
 
 def _measure(step: Step, count: int, cases: Sequence[tuple[str, list[str], float]]) -> None:
-    from builders.bench import Setting, measure
+    from builders.bench import measure
+    from builders.bench_figures import Setting
 
     alone: list[float] = []
     rates: dict[str, list[float]] = {case: [] for case, _, _ in cases}

@@ -6,7 +6,8 @@ Out     a table per step and benchmarks/results/h100_<step>.json, written as soo
 
 Steps: build (twelve plans, verified, precision proved), engine (ResNet-50 alone, host copies on), served (our Python-based
 backend, perf_analyzer as judge), cache (cold against warm builds), clients (every client and the load test, no wrong
-answer), wrong (what must fail, told clearly). A step that is cut off goes on where it stopped: builds that are current are
+answer), wrong (what must fail, told clearly), routes (a network built by its source, native calibration, PyTorch beside the plan,
+the search on engines). A step that is cut off goes on where it stopped: builds that are current are
 kept. Both sides of a ratio are measured in one step, in turn. The timing cache lies in build/h100/timing.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import _h100_served, _h100_wrong  # noqa: E402
+from benchmarks import _h100_routes, _h100_served, _h100_wrong  # noqa: E402
 from benchmarks._common import record, stamp  # noqa: E402
 from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path, versions  # noqa: E402
 from planwright import console  # noqa: E402
@@ -62,7 +63,7 @@ def prepare() -> int:
         "tensorrt",
     ]
     names = [f"{model}_{precision}" for model in MODELS for precision in PRECISIONS]
-    names += ["resnet50_fp16_fixed", "no_such_op", "digits_bf16"]
+    names += ["resnet50_fp16_fixed", "no_such_op", "digits_bf16", "digits_api", "digits_native"]
     random = [flag for name in names if name.startswith("resnet50") for flag in ("--random-weights", name)]
     return subprocess.run([*command, "--until", "graph", *names, *random], cwd=ROOT).returncode
 
@@ -90,7 +91,8 @@ def _score(verify: dict[str, Any]) -> float:
 
 def engine(step: Step) -> None:
     """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
-    from builders.bench import Setting, measure
+    from builders.bench import measure
+    from builders.bench_figures import Setting
 
     cases = [
         (f"resnet50_{p}", Setting(b, s, g))
@@ -130,7 +132,8 @@ def engine(step: Step) -> None:
 
 def cache(step: Step) -> None:
     """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
-    from builders.bench import Setting, measure
+    from builders.bench import measure
+    from builders.bench_figures import Setting
 
     cold = build_model("resnet50_fp16", build=BUILD.with_name("h100_cold"), fresh=True)
     plans = [plan_path("resnet50_fp16", BUILD.with_name("h100_cold")).read_bytes()]
@@ -159,6 +162,7 @@ STEPS: dict[str, Callable[[Step], None]] = {
     "cache": cache,
     "clients": _h100_served.clients,
     "wrong": _h100_wrong.wrong,
+    "routes": _h100_routes.routes,
 }
 
 

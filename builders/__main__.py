@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders import doctor, notify, study
+from builders import bench_command, doctor, notify, study
 from builders.lint import lint
 from builders.rollback import rollback
 from builders.stage import Job
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
             "--repository", type=Path, default=Path("model_repository"), help="where models are published"
         )
         console.add_json_flag(command)
-    study.add_to(commands)
+    study.add_to(commands, bench_command.add_to(commands))
     return p
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
-    looking = {"bench": study.bench, "layers": study.layers, "search": study.search}
+    looking = {"bench": bench_command.run, "layers": study.layers, "search": study.search}
     return {"doctor": _doctor, "lint": _lint, "rollback": _rollback, **looking}[args.command](args)
 
 

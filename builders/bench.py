@@ -13,63 +13,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from builders.bench_figures import POOL, SLOTS, Figures, Setting, measure_lanes
 from planwright.errors import Fault, StageError
-
-SLOTS = 3  # batches in flight per stream: one copied in, one computed, one copied out
-POOL = 6  # distinct random input batches per stream
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is measured: batch size, streams, and whether CUDA graphs are used."""
-
-    batch: int
-    streams: int = 1
-    graphs: bool = True
-
-    def __str__(self) -> str:
-        return f"batch {self.batch}, {self.streams} stream{'s' * (self.streams > 1)}{', CUDA graph' if self.graphs else ''}"
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One measurement; times in milliseconds over the batches, latency from the first byte in to the last byte out."""
-
-    samples_per_s: float
-    batches: int
-    latency_min_ms: float
-    latency_max_ms: float
-    latency_mean_ms: float
-    latency_median_ms: float
-    latency_p99_ms: float
-    enqueue_ms: float
-    h2d_ms: float
-    compute_ms: float
-    d2h_ms: float
-    gpu_memory_mib: int
-    graphs: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a JSON value."""
-        return asdict(self)
 
 
 class _Lane:
     """One batch in flight: its runner, its slot, the inputs it draws from."""
 
-    def __init__(self, runner: Any, slot: Any, pool: list[dict[str, Any]], start: int) -> None:
-        self.runner, self.slot, self.pool, self.turn = runner, slot, pool, start
+    def __init__(self, runner: Any, slot: Any, pool: list[dict[str, Any]], shapes: dict[str, Any], start: int) -> None:
+        self.runner, self.slot, self.pool, self.shapes, self.turn = runner, slot, pool, shapes, start
         self.outputs: dict[str, Any] = {}
         self.first: dict[int, dict[str, Any]] = {}
         self.enqueue_ms = 0.0
 
-    def send(self, shapes: dict[str, Any]) -> None:
+    def send(self) -> None:
+        shapes = self.shapes
         self.turn = (self.turn + 1) % len(self.pool)
         self.runner.begin(self.slot)
         for name, buffer in self.pool[self.turn].items():
@@ -117,56 +80,21 @@ def measure(path: Path, setting: Setting, *, seconds: float = 2.0, warm_up_s: fl
     from planwright.trt import cuda
 
     free, _ = cuda.memory_bytes()
-    with _lanes(path, setting) as (lanes, shapes, captured):
+    with _lanes(path, setting) as (lanes, captured):
         used = free - cuda.memory_bytes()[0]
-        _drive(lanes, shapes, warm_up_s)
-        started = time.perf_counter()
-        rows = _drive(lanes, shapes, seconds)
-        elapsed = time.perf_counter() - started
+        found = measure_lanes(
+            lanes, setting.batch, seconds=seconds, warm_up_s=warm_up_s, memory_mib=used >> 20, graphs=captured
+        )
         for lane in lanes:
             for _ in range(2 * len(lane.pool)):
-                lane.send(shapes)
+                lane.send()
                 lane.receive()
                 lane.check()
-    table = np.array(rows)
-    latency, means = table[:, 0], table.mean(axis=0)
-    return Figures(
-        samples_per_s=round(len(rows) * setting.batch / elapsed, 1),
-        batches=len(rows),
-        latency_min_ms=_ms(latency.min()),
-        latency_max_ms=_ms(latency.max()),
-        latency_mean_ms=_ms(means[0]),
-        latency_median_ms=_ms(np.median(latency)),
-        latency_p99_ms=_ms(np.percentile(latency, 99)),
-        enqueue_ms=_ms(means[1]),
-        h2d_ms=_ms(means[2]),
-        compute_ms=_ms(means[3]),
-        d2h_ms=_ms(means[4]),
-        gpu_memory_mib=used >> 20,
-        graphs=captured,
-    )
-
-
-def _ms(value: Any) -> float:
-    return round(float(value), 4)
-
-
-def _drive(lanes: list[_Lane], shapes: dict[str, Any], seconds: float) -> list[tuple[float, ...]]:
-    """Keep every lane busy for a time and return a row per finished batch."""
-    rows: list[tuple[float, ...]] = []
-    for lane in lanes:
-        lane.send(shapes)
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        for lane in lanes:
-            rows.append(lane.receive())
-            lane.send(shapes)
-    rows += [lane.receive() for lane in lanes]
-    return rows
+    return found
 
 
 @contextmanager
-def _lanes(path: Path, setting: Setting) -> Iterator[tuple[list[_Lane], dict[str, Any], bool]]:
+def _lanes(path: Path, setting: Setting) -> Iterator[tuple[list[_Lane], bool]]:
     from builders.targets.trt import plugins_of
     from planwright.trt import cuda
     from planwright.trt.plan import Plan
@@ -178,10 +106,12 @@ def _lanes(path: Path, setting: Setting) -> Iterator[tuple[list[_Lane], dict[str
     profile = plans[0].choose_profile(shapes)
     pool = [_pinned(plans[0], shapes, seed) for seed in range(POOL)]
     runners = [Runner(plan, profile=profile, slots=SLOTS, timed=True) for plan in plans]
-    lanes = [_Lane(runner, slot, pool, i) for i in range(SLOTS) for runner in runners for slot in [runner.slots[i]]]
+    lanes = [
+        _Lane(runner, slot, pool, shapes, i) for i in range(SLOTS) for runner in runners for slot in [runner.slots[i]]
+    ]
     captured = setting.graphs and min([lane.runner.capture(lane.slot, shapes) for lane in lanes])
     try:
-        yield lanes, shapes, captured
+        yield lanes, captured
     finally:
         for runner in runners:
             runner.free()

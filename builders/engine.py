@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builders.source import source_file
 from builders.stage import Job, Stage, record_of
 from builders.targets import Engine
+from builders.trt import network
 from planwright.errors import Fault, StageError
 from planwright.files import read_json, write_json
 from planwright.tensors import TensorSpec
@@ -98,12 +100,18 @@ def _spec_part(job: Job) -> dict[str, Any]:
         part |= {
             "compile": job.model.compile.model_dump(exclude={"timing_cache", "architectures"}),
             "bounds": list(job.model.batch.bounds),
+            **({"calibration": job.model.calibration.model_dump()} if job.model.calibration.native else {}),
         }
     return part
 
 
 def _inputs(job: Job) -> dict[str, Path]:
-    return {job.graph_file.name: job.graph_file}
+    files = {job.graph_file.name: job.graph_file}
+    if job.model.precision == "int8" and job.model.calibration.native:
+        files["calibration.npz"] = job.export_folder / "calibration.npz"
+    if job.target.name == "tensorrt" and network.wanted(job.model):
+        files["source"] = source_file(job.model)
+    return files
 
 
 COMPILE = Stage(

@@ -20,14 +20,27 @@ from builders.stage import Job, Stage, installed
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     source = job.export_folder / "model.onnx"
     target = folder / f"model.{job.model.precision}.onnx"
-    if job.model.precision in ("fp32", "tf32"):
+    if job.model.precision in ("fp32", "tf32") or _native(job):
         shutil.copyfile(source, target)
         for part in job.export_folder.glob("model.onnx.data"):
             shutil.copyfile(part, folder / part.name)
-        return {"precision": job.model.precision}
+        return {"precision": job.model.precision, **_native_figures(job, source)}
     from builders.precision import convert
 
     return convert(job, source, target)
+
+
+def _native(job: Job) -> bool:
+    """Say whether TensorRT itself will find the INT8 ranges, so that the graph stays FP32."""
+    return job.model.precision == "int8" and job.model.calibration.native
+
+
+def _native_figures(job: Job, source: Path) -> dict[str, Any]:
+    if not _native(job):
+        return {}
+    from builders.int8 import matching
+
+    return {"calibration": "native", "kept_high": matching(source, job.model.keep_high)}
 
 
 def _spec_part(job: Job) -> dict[str, Any]:

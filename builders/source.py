@@ -106,9 +106,13 @@ class Source(ABC):
 
 def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False) -> Source:
     """Import ``builders/zoo/<name>.py`` and make its ``Model`` for this entry of config.yaml."""
-    module = importlib.import_module(f"builders.zoo.{spec.source.removeprefix('zoo/')}")
-    model: Source = module.Model(spec, root, random_weights=random_weights)
-    return model
+    return source_class(spec.source)(spec, root, random_weights=random_weights)
+
+
+def source_class(source: str) -> type[Source]:
+    """Return the class that ``zoo/<name>`` names."""
+    found: type[Source] = importlib.import_module(f"builders.zoo.{source.removeprefix('zoo/')}").Model
+    return found
 
 
 def source_file(spec: ModelSpec) -> Path:

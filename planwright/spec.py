@@ -143,6 +143,12 @@ class CalibrationSpec(_Frozen):
     """How INT8 ranges are found."""
 
     method: Annotated[Literal["minmax", "entropy"], Field(description="range finder")] = "entropy"
+    native: Annotated[
+        bool,
+        Field(
+            description="let TensorRT 8.6 calibrate by itself instead of putting Q/DQ into the graph (the older route)"
+        ),
+    ] = False
 
 
 class AcceptSpec(_Frozen):

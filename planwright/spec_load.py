@@ -225,6 +225,12 @@ class _Loader:
             why = "a plan loads only under the TensorRT that built it, and every image has another one"
             fix = f"add it, all four parts; the image knows: docker run --rm {server.image} sh -c 'dpkg -l | grep libnvinfer'"
             add([Fault("server.tensorrt is missing", f"{server.where}  server", why, fix, self._check)])
+        if self.target == "onnxruntime" and model.precision == "int8" and model.calibration.native:
+            why = (
+                "only TensorRT 8.6 has a calibrator of its own; without Q/DQ in the graph onnxruntime computes in FP32"
+            )
+            add([Fault("calibration.native is TensorRT's own", model.where("calibration", "native"), why,
+                       "leave it out for this target", self._check)])  # fmt: skip
         if self.target == "onnxruntime" and model.precision in ("fp16", "bf16", "tf32", "fp8"):
             fix = "add below the model\n  targets:\n    onnxruntime: {precision: fp32}"
             why = f"ONNX Runtime on the CPU does not compute in {model.precision}"

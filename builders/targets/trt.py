@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from builders.trt import profiles
+from builders.trt import calibrator, network, profiles
 from planwright.errors import Fault, MachineError, StageError
-from planwright.files import read_json, write_json
+from planwright.files import digest, read_json, sha256, write_json
 from planwright.golden import Arrays
 from planwright.gpu import Device, first_device
 from planwright.spec import ModelSpec, ServerSpec
@@ -119,12 +119,14 @@ class TensorRTTarget:
             {
                 "model": spec.name,
                 "graph": str(graph.resolve()),
+                "network_source": network.wanted(spec),
                 "plan": str((folder / self.filename).resolve()),
                 "layers": str((folder / "layers.json").resolve()),
                 "precision": spec.precision,
                 "kept_high": kept_high,
                 "profiles": profiles.derive(graph, spec),
                 "options": options,
+                "calibration": self._calibration(graph, spec),
                 "timing_cache": {"mode": spec.compile.timing_cache, "file": str(self._timing_cache(graph).resolve())},
             },
             folder,
@@ -153,6 +155,21 @@ class TensorRTTarget:
             raise MachineError(no_device())
         if installed_version() is None:
             raise MachineError(no_tensorrt())
+
+    def _calibration(self, graph: Path, spec: ModelSpec) -> dict[str, Any] | None:
+        """Return what TensorRT's own calibrator needs; None where the graph carries the ranges."""
+        if spec.precision != "int8" or not spec.calibration.native:
+            return None
+        samples = graph.parents[2] / "export" / "calibration.npz"
+        batch = spec.batch.fixed or min(calibrator.BATCH, spec.batch.bounds[2])
+        parts = [sha256(graph), sha256(samples), spec.calibration.method, self.version, batch]
+        cache = graph.parents[3] / "calibration" / f"{digest(parts)}.trt"
+        return {
+            "method": spec.calibration.method,
+            "samples": str(samples.resolve()),
+            "cache": str(cache.resolve()),
+            "batch": batch,
+        }
 
     def _timing_cache(self, graph: Path) -> Path:
         assert self.device is not None

@@ -94,17 +94,21 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     except TypeError:
         raise RefusedError("builder", []) from None
     network = builder.create_network(version.network_flags())
-    _fill(trt, version, network, log, job)
+    weights = _fill(trt, version, network, log, job)
     config = builder.create_builder_config()
     _configure(trt, version, config, job)
     version.hold_precision(network, config, precision, job["kept_high"])
     _profiles(builder, network, config, job["profiles"])
+    feed = _calibrate(trt, version, builder, network, config, log, job)
     version.watch(config, log._listen.progress)
     cache = timing_cache.load(config, job["timing_cache"])
     _check_device(builder, precision)
     serialized = builder.build_serialized_network(network, config)
+    del weights
+    if feed is not None:
+        feed.free()
     if serialized is None:
-        raise RefusedError("build", [])
+        raise RefusedError("build", [str(feed.error)] if feed and feed.error else [])
     plan = bytes(memoryview(serialized))
     Path(job["plan"]).write_bytes(plan)
     built_s = time.monotonic() - started
@@ -113,7 +117,35 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
 
     rows = layers.measure(plan, job, log)
     Path(job["layers"]).write_text(json.dumps(rows, indent=1))
-    return {"plan_bytes": len(plan), "build_seconds": round(built_s, 2), "tensorrt": trt.__version__}
+    figures = {"plan_bytes": len(plan), "build_seconds": round(built_s, 2), "tensorrt": trt.__version__}
+    if feed is not None:
+        figures["calibrated_batches"], figures["samples_left_out"] = feed.given, feed.left_out
+    return figures
+
+
+def _calibrate(
+    trt: Any, version: Version, builder: Any, network: Any, config: Any, log: Any, job: dict[str, Any]
+) -> Any:
+    """Let TensorRT calibrate where the job asks for that; return the feed of samples, or None."""
+    wanted = job["calibration"]
+    if wanted is None:
+        return None
+    from builders.trt.calibrator import Feed, calibrator
+
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    opt = {name: bounds["opt"] for name, bounds in job["profiles"][0].items()}
+    shapes = {t.name: [wanted["batch"], *(opt.get(t.name) or tuple(t.shape))[1:]] for t in inputs}
+    feed = Feed(Path(wanted["samples"]), shapes)
+    if not feed.batches and not Path(wanted["cache"]).exists():
+        raise RefusedError("calibrate", [f"there is no sample of the shape {shapes}"])
+    profile = None
+    if any(-1 in tuple(tensor.shape) for tensor in inputs):
+        profile = builder.create_optimization_profile()
+        for name, shape in shapes.items():
+            profile.set_shape(name, tuple(shape), tuple(shape), tuple(shape))
+    teller = calibrator(trt, wanted, feed, log._listen.progress)
+    version.calibrate(network, config, teller, profile, job["kept_high"])
+    return feed
 
 
 def _plugins(log: Any, paths: list[str]) -> None:
@@ -125,17 +157,17 @@ def _plugins(log: Any, paths: list[str]) -> None:
         raise RefusedError("plugin", [str(error)]) from None
 
 
-def _fill(trt: Any, version: Version, network: Any, log: Any, job: dict[str, Any]) -> None:
-    """Read the graph into the network, or let the model's source fill it through TensorRT's own API."""
+def _fill(trt: Any, version: Version, network: Any, log: Any, job: dict[str, Any]) -> Any:
+    """Read the graph into the network, or let the model's source fill it; returns what must live as long as the network."""
     if job.get("network_source"):
         from builders.trt.network import fill
 
-        fill(trt, network, job["network_source"])
-        return
+        return fill(trt, network, job["network_source"], Path(job["graph"]))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(job["graph"]):
         errors = [version.parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
         raise RefusedError("parse", [text for _, _, text in errors], nodes=[list(error) for error in errors])
+    return parser  # it owns the weights
 
 
 def _configure(trt: Any, version: Version, config: Any, job: dict[str, Any]) -> None:

@@ -40,6 +40,8 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
      "the precision is not there", "choose another precision, or another GPU or TensorRT", ("precision",)),
     (r"CUDA initialization failure|driver version is insufficient|no CUDA-capable device",
      "CUDA cannot be used", "install a driver that fits this TensorRT's CUDA, and look whether the GPU is visible", ()),
+    (r"calibrator of its own|calibration profile|no sample of the shape",
+     "TensorRT cannot find the INT8 ranges itself", "leave out calibration.native: the graph then carries Q/DQ", ("calibration", "native")),
     (r"hardware_compatibility|cannot strip",
      "this TensorRT lacks a compile option", "leave the option out, or use a newer TensorRT", ("compile",)),
     (r"lean runtime|getEngineHostCodeAllowed",

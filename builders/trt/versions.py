@@ -36,6 +36,14 @@ class Version:
     def hold_precision(self, network: Any, config: Any, precision: str, high: Collection[str]) -> None:
         """Nothing to do: a strongly typed network keeps the graph's types."""
 
+    def calibrate(self, network: Any, config: Any, calibrator: Any, profile: Any, high: Collection[str]) -> None:
+        """Refuse: ranges stand in the graph.
+
+        Raises:
+            LookupError: Always; strongly typed networks take no calibrator, and 11 has none.
+        """
+        raise LookupError(f"TensorRT {self.trt.__version__} has no use for a calibrator of its own")
+
     def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
         """Report progress through `tell`, which answers False to cancel; returns False where the version cannot."""
         config.progress_monitor = _monitor(self.trt, tell)
@@ -97,13 +105,28 @@ class Version8(Version):
         """
         if precision != "fp16":
             return
-        kinds = self.trt.LayerType
-        weighted = (kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY, kinds.FULLY_CONNECTED)
-        for index in range(network.num_layers):
-            layer = network.get_layer(index)
-            if layer.type in weighted and layer.name not in high:
+        for layer in self._weighted(network):
+            if layer.name not in high:
                 layer.precision = self.trt.DataType.HALF
         config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+
+    def calibrate(self, network: Any, config: Any, calibrator: Any, profile: Any, high: Collection[str]) -> None:
+        """Let TensorRT find the ranges itself, at the shapes of `profile` (None for a graph of fixed shapes).
+
+        INT8 is preferred, not obeyed: a product of two activations has no INT8 kernel here.
+        """
+        for layer in self._weighted(network):
+            layer.precision = self.trt.DataType.FLOAT if layer.name in high else self.trt.DataType.INT8
+        config.set_flag(self.trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+        config.int8_calibrator = calibrator
+        if profile is not None and not config.set_calibration_profile(profile):
+            raise LookupError(f"TensorRT {self.trt.__version__} does not take the calibration profile")
+
+    def _weighted(self, network: Any) -> list[Any]:
+        kinds = self.trt.LayerType
+        weighted = (kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY, kinds.FULLY_CONNECTED)
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        return [layer for layer in layers if layer.type in weighted]
 
     def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
         """There is no progress monitor."""

@@ -105,7 +105,7 @@ def _normalise(image: Any) -> Any:
     import torch
 
     scaled = image.to(torch.float32).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=image.device).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
     return (scaled - mean) / std
 
 

@@ -10,8 +10,14 @@ import importlib
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from planwright.golden import Golden, Group
 
 OPTIONS = {
     "optimization_level": 3, "workspace_mib": 64, "sparse_weights": True, "refit": True, "version_compatible": True,
@@ -56,6 +62,7 @@ def main() -> None:
             "progress": progress(version),
             "configured": {precision: configured(trt, version, precision) for precision in ("fp32", "tf32", "int8")},
             "said_no": said_no(version),
+            "calibrated": calibrated(trt),
             "log": log(trt),
             "calls_back": calls_back(trt),
         }
@@ -150,6 +157,7 @@ def said_no(version: Any) -> list[str]:
     options: dict[str, Callable[[], None]] = {
         "strip": lambda: version.strip(config),
         "same_compute_capability": lambda: version.hardware_compatibility(config, "same_compute_capability"),
+        "calibrate": lambda: version.calibrate(Network(), config, None, None, ()),
     }
     refused = []
     for name, ask in options.items():
@@ -158,6 +166,36 @@ def said_no(version: Any) -> list[str]:
         except LookupError:
             refused.append(name)
     return refused
+
+
+class Network:
+    """Stands for a network of no layers, which cannot be made here."""
+
+    num_layers = 0
+
+
+def calibrated(trt: Any) -> dict[str, Any] | None:
+    """Construct the real calibrator and call it as TensorRT would; None where the version has none."""
+    from builders.trt.calibrator import Feed, calibrator
+
+    if not hasattr(trt, "IInt8EntropyCalibrator2"):
+        return None
+    told: list[list[Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        samples, cache = Path(folder) / "calibration.npz", Path(folder) / "new" / "ranges.trt"
+        rows = Group({"image": np.zeros((11, 8, 8), np.uint8)}, {})
+        Golden((rows,)).save(samples)
+        feed = Feed(samples, {"image": [4, 8, 8]})
+        assert (len(feed.batches), feed.left_out) == (2, 3)
+        made = calibrator(trt, {"method": "entropy", "cache": str(cache)}, feed, lambda *step: told.append([*step]))
+        before = made.read_calibration_cache()
+        made.write_calibration_cache(b"TRT-8600-EntropyCalibration2")
+        feed._given = len(feed.batches) - 2
+        told.clear()
+        feed.next = lambda names: None  # type: ignore[method-assign]  # there is no GPU to feed
+        last = made.get_batch(["image"])
+        after = made.read_calibration_cache()
+        return {"batch": made.get_batch_size(), "before": before, "after": after.decode(), "told": told, "last": last}
 
 
 def log(trt: Any) -> str:

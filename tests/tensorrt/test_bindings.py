@@ -23,11 +23,20 @@ WHEELS = {
     "10.16": ("tensorrt_cu12_bindings", "10.16.1.11"),
     "11.4": ("tensorrt_cu13_bindings", "11.4.0.106"),
 }
-MODULES = ("builders/trt/versions.py", "builders/trt/build.py", "builders/trt/layers.py", "planwright/trt/plan.py")
+MODULES = (
+    "builders/trt/versions.py",
+    "builders/trt/build.py",
+    "builders/trt/layers.py",
+    "builders/trt/calibrator.py",
+    "builders/zoo/digits_api.py",
+    "planwright/trt/plan.py",
+)
 # reached by getattr over words in build.py, where no chain can be read
 BY_WORD = {"SPARSE_WEIGHTS", "REFIT", "VERSION_COMPATIBLE"}
 # read from the module-level function that only `watch` of 10 and later calls
 NOT_IN_8 = {"IProgressMonitor.__init__", "IProgressMonitor"}
+# read from the calibrator, which only `calibrate` of 8.6 takes
+NOT_IN_11 = {"IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator"}
 
 
 class Call(NamedTuple):
@@ -59,6 +68,23 @@ CALLS = (
     Call("ILayer", "name", None),
     Call("ILayer", "type", None),
     Call("ILayer", "precision", None, last=10),
+    Call("IBuilderConfig", "int8_calibrator", None, last=10),
+    Call("IBuilderConfig", "set_calibration_profile", 1, last=10),
+    Call("INetworkDefinition", "add_input", 3),
+    Call("INetworkDefinition", "add_cast", 2),
+    Call("INetworkDefinition", "add_scale", 5),
+    Call("INetworkDefinition", "add_shuffle", 1),
+    Call("INetworkDefinition", "add_convolution_nd", 5),
+    Call("INetworkDefinition", "add_activation", 2),
+    Call("INetworkDefinition", "add_pooling_nd", 3),
+    Call("INetworkDefinition", "add_constant", 2),
+    Call("INetworkDefinition", "add_matrix_multiply", 4),
+    Call("INetworkDefinition", "add_elementwise", 3),
+    Call("INetworkDefinition", "mark_output", 1),
+    Call("IShuffleLayer", "reshape_dims", None),
+    Call("IConvolutionLayer", "padding_nd", None),
+    Call("IPoolingLayer", "stride_nd", None),
+    Call("IPoolingLayer", "get_output", 1),
     Call("IBuilderConfig", "builder_optimization_level", None),
     Call("IBuilderConfig", "profiling_verbosity", None),
     Call("IBuilderConfig", "default_device_type", None),
@@ -112,6 +138,7 @@ RECEIVERS = {
                               "parser": "OnnxParser", "profile": "IOptimizationProfile", "tensor": "ITensor"},
     "builders/trt/versions.py": {"config": "IBuilderConfig", "network": "INetworkDefinition", "error": "ParserError",
                                  "layer": "ILayer"},
+    "builders/zoo/digits_api.py": {"network": "INetworkDefinition", "pool": "IPoolingLayer"},
     "builders/trt/timing_cache.py": {"config": "IBuilderConfig", "cache": "ITimingCache", "others": "ITimingCache",
                                      "loaded.cache": "ITimingCache"},
     "planwright/trt/plan.py": {"self._runtime": "Runtime", "self.engine": "ICudaEngine", "engine": "ICudaEngine"},
@@ -129,7 +156,7 @@ def used(major: int) -> list[str]:
     """Return every chain that our code reaches on one major version."""
     found = {use.name for module in MODULES for use in chains(source(module)) if major in use.majors}
     found |= {f"BuilderFlag.{word}" for word in BY_WORD}
-    return sorted(found - NOT_IN_8 if major == 8 else found)
+    return sorted(found - {8: NOT_IN_8, 11: NOT_IN_11}.get(major, set()))
 
 
 def ask(environ: dict[str, str], chains: list[str], calls: list[Call]) -> dict[str, Any]:
@@ -195,9 +222,25 @@ def test_the_configuration_runs_over_the_real_flags(
     assert set(answer["configured"]["int8"]) == always | by_flag
 
 
+def test_the_calibrator_feeds_and_remembers(binding: tuple[str, dict[str, str]], answer: dict[str, Any]) -> None:
+    had = {
+        "batch": 4,
+        "before": None,
+        "after": "TRT-8600-EntropyCalibration2",
+        "told": [["calibrating", 1, 2]],
+        "last": None,
+    }
+    assert answer["calibrated"] == (had if major_of(binding[0]) < 11 else None)
+
+
 def test_what_a_version_lacks_is_refused_in_words(binding: tuple[str, dict[str, str]], answer: dict[str, Any]) -> None:
-    lacks = {"8.6": ["strip", "same_compute_capability"], "10.0": ["same_compute_capability"]}
-    assert answer["said_no"] == lacks.get(binding[0], [])
+    lacks = {
+        "8.6": ["strip", "same_compute_capability"],
+        "10.0": ["same_compute_capability", "calibrate"],
+        "10.16": ["calibrate"],
+        "11.4": ["calibrate"],
+    }
+    assert answer["said_no"] == lacks[binding[0]]
 
 
 def test_the_plan_module_imports_and_keeps_errors(answer: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Out     proof of the edges and types, and that ONNX Runtime still answers the sa
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from builders import keep_high, low_float, residual
+from builders.keep_high_engine import confirm
 from tests._project import Project
 from tests.tensorrt.conftest import job_of
 
@@ -180,6 +182,26 @@ def test_the_fewest_nodes_that_meet_the_gate(project: Project) -> None:
     assert found.keep_high == sorted(found.errors, key=lambda name: -found.errors[name])[: len(found.keep_high)]
     assert found.before < 0.99999 <= found.after
     assert 0 < found.cost <= 1
+
+
+def test_the_engine_confirms_the_list_and_its_cost(project: Project) -> None:
+    found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
+    said: list[str] = []
+    held = confirm(job_of(project, "onnxruntime"), found, said.append)
+    assert held.keep_high[: len(found.keep_high)] == found.keep_high
+    assert "meets the gate" in said[-1]
+    assert min(held.before_per_s, held.after_per_s) > 0
+    assert held.builds >= 2
+    assert not list((project.folder / "build/digits/graph").glob(".search-*")), "trials are not left behind"
+
+
+def test_an_engine_that_rounds_more_gets_a_longer_list(project: Project) -> None:
+    found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
+    short = dataclasses.replace(found, keep_high=[])
+    said: list[str] = []
+    held = confirm(job_of(project, "onnxruntime"), short, said.append)
+    assert "misses" in said[0]
+    assert len(held.keep_high) >= len(found.keep_high)
 
 
 @pytest.mark.parametrize("least", range(6))

@@ -1,0 +1,67 @@
+"""Step 'routes' of h100.py: the other ways into a plan, and PyTorch beside it.
+
+In      graphs prepared for a network built by its source, for native calibration, for the search; an interpreter with PyTorch.
+Out     a row each; PyTorch's speed and the plan's in one run of ``python -m builders bench``.
+
+PyTorch may live in another interpreter than TensorRT: the environment variable TORCH_PYTHON names it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks._h100 import BUILD, CONFIG, ROOT, Step, build_model
+
+SCORE_LOST, TIMEOUT_S = 0.005, 420
+
+
+def routes(step: Step) -> None:
+    """Build, compare, search."""
+    scores = {}
+    for name in ("digits_fp32", "digits_api", "digits_native"):
+        report = build_model(name)
+        step.require(report["status"] != "failed", f"{name} is built and verified")
+        step.row(
+            route=name,
+            status=report["status"],
+            faults=report["errors"],
+            verify=report["verify"],
+            realised=report["realised"],
+        )
+        scores[name] = float(report["verify"].get("score", {}).get("accuracy", 0.0))
+    for name in ("digits_api", "digits_native"):
+        step.figure(f"accuracy lost by {name}", scores["digits_fp32"] - scores[name], "<=", SCORE_LOST)
+    _torch(step)
+    found = _builders("search", "minilm_int8", "--engine")
+    step.row(search="minilm_int8", keep_high=found["keep_high"], engine=found["engine"])
+
+
+def _torch(step: Step) -> None:
+    python = os.environ.get("TORCH_PYTHON", sys.executable)
+    flags = ["--batch", "1,128", "--streams", "1", "--seconds", "1", "--torch", "--torch-python", python]
+    rows = _builders("bench", "resnet50_fp16", *flags)["rows"]
+    for row in rows:
+        step.row(**{key: value for key, value in row.items() if key != "rounds"})
+    for batch in (1, 128):
+        ours = max(
+            row["samples_per_s"] for row in rows if row["batch"] == batch and row["engine"].startswith("tensorrt")
+        )
+        theirs = max(
+            row["samples_per_s"] for row in rows if row["batch"] == batch and row["engine"].startswith("torch")
+        )
+        step.figure(f"plan over the fastest of PyTorch, batch {batch}", ours / theirs, ">=", 1.0)
+
+
+def _builders(command: str, *words: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "builders", command, *words, "--config", str(CONFIG), "--build", str(BUILD), "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{command} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
