@@ -32,7 +32,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
                 "the graph is too new for the target",
                 job.model.where("export", "opset"),
                 why,
-                f"set export.opset to {job.target.max_opset}",
+                _older(job, exported.get("opset", 0)),
             ),
         )
     figures = job.target.compile(job.graph_file, folder, job.model)
@@ -44,6 +44,13 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
         {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]},
     )
     return figures
+
+
+def _older(job: Job, exported: int) -> str:
+    """Return what makes the graph old enough: the export's opset, or the precision where that raised it."""
+    if exported <= job.target.max_opset:
+        return f"choose another precision than {job.model.precision}, or a TensorRT that reads the opset"
+    return f"set export.opset to {job.target.max_opset}"
 
 
 def read_tensors(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:

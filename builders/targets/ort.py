@@ -78,7 +78,7 @@ class OnnxRuntimeTarget:
 
 
 def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: str = "all") -> Any:
-    """Return an ``onnxruntime.InferenceSession`` on the CPU, optimised up to `level` (``all`` or ``extended``).
+    """Return an ``onnxruntime.InferenceSession`` on the CPU, optimised up to `level` (``basic``, ``extended`` or ``all``).
 
     Raises:
         StageError: ONNX Runtime refuses the file; the fault says why in plain words.
@@ -87,8 +87,8 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    if level == "extended":
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    levels = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, levels[level])
     options.log_severity_level = 4  # its errors come back as exceptions; the log would tell them twice
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

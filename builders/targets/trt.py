@@ -27,9 +27,9 @@ from planwright.tensors import TensorSpec
 PACKAGES = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
 UNKNOWN = "unknown"
 PLUGINS = "plugins.json"
-# newest opset that each major version's parser reads (onnx-tensorrt docs/operators.md for 8.6 and 10.0; TensorRT's ONNX opset
+# newest opset that each version's parser reads (onnx-tensorrt docs/operators.md for 8.6, 10.0 and 10.15; TensorRT's ONNX opset
 # guide for 11); the first that is not above the version counts
-OPSETS = ((11, 25), (10, 20), (0, 17))
+OPSETS = (((11, 0), 25), ((10, 15), 24), ((10, 0), 20), ((0, 0), 17))
 
 
 class TrtEngine:
@@ -85,8 +85,8 @@ class TensorRTTarget:
     @property
     def max_opset(self) -> int:
         """Newest opset that this version's parser reads; 17 where the version is not known."""
-        major = int(self.version.split(".")[0]) if self.version != UNKNOWN else 0
-        return next(opset for least, opset in OPSETS if major >= least)
+        number = tuple(int(part) for part in self.version.split(".")[:2]) if self.version != UNKNOWN else (0, 0)
+        return next(opset for least, opset in OPSETS if number >= least)
 
     def key(self) -> str:
         """Return ``trt8.6.0-sm90``."""
