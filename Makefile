@@ -10,16 +10,19 @@ VENV := .venv/bin
 LOOKER := $(firstword $(foreach name,$(PYTHON) python3 python3.12 python3.11,$(shell command -v $(name) 2>/dev/null)))
 PREPARE = $(if $(LOOKER),$(LOOKER) deploy/setup/prepare.py $(if $(PYTHON),--python $(PYTHON)),sh deploy/setup/no_python.sh)
 
-.PHONY: help setup setup-serve check demo test lint clean
+.PHONY: help setup setup-serve setup-tensorrt check demo test lint clean
 
 help: ## say what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | while IFS= read -r line; do printf '  make %-12s %s\n' "$${line%%:*}" "$${line##*## }"; done
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | while IFS= read -r line; do printf '  make %-14s %s\n' "$${line%%:*}" "$${line##*## }"; done
 
 setup: ## install everything into .venv, .venv-server and .tritonserver
 	@$(PREPARE)
 
 setup-serve: ## install only what compile, publish, serve and the clients need (Python 3.10 will do)
 	@$(PREPARE) --serve-only
+
+setup-tensorrt: ## add TensorRT to what is set up, on a machine with a GPU (TENSORRT=10.16.1.11 names the version)
+	@$(if $(LOOKER),$(LOOKER) deploy/setup/add_tensorrt.py $(if $(TENSORRT),--version '$(TENSORRT)') $(if $(FORCE),--force),sh deploy/setup/no_python.sh)
 
 check: ## say whether this machine is ready for make setup
 	@$(PREPARE) --check

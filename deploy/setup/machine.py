@@ -30,6 +30,12 @@ print("%d.%d" % sys.version_info[:2]); print(sys.version.split()[0])
 print(int(all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))))
 print(sysconfig.get_config_var("INSTSONAME") or ""); print(sysconfig.get_config_var("LIBDIR") or "")
 """
+# In the environment's Python, which can import our own look at libcuda; in a child, because a driver may crash it.
+GPU_PROBE = """
+from planwright.gpu import first_device
+found = first_device()
+print(found.name if found else ""); print(found.cuda if found else "")
+"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,14 @@ class Python:
     def is_fit(self) -> bool:
         """True where nothing but the version could be against it."""
         return self.has_venv and self.has_library
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that is used: its name, and the CUDA that its driver speaks, such as ``13.0``."""
+
+    name: str
+    cuda: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,14 @@ def has_shared_library(minor: str, name: str, folder: str) -> bool:
     """Say whether the libpython that the server's stubs load is there; Debian keeps it in a package of its own."""
     places = [Path(folder), Path(folder) / "x86_64-linux-gnu", SYSTEM_LIBRARIES]
     return ".so" in name and any(list(place.glob(f"libpython{minor}.so*")) for place in places)
+
+
+def find_gpu(python: Path, root: Path) -> Gpu | None:
+    """Return the GPU that libcuda shows; None without one."""
+    command = [str(python), "-c", GPU_PROBE]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    name, cuda = [*done.stdout.split("\n"), "", ""][:2]
+    return Gpu(name, cuda) if name else None
 
 
 def problems(found: Python | None, serve_only: bool, root: Path) -> list[Missing]:

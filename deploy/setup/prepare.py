@@ -3,6 +3,8 @@
 In      any Python 3 that ``make`` found (it only looks for the right one), the files in constraints/.
 Out     ``.venv`` (everything), ``.venv-server`` (the server's stubs, numpy 1.26), ``.tritonserver`` (the wheel, unpacked).
 
+Where libcuda shows a GPU and TensorRT is missing, a set-up that did something ends by naming add_tensorrt.py's target.
+
 Standard library only: it runs before anything is installed. A part gets its stamp, the hash of what it was made from, when it
 is complete: a second run does nothing, and after a kill an unstamped part is made anew from pip's cache of downloads.
 """
@@ -17,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import machine
@@ -24,13 +27,15 @@ import machine
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_WHEEL = "nvidia-pytriton==0.7.0"  # carries tritonserver 2.51, the newest on the package index
 SHOW_BYTES = 20e6  # smaller downloads are not worth a line
+# what pip says around a failure and no one needs
+NOISE = re.compile(r"\s*(note: This|hint: |\[end of output\]|WARNING: Location)|[\s*]*$")
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def main(argv: list[str]) -> int:
     """Set up; ``--serve-only`` makes what compile and serve need, also on Python 3.10."""
     args = parser().parse_args(argv)
-    locks = {ROOT / ".venv": lock_file(args.serve_only), ROOT / ".venv-server": ROOT / "constraints" / "server.txt"}
+    locks = {ROOT / ".venv": lock_file(args.serve_only), ROOT / ".venv-server": server_lock(args.serve_only)}
     if not args.python and not args.check and is_complete(locks):
         return 0
     found = machine.find_python(args.python, args.serve_only)
@@ -70,6 +75,11 @@ def lock_file(serve_only: bool) -> Path:
     return ROOT / "constraints" / ("py310.txt" if serve_only else "py311.txt")
 
 
+def server_lock(serve_only: bool) -> Path:
+    """Return what ``.venv-server`` is made from: the onnxruntime of ``.venv``, which builds what this one serves."""
+    return ROOT / "constraints" / ("server310.txt" if serve_only else "server.txt")
+
+
 def is_complete(locks: dict[Path, Path]) -> bool:
     """Say whether every part is there, made from what constraints/ says today."""
     environments = all(
@@ -86,6 +96,18 @@ def install(found: machine.Python, locks: dict[Path, Path]) -> None:
     if locks[ROOT / ".venv"].name == "py311.txt":
         say(torch_build(ROOT / ".venv"))
     say("set up")
+    gpu = None if has_tensorrt(locks) else machine.find_gpu(ROOT / ".venv" / "bin" / "python", ROOT)
+    if gpu:
+        say(f"a GPU is here ({gpu.name}): make setup-tensorrt adds TensorRT")
+
+
+def has_tensorrt(folders: Iterable[Path]) -> bool:
+    """Say whether TensorRT is in all environments, and cuda-python still as ``make setup-tensorrt`` left it."""
+    return all(
+        list(folder.glob("lib/python*/site-packages/tensorrt/__init__.py"))
+        and tensorrt_stamp(folder).partition("\n")[0] in ("", stamp(folder))
+        for folder in folders
+    )
 
 
 def environment(folder: Path, lock: Path, found: machine.Python) -> None:
@@ -148,9 +170,20 @@ def stamp_file(folder: Path) -> Path:
     return folder / ".planwright-stamp"
 
 
+def stamp(folder: Path) -> str:
+    """Return what `folder` was completed from, "" where it was not."""
+    return stamp_file(folder).read_text() if stamp_file(folder).exists() else ""
+
+
+def tensorrt_stamp(folder: Path) -> str:
+    """Return what add_tensorrt.py left there: the environment's own stamp of then, and what was added; "" without."""
+    file = folder / ".planwright-tensorrt"
+    return file.read_text() if file.exists() else ""
+
+
 def is_stamped(folder: Path, wanted: str) -> bool:
     """Say whether `folder` was completed from `wanted`."""
-    return stamp_file(folder).exists() and stamp_file(folder).read_text() == wanted
+    return stamp(folder) == wanted
 
 
 class one_at_a_time:  # noqa: N801 - a context manager is named like the function that it replaces
@@ -165,8 +198,8 @@ class one_at_a_time:  # noqa: N801 - a context manager is named like the functio
         self.file.close()
 
 
-def run(command: list[str]) -> float:
-    """Run, showing large downloads as they begin; return the bytes downloaded. On failure show the end and stop."""
+def run(command: list[str], fix: str = "see the lines above (network, disk?), then make setup again") -> float:
+    """Run, showing large downloads as they begin; return the bytes downloaded. On failure show the end, `fix`, and stop."""
     environment = {
         **os.environ,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -182,10 +215,8 @@ def run(command: list[str]) -> float:
             lines.append(line.rstrip())
             total += shown(line)
     if process.returncode:
-        tail = "\n".join(f"  {text}" for text in lines[-15:])
-        say(
-            f"error: {' '.join(command)} failed\n{tail}\n  fix    see the lines above (network, disk?), then make setup again"
-        )
+        tail = "\n".join(f"  {text}" for text in [text for text in lines if not NOISE.match(text)][-15:])
+        say(f"error: {' '.join(command)} failed\n{tail}\n  fix    {fix}")
         raise SystemExit(machine.EXIT_MACHINE)
     return total
 

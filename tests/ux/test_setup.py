@@ -150,7 +150,7 @@ def locked(name: str) -> dict[str, str]:
     return {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in lines}
 
 
-@pytest.mark.parametrize("name", ["py310.txt", "py311.txt", "server.txt", "cuda.txt", "autocast.txt"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "constraints").glob("*.txt")))
 def test_constraints_are_plain_and_sorted(name: str) -> None:
     names = [
         line.lower() for line in (ROOT / "constraints" / name).read_text().splitlines() if not line.startswith("#")
@@ -178,10 +178,13 @@ def test_the_running_environment_is_the_locked_one() -> None:
     from importlib.metadata import version
 
     lock = locked("py311.txt" if sys.version_info >= (3, 11) else "py310.txt")
-    other = {name: version(name) for name, wanted in lock.items() if version(name).partition("+")[0] != wanted}
-    assert not other
+    # make setup-tensorrt brings the cuda-python that fits an older driver
+    beside = locked("tensorrt-cu12.txt") if (Path(sys.prefix) / ".planwright-tensorrt").exists() else {}
+    found = {name: version(name).partition("+")[0] for name in lock}
+    assert not {name: here for name, here in found.items() if here not in (lock[name], beside.get(name))}
 
 
 def test_the_stubs_never_get_numpy_2() -> None:
-    assert locked("server.txt")["numpy"].startswith("1.26.")
-    assert locked("server.txt")["onnxruntime"] == locked("py311.txt")["onnxruntime"]
+    for server, project in (("server.txt", "py311.txt"), ("server310.txt", "py310.txt")):
+        assert locked(server)["numpy"].startswith("1.26.")
+        assert locked(server)["onnxruntime"] == locked(project)["onnxruntime"]
