@@ -1,4 +1,4 @@
-"""``python -m loadtest``: sweep instances, re-make a report.
+"""``python -m loadtest``: sweep settings, find the best one under an SLO, re-make, compare and export reports.
 
 In      the command line.
 Out     a table, runs/<id>/report.json and report.html; exit code 0 done, 1 failed or wrong answers, 2 bad usage, 3 no server.
@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest import _report
+from loadtest import _compare, _export, _point_args, _referee, _report
 from planwright import console
-from planwright.errors import EXIT_OK, Fault, SpecError
+from planwright.errors import EXIT_OK
 from planwright.files import read_json
 
 
@@ -20,37 +20,20 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
     p = console.Parser(prog="python -m loadtest", description="Measure served models. Scenarios: locust -f loadtest/")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    sweep = commands.add_parser("sweep", help="throughput and latency for each number of model instances")
+    sweep = commands.add_parser("sweep", help="throughput and latency for each setting of a grid")
     sweep.add_argument("model", metavar="MODEL")
-    sweep.add_argument(
-        "--instances", type=_numbers, default=(1, 2, 4), metavar="1,2,4", help="numbers of instances (default: 1,2,4)"
-    )
+    _point_args.add_axes(sweep, instances=(1, 2, 4), told="as published")
     sweep.add_argument("--users", type=int, default=8, help="requests in flight (default: %(default)s)")
-    sweep.add_argument("--protocol", choices=("http", "grpc"), default="grpc")
-    sweep.add_argument("--batch", type=int, default=1, help="samples per request (default: %(default)s)")
-    sweep.add_argument("--duration-s", type=float, default=4.0, help="length of one measurement (default: %(default)s)")
-    sweep.add_argument(
-        "--warmup-s",
-        type=float,
-        default=1.0,
-        help="start of each measurement that does not count (default: %(default)s)",
-    )
-    sweep.add_argument(
-        "--repeats", type=int, default=3, help="measurements per point, interleaved (default: %(default)s)"
-    )
-    sweep.add_argument(
-        "--repository", type=Path, default=Path("model_repository"), help="where the model is published; only read"
-    )
-    sweep.add_argument(
-        "--server",
-        metavar="URL",
-        help="use this server (explicit mode) instead of one of its own; its config is restored",
-    )
-    sweep.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run records")
-    console.add_json_flag(sweep)
+    _point_args.add_load(sweep, duration_s=4.0, repeats=3)
+    tune = commands.add_parser("tune", help="the setting with the most throughput within an SLO")
+    tune.add_argument("model", metavar="MODEL")
+    _point_args.add_tune(tune)
     again = commands.add_parser("report", help="make report.html again from report.json")
     again.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder below runs/, or a report.json")
     console.add_json_flag(again)
+    _compare.add_commands(commands)
+    _export.add_command(commands)
+    _referee.add_command(commands)
     return p
 
 
@@ -58,10 +41,16 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
+    if args.command in ("compare", "baseline", "export", "referee"):
+        return int(args.main(args))
     if args.command == "sweep":
         from loadtest import _sweep
 
         return _sweep.main(args)
+    if args.command == "tune":
+        from loadtest import _tune
+
+        return _tune.main(args)
     made = []
     for run in args.runs:
         made.append(str(_report.remake(run)))
@@ -71,18 +60,6 @@ def main(argv: Sequence[str]) -> int:
             [{"html": path, "verdict": read_json(Path(path).with_name("report.json"))["verdict"]} for path in made]
         )
     return EXIT_OK
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or any(number < 1 or number > 64 for number in found) or len(set(found)) < len(found):
-        raise SpecError(
-            Fault(f"--instances {text}", why="numbers of instances are 1 to 64, each once", fix="--instances 1,2,4")
-        )
-    return found
 
 
 if __name__ == "__main__":

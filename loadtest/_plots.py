@@ -24,6 +24,8 @@ _STYLE = {
 
 def run(report: dict[str, Any]) -> dict[str, str]:
     """Draw a run: latency distribution, time series, server split, batch sizes."""
+    if report["kind"] == "tune":
+        return tune(report)
     rows = [row for row in report["models"] if row["histogram"]]
     plots = {}
     if rows:
@@ -40,12 +42,29 @@ def run(report: dict[str, Any]) -> dict[str, str]:
 
 
 def sweep(report: dict[str, Any]) -> dict[str, str]:
-    """Draw a sweep: throughput and latency against the number of instances."""
-    return (
-        {"sweep_throughput": _draw(_sweep_throughput, report), "sweep_latency": _draw(_sweep_latency, report)}
-        if report["points"]
-        else {}
-    )
+    """Draw a sweep: throughput and latency of each point, and one against the other."""
+    from loadtest import _point_plots as points
+
+    shown = [point for point in report["points"] if not point.get("refused")]
+    if not shown:
+        return {}
+    return {
+        "sweep_throughput": _draw(points.throughput, shown),
+        "sweep_latency": _draw(points.latency, shown),
+        "sweep_both": _draw(points.both, shown, "p99_us", None),
+    }
+
+
+def tune(report: dict[str, Any]) -> dict[str, str]:
+    """Draw a tune: throughput against latency of all that was tried and of what was measured anew, and the SLO."""
+    from loadtest import _point_plots as points
+
+    key, limit_us = f"{report['slo']['percentile']}_us", report["slo"]["limit_us"]
+    shown = [point for point in report["points"] if point["throughput_per_s"]["mean"]]
+    plots = {"tune_tried": _draw(points.both, shown, key, limit_us)} if shown else {}
+    if report["finals"]:
+        plots["tune_finals"] = _draw(points.throughput, report["finals"])
+    return plots
 
 
 @contextmanager
@@ -128,7 +147,7 @@ def _throughput(axes: Any, rows: list[dict[str, Any]], warmup_s: float) -> None:
     for colour, row in zip(COLOURS * 9, rows, strict=False):
         whole = row["series"][:-1] or row["series"]  # the last second is cut short
         axes.plot(
-            [s["t_s"] for s in whole], [s["answers"] * row["batch"] for s in whole], color=colour, label=_label(row)
+            [s["t_s"] for s in whole], [s["answers"] * row["batch"] / s["width_s"] for s in whole], color=colour, label=_label(row)
         )
     _warm(axes, warmup_s)
     axes.set_ylabel("infer/sec")
@@ -179,42 +198,6 @@ def _batches(axes: Any, server: dict[str, Any]) -> None:
     axes.set_xlabel("samples in one execution")
     axes.set_ylabel("executions")
     axes.legend()
-
-
-def _sweep_throughput(axes: Any, report: dict[str, Any]) -> None:
-    axes.set_title("Throughput")
-    _against_instances(axes, report, "throughput_per_s", 1.0)
-    axes.set_ylabel("infer/sec")
-    axes.set_ylim(bottom=0)
-
-
-def _sweep_latency(axes: Any, report: dict[str, Any]) -> None:
-    axes.set_title("Latency")
-    for index, key in enumerate(("p50_us", "p99_us")):
-        _against_instances(axes, report, key, 1e-3, COLOURS[index], key.removesuffix("_us"))
-    axes.set_ylabel("ms")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-
-
-def _against_instances(
-    axes: Any, report: dict[str, Any], key: str, unit: float, colour: str = COLOURS[0], label: str = ""
-) -> None:
-    points = report["points"]
-    places = range(len(points))
-    middle = [point[key]["mean"] * unit for point in points]
-    spread = [point[key]["half_width"] * unit for point in points]
-    axes.errorbar(places, middle, yerr=spread, color=colour, marker="o", capsize=4, label=label)
-    for place, point in zip(places, points, strict=True):
-        axes.plot(
-            [place] * len(point[key]["values"]),
-            [value * unit for value in point[key]["values"]],
-            ".",
-            color="#94a3b8",
-            markersize=4,
-        )
-    axes.set_xticks(list(places), [str(point["instances"]) for point in points])
-    axes.set_xlabel("instances; bars: 95% interval, dots: single repeats")
 
 
 def _plain_ticks(axis: Any) -> None:

@@ -1,10 +1,11 @@
 """Every latency of a run, at full resolution, from any number of processes.
 
 In      one call per request.
-Out     `Track` per model and protocol: an HdrHistogram (3 digits from 1 µs to an hour), a row per second, errors.
+Out     `Track` per model and protocol: HdrHistograms (3 digits from 1 µs to an hour), a bounded time series, counts, errors.
 
 locust's own numbers are rounded (1 ms below 100 ms), so they are not used. A worker's record travels to the master with
-locust's own reports and is merged there without loss.
+locust's own reports and is merged there without loss. Moments are those of the monotonic clock, placed on the wall clock
+once per run, so that a step of the wall clock changes nothing. Nothing here grows with the length of a run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
+from loadtest._series import Series
+
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
+MOST_ERRORS, OTHER = 50, "other errors"
+COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window")
+
+clock = time.perf_counter
 
 
 def histogram() -> Any:
@@ -30,88 +37,120 @@ class Track:
     """What happened to one model over one protocol.
 
     Attributes:
-        latencies: Of successful requests that started after the warm-up, in µs.
-        seconds: Second since the start → latencies in µs (rounded to 3 digits) → count; warm-up included.
-        requests, failures, wrong, checked: Counts over the whole run.
-        measured, measured_failures: Requests after the warm-up.
+        latencies: Of successful requests that began after the warm-up, in µs; from the moment they were due in an open loop.
+        service: Of the same requests, from the moment they were sent.
+        series: Answers, failures and latencies over time, warm-up included.
+        sent, requests: Requests that went out, and those that ended, over the whole run.
+        cancels: Requests that were cut off with their user; neither answered nor missed.
+        failures, wrong, checked: Counts over the whole run.
+        measured: Requests that began after the warm-up.
+        in_window: Successful ones of them that ended before the load did: what throughput is made of.
         errors: Text → count.
     """
 
     latencies: Any = field(default_factory=histogram)
-    seconds: dict[int, Counter[int]] = field(default_factory=dict)
-    failed_seconds: Counter[int] = field(default_factory=Counter)
+    service: Any = field(default_factory=histogram)
+    series: Series = field(default_factory=Series)
+    sent: int = 0
+    cancels: int = 0
     requests: int = 0
     failures: int = 0
     wrong: int = 0
     checked: int = 0
     measured: int = 0
+    in_window: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     def encode(self) -> dict[str, Any]:
         """Return a value that msgpack and JSON carry."""
         return {
             "latencies": self.latencies.encode().decode("ascii"),
-            "seconds": {str(second): {str(us): n for us, n in row.items()} for second, row in self.seconds.items()},
-            "failed_seconds": {str(second): n for second, n in self.failed_seconds.items()},
-            "counts": [self.requests, self.failures, self.wrong, self.checked, self.measured],
+            "service": self.service.encode().decode("ascii"),
+            "series": self.series.encode(),
+            "counts": [getattr(self, name) for name in COUNTS],
             "errors": dict(self.errors),
         }
 
     def add(self, encoded: dict[str, Any]) -> None:
         """Merge what another process encoded."""
         self.latencies.decode_and_add(encoded["latencies"].encode("ascii"))
-        for second, row in encoded["seconds"].items():
-            self.seconds.setdefault(int(second), Counter()).update({int(us): n for us, n in row.items()})
-        self.failed_seconds.update({int(second): n for second, n in encoded["failed_seconds"].items()})
-        requests, failures, wrong, checked, measured = encoded["counts"]
-        self.requests += requests
-        self.failures += failures
-        self.wrong += wrong
-        self.checked += checked
-        self.measured += measured
-        self.errors.update(encoded["errors"])
+        self.service.decode_and_add(encoded["service"].encode("ascii"))
+        self.series.add(Series.decode(encoded["series"]))
+        for name, count in zip(COUNTS, encoded["counts"], strict=True):
+            setattr(self, name, getattr(self, name) + count)
+        for text, count in encoded["errors"].items():
+            self.note(text, count)
+
+    def note(self, text: str, count: int = 1) -> None:
+        """Count an error; a server that words each one anew does not fill the memory."""
+        self.errors[text if text in self.errors or len(self.errors) < MOST_ERRORS else OTHER] += count
 
 
 class Recorder:
-    """All tracks of this process."""
+    """All tracks of this process.
+
+    Attributes:
+        started, warm_until, ended: Moments of ``time.perf_counter``; `ended` is 0 while the load goes on.
+    """
 
     def __init__(self) -> None:
         self.tracks: dict[tuple[str, str], Track] = {}
-        self.started_s, self._warm_until_s = 0.0, 0.0
+        self.started = self.warm_until = self.ended = 0.0
 
     def start(self, warmup_s: float) -> None:
         """Forget what was and begin a run now."""
         self.tracks.clear()
-        self.started_s = time.time()  # wall clock: rows of several processes must line up
-        self._warm_until_s = self.started_s + warmup_s
+        self.started, self.ended = clock(), 0.0
+        self.warm_until = self.started + warmup_s
+
+    def end(self, moment: float | None = None) -> None:
+        """The load is over, or was at `moment`; answers that still come count as answers, not as throughput."""
+        self.ended = self.ended or moment or clock()
+
+    @property
+    def window_s(self) -> float:
+        """Length of what is measured: from the end of the warm-up to the end of the load."""
+        return max((self.ended or clock()) - self.warm_until, 1e-9)
+
+    def sent(self, model: str, protocol: str) -> None:
+        """Note that a request goes out; one that never ends is missed later."""
+        self._track(model, protocol).sent += 1
+
+    def cancelled(self, model: str, protocol: str) -> None:
+        """Note that a request was cut off with its user."""
+        self._track(model, protocol).cancels += 1
 
     def record(
         self,
         model: str,
         protocol: str,
-        began_s: float,
+        began: float,
         latency_us: float,
         *,
+        service_us: float | None = None,
         error: str = "",
         checked: bool = False,
         wrong: bool = False,
     ) -> None:
-        """Note one request; `began_s` is wall-clock time."""
-        track = self.tracks.setdefault((model, protocol), Track())
+        """Note one request that ended; `began` is the moment of ``time.perf_counter`` that its latency counts from."""
+        track = self._track(model, protocol)
         track.requests += 1
         track.checked += checked
-        second = max(0, int(began_s + latency_us / 1e6 - self.started_s))
-        warm = began_s >= self._warm_until_s
+        done = began + latency_us / 1e6
+        second = max(0, int(done - self.started))
+        warm = began >= self.warm_until
         track.measured += warm
         if error:
             track.failures += 1
             track.wrong += wrong
-            track.errors[error] += 1
-            track.failed_seconds[second] += 1
+            track.note(error)
+            track.series.failed(second)
             return
-        track.seconds.setdefault(second, Counter())[three_digits(latency_us)] += 1
+        track.series.answered(second, latency_us)
         if warm:
-            track.latencies.record_value(min(max(round(latency_us), LOWEST_US), HIGHEST_US))
+            track.in_window += not self.ended
+            track.latencies.record_value(_within(latency_us))
+            track.service.record_value(_within(latency_us if service_us is None else service_us))
 
     def drain(self) -> list[list[Any]]:
         """Return and forget what was recorded since the last call, for a report to the master."""
@@ -122,19 +161,18 @@ class Recorder:
     def merge(self, parts: list[list[Any]]) -> None:
         """Add what a worker drained."""
         for model, protocol, encoded in parts:
-            self.tracks.setdefault((model, protocol), Track()).add(encoded)
+            self._track(model, protocol).add(encoded)
+
+    def _track(self, model: str, protocol: str) -> Track:
+        key = (model, protocol)
+        track = self.tracks.get(key)
+        if track is None:
+            track = self.tracks[key] = Track()
+        return track
 
 
-def three_digits(value: float) -> int:
-    """Round to three significant digits.
-
-    Example:
-        >>> three_digits(1234.6), three_digits(87.3)
-        (1230, 87)
-    """
-    whole = round(value)
-    digits = len(str(whole)) - 3
-    return round(whole, -digits) if digits > 0 else max(whole, 1)
+def _within(us: float) -> int:
+    return min(max(round(us), LOWEST_US), HIGHEST_US)
 
 
 def curve(latencies: Any) -> Iterator[tuple[float, float]]:
@@ -149,3 +187,8 @@ def bars(latencies: Any) -> list[tuple[int, int]]:
         (int(item.value_iterated_to), int(item.count_added_in_this_iter_step))
         for item in latencies.get_recorded_iterator()
     ]
+
+
+def up_to(latencies: Any, limit_us: float) -> int:
+    """Return how many latencies are no longer than `limit_us`."""
+    return sum(count for us, count in bars(latencies) if us <= limit_us)

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import time
-from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,15 +17,15 @@ from typing import Any
 
 from clients import published
 from loadtest import _plots
-from loadtest._recorder import Track, bars, curve
+from loadtest._honesty import BUSY as BUSY
+from loadtest._honesty import stability, verdict
+from loadtest._recorder import Track, bars, curve, up_to
 from loadtest._settings import Settings
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic, write_json
 
 SCHEMA_VERSION = 1
 PERCENTILES = (50, 90, 95, 99, 99.9)
-ENOUGH_FOR_P99 = 100  # below this a 99th percentile is one sample
-BUSY = 0.9  # share of a core from which the client itself may be what is measured
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,13 @@ class Measured:
     """What a run hands over; see `_run.Run`."""
 
     tracks: dict[tuple[str, str], Track]
-    started_s: float
     duration_s: float
+    window_s: float
     users: int
     server: dict[str, Any]
     identity: dict[str, Any]
-    cpu_s: float
+    client: dict[str, Any]
+    load: dict[str, Any]
     lost_server: bool
     stopped_by: str
 
@@ -53,16 +53,17 @@ def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, A
         "kind": "run",
         **header(folder, measured.identity),
         "duration_s": round(measured.duration_s, 3),
+        "window_s": round(measured.window_s, 3),
         "warmup_s": settings.warmup_s,
         "users": measured.users,
+        "load": measured.load,
         "models": models,
         "server": measured.server,
-        "client": {
-            "cpu_s": round(measured.cpu_s, 3),
-            "cpu_share": round(measured.cpu_s / max(measured.duration_s, 1e-9), 4),
-        },
+        "client": measured.client,
     }
-    report["verdict"] = _verdict(report, measured)
+    report["verdict"] = verdict(
+        report, stopped_by=measured.stopped_by, lost_server=measured.lost_server, steady=settings.steady
+    )
     save(folder, report)
     return folder, report
 
@@ -134,9 +135,10 @@ def render(report: dict[str, Any]) -> str:
 
 def _model(settings: Settings, measured: Measured, model: str, protocol: str, track: Track) -> dict[str, Any]:
     build = _build(settings.repository / model)
-    window_s = max(measured.duration_s - settings.warmup_s, 1e-9)
+    slo = _slo(settings.repository / model, build)
     answered = track.latencies.get_total_count()
-    return {
+    within = up_to(track.latencies, slo["p99_ms"] * 1000) if slo else answered
+    row = {
         "model": model,
         "protocol": protocol,
         "version": str(build.get("version", "")),
@@ -144,19 +146,25 @@ def _model(settings: Settings, measured: Measured, model: str, protocol: str, tr
         "target": build.get("target", ""),
         "precision": build.get("precision", ""),
         "weights": build.get("weights", "real"),
-        "slo": _slo(settings.repository / model, build),
+        "slo": slo,
         "requests": track.requests,
+        "unanswered": track.sent - track.requests - track.cancels,
+        "cancelled": track.cancels,
         "measured": track.measured,
         "failures": track.failures,
         "checked": track.checked,
         "wrong": track.wrong,
-        "throughput_per_s": round(answered * settings.batch / window_s, 3),
+        "throughput_per_s": round(track.in_window * settings.batch / measured.window_s, 3),
+        "goodput_per_s": round(track.in_window * settings.batch / measured.window_s * within / max(answered, 1), 3),
         "latency_us": latencies(track.latencies),
+        "service_us": latencies(track.service),
         "histogram": bars(track.latencies),
         "percentiles": [list(point) for point in curve(track.latencies)] if answered else [],
-        "series": [_second(second, row, track.failed_seconds[second]) for second, row in sorted(track.seconds.items())],
+        "series": track.series.as_rows(),
         "errors": [{"text": text, "count": count} for text, count in track.errors.most_common()],
     }
+    row["stability"] = stability(row["series"], settings.warmup_s)
+    return row
 
 
 def latencies(histogram: Any) -> dict[str, float]:
@@ -172,26 +180,6 @@ def latencies(histogram: Any) -> dict[str, float]:
     }
 
 
-def _second(second: int, row: Counter[int], failed: int) -> dict[str, float]:
-    ordered = sorted(row.items())
-    return {
-        "t_s": second,
-        "answers": sum(row.values()),
-        "failures": failed,
-        "p50_us": _share(ordered, 0.5),
-        "p99_us": _share(ordered, 0.99),
-    }
-
-
-def _share(ordered: list[tuple[int, int]], share: float) -> float:
-    need, seen = share * sum(count for _, count in ordered), 0
-    for value, count in ordered:
-        seen += count
-        if seen >= need:
-            return float(value)
-    return 0.0
-
-
 def _build(folder: Path) -> dict[str, Any]:
     found = sorted(folder.glob("*/build.json"), key=lambda path: int(path.parent.name))
     return published.version(folder.parent, folder.name, found[-1].parent.name).build if found else {}
@@ -205,35 +193,6 @@ def _slo(folder: Path, build: dict[str, Any]) -> dict[str, float]:
     text = path.read_text() if path.is_file() else ""
     match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([\d.]+)"', text)
     return {"p99_ms": float(match[1])} if match else ({} if text else dict(build.get("slo", {})))
-
-
-def _verdict(report: dict[str, Any], measured: Measured) -> dict[str, Any]:
-    """Say pass, fail or inconclusive, and why."""
-    bad, doubts = [], []
-    if measured.stopped_by:
-        bad.append(measured.stopped_by)
-    if measured.lost_server:
-        bad.append("the server did not answer at the end of the run")
-    for row in report["models"]:
-        name, p99_ms = f"{row['model']} over {row['protocol']}", row["latency_us"]["p99"] / 1000
-        limit_ms = row["slo"].get("p99_ms")
-        if row["wrong"]:
-            bad.append(f"{name}: {row['wrong']} of {row['checked']} checked answers are wrong")
-        if row["failures"] > row["wrong"]:
-            bad.append(f"{name}: {row['failures'] - row['wrong']} of {row['requests']} requests failed")
-        if limit_ms is not None and row["measured"] and p99_ms > limit_ms:
-            bad.append(f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {limit_ms:g} ms")
-        if row["measured"] < ENOUGH_FOR_P99:
-            doubts.append(f"{name}: {row['measured']} requests after the warm-up are too few for a 99th percentile")
-    if not report["models"]:
-        doubts.append("nothing was measured")
-    share = report["client"]["cpu_share"]
-    if share > BUSY:
-        doubts.append(
-            f"THE CLIENT MAY BE THE LIMIT: it used {share:.0%} of a core; give locust --processes, or read the rates as a lower bound"
-        )
-    status = "fail" if bad else "inconclusive" if doubts else "pass"
-    return {"status": status, "reasons": [*bad, *doubts]}
 
 
 def _cpu() -> str:

@@ -4,7 +4,8 @@ In      locust's events, settings.
 Out     runs/<id>/report.json and report.html, the verdict as the process's exit code.
 
 In a distributed run the workers send their tracks with locust's own reports, and only the master (or a lone process)
-looks at the server and writes.
+looks at the server and writes. The clock of what is measured starts when users are connected, and stops when locust begins to
+stop them; requests that are then under way are waited for, so that slow answers at the end are not lost.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ import sys
 import time
 from typing import Any
 
-from loadtest import _report, _server
+from loadtest import _arrivals, _report, _server
+from loadtest._arrivals import Share
+from loadtest._checking import Checker, Cost
+from loadtest._feed import Feed, clock
+from loadtest._honesty import LOUD
+from loadtest._load_record import LoadRecord
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, PlanwrightError
 
-KEY, STOP, LAST = "planwright", "planwright_stop", "planwright_last"
+KEY, STOP, LAST, SHARE = "planwright", "planwright_stop", "planwright_last", "planwright_share"
 COLLECT_TIMEOUT_S = 10.0
+DRAIN_S = 10.0  # how long requests under way are waited for at the end, where --stop-timeout says nothing
+CONNECTING_S = 10.0  # an open loop waits so long for its connections, then begins with those that are there
+LAG_EVERY_S = 0.05
 
 
 class Run:
@@ -30,15 +39,27 @@ class Run:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.recorder = settings, Recorder()
+        self.checker = Checker(settings.check)
+        self.feed: Feed | None = None
+        self._share = Share()
         self._before: _server.Snapshot | None = None
-        self._started_s = self._cpu_s = 0.0
-        self._workers_cpu_s = 0.0
         self._given_up: PlanwrightError | None = None
-        self._peak_users = self._waiting = 0
+        self._watching: Any = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._started_s, self._cpu_s, self._reported_at = 0.0, time.process_time(), clock()
+        self._given_up = None
+        self._peak_users = self._waiting = self._connected = 0
+        self._ended = False
+        self._finished: set[str] = set()
+        self._window_s = 0.0
+        self._others, self._own = LoadRecord(), LoadRecord()
 
     def listen(self, events: Any) -> None:
         """Register with locust."""
         events.test_start.add_listener(self.start)
+        events.test_stopping.add_listener(self.stopping)
         events.test_stop.add_listener(self.stop)
         events.report_to_master.add_listener(self._to_master)
         events.worker_report.add_listener(self._from_worker)
@@ -47,30 +68,60 @@ class Run:
 
     def start(self, environment: Any, **_: Any) -> None:
         """Take the server's counters and begin to record."""
+        import gevent
+
+        self._reset()
         self.recorder.start(self.settings.warmup_s)
-        self._given_up, self._workers_cpu_s, self._peak_users = None, 0.0, 0
-        self._started_s, self._cpu_s = time.time(), time.process_time()
+        self.checker.begin()
+        self._started_s = time.time()
+        environment.stop_timeout = environment.stop_timeout or DRAIN_S
+        if _is_master(environment):
+            for index, client in enumerate(environment.runner.clients.values()):
+                environment.runner.send_message(SHARE, [index, environment.runner.worker_count], client_id=client.id)
         if not _is_worker(environment):
             self._before = self._snapshot()
+        if _is_master(environment):
+            self._watching = gevent.spawn(self._watch_workers, environment.runner)
+        else:
+            self.feed = self._make_feed()
+            self._watching = gevent.spawn(self._watch, environment.runner)
+
+    def connected(self, runner: Any) -> None:
+        """A user is ready to send; the first one of a closed loop, or the last of an open one, starts the clock."""
+        self._connected += 1
+        if self.feed is None and self._connected == 1:
+            self.recorder.start(self.settings.warmup_s)
+        elif self.feed is not None and self._connected >= runner.target_user_count:
+            self._begin_feed()
+
+    def stopping(self, environment: Any, **_: Any) -> None:
+        """The load is over: nothing becomes due any more, and the clock of the throughput stops."""
+        self._ended = True
+        self.recorder.end()
+        if self.feed is not None:
+            self.feed.end()
 
     def stop(self, environment: Any, **_: Any) -> None:
         """Write the report."""
+        if self._watching is not None:
+            self._watching.kill()
         if _is_worker(environment) or not self._started_s:
             return
         if _is_master(environment):
             self._collect(environment.runner)
         duration_s = time.time() - self._started_s
-        cpu_s = self._workers_cpu_s or time.process_time() - self._cpu_s
         after = self._snapshot()
         server = _server.difference(self._before, after) if self._before and after else {}
+        self._others.add(self._part())
         measured = _report.Measured(
-            self.recorder.tracks, self._started_s, duration_s, self._peak_users or environment.runner.user_count, server,
-            _server.identity(self.settings.http_url), cpu_s, lost_server=after is None, stopped_by=self._reason(),
+            self.recorder.tracks, duration_s, self._window_s or self.recorder.window_s, self._peak_users or environment.runner.user_count,
+            server, _server.identity(self.settings.http_url), self._others.client(), self._load(), lost_server=after is None,
+            stopped_by=self._given_up.faults[0].what if self._given_up else "",
         )  # fmt: skip
         folder, report = _report.write_run(self.settings, measured)
         _tell(folder, report)
         if report["verdict"]["status"] == "fail":
-            environment.process_exit_code = EXIT_FAILED
+            environment.process_exit_code = environment.process_exit_code or EXIT_FAILED
 
     def give_up(self, environment: Any, error: PlanwrightError) -> None:
         """End the test for a reason that every user would meet again."""
@@ -80,6 +131,75 @@ class Run:
             environment.process_exit_code = error.exit_code
             if environment.runner is not None:
                 environment.runner.quit()
+
+    def _make_feed(self) -> Feed | None:
+        settings, names = self.settings, self.settings.weighted
+        if settings.arrivals == "closed":
+            return None
+        if settings.rate is None:
+            return Feed(_arrivals.trace(settings.trace, self._share), names, settings.trace[-1].due_s)
+        length_s = settings.rate.length_s
+        if settings.arrivals == "constant":
+            return Feed(_arrivals.constant(settings.rate, names, self._share), names, length_s)
+        return Feed(_arrivals.poisson(settings.rate, names, self._share, settings.seed), names, length_s)
+
+    def _begin_feed(self) -> None:
+        if self.feed is not None and not self.feed.begun and not self._ended:
+            self.recorder.start(self.settings.warmup_s)
+            self.feed.begin(clock())
+
+    def _watch(self, runner: Any) -> None:
+        """Measure the event loop's lag; begin an open loop that waits too long, and end one whose arrivals have ended."""
+        import gevent
+
+        began = clock()
+        while True:
+            before = clock()
+            gevent.sleep(LAG_EVERY_S)
+            self._own.lag.record_value(max(round((clock() - before - LAG_EVERY_S) * 1e6), 1))
+            if self.feed is None or self._ended:
+                continue
+            if not self.feed.begun and self._connected and clock() - began > CONNECTING_S:
+                self._begin_feed()
+            if self.feed.finished:
+                self.recorder.end(self.feed.last_moment)
+                if type(runner).__name__ == "LocalRunner":
+                    gevent.spawn(runner.quit)
+                return
+
+    def _watch_workers(self, runner: Any) -> None:
+        """End the test when the arrivals of every worker have ended."""
+        import gevent
+
+        while not self._finished or len(self._finished) < runner.worker_count:
+            gevent.sleep(LAG_EVERY_S)
+        gevent.spawn(runner.quit)
+
+    def _part(self) -> dict[str, Any]:
+        """Return and forget what this process has to say of its part of the load."""
+        cpu_s, now = time.process_time(), clock()
+        own, self._own = self._own, LoadRecord()
+        own.cpu_s = cpu_s - self._cpu_s
+        own.busiest = own.cpu_s / max(now - self._reported_at, 1e-9) if now - self._reported_at > 1 else 0.0
+        self._cpu_s, self._reported_at = cpu_s, now
+        own.cost = Cost(*self.checker.drain())  # type: ignore[arg-type]
+        if self._ended:
+            own.processes = int(self._connected > 0)
+            if self.feed is not None:
+                own.due, own.waited, own.unsent = self.feed.due, self.feed.waited, self.feed.left
+                own.offered_per_s, own.late = self.feed.due / max(self.feed.span_s, 1e-9), self.feed.late
+                self.feed = None
+        return own.encode()
+
+    def _load(self) -> dict[str, Any]:
+        settings = self.settings
+        window_s = self._window_s or self.recorder.window_s
+        span_s = window_s + settings.warmup_s
+        asked = 0.0
+        if settings.rate is not None:
+            span_s = min(span_s, settings.rate.length_s)
+            asked = settings.rate.total(span_s) / max(span_s, 1e-9)
+        return self._others.load(settings.arrivals, settings.rate_text, asked, settings.scenario)
 
     def _initialise(self, environment: Any, **_: Any) -> None:
         """Take workers' last records, and leave on Ctrl-C by locust's own way out for SIGTERM.
@@ -92,12 +212,16 @@ class Run:
             environment.runner.register_message(LAST, lambda msg, **_: self._take_last(msg.data))
         elif _is_worker(environment):
             environment.runner.register_message(STOP, lambda environment, **_: self._send_last(environment))
+            environment.runner.register_message(SHARE, lambda msg, **_: self._take_share(msg.data))
 
         def leave() -> None:
             environment.process_exit_code = EXIT_INTERRUPTED
             os.kill(os.getpid(), signal.SIGTERM)
 
         gevent.signal_handler(signal.SIGINT, leave)
+
+    def _take_share(self, share: list[int]) -> None:
+        self._share = Share(*share)
 
     def _collect(self, runner: Any) -> None:
         """Stop the workers and wait for their last records.
@@ -108,7 +232,7 @@ class Run:
 
         self._waiting = len(runner.clients.all)
         runner.send_message(STOP)
-        with gevent.Timeout(COLLECT_TIMEOUT_S, False):
+        with gevent.Timeout(COLLECT_TIMEOUT_S + DRAIN_S, False):
             while self._waiting > 0:
                 gevent.sleep(0.05)
 
@@ -119,11 +243,8 @@ class Run:
         environment.runner.send_message(LAST, last[KEY])
 
     def _take_last(self, part: dict[str, Any]) -> None:
-        self._from_worker({KEY: part})
+        self._from_worker("", {KEY: part})
         self._waiting -= 1
-
-    def _reason(self) -> str:
-        return self._given_up.faults[0].what if self._given_up else ""
 
     def _snapshot(self) -> _server.Snapshot | None:
         names = [name for name, _ in self.settings.models]
@@ -133,15 +254,18 @@ class Run:
         self._peak_users = max(self._peak_users, user_count)
 
     def _to_master(self, data: dict[str, Any], **_: Any) -> None:
-        cpu_s = time.process_time()
-        data[KEY] = {"tracks": self.recorder.drain(), "cpu_s": cpu_s - self._cpu_s}
-        self._cpu_s = cpu_s
+        finished = self.feed is not None and self.feed.finished
+        data[KEY] = {
+            "tracks": self.recorder.drain(), "load": self._part(), "window_s": self.recorder.window_s, "finished": finished,
+        }  # fmt: skip
 
-    def _from_worker(self, data: dict[str, Any], **_: Any) -> None:
+    def _from_worker(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         part = data.get(KEY)
         if part:
+            self._finished |= {client_id} if part["finished"] else set()
             self.recorder.merge(part["tracks"])
-            self._workers_cpu_s += part["cpu_s"]
+            self._others.add(part["load"])
+            self._window_s = max(self._window_s, part["window_s"])
 
 
 def _is_worker(environment: Any) -> bool:
@@ -159,6 +283,14 @@ def _tell(folder: Any, report: dict[str, Any]) -> None:
         console.say(f"{row['model']:<16} {row['protocol']}  {row['throughput_per_s']:.0f} infer/sec  "
                     f"p50 {latency['p50'] / 1000:.2f} ms  p99 {latency['p99'] / 1000:.2f} ms  "
                     f"{row['failures']} failed, {row['wrong']} wrong of {row['checked']} checked")  # fmt: skip
+    load = report["load"]
+    if load["arrivals"] != "closed":
+        console.say(f"{load['arrivals']} arrivals, {load['offered_per_s']:.1f} requests/s: {load['due']} due, {load['waited']} waited for "
+                    f"a connection, {load['unsent']} never sent; sends were {load['late_us']['p50'] / 1000:.2f} ms late (p50)")  # fmt: skip
     verdict = report["verdict"]
+    for reason in verdict["reasons"]:
+        if reason.startswith(LOUD):
+            console.say(f"\n{'!' * 72}\n!!!  {LOUD}\n{'!' * 72}\n")
+            break
     console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in verdict["reasons"]))
     console.say(f"report: {folder / 'report.html'}")

@@ -10,10 +10,11 @@ server in ways of its own, so errors are counted at the client and only differen
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 COUNTERS = {
@@ -37,20 +38,27 @@ class Snapshot:
     Attributes:
         counters: Model → counter → value.
         batches: Model → batch size → (count, total µs of computing).
+        instances: Model → number of instances.
+        at: Moment of ``time.perf_counter``.
     """
 
     counters: dict[str, dict[str, float]]
     batches: dict[str, dict[int, tuple[int, int]]]
+    instances: dict[str, int] = field(default_factory=dict)
+    at: float = field(default_factory=time.perf_counter)
 
 
 def snapshot(http_url: str, metrics_url: str, models: Iterable[str]) -> Snapshot | None:
     """Read all counters; None where the server does not answer."""
     try:
         text = _get(f"http://{metrics_url}/metrics")
-        batches = {model: _batches(json.loads(_get(f"http://{http_url}/v2/models/{model}/stats"))) for model in models}
+        at, names = time.perf_counter(), list(models)
+        batches = {model: _batches(json.loads(_get(f"http://{http_url}/v2/models/{model}/stats"))) for model in names}
+        configs = {model: json.loads(_get(f"http://{http_url}/v2/models/{model}/config")) for model in names}
     except (OSError, ValueError):
         return None
-    return Snapshot(_counters(text), batches)
+    instances = {m: sum(int(g.get("count", 1)) for g in c.get("instance_group", [])) for m, c in configs.items()}
+    return Snapshot(_counters(text), batches, instances, at)
 
 
 def identity(http_url: str) -> dict[str, Any]:
@@ -80,7 +88,11 @@ def _model(before: Snapshot, after: Snapshot, model: str) -> dict[str, Any]:
                 {"size": size, "count": count - earlier, "mean_infer_us": (total_us - earlier_us) / (count - earlier)}
             )
     counts = {name: int(delta[name]) for name in ("requests", "failures", "inferences", "executions")}
-    return {**counts, **means, "mean_batch": delta["inferences"] / executions, "batches": rows}
+    instances = max(after.instances.get(model, 1), 1)
+    computed_us = sum(row["count"] * row["mean_infer_us"] for row in rows)
+    busy = computed_us / 1e6 / max((after.at - before.at) * instances, 1e-9)
+    shares = {"instances": instances, "busy_share": round(min(busy, 1.0), 4)}
+    return {**counts, **means, **shares, "mean_batch": delta["inferences"] / executions, "batches": rows}
 
 
 def _get(url: str) -> str:

@@ -1,14 +1,21 @@
-"""What the environment says about a run; the one place that reads it.
+"""What a run shall do; the one place that reads the environment and config.yaml's ``loadtest``.
 
-PLANWRIGHT_MODELS       models to load, with weights: ``digits=3,minilm``   (default: all published)
-PLANWRIGHT_BATCH        samples per request                                 (default: 1)
-PLANWRIGHT_CHECK        share of answers that are checked, 0 to 1           (default: 0.05)
-PLANWRIGHT_WARMUP_S     seconds at the start that do not count              (default: 1)
-PLANWRIGHT_WAIT_S       seconds a user rests between an answer and its next request   (default: 0)
-PLANWRIGHT_RUNS         folder of the run records                           (default: runs)
-PLANWRIGHT_REPOSITORY   model repository with the golden samples            (default: that of the server)
-PLANWRIGHT_SERVER_FILE  written by python -m serving                        (default: .planwright/server.json)
-PLANWRIGHT_URL, PLANWRIGHT_GRPC_URL   addresses                             (default: of the server file)
+PLANWRIGHT_SCENARIO     entry below ``loadtest:`` in config.yaml to start from       (default: none)
+PLANWRIGHT_MODELS       models to load, with weights: ``digits=3,minilm``            (default: all published)
+PLANWRIGHT_ARRIVALS     closed, poisson, constant, or trace:FILE                     (default: closed)
+PLANWRIGHT_RATE         open loop: requests per second, or a profile: _profile.py    (default: 100)
+PLANWRIGHT_USERS        closed loop: a profile of users, instead of locust's --users (default: none)
+PLANWRIGHT_WAIT_S       closed loop: seconds a user rests before its next request    (default: 0)
+PLANWRIGHT_BATCH        samples per request                                          (default: 1)
+PLANWRIGHT_CHECK        share of answers that are checked, 0 to 1                    (default: what 1.2% of the CPU time allows)
+PLANWRIGHT_WARMUP_S     seconds at the start that do not count                       (default: 1)
+PLANWRIGHT_TIMEOUT_S    limit of one request                                         (default: 60)
+PLANWRIGHT_SEED         of Poisson arrivals                                          (default: 1)
+PLANWRIGHT_RUNS         folder of the run records                                    (default: runs)
+PLANWRIGHT_CONFIG       config.yaml with the scenario                                (default: config.yaml)
+PLANWRIGHT_REPOSITORY   model repository with the golden samples                     (default: that of the server)
+PLANWRIGHT_SERVER_FILE  written by python -m serving                                 (default: .planwright/server.json)
+PLANWRIGHT_URL, PLANWRIGHT_GRPC_URL   addresses                                      (default: of the server file)
 """
 
 from __future__ import annotations
@@ -17,79 +24,157 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clients import published
-from planwright.errors import Fault, SpecError
+from loadtest import _arrivals, _profile
+from loadtest._arrivals import Arrival
+from loadtest._profile import Profile
+from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A run's settings; see the module's docstring."""
+    """A run's settings; see the module's docstring. `rate` and `trace` are for an open loop, `users` for a closed one."""
 
+    scenario: str
     models: tuple[tuple[str, int], ...]
+    arrivals: str
+    rate: Profile | None
+    trace: tuple[Arrival, ...]
+    users: Profile | None
     batch: int
-    check: float
+    check: float | None
     warmup_s: float
     wait_s: float
+    timeout_s: float
+    seed: int
     runs: Path
     repository: Path
     http_url: str
     grpc_url: str
     metrics_url: str
     server: ServerInfo | None
+    rate_text: str = ""
+
+    @property
+    def weighted(self) -> list[str]:
+        """Every model's name as often as its weight says."""
+        return [name for name, weight in self.models for _ in range(weight)]
+
+    @property
+    def steady(self) -> bool:
+        """True where the load never changes on purpose."""
+        profile = self.rate if self.arrivals != "closed" else self.users
+        return self.arrivals != "trace" and (profile is None or profile.steady)
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings.
 
     Raises:
-        SpecError: A value is not of its kind, or names an unknown model; all of them at once (exit 2).
+        SpecError: A value is not of its kind, or names an unknown model or scenario; all of them at once (exit 2).
         MachineError: There is no repository (exit 3).
     """
-    faults: list[Fault] = []
+    words = _Words(environment)
     server_file = Path(environment.get("PLANWRIGHT_SERVER_FILE", SERVER_FILE))
     server = ServerInfo.read(server_file)
     given = environment.get("PLANWRIGHT_REPOSITORY")
     repository = published.repository_folder(Path(given) if given else None, server_file)
-    weights = _weights(environment.get("PLANWRIGHT_MODELS", ""), faults)
-    batch = int(_number(environment, "PLANWRIGHT_BATCH", 1, (1, 1 << 20), faults))
-    check = _number(environment, "PLANWRIGHT_CHECK", 0.05, (0, 1), faults)
-    warmup_s = _number(environment, "PLANWRIGHT_WARMUP_S", 1, (0, 3600), faults)
-    wait_s = _number(environment, "PLANWRIGHT_WAIT_S", 0, (0, 3600), faults)
-    if faults:
-        raise SpecError(*faults)
+    weights = words.weights()
+    arrivals, _, trace_file = words.text("ARRIVALS", "closed").partition(":")
+    if arrivals not in _arrivals.KINDS or bool(trace_file) != (arrivals == "trace"):
+        fix = "use closed, poisson, constant or trace:FILE"
+        words.faults.append(Fault(f"PLANWRIGHT_ARRIVALS is '{words.text('ARRIVALS', '')}'", fix=fix))
+    opened = arrivals in ("poisson", "constant")
+    numbers: dict[str, Any] = {
+        "batch": int(words.number("BATCH", 1, (1, 1 << 20))),
+        "check": words.number("CHECK", 0, (0, 1)) if words.text("CHECK", "") else None,
+        "warmup_s": words.number("WARMUP_S", 1, (0, 3600)),
+        "wait_s": words.number("WAIT_S", 0, (0, 3600)),
+        "timeout_s": words.number("TIMEOUT_S", 60, (0.001, 3600)),
+        "seed": int(words.number("SEED", 1, (0, 1 << 31))),
+        "rate": words.profile("RATE", "100") if opened else None,
+        "users": words.profile("USERS", "") if arrivals == "closed" else None,
+    }
+    if words.faults:
+        raise SpecError(*words.faults)
     names = published.select(repository, list(weights))
+    models = tuple((name, weights.get(name, 1)) for name in names)
+    weighted = [name for name, weight in models for _ in range(weight)]
+    trace = tuple(_arrivals.read_trace(Path(trace_file), weighted)) if trace_file else ()
     return Settings(
-        tuple((name, weights.get(name, 1)) for name in names), batch, check, warmup_s, wait_s,
-        Path(environment.get("PLANWRIGHT_RUNS", "runs")), repository,
-        environment.get("PLANWRIGHT_URL") or (server.http_url if server else "localhost:8000"),
-        environment.get("PLANWRIGHT_GRPC_URL") or (server.grpc_url if server else "localhost:8001"),
-        server.metrics_url if server else "localhost:8002", server,
+        scenario=words.scenario, models=models, arrivals=arrivals, trace=trace, rate_text=words.text("RATE", "100") if opened else "",
+        runs=Path(environment.get("PLANWRIGHT_RUNS", "runs")), repository=repository, server=server,
+        http_url=environment.get("PLANWRIGHT_URL") or (server.http_url if server else "localhost:8000"),
+        grpc_url=environment.get("PLANWRIGHT_GRPC_URL") or (server.grpc_url if server else "localhost:8001"),
+        metrics_url=server.metrics_url if server else "localhost:8002", **numbers,
     )  # fmt: skip
 
 
-def _weights(text: str, faults: list[Fault]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        name, _, weight = part.partition("=")
-        if weight and not weight.isdigit():
-            faults.append(
-                Fault(f"'{part}' is not a model with a weight", "PLANWRIGHT_MODELS", fix="write digits=3,minilm")
+class _Words:
+    """The environment over the chosen scenario of config.yaml, and the faults found while reading them."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.faults: list[Fault] = []
+        self.scenario = environment.get("PLANWRIGHT_SCENARIO", "")
+        self._scenario = _scenario(Path(environment.get("PLANWRIGHT_CONFIG", "config.yaml")), self.scenario)
+
+    def text(self, name: str, default: str) -> str:
+        """Return a setting as text."""
+        found = self._environment.get(f"PLANWRIGHT_{name}") or self._scenario.get(name.lower())
+        return default if found in (None, "") else str(found)
+
+    def number(self, name: str, default: float, limits: tuple[float, float]) -> float:
+        """Return a number within limits; a fault is noted and the default returned where it is none."""
+        text = self.text(name, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not limits[0] <= value <= limits[1]:
+            self.faults.append(
+                Fault(f"PLANWRIGHT_{name} is '{text}'", fix=f"give a number from {limits[0]:g} to {limits[1]:g}")
             )
-        found[name] = int(weight) if weight.isdigit() else 1
-    return found
+            return default
+        return value
+
+    def profile(self, name: str, default: str) -> Profile | None:
+        """Return a profile, None where none is given."""
+        text = self.text(name, default)
+        if not text:
+            return None
+        try:
+            return _profile.parse(text, f"PLANWRIGHT_{name}")
+        except SpecError as error:
+            self.faults += error.faults
+            return None
+
+    def weights(self) -> dict[str, int]:
+        """Return model -> weight; empty for all models."""
+        given = self._scenario.get("models") or {}
+        text = self._environment.get("PLANWRIGHT_MODELS") or ",".join(f"{n}={w}" for n, w in given.items())
+        found: dict[str, int] = {}
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            name, _, weight = part.partition("=")
+            if weight and not (weight.isdigit() and int(weight)):
+                fault = Fault(
+                    f"'{part}' is not a model with a weight", "PLANWRIGHT_MODELS", fix="write digits=3,minilm"
+                )
+                self.faults.append(fault)
+            found[name] = int(weight) if weight.isdigit() else 1
+        return found
 
 
-def _number(
-    environment: Mapping[str, str], name: str, default: float, limits: tuple[float, float], faults: list[Fault]
-) -> float:
-    text = environment.get(name, str(default))
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not limits[0] <= value <= limits[1]:
-        faults.append(Fault(f"{name} is '{text}'", fix=f"give a number from {limits[0]:g} to {limits[1]:g}"))
-        return default
-    return value
+def _scenario(path: Path, name: str) -> dict[str, Any]:
+    """Return the scenario's settings; empty where none is asked for."""
+    if not name:
+        return {}
+    from planwright.spec_load import load_scenarios
+
+    known = load_scenarios(path)
+    if name not in known:
+        raise SpecError(Fault(f"there is no scenario '{name}'", f"{path}  loadtest", fix=did_you_mean(name, known)))
+    return known[name].model_dump(exclude_none=True)

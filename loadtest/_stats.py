@@ -1,21 +1,45 @@
 """Means with intervals, and whether two settings differ.
 
 In      a few repeated measurements per setting.
-Out     mean, half width of the 95% interval, a verdict in words.
+Out     mean, half width of the 95% interval, the difference of two settings with its interval, a verdict in words.
 
 Student's t for the mean of few repeats; two settings are compared by Welch's t with Welch–Satterthwaite degrees of freedom
 (B. L. Welch, Biometrika 34, 1947). "Gain" needs 99% confidence, so that comparing a setting with itself seldom finds one.
+The comparison treats the base as known when it divides by it: where the base itself scatters by a fifth, no gain is said
+anyway.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 INTERVAL, GAIN = 0.95, 0.99
 
 
+@dataclass(frozen=True)
+class Change:
+    """By what share a setting differs from another: 0.1 is ten percent more; `low` and `high` bound it."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Return ``gain``, ``loss`` or ``no gain``: the interval lies above zero, below it, or across it."""
+        return "gain" if self.low > 0 else "loss" if self.high < 0 else "no gain"
+
+    @property
+    def words(self) -> str:
+        """Return ``gain +31% (+24% to +38%)``."""
+        return f"{self.verdict} {self.mean:+.0%} ({max(self.low, -1.0):+.0%} to {self.high:+.0%})"
+
+
+@functools.cache
 def t_quantile(probability: float, freedom: float) -> float:
     """Return the two-sided quantile of Student's t, found by bisection of its distribution.
 
@@ -24,7 +48,7 @@ def t_quantile(probability: float, freedom: float) -> float:
         (4.303, 3.169)
     """
     low, high = 0.0, 1e4
-    for _ in range(200):
+    for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if _two_sided(middle, freedom) < probability else (low, middle)
     return (low + high) / 2
@@ -48,8 +72,30 @@ def interval(values: Sequence[float]) -> dict[str, object]:
     return {"mean": mean, "half_width": error * t_quantile(INTERVAL, len(values) - 1), "values": list(values)}
 
 
+def change(base: Sequence[float], other: Sequence[float], confidence: float = GAIN) -> Change | None:
+    """Return what `other` gains over `base`; None where there is too little to say.
+
+    Example:
+        >>> change([100.0, 101.0, 99.0, 100.0], [130.0, 131.0, 129.0, 132.0]).verdict
+        'gain'
+    """
+    if len(base) < 2 or len(other) < 2:
+        return None
+    mean, reference = statistics.fmean(other), statistics.fmean(base)
+    parts = [statistics.variance(values) / len(values) for values in (base, other)]
+    error = math.sqrt(sum(parts))
+    if not reference or not error:
+        return None
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (base, other), strict=True)
+    )
+    reach = t_quantile(confidence, max(freedom, 1.0)) * error
+    low, high = ((mean - reference + sign * reach) / reference for sign in (-1, 1))
+    return Change((mean - reference) / reference, low, high)
+
+
 def compare(base: Sequence[float], other: Sequence[float]) -> str:
-    """Say in words what `other` gains over `base`: ``+31% (24% to 38%)``, or ``no gain`` with its interval.
+    """Say in words what `other` gains over `base`: ``gain +31% (+24% to +38%)``, or ``no gain`` with its interval.
 
     Example:
         >>> compare([100.0, 101.0, 99.0], [100.5, 99.5, 101.0])[:7]
@@ -57,18 +103,54 @@ def compare(base: Sequence[float], other: Sequence[float]) -> str:
     """
     if len(base) < 2 or len(other) < 2:
         return "one repeat: no verdict"
-    mean, reference = statistics.fmean(other), statistics.fmean(base)
-    parts = [statistics.variance(values) / len(values) for values in (base, other)]
-    error = math.sqrt(sum(parts))
-    if not reference or not error:
-        return "no verdict"
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (base, other), strict=True)
-    )
-    reach = t_quantile(GAIN, max(freedom, 1.0)) * error
-    low, high = ((mean - reference + sign * reach) / reference for sign in (-1, 1))
-    change = (mean - reference) / reference
-    words = f"{change:+.0%} ({low:+.0%} to {high:+.0%})"
-    if low > 0:
-        return f"gain {words}"
-    return f"loss {words}" if high < 0 else f"no gain {words}"
+    found = change(base, other)
+    return found.words if found else "no verdict"
+
+
+def ratio(pairs: Iterable[tuple[float, float]], confidence: float = INTERVAL) -> Change:
+    """Return how the second of each pair stands to the first, minus one; pairs were measured one after the other.
+
+    The logarithms of the quotients are averaged, so that A over B is the inverse of B over A.
+
+    Example:
+        >>> round(ratio([(100.0, 110.0), (50.0, 55.0)]).mean, 3)
+        0.1
+    """
+    logs = [math.log(second / first) for first, second in pairs]
+    mean = statistics.fmean(logs)
+    error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+    reach = error * t_quantile(confidence, len(logs) - 1) if error and len(logs) > 1 else error
+    return Change(math.expm1(mean), math.expm1(mean - reach), math.expm1(mean + reach) if reach < 700 else math.inf)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How far repeats of one setting lie from each other, as a share: the same for all settings, by assumption.
+
+    Two repeats alone say next to nothing about their scatter; those of all settings together do. Until there are some, a
+    guess counts like `freedom` repeats.
+    """
+
+    share: float
+    freedom: float
+
+    def reach(self, counts: Iterable[int], confidence: float = GAIN) -> float:
+        """Return how far two means of that many repeats (or one mean) may differ by chance, as a logarithm."""
+        error = self.share * math.sqrt(sum(1 / count for count in counts))
+        return t_quantile(confidence, self.freedom) * error
+
+
+def scatter(groups: Iterable[Sequence[float]], guess: float = 0.03, weight: int = 4) -> Scatter:
+    """Pool the scatter of positive values over all settings.
+
+    Example:
+        >>> scatter([[100.0, 104.0], [50.0, 51.0]]).freedom
+        6
+    """
+    squares, freedom = guess**2 * weight, weight
+    for values in groups:
+        logs = [math.log(value) for value in values if value > 0]
+        if len(logs) > 1:
+            squares += statistics.variance(logs) * (len(logs) - 1)
+            freedom += len(logs) - 1
+    return Scatter(math.sqrt(squares / freedom), freedom)

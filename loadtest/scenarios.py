@@ -1,29 +1,33 @@
-"""``locust -f loadtest/``: load any published model over HTTP and gRPC.
+"""``locust -f loadtest/``: load any published model over HTTP, gRPC and shared memory, in closed and open loops.
 
-In      a running server (python -m serving, or docker compose up triton) and the environment (see _settings.py).
+In      a running server (python -m serving, or docker compose up triton), the environment and config.yaml (see _settings.py).
 Out     locust's own tables and web page, and runs/<id>/report.json and report.html when the test stops.
 
 Three lines look odd and are needed: locust is imported first, because it patches the standard library for gevent; the
 project's root is put on the import path, because locust puts only this folder there; ``init_gevent`` runs before any
 gRPC channel exists, because without it users queue behind each other while the latency column looks healthy.
+
+A scenario of your own is a subclass of `Infer` with a task, in any file of this folder. A load shape exists only where a
+profile of users is asked for, because one that is merely there would cancel --users and --run-time.
 """
 
 from __future__ import annotations
 
-from locust import User, constant, events, tag, task  # isort: skip
+from locust import LoadTestShape, User, constant, events, tag, task  # isort: skip
 
 import itertools
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import grpc.experimental.gevent
 
-from loadtest import _run, _settings
-from loadtest._load import Payloads, Session
+from loadtest import _choice, _run, _settings
+from loadtest._load import TRANSPORTS, Payloads, Session
 from planwright import console
 from planwright.errors import PlanwrightError
 
@@ -36,32 +40,34 @@ except PlanwrightError as error:
 
 RUN = _run.Run(SETTINGS)
 PAYLOADS = Payloads(SETTINGS)
-_WEIGHTED = [name for name, weight in SETTINGS.models for _ in range(weight)]
-# one wheel per protocol: users are spawned in turn, and one shared wheel could give each protocol a single model
-_NAMES: dict[str, Iterator[str]] = {protocol: itertools.cycle(_WEIGHTED) for protocol in ("http", "grpc")}
+# one wheel per transport: users are spawned in turn, and one shared wheel could give each transport a single model
+_NAMES: dict[str, Iterator[str]] = {transport: itertools.cycle(SETTINGS.weighted) for transport in TRANSPORTS}
 
 RUN.listen(events)
+events.init.add_listener(_choice.choose)
 
 
-class _Infer(User):
-    """A closed loop: the next request goes out when the answer to the last one is in."""
+class Infer(User):
+    """One connection. Closed loop: the next request goes out when the last is answered. Open loop: when one is due."""
 
     abstract = True
     host = f"http://{SETTINGS.http_url}"
-    wait_time = constant(SETTINGS.wait_s)
-    protocol: ClassVar[Literal["http", "grpc"]] = "http"
+    wait_time = constant(0 if SETTINGS.arrivals != "closed" else SETTINGS.wait_s)
+    transport: ClassVar[str] = "http"
     session: Session | None = None
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.name = next(_NAMES[self.protocol])
+        self.name = next(_NAMES[self.transport])
 
     def on_start(self) -> None:
         """Connect; a server that is not there ends the test with one clear message."""
         try:
-            self.session = Session(SETTINGS, PAYLOADS, RUN.recorder, self.protocol, self.name)
+            self.session = Session(SETTINGS, PAYLOADS, RUN.recorder, RUN.checker, self.transport, self.name)
         except PlanwrightError as error:
             RUN.give_up(self.environment, error)
+        else:
+            RUN.connected(self.environment.runner)
 
     def on_stop(self) -> None:
         """Close the connection."""
@@ -69,15 +75,18 @@ class _Infer(User):
             self.session.close()
 
     def ask(self) -> None:
-        """Send one request."""
-        if self.session is not None:
-            self.session.ask(self.environment.events.request.fire)
+        """Send one request; in an open loop the next one that is due."""
+        due = RUN.feed.take(self.name) if RUN.feed is not None else None
+        if self.session is not None and (due is not None or RUN.feed is None):
+            self.session.ask(self.environment.events.request.fire, due)
+        elif RUN.feed is not None:
+            time.sleep(0.05)  # nothing is due any more: until locust ends this user
 
 
-class InferHttp(_Infer):
+class InferHttp(Infer):
     """HTTP with binary tensors and prebuilt bodies."""
 
-    protocol = "http"
+    transport = "http"
 
     @tag("http")
     @task
@@ -86,13 +95,48 @@ class InferHttp(_Infer):
         self.ask()
 
 
-class InferGrpc(_Infer):
+class InferGrpc(Infer):
     """gRPC with prebuilt messages."""
 
-    protocol = "grpc"
+    transport = "grpc"
 
     @tag("grpc")
     @task
     def infer(self) -> None:
         """One request."""
         self.ask()
+
+
+class InferShm(Infer):
+    """gRPC with tensors in system shared memory; on the server's own machine, when asked for."""
+
+    transport = "shm"
+
+    @tag("shm")
+    @task
+    def infer(self) -> None:
+        """One request."""
+        self.ask()
+
+
+class InferCuda(Infer):
+    """gRPC with tensors in CUDA shared memory; on the server's own machine, when asked for."""
+
+    transport = "cuda"
+
+    @tag("cuda")
+    @task
+    def infer(self) -> None:
+        """One request."""
+        self.ask()
+
+
+if SETTINGS.users is not None:
+
+    class Users(LoadTestShape):
+        """As many users as PLANWRIGHT_USERS says at each moment; its end ends the test."""
+
+        def tick(self) -> tuple[int, float] | None:
+            """Return users and how many may start per second."""
+            level = SETTINGS.users.at(self.get_run_time()) if SETTINGS.users else None
+            return None if level is None else (max(round(level), 1), 100.0)

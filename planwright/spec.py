@@ -199,6 +199,30 @@ class ModelEntry(_Frozen):
     keep_versions: Annotated[_Positive, Field(description="how many versions stay on disk")] = 3
 
 
+class ScenarioSpec(_Frozen):
+    """One load test; chosen by PLANWRIGHT_SCENARIO, each setting overridden by its own variable."""
+
+    models: Annotated[
+        dict[str, _Positive] | None, Field(description="models to load, with weights; all when left out")
+    ] = None
+    arrivals: Annotated[
+        str | None,
+        Field(description="closed, poisson, constant or trace:FILE", pattern=r"^(closed|poisson|constant|trace:.+)$"),
+    ] = None
+    rate: Annotated[
+        str | float | None, Field(description="open loop: requests per second, or a profile such as 0-500:1m,500:5m")
+    ] = None
+    users: Annotated[
+        str | int | None, Field(description="closed loop: a profile of users, such as 8:30s,64:5s,8:30s")
+    ] = None
+    batch: Annotated[_Positive | None, Field(description="samples per request")] = None
+    check: Annotated[float | None, Field(ge=0, le=1, description="share of answers that are checked")] = None
+    warmup_s: Annotated[float | None, Field(ge=0, description="seconds at the start that do not count")] = None
+    wait_s: Annotated[float | None, Field(ge=0, description="seconds a user rests between requests")] = None
+    timeout_s: Annotated[float | None, Field(gt=0, description="limit of one request")] = None
+    seed: Annotated[int | None, Field(ge=0, description="of Poisson arrivals")] = None
+
+
 class ConfigFile(_Frozen):
     """The whole file, for the JSON schema."""
 
@@ -206,6 +230,7 @@ class ConfigFile(_Frozen):
     server: ServerSpec | Literal["embedded"] = "embedded"
     defaults: ModelEntry = ModelEntry()
     models: Annotated[dict[Annotated[str, Field(pattern=_NAME)], ModelEntry], Field(min_length=1)]
+    loadtest: Annotated[dict[str, ScenarioSpec], Field(description="load tests by name")] = {}
 
 
 class ModelSpec(ModelEntry):

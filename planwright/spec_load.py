@@ -25,11 +25,12 @@ from planwright.spec import (
     ModelEntry,
     ModelSpec,
     RepositorySpec,
+    ScenarioSpec,
     ServerSpec,
     Target,
 )
 
-_TOP = ("version", "server", "defaults", "models")
+_TOP = ("version", "server", "defaults", "models", "loadtest")
 
 
 def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> RepositorySpec:
@@ -47,6 +48,7 @@ def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> Repo
     loader = _Loader(path, root, target)
     models = loader.models()
     server = loader.server()
+    loader.scenarios()
     chosen = set(select) or {model.name for model in models if model.enabled}
     loader.check_selection(chosen)
     for model in models:
@@ -55,6 +57,19 @@ def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> Repo
     if loader.faults:
         raise SpecError(*loader.distinct())
     return RepositorySpec(path=path, root=path.parent, target=target, server=server, models=tuple(models))
+
+
+def load_scenarios(path: Path) -> dict[str, ScenarioSpec]:
+    """Read and validate what config.yaml says below ``loadtest``.
+
+    Raises:
+        SpecError: The file cannot be read, or that part has faults.
+    """
+    loader = _Loader(path, load_located(path), "onnxruntime")
+    found = loader.scenarios()
+    if loader.faults:
+        raise SpecError(*loader.distinct())
+    return found
 
 
 def server_version(server: ServerSpec) -> tuple[int, int]:
@@ -130,6 +145,22 @@ class _Loader:
             self._fault("there is no model", ("models",), fix="add one below 'models:', see docs/config.md")
         found = (self._model(name) for name in entries)
         return [model for model in found if model is not None]
+
+    def scenarios(self) -> dict[str, ScenarioSpec]:
+        """Return the load tests by name."""
+        node = self.root.get("loadtest")
+        if node is not None and not isinstance(node.value, dict):
+            self._fault(
+                "loadtest is a mapping of load tests", ("loadtest",), fix="peak: {arrivals: poisson, rate: 500}"
+            )
+            return {}
+        found: dict[str, ScenarioSpec] = {}
+        for name, entry in as_mapping(node).items():
+            try:
+                found[name] = ScenarioSpec.model_validate(entry.plain())
+            except ValidationError as error:
+                self._pydantic(error, entry, ("loadtest", name))
+        return found
 
     def _validate_entry(self, node: Located) -> None:
         try:

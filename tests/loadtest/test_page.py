@@ -62,4 +62,4 @@ def test_the_page_opens_offline_and_shows_its_plots(run: LoadRun, tmp_path: Path
     assert blue > 2000, "the plots' first colour covers a part of the page"
     dom = subprocess.run([CHROMIUM, *offline, "--dump-dom", page], capture_output=True, text=True, timeout=120).stdout
     assert "Latency distribution" in dom
-    assert re.search(r'class="verdict pass"', dom)
+    assert re.search(r'class="verdict (pass|inconclusive)"', dom)

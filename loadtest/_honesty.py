@@ -1,0 +1,149 @@
+"""What makes a run's figures doubtful, and what makes it fail.
+
+In      report.json's value before its verdict, what ended the run.
+Out     ``verdict``: pass, fail or inconclusive, with reasons; the loud one first.
+
+Bad: the server gone, wrong or failed or unanswered requests, an SLO missed, requests that were due and never sent. Doubtful: the
+client as the limit, sends that came late by the client's own fault, counters of the server that disagree, a rate that was not
+offered, windows that differ, checking that cost too much, too few requests for a 99th percentile.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from loadtest._checking import LIMIT
+
+ENOUGH_FOR_P99 = 100  # below this a 99th percentile is one sample
+BUSY = 0.9  # share of a core from which the client itself may be what is measured
+SERVER_BUSY = 0.9  # share of its instances' time from which the server is the limit, however busy the client
+LATE_SHARE, LATE_US = (
+    0.1,
+    1000.0,
+)  # lateness of the median send against the median latency, where it is more than a millisecond
+RATE_OFF = 0.005  # offered against asked for
+STABLE, WINDOWS = 0.1, 3  # perf_analyzer's rule: three windows within 10%
+LEAST_WINDOW_S = 3
+LOUD = "THE CLIENT IS THE LIMIT"
+
+
+def verdict(report: dict[str, Any], *, stopped_by: str, lost_server: bool, steady: bool) -> dict[str, Any]:
+    """Return status and reasons."""
+    bad = [stopped_by] if stopped_by else []
+    if lost_server:
+        bad.append("the server did not answer at the end of the run")
+    for row in report["models"]:
+        bad += _bad(row)
+    bad += _never_sent(report["load"])
+    doubts = [*_client(report), *_counted(report), *_offered(report["load"]), *_checking(report["client"])]
+    for row in report["models"]:
+        doubts += _few(row)
+        doubts += _unstable(row, report["warmup_s"]) if steady else []
+    if not report["models"]:
+        doubts.append("nothing was measured")
+    status = "fail" if bad else "inconclusive" if doubts else "pass"
+    return {"status": status, "reasons": [*bad, *doubts]}
+
+
+def _bad(row: dict[str, Any]) -> Iterator[str]:
+    name, p99_ms, limit_ms = _name(row), row["latency_us"]["p99"] / 1000, row["slo"].get("p99_ms")
+    if row["wrong"]:
+        yield f"{name}: {row['wrong']} of {row['checked']} checked answers are wrong"
+    if row["failures"] > row["wrong"]:
+        yield f"{name}: {row['failures'] - row['wrong']} of {row['requests']} requests failed"
+    if row["unanswered"]:
+        yield f"{name}: {row['unanswered']} requests were never answered"
+    if limit_ms is not None and row["measured"] and p99_ms > limit_ms:
+        yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {limit_ms:g} ms"
+
+
+def _never_sent(load: dict[str, Any]) -> Iterator[str]:
+    if load["unsent"]:
+        yield (
+            f"{load['unsent']} of {load['due']} requests were due and never sent: the server does not keep up with this rate, "
+            "or there are too few connections (--users)"
+        )
+
+
+def _few(row: dict[str, Any]) -> Iterator[str]:
+    if row["measured"] < ENOUGH_FOR_P99:
+        yield f"{_name(row)}: {row['measured']} requests after the warm-up are too few for a 99th percentile"
+
+
+def _client(report: dict[str, Any]) -> Iterator[str]:
+    client, load = report["client"], report["load"]
+    server_busy = max((row.get("busy_share", 0.0) for row in report["server"].values()), default=0.0)
+    if client["cpu_share"] > BUSY and server_busy < SERVER_BUSY:
+        yield (
+            f"{LOUD}: it used {client['cpu_share']:.0%} of a core while the server's instances computed {server_busy:.0%} of the "
+            "time; give locust --processes, or read the rates as a lower bound"
+        )
+    service_us = statistics.fmean([row["service_us"]["p50"] for row in report["models"]] or [0.0])
+    late_us = load["late_us"]["p50"]
+    if late_us > max(LATE_US, LATE_SHARE * service_us):
+        yield f"{LOUD}: half of its requests went out more than {late_us / 1000:.1f} ms late, though connections were free"
+
+
+def _counted(report: dict[str, Any]) -> Iterator[str]:
+    for model, server in report["server"].items():
+        rows = [row for row in report["models"] if row["model"] == model]
+        ours = sum(row["requests"] - row["failures"] + row["wrong"] for row in rows)
+        in_flight = sum(row["unanswered"] + row["cancelled"] for row in rows)
+        if rows and not 0 <= server["requests"] - ours <= in_flight:
+            yield f"{model}: the server counted {server['requests']} answers, the client {ours}: is somebody else asking it?"
+
+
+def _offered(load: dict[str, Any]) -> Iterator[str]:
+    asked, offered = load["asked_per_s"], load["offered_per_s"]
+    chance = 3 / math.sqrt(max(load["due"], 1)) if load["arrivals"] == "poisson" else 0.0  # three standard deviations
+    if asked and abs(offered / asked - 1) > max(RATE_OFF, chance):
+        yield f"{offered:.1f} requests per second were offered, {asked:.1f} were asked for"
+
+
+def _checking(client: dict[str, Any]) -> Iterator[str]:
+    share = client["checking"]
+    if share["high"] > LIMIT:
+        yield (
+            f"checking answers cost the client {share['share']:.1%} of its CPU time (up to {share['high']:.1%}), more than "
+            f"{LIMIT:.0%}: lower PLANWRIGHT_CHECK, or leave it out"
+        )
+
+
+def _unstable(row: dict[str, Any], warmup_s: float) -> Iterator[str]:
+    windows = stability(row["series"], warmup_s)
+    if windows is not None and not windows["stable"]:
+        yield (
+            f"{_name(row)}: the last {WINDOWS} windows differ by more than {STABLE:.0%} "
+            f"({', '.join(f'{rate:.0f}' for rate in windows['answers_per_s'])} answers/s): run longer"
+        )
+
+
+def stability(series: Sequence[dict[str, float]], warmup_s: float) -> dict[str, Any] | None:
+    """Compare the last three windows; None where the run is too short for windows of three seconds.
+
+    The first and the last row are left out: they are cut short.
+    """
+    rows = [row for row in series[1:-1] if row["t_s"] >= warmup_s]
+    size = len(rows) // WINDOWS
+    if not rows or size * rows[0]["width_s"] < LEAST_WINDOW_S:
+        return None
+    rows = rows[len(rows) - size * WINDOWS :]
+    rates, medians = [], []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        rates.append(sum(row["answers"] for row in part) / sum(row["width_s"] for row in part))
+        medians.append(statistics.fmean(row["p50_us"] for row in part))
+    stable = all(_close(values) for values in (rates, medians))
+    return {"stable": stable, "answers_per_s": rates, "p50_us": medians}
+
+
+def _close(values: Sequence[float]) -> bool:
+    mean = statistics.fmean(values)
+    return bool(mean) and max(abs(value / mean - 1) for value in values) <= STABLE
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['model']} over {row['protocol']}"

@@ -1,0 +1,154 @@
+"""What a measurement costs the server: its processes' CPU time and memory, the GPU's energy.
+
+In      the process id of the server's launcher (0 where the server runs elsewhere), ``/proc``, NVIDIA's management library.
+Out     `Meter`, which is read again and again while a measurement runs, and `Usage`.
+
+The launcher, tritonserver and one process per model instance are a tree; all of it counts. Memory is the proportional set
+size, in which pages shared between these processes count once. A GPU's energy counter is read through ctypes, because the
+library comes with the driver and needs no package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one measurement took.
+
+    Attributes:
+        cpu_s: CPU seconds of the server's processes; None where they cannot be seen.
+        memory_bytes: Peak of their memory; None likewise.
+        gpu_w, gpu_memory_bytes: Mean power and peak memory of the GPU; None where there is none.
+        skipped: Why a figure is None.
+    """
+
+    cpu_s: float | None
+    memory_bytes: int | None
+    gpu_w: float | None
+    gpu_memory_bytes: int | None
+    skipped: tuple[str, ...]
+
+
+@dataclass
+class Meter:
+    """Reads of one measurement."""
+
+    root: int
+    gpu: Gpu | None
+    _cpu: list[float] = field(default_factory=list)
+    _memory: list[int] = field(default_factory=list)
+    _energy: list[tuple[float, float, int]] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Take one reading."""
+        if self.root:
+            pids = tree(self.root)
+            self._cpu.append(sum(map(cpu_s, pids)))
+            self._memory.append(sum(map(memory_bytes, pids)))
+        if self.gpu is not None:
+            self._energy.append((time.time(), self.gpu.energy_j(), self.gpu.memory_bytes()))
+
+    def usage(self, from_s: float, to_s: float) -> Usage:
+        """Return what was used; GPU power is that between two wall-clock times."""
+        skipped = []
+        if not self._cpu:
+            skipped.append(
+                "server CPU and memory: its processes are not on this machine, or its server file is not known"
+            )
+        if self.gpu is None:
+            skipped.append("GPU power: NVIDIA's driver is not on this machine")
+        inside = [row for row in self._energy if from_s <= row[0] <= to_s]
+        watts = None
+        if len(inside) > 1 and inside[-1][0] > inside[0][0]:
+            watts = (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+        return Usage(
+            max(0.0, self._cpu[-1] - self._cpu[0]) if self._cpu else None,
+            max(self._memory, default=None),
+            watts,
+            max((row[2] for row in self._energy), default=None),
+            tuple(skipped),
+        )
+
+
+def tree(root: int) -> list[int]:
+    """Return `root` and all processes below it that live."""
+    parents = {int(path.name): _parent(path) for path in _PROC.iterdir() if path.name.isdigit()}
+    found, fresh = {root} & parents.keys(), {root}
+    while fresh := {pid for pid, parent in parents.items() if parent in fresh} - found:
+        found |= fresh
+    return sorted(found)
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process and of its children that ended; 0 where it is gone."""
+    values = _stat(_PROC / str(pid))
+    return sum(map(int, values[11:15])) * TICK_S if values else 0.0
+
+
+def memory_bytes(pid: int) -> int:
+    """Return the proportional set size of a process, or its resident size where only that can be read; 0 where it is gone."""
+    try:
+        text = (_PROC / str(pid) / "smaps_rollup").read_text()
+        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _parent(folder: Path) -> int:
+    values = _stat(folder)
+    return int(values[1]) if values else 0
+
+
+def _stat(folder: Path) -> list[str]:
+    """Return the fields of ``stat`` from the third on; the second, the name, may hold anything."""
+    try:
+        return (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU, through NVIDIA's management library."""
+
+    library: ctypes.CDLL
+    handle: ctypes.c_void_p
+
+    def energy_j(self) -> float:
+        """Return the energy used since the driver was loaded."""
+        value = ctypes.c_ulonglong()
+        self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle, ctypes.byref(value))
+        return value.value / 1000
+
+    def memory_bytes(self) -> int:
+        """Return the memory in use, of all programs."""
+        value = (ctypes.c_ulonglong * 3)()  # total, free, used
+        self.library.nvmlDeviceGetMemoryInfo(self.handle, ctypes.byref(value))
+        return int(value[2])
+
+
+def first_gpu() -> Gpu | None:
+    """Return the GPU whose energy is read; None where there is no driver or the GPU counts no energy."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    handle, energy = ctypes.c_void_p(), ctypes.c_ulonglong()
+    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)):
+        return None
+    if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(energy)):
+        return None
+    return Gpu(library, handle)

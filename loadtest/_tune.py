@@ -1,0 +1,287 @@
+"""tune: the setting with the most throughput within an SLO.
+
+In      a published model; an SLO; how much may be measured.
+Out     what was tried and why it stopped, a verdict over Triton's default settings, the budget of cores and memory, a
+        report with a plot; with ``--write`` the setting in config.yaml.
+
+The search (`_tune_search`) chooses by few and short measurements, so its best figure is flattered by luck. Therefore the
+verdict comes from fresh ones: the pick, Triton's defaults and the published setting, interleaved. Triton's defaults are
+what Triton itself makes of a config that says nothing about instances and batching; they are asked, not known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from clients import published
+from loadtest import _point, _point_args, _tune_report, _tune_slo, _tune_write
+from loadtest._point import Setting
+from loadtest._point_load import Load, Measured, measure
+from loadtest._point_report import seconds_in_words
+from loadtest._point_server import Bench, bench, published_setting
+from loadtest._point_usage import first_gpu
+from loadtest._tune_search import FAIR, NEW, Candidate, Reading, Search, Space, SpentError, Trial
+from planwright import console
+from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Fault, PlanwrightError, SpecError, StageError
+
+DELAYS_US: tuple[int | None, ...] = (None, 0, 500, 2000)
+FIRST_USERS, MOST_USERS = 8, 256
+ENOUGH_REQUESTS, LONGER = (
+    100,
+    3.0,
+)  # requests that a measurement should hold, and how much longer it may become for them
+KEPT_POINTS = 2  # for Triton's defaults and the published setting at the pick's requests in flight
+
+
+@dataclass
+class Session:
+    """One tune: what it may use, what it measured."""
+
+    args: argparse.Namespace
+    served: Bench
+    slo: _tune_slo.Slo
+    load: Load
+    scratch: Path
+    began_s: float = field(default_factory=time.monotonic)
+    took_s: list[float] = field(default_factory=list)
+    points: int = 0
+    arms: int = 2
+    final: bool = False
+
+    def __post_init__(self) -> None:
+        self.gpu = first_gpu()
+
+    @property
+    def each_s(self) -> float:
+        """Return how long a measurement takes, all in all."""
+        return sum(self.took_s) / len(self.took_s) if self.took_s else self.load.duration_s + self.load.warmup_s + 3.0
+
+    @property
+    def left_s(self) -> float:
+        """Return what is left of the time."""
+        return float(self.args.minutes) * 60 - (time.monotonic() - self.began_s)
+
+    def allowed(self, kind: str) -> None:
+        """Raise `SpentError` where no measurement of that kind may follow; the first two always may."""
+        if len(self.took_s) < 2:
+            return
+        limit = self.args.points - (KEPT_POINTS if kind == NEW else 0)
+        if kind in (NEW, FAIR) and self.points >= max(limit, 1):
+            raise SpentError(f"{self.points} points were tried")
+        if self.left_s < self.each_s * (1 + self.arms * self.args.repeats):
+            raise SpentError(f"the time of {self.args.minutes:g} min is used, but for the final comparison")
+
+    def measure(self, candidate: Candidate) -> Reading | None:
+        """Measure once; None where the server refuses the setting."""
+        started_s = time.monotonic()
+        try:
+            self.served.set(candidate.setting)
+        except StageError as error:
+            console.say(f"{candidate.label}: {error.faults[0].what}: {error.faults[0].why}")
+            return None
+        load = replace(self.load, users=candidate.users)
+        found = measure(self.served, load, self.args.repository, self.scratch, self.gpu)
+        self._lengthen(found)
+        self.took_s.append(time.monotonic() - started_s)
+        reading = Reading(
+            found.throughput_per_s, found.latency_us.get(self.slo.percentile, 0.0), not found.failures and found.requests > 0,
+            max((size for size, _ in found.batches), default=1), found,
+        )  # fmt: skip
+        self._say(candidate, reading)
+        return reading
+
+    def _lengthen(self, found: Measured) -> None:
+        """Measure a slow model for longer, once: a 99th percentile of a few requests is none."""
+        if self.took_s or not found.requests:
+            return
+        needed_s = self.load.duration_s * ENOUGH_REQUESTS / found.requests
+        longer_s = math.ceil(min(max(needed_s, self.load.duration_s), self.load.duration_s * LONGER))
+        self.load = replace(self.load, duration_s=max(self.load.duration_s, float(longer_s)))
+
+    def _say(self, candidate: Candidate, reading: Reading) -> None:
+        step = "final" if self.final else f"{len(self.took_s)}"
+        ok = "" if reading.latency_us <= self.slo.limit_us else " (misses the SLO)"
+        console.say(f"{step}  {candidate.label}: {reading.throughput_per_s:.0f} infer/sec, {self.slo.percentile} "
+                    f"{reading.latency_us / 1000:.2f} ms{ok}; {seconds_in_words(self.left_s)} left")  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What a tune found.
+
+    Attributes:
+        search: All that was tried.
+        default, published: The settings that the pick is compared with.
+        finals: Candidate → fresh readings, of the pick and of those two.
+        pick: The best candidate; None where nothing meets the SLO.
+        stopped_by: Why it ended early.
+    """
+
+    search: Search | None = None
+    default: Setting | None = None
+    published: Setting | None = None
+    finals: dict[Candidate, list[Reading]] = field(default_factory=dict)
+    pick: Candidate | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    load: Load | None = None
+    took_s: float = 0.0
+    stopped_by: str = ""
+
+    @property
+    def any(self) -> bool:
+        """Say whether there is anything to report."""
+        return self.search is not None and any(trial.readings for trial in self.search.trials.values())
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the tune; returns the exit code."""
+    published.select(args.repository, [args.model])
+    newest = published.newest(args.repository, args.model)
+    build = newest.build if newest else {}
+    slo = _tune_slo.parse(args.slo) if args.slo else _tune_slo.of_model(args.repository / args.model, build)
+    _check(args, published_setting(args.repository, args.model), build)
+    if args.write:
+        _tune_write.check(args.config, args.model, build.get("target", "onnxruntime"))
+    outcome, problem = Outcome(), None
+    try:
+        run(args, slo, outcome)
+    except PlanwrightError as error:
+        if not outcome.any:
+            raise
+        problem, outcome.stopped_by = error, error.faults[0].what
+    except KeyboardInterrupt:
+        if not outcome.any:
+            raise
+        outcome.stopped_by = _tune_report.STOPPED
+    report = _tune_report.save(args, slo, outcome, build)
+    if problem is not None:
+        raise problem
+    if outcome.stopped_by:
+        return EXIT_INTERRUPTED
+    if report["verdict"]["status"] == "fail":
+        return EXIT_FAILED
+    if args.write:
+        _write(args, outcome, report, build)
+    return EXIT_OK
+
+
+def _write(args: argparse.Namespace, outcome: Outcome, report: dict[str, Any], build: dict[str, Any]) -> None:
+    """Write what is surely better than what is published, or keeps the SLO that this misses."""
+    over = report["against"]["published"]
+    if outcome.pick is None or over is None or (over["verdict"] != "gain" and over.get("within", True)):
+        console.say(f"no gain over the published setting: {args.config} stays as it is")
+        return
+    _tune_write.write(args.config, args.model, build.get("target", "onnxruntime"), outcome.pick.setting)
+
+
+def run(args: argparse.Namespace, slo: _tune_slo.Slo, outcome: Outcome) -> None:
+    """Search and compare; what was found before an error or Ctrl-C stands in `outcome`."""
+    with tempfile.TemporaryDirectory(prefix="planwright-tune-") as name:
+        scratch = Path(name)
+        with bench(args.repository, args.model, scratch, args.server) as served:
+            load = Load(FIRST_USERS, args.protocol, args.batch, args.duration_s, args.warmup_s)
+            session = Session(args, served, slo, load, scratch)
+            outcome.identity, outcome.published, outcome.default = (
+                served.identity,
+                served.published,
+                served.learn_untuned(),
+            )
+            console.say(
+                f"SLO {slo.text}; at most {args.points} points and {args.minutes:g} min; Triton's defaults: {outcome.default.label}"
+            )
+            try:
+                _search(session, outcome)
+                _compare(session, outcome)
+            finally:
+                outcome.load, outcome.took_s = session.load, time.monotonic() - session.began_s
+
+
+def _search(session: Session, outcome: Outcome) -> None:
+    assert outcome.default is not None
+    assert outcome.published is not None
+    space = space_of(session.args, outcome.published, outcome.default)
+
+    def counted(candidate: Candidate) -> Reading | None:
+        session.points = len(search.trials)
+        return session.measure(candidate)
+
+    search = outcome.search = Search(space, session.slo.limit_us, counted, session.allowed)
+    users = min(space.users, key=lambda count: abs(math.log(count / FIRST_USERS)))
+    starts = list(dict.fromkeys((Candidate(outcome.default, users), Candidate(outcome.published, users))))
+    session.arms = len(starts) + 1
+    search.run(starts)
+    outcome.pick = search.best.candidate if search.best else None
+
+
+def space_of(args: argparse.Namespace, published: Setting, default: Setting) -> Space:
+    """Return what may be chosen; what was not given on the command line follows the machine and the model."""
+    cores = _tune_report.cores()
+    counts = args.instances or tuple(count for count in (1, 2, 4, 8) if count <= max(2, 2 * cores))
+    top = published.max_batch
+    sizes = args.max_batch or tuple(size for size in (top, top // 2, top // 4) if size >= max(args.batch, 1))
+    delays = args.queue_delay_us or (DELAYS_US if top > 1 else (None,))
+    most = min(MOST_USERS, 2 * max(counts) * max(top, 1))
+    users = args.users or tuple(1 << power for power in range(9) if 1 << power <= max(most, FIRST_USERS))
+    return Space(delays, users, counts, sizes or (top,))
+
+
+def _compare(session: Session, outcome: Outcome) -> None:
+    """Measure the pick, Triton's defaults and the published setting anew, interleaved.
+
+    A pick that now misses the SLO was flattered by luck: the next best of all readings together follows, while there is time.
+    """
+    search, tried = outcome.search, set[Candidate]()
+    session.final = True
+    while search is not None and outcome.pick is not None and outcome.pick not in tried:
+        tried.add(outcome.pick)
+        best = [outcome.pick, *(_best_of(search, setting) for setting in (outcome.default, outcome.published))]
+        _interleave(session, outcome, [candidate for candidate in dict.fromkeys(best) if candidate is not None])
+        fresh = Trial(outcome.pick, outcome.finals[outcome.pick])
+        if search.meets(fresh) or search.best is None or session.left_s < session.each_s * 2 * len(tried):
+            break
+        outcome.pick = search.best.candidate
+    if search is not None:
+        search.tell_fates(outcome.pick)
+
+
+def _interleave(session: Session, outcome: Outcome, arms: list[Candidate]) -> None:
+    fitting = int(session.left_s / (session.each_s * len(arms)))
+    for repeat in range(min(session.args.repeats, max(2, fitting))):
+        for candidate in arms if repeat % 2 == 0 else reversed(arms):
+            found, reading = outcome.finals.setdefault(candidate, []), session.measure(candidate)
+            if reading is not None and outcome.search is not None:
+                found.append(reading)
+                outcome.search.trials[candidate].readings.append(reading)
+
+
+def _best_of(search: Search, setting: Setting | None) -> Candidate | None:
+    """Return the trial of a setting with the most throughput within the SLO, else the nearest to it."""
+    trials = [trial for trial in search.trials.values() if trial.candidate.setting == setting and trial.readings]
+    within = [trial for trial in trials if search.meets(trial)]
+    if within:
+        return max(within, key=lambda trial: trial.throughput_per_s).candidate
+    return min(trials, key=lambda trial: trial.latency_us).candidate if trials else None
+
+
+def _check(args: argparse.Namespace, base: Setting, build: dict[str, Any]) -> None:
+    """Refuse a bad command line before a server is started."""
+    _point_args.check_load(args)
+    faults = []
+    if args.points < 2:
+        faults.append(
+            Fault(
+                f"--points {args.points}", why="two are Triton's defaults and the published setting", fix="--points 12"
+            )
+        )
+    if not 0 < args.minutes <= 24 * 60:
+        faults.append(Fault(f"--minutes {args.minutes:g}", fix="give a number above 0, up to a day"))
+    if faults:
+        raise SpecError(*faults)
+    settings = _point.grid(base, args.instances, args.max_batch, args.queue_delay_us)
+    _point.check(settings, base, build, args.batch)

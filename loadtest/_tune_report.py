@@ -1,0 +1,184 @@
+"""The report of a tune: every point that was tried, the final comparison, the verdict, the budget.
+
+In      the search, the final readings.
+Out     runs/<id>/report.json and report.html; the tables on the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loadtest import _point_report, _report, _stats
+from loadtest._point import Setting
+from loadtest._tune_search import Candidate, Reading, Search, Trial
+from loadtest._tune_slo import Slo
+from planwright import console
+
+if TYPE_CHECKING:
+    from loadtest._tune import Outcome
+
+STOPPED = "stopped by Ctrl-C"
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def save(args: argparse.Namespace, slo: Slo, outcome: Outcome, build: dict[str, Any]) -> dict[str, Any]:
+    """Write the report and tell it; returns the JSON value."""
+    folder = _report.new_folder(args.runs, f"tune-{args.model}")
+    report = {
+        "schema": _report.SCHEMA_VERSION, "kind": "tune", **_report.header(folder, outcome.identity),
+        **make(args, slo, outcome, build),
+    }  # fmt: skip
+    _report.save(folder, report)
+    _show(report, folder)
+    if args.json:
+        console.emit_json({**report, "report": str(folder / "report.html")})
+    return report
+
+
+def make(args: argparse.Namespace, slo: Slo, outcome: Outcome, build: dict[str, Any]) -> dict[str, Any]:
+    """Return what `save` writes below the header."""
+    search = outcome.search
+    assert search is not None
+    assert outcome.load is not None
+    finals = [_final(candidate, found, outcome, build, slo) for candidate, found in outcome.finals.items() if found]
+    pick = next((row for row in finals if "pick" in row["roles"]), None)
+    against = {role: _against(finals, role, outcome) for role in ("default", "published")}
+    every = [reading.detail for trial in search.trials.values() for reading in trial.readings]
+    report = {
+        **_point_report.identity(build), **_point_report.conditions(outcome.load),
+        "slo": {"percentile": slo.percentile, "limit_us": slo.limit_us, "text": slo.text},
+        "points": [_tried(trial, number, search, build) for number, trial in enumerate(search.trials.values(), 1)],
+        "finals": finals, "pick": pick and {"users": pick["users"], "label": pick["label"], "setting": pick["setting"]},
+        "against": against, "stopped": search.stopped or outcome.stopped_by, "took_s": round(outcome.took_s, 1),
+        "limits": {"points": args.points, "minutes": args.minutes, "repeats": args.repeats},
+        "skipped": _point_report.skipped(every, build), "server": {}, "models": [],
+    }  # fmt: skip
+    return {**report, "verdict": _verdict(report, search, slo, outcome)}
+
+
+def _tried(trial: Trial, number: int, search: Search, build: Mapping[str, Any]) -> dict[str, Any]:
+    row = _row(trial.candidate, trial.readings, build)
+    return {**row, "number": number, "looks": len(trial.readings), "within": search.meets(trial), "fate": trial.fate}
+
+
+def _final(candidate: Candidate, found: list[Reading], outcome: Outcome, build: Mapping[str, Any], slo: Slo) -> dict[str, Any]:  # fmt: skip
+    row = _row(candidate, found, build)
+    named = {"pick": outcome.pick == candidate, "default": outcome.default == candidate.setting,
+             "published": outcome.published == candidate.setting}  # fmt: skip
+    within = row[f"{slo.percentile}_us"]["mean"] <= slo.limit_us and not row["failures"]
+    return {**row, "roles": [role for role, holds in named.items() if holds], "within": within}
+
+
+def _row(candidate: Candidate, found: list[Reading], build: Mapping[str, Any]) -> dict[str, Any]:
+    row = _point_report.point(candidate.setting, [reading.detail for reading in found], build)
+    return {**row, "users": candidate.users}
+
+
+def _against(finals: list[dict[str, Any]], role: str, outcome: Outcome) -> dict[str, Any] | None:
+    """Return by how much the pick differs from Triton's defaults, or from what is published; None without both."""
+    pick = next((row for row in finals if "pick" in row["roles"]), None)
+    others = [row for row in finals if role in row["roles"] and row is not pick]
+    setting: Setting | None = getattr(outcome, role)
+    if pick is None or setting is None:
+        return None
+    if role in pick["roles"] or not others:
+        return {
+            "label": setting.label,
+            "same": role in pick["roles"],
+            "words": "it is the same setting",
+            "verdict": "no gain",
+        }
+    other = max(others, key=lambda row: (row["within"], row["throughput_per_s"]["mean"]))
+    values = [row["throughput_per_s"]["values"] for row in (other, pick)]
+    found = _stats.change(*values)
+    words = _stats.compare(*values) + ("" if other["within"] else ", and it misses the SLO")
+    numbers = {} if found is None else {"change": found.mean, "low": found.low, "high": found.high}
+    return {"label": f"{other['label']} · {other['users']} in flight", "same": False, "within": other["within"], "words": words,
+            "verdict": found.verdict if found else "no gain", **numbers}  # fmt: skip
+
+
+def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome) -> dict[str, Any]:
+    tail = [
+        f"tried {len(report['points'])} points in {_point_report.seconds_in_words(report['took_s'])}; stopped: {report['stopped']}"
+    ]
+    if outcome.stopped_by:
+        return {
+            "status": "inconclusive" if outcome.stopped_by == STOPPED else "fail",
+            "reasons": [outcome.stopped_by, *tail],
+        }
+    pick = next((row for row in report["finals"] if "pick" in row["roles"]), None)
+    if pick is None:
+        return {"status": "fail", "reasons": [_missed(search, slo), *tail]}
+    key = f"{slo.percentile}_us"
+    latency, rate = pick[key], pick["throughput_per_s"]
+    reasons = [
+        f"best within {slo.text}: {pick['label']} · {pick['users']} in flight: {rate['mean']:.0f} ± {rate['half_width']:.0f} infer/sec, "
+        f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms",
+        *_comparisons(report["against"]),
+        f"this SLO needs {_point_report.costs_in_words(pick)}",
+    ]
+    over = report["against"]["default"]
+    if over is not None and over["verdict"] != "gain" and over.get("within", True):
+        reasons.insert(0, "no gain: Triton's default settings are as good, as far as can be told")
+    doubts = []
+    if not pick["within"]:
+        doubts.append(f"measured anew it misses the SLO: nothing that was tried keeps {slo.text} for sure")
+    if pick["client_cpu_share"] > _report.BUSY:
+        doubts.append(f"THE CLIENT MAY BE THE LIMIT: it used {pick['client_cpu_share']:.0%} of a core")
+    return {"status": "inconclusive" if doubts else "pass", "reasons": [*reasons, *doubts, *tail]}
+
+
+def _comparisons(against: Mapping[str, dict[str, Any] | None]) -> list[str]:
+    names = {"default": "Triton's default settings", "published": "the published setting"}
+    return [f"over {names[role]} ({row['label']}): {row['words']}" for role, row in against.items() if row is not None]
+
+
+def _missed(search: Search, slo: Slo) -> str:
+    nearest = search.nearest
+    if nearest is None:
+        return "no setting answered rightly: see the points"
+    return (
+        f"the SLO cannot be met: best {slo.percentile} was {nearest.latency_us / 1000:.2f} ms where {slo.text} is asked "
+        f"({nearest.candidate.label})"
+    )
+
+
+def _show(report: dict[str, Any], folder: Path) -> None:
+    key = f"{report['slo']['percentile']}_us"
+    rows = [(row["number"], *_cells(row, key), row["looks"], row["fate"]) for row in report["points"]]
+    columns = [
+        "#",
+        "setting",
+        "in flight",
+        "infer/sec (95%)",
+        f"{report['slo']['percentile']} ms",
+        "looks",
+        "what became of it",
+    ]
+    console.table(f"{report['model']}: tried for {report['slo']['text']}", columns, rows)
+    if report["finals"]:
+        finals = [(*_cells(row, key), ", ".join(row["roles"])) for row in report["finals"]]
+        console.table("measured anew, interleaved", [*columns[1:5], "is"], finals)
+    for why in report["skipped"]:
+        console.say(f"skipped: {why}")
+    verdict = report["verdict"]
+    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in verdict["reasons"]))
+    console.say(f"report: {folder / 'report.html'}")
+
+
+def _cells(row: dict[str, Any], key: str) -> tuple[object, ...]:
+    rate = row["throughput_per_s"]
+    return (
+        row["label"],
+        row["users"],
+        f"{rate['mean']:.0f} ± {rate['half_width']:.0f}",
+        f"{row[key]['mean'] / 1000:.2f}",
+    )

@@ -1,0 +1,228 @@
+"""What is kept of a run: merged without loss, bounded, and judged."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from loadtest import _honesty
+from loadtest._checking import LIMIT, Checker, Cost
+from loadtest._load_record import LoadRecord
+from loadtest._recorder import MOST_ERRORS, OTHER, Recorder, Track, up_to
+from loadtest._series import MOST_ROWS, Series
+
+
+def recorded(seed: int, count: int = 500) -> Recorder:
+    recorder, chance = Recorder(), random.Random(seed)
+    recorder.start(0)
+    for number in range(count):
+        recorder.sent("m", "http")
+        error = "it failed" if number % 50 == 49 else ""
+        recorder.record("m", "http", recorder.started + number / 100, chance.lognormvariate(7, 1), error=error)
+    return recorder
+
+
+def test_parts_merge_to_the_whole() -> None:
+    whole, merged = Recorder(), Recorder()
+    whole.start(0)
+    merged.start(0)
+    for seed in range(3):
+        part = recorded(seed)
+        merged.merge(json.loads(json.dumps(part.drain())))
+        again = recorded(seed)
+        whole.merge(again.drain())
+    track, other = merged.tracks["m", "http"], whole.tracks["m", "http"]
+    assert track.requests == track.sent == 1500
+    assert track.failures == 30
+    assert track.latencies.get_total_count() == 1470 == track.in_window
+    assert track.latencies.encode() == other.latencies.encode()
+    assert track.series.as_rows() == other.series.as_rows()
+    assert sum(row["answers"] for row in track.series.as_rows()) == 1470
+
+
+def test_what_comes_after_the_load_is_no_throughput() -> None:
+    recorder = recorded(0, 100)
+    recorder.end()
+    recorder.record("m", "http", recorder.started, 900.0)
+    track = recorder.tracks["m", "http"]
+    assert track.latencies.get_total_count() == track.in_window + 1
+
+
+def test_the_warm_up_does_not_count() -> None:
+    recorder = Recorder()
+    recorder.start(5.0)
+    recorder.record("m", "http", recorder.started + 4.9, 100.0)
+    recorder.record("m", "http", recorder.started + 5.1, 100.0)
+    assert (recorder.tracks["m", "http"].requests, recorder.tracks["m", "http"].measured) == (2, 1)
+
+
+def test_latency_counts_from_the_moment_due_and_service_from_the_send() -> None:
+    recorder = Recorder()
+    recorder.start(0)
+    recorder.record("m", "http", recorder.started, 900_000.0, service_us=2000.0)
+    track = recorder.tracks["m", "http"]
+    assert track.latencies.get_max_value() == pytest.approx(900_000, rel=1e-3)
+    assert track.service.get_max_value() == pytest.approx(2000, rel=1e-3)
+    assert (up_to(track.latencies, 1e5), up_to(track.service, 1e5)) == (0, 1)
+
+
+def test_a_server_that_words_each_error_anew_does_not_fill_the_memory() -> None:
+    track = Track()
+    for number in range(500):
+        track.note(f"error {number}")
+    assert len(track.errors) == MOST_ERRORS + 1
+    assert track.errors[OTHER] == 500 - MOST_ERRORS
+
+
+def test_a_series_of_a_day_is_as_long_as_one_of_ten_minutes() -> None:
+    series = Series()
+    for second in range(0, 86_400, 7):
+        series.answered(second, 1234.0)
+    rows = series.as_rows()
+    assert len(rows) <= MOST_ROWS
+    assert sum(row["answers"] for row in rows) == len(range(0, 86_400, 7))
+    assert rows[-1]["t_s"] + rows[-1]["width_s"] >= 86_393
+
+
+def test_series_of_different_width_merge() -> None:
+    long, short = Series(), Series()
+    for second in range(2000):
+        long.answered(second, 1000.0)
+    short.answered(3, 5000.0)
+    short.failed(1999)
+    long.add(short)
+    rows = long.as_rows()
+    assert sum(row["answers"] for row in rows) == 2001
+    assert rows[-1]["failures"] == 1
+    assert rows[0]["p99_us"] == 1000.0 or rows[0]["p99_us"] == 5000.0
+
+
+def test_checking_stays_within_its_budget() -> None:
+    checker = Checker(None)
+    for _ in range(400):
+        if checker.wants(first=False):
+            checker.run(lambda: _busy(0.002))
+        _busy(0.002)
+    cost = Cost(*checker.drain())  # type: ignore[arg-type]
+    share, low, high = cost.share()
+    assert cost.count >= 5
+    assert low <= share <= high
+    assert cost.total_s <= 0.05 * cost.client_s, "twenty checks in a hundred requests would be ten percent"
+
+
+def test_a_share_that_is_given_is_kept() -> None:
+    checker = Checker(1.0)
+    assert all(checker.wants(first=False) for _ in range(50))
+    assert not any(Checker(0.0).wants(first=False) for _ in range(50))
+
+
+def _busy(seconds: float) -> None:
+    import time
+
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """A healthy run's report, changed."""
+    series = [
+        {"t_s": t, "width_s": 1, "answers": 500, "failures": 0, "p50_us": 2000.0, "p99_us": 5000.0} for t in range(20)
+    ]
+    row = {
+        "model": "m", "protocol": "http", "requests": 10_000, "failures": 0, "wrong": 0, "checked": 50, "unanswered": 0, "cancelled": 0,
+        "measured": 9500, "slo": {"p99_ms": 10.0}, "latency_us": {"p50": 2000.0, "p99": 5000.0}, "service_us": {"p50": 1900.0}, "series": series,
+    }  # fmt: skip
+    load = {
+        "arrivals": "constant", "asked_per_s": 500.0, "offered_per_s": 500.0, "due": 10_000, "waited": 0, "unsent": 0,
+        "late_us": {"p50": 100.0, "p99": 400.0, "max": 900.0},
+    }  # fmt: skip
+    server = {"m": {"requests": 10_000, "busy_share": 0.5}}
+    client = {"cpu_share": 0.4, "checking": {"share": 0.01, "low": 0.009, "high": 0.011}}
+    found: dict[str, Any] = {"warmup_s": 1, "load": load, "models": [row], "server": server, "client": client}
+    for path, value in changes.items():
+        owner, _, key = path.rpartition("__")
+        place = {"row": row, "load": load, "server": server["m"], "client": client}[owner]
+        place[key] = value
+    return found
+
+
+def judged(**changes: Any) -> tuple[str, str]:
+    verdict = _honesty.verdict(report(**changes), stopped_by="", lost_server=False, steady=True)
+    return verdict["status"], " | ".join(verdict["reasons"])
+
+
+def test_a_healthy_run_passes() -> None:
+    assert judged() == ("pass", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"row__wrong": 1, "row__failures": 1}, "fail", "1 of 50 checked answers are wrong"),
+        ({"row__failures": 3}, "fail", "3 of 10000 requests failed"),
+        ({"row__unanswered": 2}, "fail", "2 requests were never answered"),
+        ({"row__latency_us": {"p50": 1.0, "p99": 11_000.0}}, "fail", "p99 is 11.00 ms, the SLO is 10 ms"),
+        ({"load__unsent": 40}, "fail", "were due and never sent"),
+        ({"client__cpu_share": 0.97}, "inconclusive", _honesty.LOUD),
+        ({"load__late_us": {"p50": 3000.0}}, "inconclusive", "more than 3.0 ms late"),
+        ({"server__requests": 10_400}, "inconclusive", "is somebody else asking it?"),
+        ({"server__requests": 9_900}, "inconclusive", "the server counted 9900"),
+        ({"load__offered_per_s": 495.0}, "inconclusive", "495.0 requests per second were offered"),
+        (
+            {"client__checking": {"share": 0.019, "low": 0.01, "high": LIMIT + 0.01}},
+            "inconclusive",
+            "checking answers cost",
+        ),
+        ({"row__measured": 60}, "inconclusive", "too few for a 99th percentile"),
+    ],
+)
+def test_what_is_bad_or_doubtful_is_told(changes: dict[str, Any], status: str, words: str) -> None:
+    found, reasons = judged(**changes)
+    assert found == status
+    assert words in reasons
+
+
+def test_a_busy_client_is_not_the_limit_where_the_server_is_busier() -> None:
+    assert judged(client__cpu_share=0.97, server__busy_share=0.95) == ("pass", "")
+
+
+def test_a_poisson_rate_is_judged_by_its_chance() -> None:
+    off = {"load__offered_per_s": 495.0, "load__arrivals": "poisson"}
+    assert judged(**off) == ("pass", "")
+    assert judged(**off, load__due=1_000_000)[0] == "inconclusive"
+
+
+def test_windows_that_differ_are_not_stable() -> None:
+    series = report()["models"][0]["series"]
+    for row in series[12:]:
+        row["answers"] = 400
+    status, reasons = judged(row__series=series)
+    assert status == "inconclusive"
+    assert "the last 3 windows differ" in reasons
+    assert _honesty.stability(series[:8], 1) is None, "windows of less than three seconds say nothing"
+
+
+def test_a_load_that_changes_on_purpose_need_not_be_stable() -> None:
+    series = report()["models"][0]["series"]
+    for row in series[12:]:
+        row["answers"] = 100
+    found = _honesty.verdict(report(row__series=series), stopped_by="", lost_server=False, steady=False)
+    assert found["status"] == "pass"
+
+
+def test_records_of_several_processes_add_up() -> None:
+    one, whole = (
+        LoadRecord(due=10, waited=2, unsent=1, offered_per_s=5.0, cpu_s=1.5, busiest=0.3, processes=1),
+        LoadRecord(),
+    )
+    one.late.record_value(500)
+    for _ in range(3):
+        whole.add(json.loads(json.dumps(one.encode())))
+    load, client = whole.load("poisson", "15", 15.0, "peak"), whole.client()
+    assert (load["due"], load["waited"], load["unsent"], load["offered_per_s"]) == (30, 6, 3, 15.0)
+    assert (client["cpu_s"], client["cpu_share"], client["processes"]) == (4.5, 0.3, 3)
+    assert load["late_us"]["p50"] == pytest.approx(500, rel=1e-2)

@@ -1,0 +1,136 @@
+"""Open loops, profiles, shared memory, tags and scenarios of config.yaml, on the real server with real locust."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from planwright.server_info import ServerInfo
+from tests.loadtest.conftest import LoadRun, locust
+
+OPEN = ("-u", "16", "-r", "16")
+
+
+def row_of(run: LoadRun) -> dict[str, float]:
+    return dict(run.report["models"][0])
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "constant"])
+def test_an_open_loop_offers_its_rate_and_ends_by_itself(served: ServerInfo, tmp_path: Path, arrivals: str) -> None:
+    done = locust(served, tmp_path, *OPEN, "--tags", "http", arrivals=arrivals, rate="60:5s", warmup_s="1")
+    assert done.code == 0, done.text
+    load = done.report["load"]
+    assert load["due"] == sum(row["requests"] for row in done.report["models"]), "each arrival is one request"
+    assert load["unsent"] == 0
+    assert load["asked_per_s"] == pytest.approx(60)
+    assert load["due"] == 300 if arrivals == "constant" else 200 < load["due"] < 400
+    assert load["offered_per_s"] == pytest.approx(load["due"] / 5, rel=0.05)
+
+
+def test_latency_counts_from_the_moment_due(served: ServerInfo, tmp_path: Path) -> None:
+    """Two connections for a burst of requests that are all due at once: most must wait, and the wait is theirs."""
+    (tmp_path / "trace.csv").write_text("\n".join(["0.5"] * 200))
+    done = locust(
+        served, tmp_path, "-u", "2", "-r", "2", "--tags", "http", arrivals=f"trace:{tmp_path}/trace.csv", warmup_s="0"
+    )
+    assert done.code == 0, done.text
+    row, load = row_of(done), done.report["load"]
+    assert row["requests"] == load["due"] == 200
+    assert load["waited"] >= 190
+    assert row["latency_us"]["max"] > 20 * row["service_us"]["p50"]  # type: ignore[index]
+    assert row["latency_us"]["p50"] > 5 * row["service_us"]["p50"]  # type: ignore[index]
+
+
+def test_a_rate_beyond_the_server_is_told_and_ends(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(
+        served, tmp_path, "-u", "4", "-r", "4", "-t", "3s", "--tags", "http", arrivals="poisson", rate="50000"
+    )
+    assert done.code == 1, done.text
+    assert done.report["load"]["unsent"] > 0
+    assert any("never sent" in reason for reason in done.report["verdict"]["reasons"])
+
+
+def test_two_processes_share_an_open_loop(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(
+        served, tmp_path, *OPEN, "--tags", "http", "--processes", "2", arrivals="constant", rate="40:4s", warmup_s="0"
+    )
+    assert done.code == 0, done.text
+    assert done.report["load"]["due"] == 160
+    assert done.report["client"]["processes"] == 2
+    assert sum(row["requests"] for row in done.report["models"]) == 160
+
+
+def test_a_profile_of_users_ramps_and_ends(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(served, tmp_path, "--tags", "http", users="1:2s,6:2s,2:1s", wait_s="0.01")
+    assert done.code == 0, done.text
+    assert done.report["users"] == 6
+    assert 3 < done.report["duration_s"] < 30
+
+
+def test_shared_memory_carries_right_answers(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(served, tmp_path, "-u", "3", "-r", "3", "-t", "4s", "--tags", "shm", check="1")
+    assert done.code == 0, done.text
+    row = row_of(done)
+    assert row["protocol"] == "shm"
+    assert row["wrong"] == row["failures"] == 0
+    assert row["checked"] > 0
+
+
+def test_only_what_is_asked_for_runs(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(served, tmp_path, "-u", "2", "-r", "2", "-t", "3s", "InferGrpc")
+    assert {row["protocol"] for row in done.report["models"]} == {"grpc"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings", "words"),
+    [
+        (("--tags", "htp"), {}, "there is no tag 'htp'"),
+        ((), {"arrivals": "sometimes", "rate": "x"}, "use closed, poisson, constant or trace:FILE"),
+        ((), {"arrivals": "poisson", "rate": "5-x:3s"}, "PLANWRIGHT_RATE is '5-x:3s'"),
+        ((), {"arrivals": "trace:/no/such.csv"}, "the trace cannot be read"),
+        ((), {"users": "0"}, "PLANWRIGHT_USERS is '0'"),
+        ((), {"scenario": "peek"}, "did you mean 'peak'?"),
+    ],
+)
+def test_bad_scenarios_are_told(
+    served: ServerInfo, tmp_path: Path, flags: tuple[str, ...], settings: dict[str, str], words: str
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("version: 1\nmodels: {digits: {source: zoo/digits}}\nloadtest: {peak: {rate: 5}}\n")
+    done = locust(served, tmp_path, "-u", "1", "-t", "2s", *flags, config=str(config), **settings)
+    assert done.code == 2, done.text
+    assert words in done.text
+
+
+def test_a_scenario_of_config_yaml_and_what_overrides_it(served: ServerInfo, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "version: 1\nmodels: {digits: {source: zoo/digits}}\n"
+        "loadtest:\n  peak: {arrivals: constant, rate: '50:60s', models: {digits: 1}, batch: 2, warmup_s: 0}\n"
+    )
+    done = locust(served, tmp_path, *OPEN, "--tags", "grpc", config=str(config), scenario="peak", rate="30:3s")
+    assert done.code == 0, done.text
+    assert done.report["load"]["scenario"] == "peak"
+    assert done.report["load"]["due"] == 90, "the environment's own word counts"
+    assert row_of(done)["batch"] == 2
+
+
+def test_faults_of_config_yaml_name_their_line(served: ServerInfo, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "version: 1\nmodels: {digits: {source: zoo/digits}}\nloadtest:\n  peak:\n    arivals: poisson\n    batch: 0\n"
+    )
+    done = locust(served, tmp_path, "-t", "2s", config=str(config), scenario="peak")
+    assert done.code == 2, done.text
+    assert "config.yaml:5" in done.text
+    assert "config.yaml:6" in done.text
+
+
+def test_the_report_is_json_all_the_way(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(served, tmp_path, "-u", "2", "-r", "2", "-t", "3s", wait_s="0.01")
+    assert json.loads(json.dumps(done.report)) == done.report
+    for row in done.report["models"]:
+        assert row["unanswered"] == 0
+        assert row["goodput_per_s"] <= row["throughput_per_s"]
