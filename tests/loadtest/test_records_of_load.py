@@ -132,20 +132,20 @@ def report(**changes: Any) -> dict[str, Any]:
     series = [
         {"t_s": t, "width_s": 1, "answers": 500, "failures": 0, "p50_us": 2000.0, "p99_us": 5000.0} for t in range(20)
     ]
-    row = {
+    row: dict[str, Any] = {
         "model": "m", "protocol": "http", "requests": 10_000, "failures": 0, "wrong": 0, "checked": 50, "unanswered": 0, "cancelled": 0,
         "measured": 9500, "slo": {"p99_ms": 10.0}, "latency_us": {"p50": 2000.0, "p99": 5000.0}, "service_us": {"p50": 1900.0}, "series": series,
     }  # fmt: skip
-    load = {
+    load: dict[str, Any] = {
         "arrivals": "constant", "asked_per_s": 500.0, "offered_per_s": 500.0, "due": 10_000, "waited": 0, "unsent": 0,
         "late_us": {"p50": 100.0, "p99": 400.0, "max": 900.0},
     }  # fmt: skip
-    server = {"m": {"requests": 10_000, "busy_share": 0.5}}
-    client = {"cpu_share": 0.4, "checking": {"share": 0.01, "low": 0.009, "high": 0.011}}
+    server: dict[str, Any] = {"m": {"requests": 10_000, "busy_share": 0.5}}
+    client: dict[str, Any] = {"cpu_share": 0.4, "checking": {"share": 0.01, "low": 0.009, "high": 0.011}}
     found: dict[str, Any] = {"warmup_s": 1, "load": load, "models": [row], "server": server, "client": client}
     for path, value in changes.items():
         owner, _, key = path.rpartition("__")
-        place = {"row": row, "load": load, "server": server["m"], "client": client}[owner]
+        place: dict[str, Any] = {"row": row, "load": load, "server": server["m"], "client": client}[owner]
         place[key] = value
     return found
 

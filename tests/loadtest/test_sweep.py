@@ -3,49 +3,162 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from loadtest import _stats
+from loadtest import _point, _stats
+from loadtest._point import Setting
+from loadtest._point_usage import Meter, first_gpu, tree
 from loadtest._recorder import Recorder
+from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
+from tests._server import running_server
+
+SCHEMA = json.loads((ROOT / "loadtest/report.schema.json").read_text())
 
 
-def sweep(*flags: str) -> subprocess.CompletedProcess[str]:
+def sweep(*flags: str, server_file: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"PLANWRIGHT_SERVER_FILE": str(server_file)} if server_file else {})}
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest", "sweep", *flags], cwd=ROOT, capture_output=True, text=True, timeout=200
+        [sys.executable, "-m", "loadtest", "sweep", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def places(built: Project, folder: Path) -> list[str]:
+    return ["--repository", str(built.repository), "--runs", str(folder / "runs")]
+
+
+def model_config(http_url: str) -> dict[str, object]:
+    with urllib.request.urlopen(f"http://{http_url}/v2/models/digits/config", timeout=10) as answer:
+        found: dict[str, object] = json.load(answer)
+    return found
+
+
+SHORT = ("--duration-s", "1", "--warmup-s", "1", "--repeats", "2", "--users", "4")
 
 
 def test_a_sweep_measures_each_number_of_instances_and_leaves_the_repository_alone(
     built: Project, tmp_path: Path
 ) -> None:
     before = built.state()
-    done = sweep(
-        "digits", "--instances", "1,2", "--duration-s", "1", "--warmup-s", "1", "--repeats", "2", "--users", "4",
-        "--repository", str(built.repository), "--runs", str(tmp_path / "runs"), "--json",
-    )  # fmt: skip
+    done = sweep("digits", "--instances", "1,2", *SHORT, *places(built, tmp_path), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    jsonschema.validate(report, json.loads((ROOT / "loadtest/report.schema.json").read_text()))
+    jsonschema.validate(report, SCHEMA)
     assert [point["instances"] for point in report["points"]] == [1, 2]
     assert all(len(point["throughput_per_s"]["values"]) == 2 for point in report["points"])
     assert all(point["throughput_per_s"]["mean"] > 0 for point in report["points"])
     assert "<svg" in Path(report["report"]).read_text()
     assert built.state() == before
+    told = [line for line in done.stderr.splitlines() if " left" in line]
+    assert [line.split()[0] for line in told] == ["1/4", "2/4", "3/4", "4/4"]
+
+
+def test_a_grid_is_set_in_tritons_fields_and_what_it_costs_is_told(built: Project, tmp_path: Path) -> None:
+    done = sweep(
+        "digits", "--instances", "1", "--max-batch", "2,8", "--queue-delay-us", "off,1000", "--preferred", "none;2,4", *SHORT[:4],
+        "--repeats", "1", "--users", "8", *places(built, tmp_path), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, SCHEMA)
+    settings = [(p["setting"]["max_batch_size"], p["setting"]["dynamic_batching"]) for p in report["points"]]
+    assert settings == [
+        (2, None),
+        (2, {"max_queue_delay_microseconds": 1000}),
+        (2, {"preferred_batch_size": [2], "max_queue_delay_microseconds": 1000}),
+        (8, None),
+        (8, {"max_queue_delay_microseconds": 1000}),
+        (8, {"preferred_batch_size": [2, 4], "max_queue_delay_microseconds": 1000}),
+    ]
+    for point in report["points"]:
+        sizes = {row["size"] for row in point["batches"]}
+        assert max(sizes) <= point["setting"]["max_batch_size"]
+        assert (sizes == {1}) == (point["setting"]["dynamic_batching"] is None)
+        assert point["server_cores"] > 0
+        assert point["memory_bytes"] > 20e6
+        assert point["off_best"] is None
+        assert point["comparison"] in ("", "one repeat: no verdict")
+    assert any("no optimization profile" in why for why in report["skipped"])
+    if first_gpu() is None:
+        assert any("GPU power" in why for why in report["skipped"])
+    page = Path(report["report"]).read_text()
+    assert "Executed batch sizes" in page
+    assert page.count("<svg") == 3
+
+
+def test_ctrl_c_leaves_what_was_measured_and_the_servers_config_as_it_was(built: Project, tmp_path: Path) -> None:
+    with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
+        server.write(tmp_path / "server.json")
+        before = model_config(server.http_url)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", "sweep", "digits", "--instances", "2,3", "--queue-delay-us", "9", "--server", f"http://{server.http_url}",
+             "--duration-s", "1", "--warmup-s", "1", "--repeats", "99", *places(built, tmp_path)],
+            cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(tmp_path / "server.json")},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("2/"):
+                break
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 130, out + err
+        assert "Traceback" not in err
+        assert model_config(server.http_url) == before
+    (stored,) = (tmp_path / "runs").glob("*/report.json")
+    report = json.loads(stored.read_text())
+    jsonschema.validate(report, SCHEMA)
+    assert report["verdict"]["reasons"][0] == "stopped by Ctrl-C"
+    assert len(report["points"]) == 2
+    assert stored.with_name("report.html").is_file()
+
+
+def test_a_server_that_does_not_let_its_models_be_changed_is_exit_3(served: ServerInfo, built: Project, tmp_path: Path) -> None:  # fmt: skip
+    done = sweep("digits", "--server", f"http://{served.http_url}", *places(built, tmp_path), server_file=tmp_path / "none.json")  # fmt: skip
+    assert done.returncode == 3
+    assert "fix    start it with --model-control-mode=explicit" in done.stderr or "wants a key" in done.stderr
+    served.write(tmp_path / "server.json")
+    done = sweep("digits", "--server", f"http://{served.http_url}", *places(built, tmp_path), server_file=tmp_path / "server.json")  # fmt: skip
+    assert done.returncode == 3
+    assert "it runs in mode none" in done.stderr
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_server_that_is_not_there_is_exit_3(built: Project, tmp_path: Path) -> None:
+    done = sweep("digits", "--server", "http://127.0.0.1:9", *places(built, tmp_path))
+    assert done.returncode == 3
+    assert "the server does not answer" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["digits", "--instances", "0,1"], "numbers of instances are 1 to 64"),
+        (["digits", "--max-batch", "16"], "above the published max_batch_size 8"),
+        (["digits", "--max-batch", "2,4", "--batch", "4"], "--batch 4 is above the max_batch_size 2"),
+        (["digits", "--queue-delay-us", "soon"], "--queue-delay-us off,0,500,2000"),
+        (["digits", "--preferred", "4,,8"], '--preferred "none;4,8"'),
+        (["digits", "--cuda-graphs", "off,on"], "has no CUDA graphs"),
+        (["digits", "--duration-s", "0", "--repeats", "0"], "--repeats 0"),
+        (["digits", "--users", "0"], "--users 0"),
         (["digitz"], "did you mean 'digits'?"),
         ([], "the following arguments are required"),
     ],
@@ -54,6 +167,66 @@ def test_bad_usage_is_told(built: Project, flags: list[str], words: str) -> None
     done = sweep(*flags, *(["--repository", str(built.repository)] if flags else []))
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_points_off_the_profiles_opt_are_flagged() -> None:
+    spec = {"bounds": [1, 16, 32], "compile": {"profiles": None}}
+    build = {"target": "tensorrt", "stages": {"compile": {"spec": spec}}}
+    assert _point.best_batches(build) == ([16], "")
+    spec["compile"] = {
+        "profiles": [
+            {"x": {"min": [1, 3], "opt": [4, 3], "max": [8, 3]}},
+            {"x": {"min": [1, 3], "opt": [8, 3], "max": [8, 3]}},
+        ]
+    }
+    assert _point.best_batches(build) == ([4, 8], "")
+    assert _point.best_batches({"target": "onnxruntime"})[0] == []
+    rows = [{"size": 4, "count": 30}, {"size": 5, "count": 10}]
+    assert _point.off_best(rows, [4, 8]) == 0.25
+    assert _point.off_best(rows, []) is None
+
+
+def test_a_setting_survives_the_way_to_the_server_and_back() -> None:
+    base = {
+        "max_batch_size": 32, "instance_group": [{"name": "m_0", "count": 1, "kind": "KIND_CPU"}], "optimization": {"priority": "PRIORITY_DEFAULT"},
+        "dynamic_batching": {"preferred_batch_size": [32], "max_queue_delay_microseconds": 500, "preserve_ordering": True},
+    }  # fmt: skip
+    assert _point.setting_of(base) == Setting(1, 32, 500), "a server writes [max_batch_size] where nothing is preferred"
+    assert _point.configured(base, Setting(1, 32, 500)) == {
+        **base,
+        "dynamic_batching": {"max_queue_delay_microseconds": 500, "preserve_ordering": True},
+    }
+    for setting in (Setting(3, 8, None), Setting(1, 32, 0, (4, 8)), Setting(2, 16, 9, (), True)):
+        config = _point.configured(base, setting)
+        assert _point.setting_of(config) == setting
+        assert config["instance_group"][0]["kind"] == "KIND_CPU"
+    assert "dynamic_batching" not in _point.untuned(base)
+
+
+def test_a_process_that_works_is_seen_to_work() -> None:
+    busy = [
+        sys.executable,
+        "-c",
+        "import time\nblock = bytearray(60_000_000)\nend = time.process_time() + 1\nwhile time.process_time() < end: pass\nprint()\ntime.sleep(60)",
+    ]
+    process = subprocess.Popen(["sh", "-c", '"$@"; true', "sh", *busy], stdout=subprocess.PIPE)
+    try:
+        meter = Meter(process.pid, None)
+        meter.read()
+        assert process.stdout is not None
+        process.stdout.readline()
+        meter.read()
+        usage = meter.usage(0, 1)
+    finally:
+        for pid in tree(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    assert usage.cpu_s is not None
+    assert usage.memory_bytes is not None
+    assert 0.5 < usage.cpu_s < 10, "the work was done by a child of the process"
+    assert 60e6 < usage.memory_bytes < 300e6
+    assert tree(process.pid) == []
+    assert Meter(0, None).usage(0, 1).cpu_s is None
 
 
 @pytest.mark.parametrize(
@@ -74,13 +247,41 @@ def test_a_setting_seldom_gains_on_itself_and_a_real_gain_is_seen() -> None:
     assert _stats.compare([100.0, 101, 99, 100], [70.0, 71, 69, 72]).startswith("loss")
 
 
+def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+    dice = random.Random(7)
+    held = 0
+    for _ in range(400):
+        found = _stats.interval([dice.gauss(100, 5) for _ in range(4)])
+        held += abs(float(str(found["mean"])) - 100) <= float(str(found["half_width"]))
+    assert 365 <= held <= 395, "95% of 400 are 380"
+    assert _stats.interval([3.0])["half_width"] == 0.0
+
+
+def test_too_little_is_no_verdict() -> None:
+    assert _stats.compare([1.0], [2.0, 3.0]) == "one repeat: no verdict"
+    assert _stats.compare([2.0, 2.0], [3.0, 3.0]) == "no verdict"
+    assert _stats.compare([0.0, 0.0], [3.0, 4.0]) == "no verdict"
+    assert "-100%" in _stats.compare([100.0, 300.0], [100.0, 200.0]), "no rate falls by more than all of it"
+
+
+def test_ratios_of_pairs_and_a_pooled_scatter() -> None:
+    found = _stats.ratio([(100.0, 98.0), (200.0, 198.0), (50.0, 48.5), (120.0, 118.0)])
+    assert found.low < 0.98 - 1 < found.high
+    assert found.high < 0
+    assert _stats.ratio([(1.0, 2.0)]).high == float("inf")
+    pooled = _stats.scatter([[100.0, 110.0], [10.0, 11.0], [5.0]])
+    assert pooled.freedom == 6
+    assert 0.03 < pooled.share < 0.07
+    assert pooled.reach([2, 2]) < pooled.reach([1, 2]) < pooled.reach([1, 1])
+
+
 def test_tracks_of_two_processes_add_up() -> None:
     one, two, both = Recorder(), Recorder(), Recorder()
     for recorder in (one, two, both):
         recorder.start(0)
     for value in (100.0, 2000.0, 35.0):
-        one.record("m", "http", one.started_s, value)
-        two.record("m", "http", two.started_s, value * 3, error="lost" if value == 35.0 else "")
+        one.record("m", "http", one.started, value)
+        two.record("m", "http", two.started, value * 3, error="lost" if value == 35.0 else "")
     both.merge(one.drain())
     both.merge(two.drain())
     track = both.tracks["m", "http"]

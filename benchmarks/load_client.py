@@ -1,0 +1,189 @@
+"""Is our load generator fast enough to measure a server: beside perf_analyzer, and beside a stock tritonclient user.
+
+In      the published models digits and resnet50 (or minilm).
+Out     a table and benchmarks/results/load_client.json; ``--check`` exits 1 where a target is missed.
+
+Three sides per protocol, in turn, round by round: our scenario, perf_analyzer at the same concurrency (where the server is the
+limit), and a locust user that calls tritonclient's own ``infer`` as its examples do (requests per second of client CPU). The server has
+a core of its own where there are two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks._common import record, serve, stamp  # noqa: E402
+from clients import published  # noqa: E402
+from planwright import console  # noqa: E402
+from planwright.errors import Fault, MachineError  # noqa: E402
+from planwright.files import read_json  # noqa: E402
+from planwright.server_info import ServerInfo  # noqa: E402
+
+TARGETS = {"throughput": 0.95, "cpu": 3.0}
+SERVER_CORE, CLIENT_CORE = 0, 1
+SERVER_BOUND, SMALL = "minilm", "digits"
+USERS, SECONDS = 8, 8.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure in rounds."""
+    p = console.Parser(prog="benchmarks/load_client.py", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--seconds", type=float, default=SECONDS, help="per measurement (default: %(default)s)")
+    p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
+    p.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    args = p.parse_args(argv)
+    pinned = len(os.sched_getaffinity(0)) > 1
+    prefix = ("taskset", "-c", str(SERVER_CORE)) if pinned else ()
+    with (
+        serve(args.repository, prefix=prefix) as server,
+        tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder,
+    ):
+        scratch = Path(folder)
+        server.write(scratch / "server.json")
+        rounds = [_round(args, server, scratch, pinned=pinned) for _ in range(args.rounds)]
+    rows = _rows(rounds)
+    _show(rows)
+    console.say(
+        f"record: {record('load_client', {**stamp(), 'pinned': pinned, 'users': USERS, 'rounds': rounds, 'rows': rows})}"
+    )
+    return 1 if args.check and not all(row["met"] for row in rows) else 0
+
+
+def _round(args: argparse.Namespace, server: ServerInfo, scratch: Path, *, pinned: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    prefix = ["taskset", "-c", str(CLIENT_CORE)] if pinned else []
+    for protocol in ("http", "grpc"):
+        ours = _locust(args, scratch, prefix, SERVER_BOUND, "loadtest/", protocol)
+        found[f"{protocol} ours"] = ours["throughput_per_s"]
+        found[f"{protocol} perf_analyzer"] = _perf_analyzer(args, server, scratch, prefix, SERVER_BOUND, protocol)
+        small = _locust(args, scratch, prefix, SMALL, "loadtest/", protocol)
+        found[f"{protocol} ours, requests per client core second"] = small["per_core_s"]
+    stock = _locust(args, scratch, prefix, SMALL, "benchmarks/_stock_user.py", "grpc")
+    found["stock grpc, requests per client core second"] = stock["per_core_s"]
+    console.say(json.dumps({name: round(value, 1) for name, value in found.items()}))
+    return found
+
+
+def _locust(
+    args: argparse.Namespace, scratch: Path, prefix: list[str], model: str, file: str, protocol: str
+) -> dict[str, float]:
+    """Return samples per second and requests per second of client CPU."""
+    runs = Path(tempfile.mkdtemp(dir=scratch))
+    environment = {
+        **os.environ, "PLANWRIGHT_MODELS": model, "PLANWRIGHT_RUNS": str(runs), "PLANWRIGHT_SERVER_FILE": str(scratch / "server.json"),
+        "PLANWRIGHT_REPOSITORY": str(args.repository), "PLANWRIGHT_WARMUP_S": "2",
+    }  # fmt: skip
+    command = [*prefix, sys.executable, "-m", "locust", "-f", file, "--headless", "--only-summary", "--loglevel", "ERROR", "-u", str(USERS),
+               "-r", str(USERS), "-t", f"{args.seconds + 2:.0f}s", "--tags", protocol]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=args.seconds + 120)
+    report = read_json(next(runs.glob("*/report.json")))
+    rows = report["models"]
+    requests = sum(row["requests"] for row in rows)
+    return {
+        "throughput_per_s": sum(row["throughput_per_s"] for row in rows),
+        "per_core_s": requests / max(report["client"]["cpu_s"], 1e-9),
+    }
+
+
+def _perf_analyzer(
+    args: argparse.Namespace, server: ServerInfo, scratch: Path, prefix: list[str], model: str, protocol: str
+) -> float:
+    """Return inferences per second of perf_analyzer at the same number in flight, with our golden samples as its data."""
+    data, table = scratch / f"{model}.json", scratch / "perf.csv"
+    if not data.exists():
+        data.write_text(json.dumps(_golden(args.repository, model)))
+    url = server.http_url if protocol == "http" else server.grpc_url
+    command = [*prefix, _binary(), "-m", model, "-u", url, "-i", protocol, "--input-data", str(data), "--concurrency-range", str(USERS),
+               "--measurement-mode", "time_windows", "--measurement-interval", f"{args.seconds * 1000 / 3:.0f}", "-f", str(table),
+               "--stability-percentage", "100", "--max-trials", "3"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds * 10 + 120)
+    if done.returncode or not table.exists():
+        raise MachineError(Fault("perf_analyzer failed", why=(done.stdout + done.stderr)[-600:], fix="run it by hand"))
+    with table.open() as stream:
+        return float(next(csv.DictReader(stream))["Inferences/Second"])
+
+
+def _golden(repository: Path, model: str) -> dict[str, Any]:
+    """Return golden samples in perf_analyzer's form."""
+    newest = max((repository / model).glob("*/build.json"), key=lambda path: int(path.parent.name)).parent.name
+    samples = published.version(repository, model, newest).golden().samples()
+    rows = []
+    for group in samples:
+        rows.append(
+            {n: {"content": a[0].ravel().tolist(), "shape": list(a.shape[1:])} for n, a in group.inputs.items()}
+        )
+    return {"data": rows}
+
+
+def _binary() -> str:
+    """Return perf_analyzer: the environment's PERF_ANALYZER, or that of the path.
+
+    Raises:
+        MachineError: There is none.
+    """
+    found = os.environ.get("PERF_ANALYZER") or shutil.which("perf_analyzer")
+    if found is None:
+        why = "it is looked for in PERF_ANALYZER and on the path"
+        fix = "take it from tritonclient's wheel: 2.60 has one for glibc 2.38, 2.50 one for glibc 2.35 (with libb64 and libcudart 12)"
+        raise MachineError(Fault("there is no perf_analyzer", why=why, fix=fix))
+    return found
+
+
+def _rows(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for protocol in ("http", "grpc"):
+        ratios = [r[f"{protocol} ours"] / r[f"{protocol} perf_analyzer"] for r in rounds]
+        rows.append(
+            _row(
+                f"{protocol}: locust scenario / perf_analyzer, infer/sec, {SERVER_BOUND}", ratios, TARGETS["throughput"]
+            )
+        )
+    stock = "stock grpc, requests per client core second"
+    for protocol in ("http", "grpc"):
+        ratios = [r[f"{protocol} ours, requests per client core second"] / r[stock] for r in rounds]
+        rows.append(
+            _row(
+                f"{protocol}: our user / stock tritonclient.grpc user, requests per client core, {SMALL}",
+                ratios,
+                TARGETS["cpu"],
+            )
+        )
+    return rows
+
+
+def _row(what: str, ratios: list[float], target: float) -> dict[str, Any]:
+    median = statistics.median(ratios)
+    return {
+        "what": what,
+        "ratio": median,
+        "low": min(ratios),
+        "high": max(ratios),
+        "target": target,
+        "met": median >= target,
+    }
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    console.table(
+        "the load generator", ["what", "median", "range", "target", ""],
+        [[r["what"], f"{r['ratio']:.3f}", f"{r['low']:.3f} - {r['high']:.3f}", f">= {r['target']:g}", "met" if r["met"] else "MISSED"] for r in rows],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    console.run(main)
