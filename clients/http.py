@@ -24,6 +24,7 @@ from .options import Options, ssl_context
 from .wire import HttpBody
 
 _BLOCK_BYTES = 1 << 16
+_FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request
 _JOIN_BYTES = 1 << 16  # up to here one copy is cheaper than a second system call
 
 
@@ -34,6 +35,7 @@ class HttpTransport:
         self.address, self._options = address, options
         self._where = split_address(address)
         self._socket: socket.socket | None = None
+        self._used = 0.0
         self._context = ssl_context(options.tls) if options.tls else None
         self._common = _header_lines({"Host": address, **options.headers})
 
@@ -85,7 +87,9 @@ class HttpTransport:
         timed: Any = _Timed(connection, deadline)
         try:
             response = HTTPSocketResponse(timed, block_size=_BLOCK_BYTES)
-            return response, response.read()
+            answer = response.read()
+            self._used = time.monotonic()
+            return response, answer
         except HTTPConnectionClosed as error:
             raise failures.lost(self.address, broken or error) from None
         except TimeoutError:
@@ -94,7 +98,8 @@ class HttpTransport:
             raise failures.lost(self.address, broken or error, answered=timed.received) from None
 
     def _open(self, deadline: float) -> socket.socket:
-        if self._socket is not None and _is_stale(self._socket, encrypted=self._context is not None):
+        idle_s = time.monotonic() - self._used
+        if self._socket is not None and idle_s > _FRESH_S and _is_stale(self._socket, self._context is not None):
             self.close()
         if self._socket is None:
             self._socket = self._connect(deadline - time.monotonic())
@@ -144,7 +149,10 @@ def _send(connection: socket.socket, head: bytes, content: bytes) -> BaseExcepti
     """Send; a server that refuses a large body may have answered before it broke off, so look for the answer first."""
     try:
         if len(content) <= _JOIN_BYTES:
-            connection.sendall(head + content)
+            whole = head + content
+            sent = connection.send(whole)  # sendall asks the system for its buffer's size first
+            if sent < len(whole):
+                connection.sendall(whole[sent:])
         else:
             connection.sendall(head)
             connection.sendall(content)
@@ -155,7 +163,7 @@ def _send(connection: socket.socket, head: bytes, content: bytes) -> BaseExcepti
     return None
 
 
-def _is_stale(connection: socket.socket, *, encrypted: bool) -> bool:
+def _is_stale(connection: socket.socket, encrypted: bool) -> bool:
     """True where the server has closed the connection, or has sent what nobody asked for."""
     if encrypted:
         return False  # TLS cannot be peeked at; a closed one fails before an answer, which is safe to send again

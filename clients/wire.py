@@ -9,6 +9,7 @@ copies each tensor twice and cannot be built ahead of the call.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class HttpBody:
 
 
 Places = Mapping[str, Place]
+_LAYOUT_BYTES = 2048  # longer heads hold values, which differ from answer to answer
 _NOWHERE: Places = {}
 
 
@@ -99,19 +101,34 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, else
         ServerError: It is not an answer to an inference request.
     """
     start = int(header_length) if header_length else len(content)
+    head = content[:start]
     try:
         found = {}
-        for output in json.loads(content[:start])["outputs"]:
-            spec = TensorSpec(output["name"], output["datatype"], tuple(output["shape"]))
-            size = output.get("parameters", {}).get("binary_data_size")
+        for spec, size, data in _layout(head) if len(head) <= _LAYOUT_BYTES else _read_layout(head):
             if size is not None:
                 found[spec.name] = _from_raw(content[start : start + size], spec)
                 start += size
             elif spec.name not in elsewhere:
-                found[spec.name] = np.array(output["data"], dtype=spec.numpy_dtype).reshape(spec.shape)
+                found[spec.name] = np.array(data, dtype=spec.numpy_dtype).reshape(spec.shape)
     except (ValueError, KeyError, TypeError) as error:
         raise failures.unreadable(info.name, error) from None
     return found
+
+
+def _read_layout(head: bytes) -> tuple[tuple[TensorSpec, int | None, Any], ...]:
+    """Return, per output, what it is, how many raw bytes it has (None for none), and its values where they are JSON."""
+    return tuple(
+        (
+            TensorSpec(output["name"], output["datatype"], tuple(output["shape"])),
+            output.get("parameters", {}).get("binary_data_size"),
+            output.get("data"),
+        )
+        for output in json.loads(head)["outputs"]
+    )
+
+
+# a server words the head of answers of one shape alike, so reading one again is a look-up
+_layout = functools.lru_cache(maxsize=64)(_read_layout)
 
 
 def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> Any:

@@ -90,7 +90,7 @@ class Run:
         """A user is ready to send; the first one of a closed loop, or the last of an open one, starts the clock."""
         self._connected += 1
         if self.feed is None and self._connected == 1:
-            self.recorder.start(self.settings.warmup_s)
+            self._begin()
         elif self.feed is not None and self._connected >= runner.target_user_count:
             self._begin_feed()
 
@@ -145,8 +145,14 @@ class Run:
 
     def _begin_feed(self) -> None:
         if self.feed is not None and not self.feed.begun and not self._ended:
-            self.recorder.start(self.settings.warmup_s)
+            self._begin()
             self.feed.begin(clock())
+
+    def _begin(self) -> None:
+        """Start the clock; what connecting cost is not the load's."""
+        self.recorder.start(self.settings.warmup_s)
+        self.checker.begin()
+        self._cpu_s, self._reported_at = time.process_time(), clock()
 
     def _watch(self, runner: Any) -> None:
         """Measure the event loop's lag; begin an open loop that waits too long, and end one whose arrivals have ended."""

@@ -75,6 +75,12 @@ class Infer(User):
             self.session.close()
 
     def ask(self) -> None:
+        """Send requests until this user is to rest or to end; locust's way from task to task costs as much as a request's bookkeeping."""
+        self.ask_once()
+        while not (SETTINGS.wait_s or RUN.recorder.ended) and self.session is not None and self._state == "running":
+            self.ask_once()
+
+    def ask_once(self) -> None:
         """Send one request; in an open loop the next one that is due."""
         due = RUN.feed.take(self.name) if RUN.feed is not None else None
         if self.session is not None and (due is not None or RUN.feed is None):
