@@ -12,6 +12,8 @@ from __future__ import annotations
 from builders.stage import Job
 from planwright.errors import Fault, StageError
 
+PACKAGED_PARTS = 3  # up to 10.7 the package index names three parts of the version only: the fourth cannot be asked
+
 
 def check(job: Job) -> None:
     """Refuse a plan that the server would refuse.
@@ -44,8 +46,11 @@ def fits(built: str, served: str, *, version_compatible: bool) -> bool:
         (True, True)
         >>> fits("8.6.1.2", "8.6.1.6", version_compatible=False), fits("10.16.1.11", "11.0.0.114", version_compatible=True)
         (False, False)
+        >>> fits("10.7.0", "10.7.0.23", version_compatible=False), fits("10.7.1", "10.7.0.23", version_compatible=False)
+        (True, False)
     """
-    if built == served:
-        return True
     old, new = ([int(part) for part in text.split(".")] for text in (built, served))
+    known = min(len(old), len(new))
+    if old[:known] == new[:known] and known >= PACKAGED_PARTS:
+        return True
     return version_compatible and old[0] == new[0] and old <= new
