@@ -147,7 +147,10 @@ def _throughput(axes: Any, rows: list[dict[str, Any]], warmup_s: float) -> None:
     for colour, row in zip(COLOURS * 9, rows, strict=False):
         whole = row["series"][:-1] or row["series"]  # the last second is cut short
         axes.plot(
-            [s["t_s"] for s in whole], [s["answers"] * row["batch"] / s["width_s"] for s in whole], color=colour, label=_label(row)
+            [s["t_s"] for s in whole],
+            [s["answers"] * row["batch"] / s["width_s"] for s in whole],
+            color=colour,
+            label=_label(row),
         )
     _warm(axes, warmup_s)
     axes.set_ylabel("infer/sec")

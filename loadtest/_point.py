@@ -110,6 +110,7 @@ def grid(
             for sizes in tuple(preferred) or (published.preferred,):
                 # without a batcher preferred sizes mean nothing, and above max_batch_size they are refused
                 kept = () if delay_us is None else tuple(size for size in sizes if size <= largest)
+                kept = () if kept == (largest,) else kept  # what a server prefers anyway
                 for graph in tuple(graphs) or (published.graphs,):
                     for count in tuple(instances) or (published.instances,):
                         found[Setting(count, largest, delay_us, kept, graph)] = None

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest._honesty import LOUD
 from loadtest._point_server import Bench
 from loadtest._point_usage import Gpu, Meter, Usage
 from planwright.errors import Fault, StageError
@@ -63,6 +64,7 @@ class Measured:
         mean_batch: Samples per execution, by the server's counters.
         batches: (size, count) of executed batches.
         client_cores: CPU cores that the load used.
+        client_limited: The run itself said that the client was the limit.
         server_cores: CPU cores that the server used at this rate; None where it cannot be seen.
         usage: See `_point_usage.Usage`.
     """
@@ -76,6 +78,7 @@ class Measured:
     mean_batch: float
     batches: tuple[tuple[int, int], ...]
     client_cores: float
+    client_limited: bool
     server_cores: float | None
     usage: Usage
 
@@ -164,5 +167,6 @@ def _figures(report: dict[str, Any], model: str, usage: Usage) -> Measured:
         mean_batch=server.get("mean_batch", 0.0),
         batches=tuple((batch["size"], batch["count"]) for batch in server.get("batches", [])),
         client_cores=report["client"]["cpu_share"],
+        client_limited=any(reason.startswith(LOUD) for reason in report["verdict"]["reasons"]),
         server_cores=(usage.cpu_s or 0.0) / inferences * row["throughput_per_s"] if seen else None, usage=usage,
     )  # fmt: skip

@@ -35,6 +35,7 @@ def point(setting: Setting, found: Sequence[Measured], build: Mapping[str, Any])
         "failures": sum(measured.failures for measured in found),
         "wrong": sum(measured.wrong for measured in found),
         "errors": list(dict.fromkeys(error for measured in found for error in measured.errors)),
+        "client_limited": sum(measured.client_limited for measured in found),
         "client_cpu_share": max((measured.client_cores for measured in found), default=0.0),
         **_costs(found),
     }

@@ -56,7 +56,7 @@ def t_quantile(probability: float, freedom: float) -> float:
 
 def _two_sided(t: float, freedom: float) -> float:
     """Return P(|T| < t) by integrating the density over the angle atan(t / sqrt(freedom)), where it is smooth."""
-    steps, top = 2000, math.atan(t / math.sqrt(freedom))
+    steps, top = 400, math.atan(t / math.sqrt(freedom))
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
     width = top / steps
     total = sum(math.cos(width * (step + 0.5)) ** (freedom - 1) for step in range(steps))

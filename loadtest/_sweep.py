@@ -20,6 +20,7 @@ from typing import Any
 
 from clients import published
 from loadtest import _point, _point_args, _point_report, _report, _stats
+from loadtest._honesty import LOUD
 from loadtest._point import Setting
 from loadtest._point_load import Load, Measured, measure
 from loadtest._point_report import seconds_in_words
@@ -167,10 +168,10 @@ def _verdict(points: list[dict[str, Any]], base: dict[str, Any], stopped_by: str
     reasons = [] if gains or not others else [f"no gain: no setting is surely faster than {base['label']}"]
     told = others if len(others) <= TOLD else [p for p in others if not p["comparison"].startswith("no gain")]
     reasons += [f"{p['label']} against {base['label']}: {p['comparison']} infer/sec" for p in told]
-    busy = max(p["client_cpu_share"] for p in points)
-    if busy > _report.BUSY:
-        reasons.append(f"THE CLIENT MAY BE THE LIMIT: it used {busy:.0%} of a core")
-    doubtful = busy > _report.BUSY or stopped_by
+    limited = [p["label"] for p in points if p["client_limited"]]
+    if limited:
+        reasons.insert(0, f"{LOUD} at {', '.join(limited)}: read their rates as a lower bound")
+    doubtful = limited or stopped_by
     status = "fail" if bad or stopped_by not in ("", STOPPED) else "inconclusive" if doubtful else "pass"
     return {"status": status, "reasons": [*filter(None, [stopped_by]), *bad, *reasons]}
 

@@ -199,6 +199,8 @@ def run(args: argparse.Namespace, slo: _tune_slo.Slo, outcome: Outcome) -> None:
                 _search(session, outcome)
                 _compare(session, outcome)
             finally:
+                if outcome.search is not None:
+                    outcome.search.tell_fates(outcome.pick)
                 outcome.load, outcome.took_s = session.load, time.monotonic() - session.began_s
 
 
@@ -246,8 +248,6 @@ def _compare(session: Session, outcome: Outcome) -> None:
         if search.meets(fresh) or search.best is None or session.left_s < session.each_s * 2 * len(tried):
             break
         outcome.pick = search.best.candidate
-    if search is not None:
-        search.tell_fates(outcome.pick)
 
 
 def _interleave(session: Session, outcome: Outcome, arms: list[Candidate]) -> None:

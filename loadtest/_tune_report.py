@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest import _point_report, _report, _stats
+from loadtest._honesty import LOUD
 from loadtest._point import Setting
 from loadtest._tune_search import Candidate, Reading, Search, Trial
 from loadtest._tune_slo import Slo
@@ -110,6 +111,8 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
         f"tried {len(report['points'])} points in {_point_report.seconds_in_words(report['took_s'])}; stopped: {report['stopped']}"
     ]
     if outcome.stopped_by:
+        best = search.best
+        tail += [f"best so far: {best.candidate.label}: {best.throughput_per_s:.0f} infer/sec"] if best else []
         return {
             "status": "inconclusive" if outcome.stopped_by == STOPPED else "fail",
             "reasons": [outcome.stopped_by, *tail],
@@ -131,8 +134,8 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
     doubts = []
     if not pick["within"]:
         doubts.append(f"measured anew it misses the SLO: nothing that was tried keeps {slo.text} for sure")
-    if pick["client_cpu_share"] > _report.BUSY:
-        doubts.append(f"THE CLIENT MAY BE THE LIMIT: it used {pick['client_cpu_share']:.0%} of a core")
+    if pick["client_limited"]:
+        doubts.append(f"{LOUD}: it used {pick['client_cpu_share']:.0%} of a core; read the rate as a lower bound")
     return {"status": "inconclusive" if doubts else "pass", "reasons": [*reasons, *doubts, *tail]}
 
 

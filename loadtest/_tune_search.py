@@ -202,8 +202,12 @@ class Search:
         return rest if self.best else (USERS, *rest)
 
     def _climb(self, axis: str, stride: int) -> None:
-        up = self.best is not None or axis != USERS
-        for by in (stride, -stride) if up else (-stride, stride):
+        if axis == USERS and self.best is None:
+            for by in (-stride, -1):  # down to a single one: more would only queue
+                while self._try(axis, by):
+                    pass
+            return
+        for by in (stride, -stride):
             moved = False
             while self._try(axis, by):
                 moved = True
@@ -269,6 +273,8 @@ class Search:
         """Return why a trial cannot be the best, or nothing."""
         if trial.refused:
             return REFUSED
+        if not trial.readings:
+            return "not measured"
         if not trial.healthy:
             return "requests failed or answers were wrong"
         over = math.log(max(trial.latency_us, 1.0) / self.limit_us)

@@ -158,7 +158,7 @@ def _prove(before: RepositorySpec, after: RepositorySpec, name: str, setting: Se
     )
     if not holds or setting.max_batch not in (0, model.batch.bounds[2]):
         raise PlanwrightError(_unchanged(after.path, name, "the file would not mean the setting", setting))
-    changed = [m.name for m in after.models if m.name != name and m != _model(before, m.name)]
+    changed = [m.name for m in after.models if m.name != name and m.model_dump() != _model(before, m.name).model_dump()]
     strangers = [other for other in changed if not _extends(after, other, name)]
     if strangers:
         raise PlanwrightError(_unchanged(after.path, name, f"it would change {', '.join(strangers)} too", setting))

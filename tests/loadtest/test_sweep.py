@@ -82,7 +82,6 @@ def test_a_grid_is_set_in_tritons_fields_and_what_it_costs_is_told(built: Projec
     assert settings == [
         (2, None),
         (2, {"max_queue_delay_microseconds": 1000}),
-        (2, {"preferred_batch_size": [2], "max_queue_delay_microseconds": 1000}),
         (8, None),
         (8, {"max_queue_delay_microseconds": 1000}),
         (8, {"preferred_batch_size": [2, 4], "max_queue_delay_microseconds": 1000}),

@@ -59,7 +59,11 @@ def test_rooms_import_only_whom_they_may() -> None:
 def test_the_setup_needs_nothing_but_python() -> None:
     names = {name for path in room_files() if path.parts[:2] == ("deploy", "setup") for _, name in imported(path)}
     assert names
-    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "machine", "prepare"}  # these lie beside it
+    assert {name.split(".")[0] for name in names} <= {
+        *sys.stdlib_module_names,
+        "machine",
+        "prepare",
+    }  # these lie beside it
 
 
 def test_nothing_imports_an_entry_script() -> None:

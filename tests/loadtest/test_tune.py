@@ -1,0 +1,201 @@
+"""python -m loadtest tune on the real server: what it finds, what it says when it cannot, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from loadtest import _tune_slo
+from planwright.errors import SpecError
+from planwright.spec_load import load_spec
+from tests._project import ROOT, Project
+from tests._server import running_server
+from tests.loadtest.test_sweep import SCHEMA, model_config, places
+
+SHORT = ("--duration-s", "1", "--warmup-s", "0.5", "--repeats", "2")
+
+
+def tune(*flags: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", "tune", *flags], cwd=ROOT, capture_output=True, text=True, timeout=400
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def check(report: dict[str, Any]) -> None:
+    jsonschema.validate(report, SCHEMA)
+    assert report["kind"] == "tune"
+    assert report["points"][0]["setting"]["dynamic_batching"] is None, "Triton's defaults come first"
+    assert [row["number"] for row in report["points"]] == list(range(1, len(report["points"]) + 1))
+    assert all(row["fate"] for row in report["points"])
+
+
+def test_a_tune_says_what_it_tried_what_it_found_and_what_it_needs(built: Project, tmp_path: Path) -> None:
+    before = built.state()
+    done = tune("digits", "--slo", "p95 < 30 s", "--points", "4", "--minutes", "1", "--users", "4,8", *SHORT, *places(built, tmp_path), "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    check(report)
+    assert report["slo"] == {"percentile": "p95", "limit_us": 30e6, "text": "p95 < 30000 ms"}
+    assert 2 <= len(report["points"]) <= 4
+    assert [row["fate"] for row in report["points"]].count("the pick") == 1
+    roles = [role for row in report["finals"] for role in row["roles"]]
+    assert roles.count("pick") == 1
+    assert {"default", "published"} <= set(roles)
+    assert all(len(row["throughput_per_s"]["values"]) == 2 for row in report["finals"])
+    assert report["took_s"] < 100, "a minute, and the last measurements"
+    assert report["verdict"]["status"] in ("pass", "inconclusive")
+    said = "\n".join(report["verdict"]["reasons"])
+    assert re.search(r"over Triton's default settings \(.*\): (gain|no gain|loss|it is|no verdict)", said)
+    assert re.search(r"this SLO needs [\d.]+ server cores, [\d.]+ client cores, [\d.]+ GiB", said)
+    assert re.search(r"tried \d points in .*; stopped: ", said)
+    page = Path(report["report"]).read_text()
+    assert "Throughput against latency" in page
+    assert "tuned for p95" in page
+    assert built.state() == before
+
+
+@pytest.fixture
+def config(built: Project, tmp_path: Path) -> Path:
+    """A copy of the project's config.yaml."""
+    return Path(shutil.copy(built.config, tmp_path / "config.yaml"))
+
+
+def test_an_slo_that_cannot_be_met_is_exit_1_with_the_best_there_was(
+    built: Project, config: Path, tmp_path: Path
+) -> None:
+    text = config.read_text()
+    done = tune(
+        "digits", "--slo", "p99<1us", "--points", "3", "--minutes", "1", "--write", "--config", str(config),
+        *SHORT, *places(built, tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"the SLO cannot be met: best p99 was [\d.]+ ms where p99 < 0.001 ms is asked", done.stdout)
+    (stored,) = (tmp_path / "runs").glob("*/report.json")
+    report = json.loads(stored.read_text())
+    check(report)
+    assert report["finals"] == []
+    assert config.read_text() == text
+
+
+def test_what_is_surely_better_is_written(built: Project, config: Path, tmp_path: Path) -> None:
+    """Only the published setting misses the SLO: its queue delay alone is longer."""
+    slow = tmp_path / "repository"
+    shutil.copytree(built.repository, slow)
+    pbtxt = slow / "digits/config.pbtxt"
+    assert "max_queue_delay_microseconds: 500" in pbtxt.read_text()
+    pbtxt.write_text(pbtxt.read_text().replace("microseconds: 500", "microseconds: 3000000"))
+    config.write_text(
+        config.read_text().replace("max_queue_delay_microseconds: 500", "max_queue_delay_microseconds: 3000000")
+    )
+    done = tune(
+        "digits", "--slo", "p50<1500ms", "--points", "4", "--minutes", "1.5", "--users", "2,4", "--instances", "1,2", "--queue-delay-us", "off,0",
+        "--duration-s", "4", "--warmup-s", "1", "--repeats", "2", "--write", "--config", str(config),
+        "--repository", str(slow), "--runs", str(tmp_path / "runs"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "-      dynamic_batching: {max_queue_delay_microseconds: 3000000}" in done.stdout
+    model = load_spec(config, "onnxruntime").models[0]
+    assert (model.serve["dynamic_batching"] or {}).get("max_queue_delay_microseconds", 0) == 0
+    (stored,) = (tmp_path / "runs").glob("*/report.json")
+    report = json.loads(stored.read_text())
+    pick = report["pick"]["setting"]
+    assert model.serve["instance_group"][0]["count"] == pick["instance_group"][0]["count"]
+    assert (model.serve["dynamic_batching"] is None) == (pick["dynamic_batching"] is None)
+
+
+def test_ctrl_c_leaves_what_was_tried_and_the_servers_config_as_it_was(built: Project, tmp_path: Path) -> None:
+    with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
+        server.write(tmp_path / "server.json")
+        before = model_config(server.http_url)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", "tune", "digits", "--slo", "p99<60s", "--server", server.http_url, *SHORT, *places(built, tmp_path)],
+            cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(tmp_path / "server.json")},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("1 "):
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 130, out + err
+        assert "Traceback" not in err
+        assert model_config(server.http_url) == before
+    (stored,) = (tmp_path / "runs").glob("*/report.json")
+    report = json.loads(stored.read_text())
+    check(report)
+    assert report["verdict"]["reasons"][0] == "stopped by Ctrl-C"
+    assert stored.with_name("report.html").is_file()
+
+
+def test_a_server_that_dies_leaves_a_report_and_is_exit_3(built: Project, tmp_path: Path) -> None:
+    with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
+        server.write(tmp_path / "server.json")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", "tune", "digits", "--slo", "p99<60s", "--server", server.http_url, *SHORT, *places(built, tmp_path)],
+            cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(tmp_path / "server.json")},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("1 "):
+                break
+        os.kill(server.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 3, out + err
+    assert "Traceback" not in err
+    assert "error: " in err
+    (stored,) = (tmp_path / "runs").glob("*/report.json")
+    assert json.loads(stored.read_text())["verdict"]["status"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["digits"], "digits has no SLO of its own"),
+        (["digits", "--slo", "fast please"], '--slo "p99<20ms"'),
+        (["digits", "--slo", "p98<20ms"], "one of p50, p90, p95, p99, p99.9"),
+        (["digits", "--slo", "p99<20"], "cannot be read"),
+        (["digits", "--slo", "p99<20ms", "--max-batch", "64"], "above the published max_batch_size 8"),
+        (["digits", "--slo", "p99<20ms", "--points", "1"], "--points 12"),
+        (["digits", "--slo", "p99<20ms", "--minutes", "0"], "--minutes 0"),
+        (["digits", "--slo", "p99<20ms", "--write", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["digitz", "--slo", "p99<20ms"], "did you mean 'digits'?"),
+    ],
+)
+def test_bad_usage_is_told(built: Project, flags: list[str], words: str) -> None:
+    done = tune(*flags, "--repository", str(built.repository))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "fix " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "percentile", "limit_us"),
+    [("p99<20ms", "p99", 20e3), (" p50 <= 700us ", "p50", 700), ("p99.9<1.5s", "p99.9", 1.5e6), ("p90<5µs", "p90", 5)],
+)
+def test_an_slo_is_read(text: str, percentile: str, limit_us: float) -> None:
+    assert _tune_slo.parse(text) == _tune_slo.Slo(percentile, limit_us)
+
+
+def test_the_models_own_slo_is_the_default(tmp_path: Path) -> None:
+    assert _tune_slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}}) == _tune_slo.Slo("p99", 50e3)
+    (tmp_path / "config.pbtxt").write_text(
+        'parameters {\n key: "planwright_slo_p99_ms"\n value {\n  string_value: "250"\n }\n}\n'
+    )
+    assert _tune_slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}}) == _tune_slo.Slo("p99", 250e3)
+    (tmp_path / "config.pbtxt").write_text("max_batch_size: 8\n")
+    with pytest.raises(SpecError, match="no SLO of its own"):
+        _tune_slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}})
