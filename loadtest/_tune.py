@@ -245,7 +245,7 @@ def _compare(session: Session, outcome: Outcome) -> None:
         best = [outcome.pick, *(_best_of(search, setting) for setting in (outcome.default, outcome.published))]
         _interleave(session, outcome, [candidate for candidate in dict.fromkeys(best) if candidate is not None])
         fresh = Trial(outcome.pick, outcome.finals[outcome.pick])
-        if search.meets(fresh) or search.best is None or session.left_s < session.each_s * 2 * len(tried):
+        if search.meets(fresh) or search.best is None or session.left_s < session.each_s * 2 * session.arms:
             break
         outcome.pick = search.best.candidate
 

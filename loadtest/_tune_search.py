@@ -311,4 +311,4 @@ class Search:
             why = self._surely_worse(trial)
             if not why and not self.meets(trial):
                 why = f"misses the SLO: {trial.latency_us / 1000:.2f} ms"
-            trial.fate = "the pick" if trial.candidate == pick else why or "slower, but not surely"
+            trial.fate = "the pick" if trial.candidate == pick else why or "not surely slower"
