@@ -5,7 +5,7 @@ Out     the name of the dead instance, or nothing.
 
 After a stub's death the server answers 200 on every health endpoint and fails each request after a second. So the stubs
 are counted: where one is gone, the instances that each ready version is configured for are compared with the stubs that
-live. In explicit mode two looks must agree, because loading and unloading change the stubs on purpose.
+live. In explicit mode a second must pass in which no stub comes or goes, because loading and unloading change them on purpose.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Watchdog:
             return ""
         alive = stubs_of(self._server.process.pid)
         gone = {stub for pid, stub in self._known.items() if pid not in alive}
+        if alive.keys() != self._known.keys():
+            self._since = time.monotonic()  # somebody is still changing them: what is missing may yet come
         self._known = alive
-        if gone and not self._suspects:
-            self._since = time.monotonic()
         self._suspects |= gone
         if not self._suspects:
             return ""

@@ -46,7 +46,14 @@ def test_the_contract_is_there() -> None:
         "clients validate",
         "clients infer",
         "loadtest sweep",
+        "loadtest tune",
         "loadtest report",
+        "loadtest compare",
+        "loadtest export",
+        "loadtest referee",
+        "builders bench",
+        "builders layers",
+        "builders search",
     ):
         assert f"-m {command}" in names
 
