@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -42,6 +42,7 @@ class Feed:
     def __init__(self, arrivals: Iterator[Arrival], models: Iterable[str], length_s: float = math.inf) -> None:
         self._arrivals, self._length_s = arrivals, length_s
         self._queues: dict[str, Any] = {name: SimpleQueue() for name in models}
+        self._idle: Counter[str] = Counter()
         self._ready: deque[tuple[float, str]] = deque()
         self._wake = gevent.get_hub().loop.async_()
         self._zero = self._last = 0.0
@@ -86,17 +87,18 @@ class Feed:
 
     def take(self, model: str) -> float | None:
         """Wait for the next request of a model and return the moment it was due; None at the end."""
-        queue = self._queues[model]
-        free = queue.empty()
-        due: float | None = queue.get()
-        if due is None or self.ended:
-            queue.put(None)  # for the next one who waits
+        self._idle[model] += 1
+        item: tuple[float, bool] | None = self._queues[model].get()
+        self._idle[model] -= 1
+        if item is None or self.ended:
+            self._queues[model].put(None)  # for the next one who waits
             return None
+        due, waited = item
         self._taken += 1
-        if free:
-            self.late.record_value(min(max(round((clock() - due) * 1e6), LOWEST_US), HIGHEST_US))
-        else:
+        if waited:
             self.waited += 1
+        else:
+            self.late.record_value(min(max(round((clock() - due) * 1e6), LOWEST_US), HIGHEST_US))
         return due
 
     def _run(self) -> None:
@@ -116,7 +118,8 @@ class Feed:
         while self._ready:
             due, model = self._ready.popleft()
             self.due += 1
-            self._queues[model].put(due)
+            queue = self._queues[model]
+            queue.put((due, queue.qsize() >= self._idle[model]))
         if self._exhausted:
             self._send_home()
 
