@@ -25,7 +25,12 @@ lie in `benchmarks/results/`; this page is made from them by `python benchmarks/
 
 def page() -> str:
     """Return the page."""
-    parts = [_embedded(read_record("embedded")), _kill(read_record("kill_builds")), _h100()]
+    parts = [
+        _embedded(read_record("embedded")),
+        _honesty(read_record("load_honesty")),
+        _kill(read_record("kill_builds")),
+        _h100(),
+    ]
     return INTRO + "\n".join("\n".join(["", *part]) for part in parts) + "\n"
 
 
@@ -44,6 +49,41 @@ def _embedded(record: dict[str, Any]) -> list[str]:
         *rows,
         "",
         f"{record['rounds']} rounds, {record['created'][:10]}, {_where(record)}.",
+    ]
+
+
+def _honesty(record: dict[str, Any]) -> list[str]:
+    sides = {
+        "ours": "our open loop",
+        "loadgen": "MLPerf LoadGen",
+        "truth": "simulated truth",
+        "closed": "our closed loop",
+    }
+    rows = []
+    for side, name in sides.items():
+        found = [r[side] if side == "truth" else r[side]["latency_us"] for r in record["rounds"]]
+        cells = (" / ".join(f"{each[p] / 1e3:.1f}" for each in found) for p in ("p50", "p90", "p99", "p99.9"))
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    figures = [
+        f"| {f['what']} | {f['ratio']:.4f} | {f['low']:.4f} – {f['high']:.4f} | within {f['off']:.1%} | {'met' if f['met'] else 'missed'} |"
+        for f in record["figures"]
+    ]
+    return [
+        "## A stall, seen by open and closed loops",
+        "",
+        f"`python benchmarks/load_honesty.py`: digits over HTTP at {record['rate']:g} requests per second behind a proxy that stalls for "
+        f"{record['stall_s']:g} s every",
+        f"{record['period_s']:g} s. Milliseconds, one number per round. The closed loop does not ask during a stall, so it hardly sees it.",
+        "",
+        "| side | p50 | p90 | p99 | p99.9 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *rows,
+        "",
+        "| what | median | range over rounds | target | |",
+        "| --- | ---: | ---: | ---: | --- |",
+        *figures,
+        "",
+        f"{record['created'][:10]}, {_where(record)}.",
     ]
 
 
