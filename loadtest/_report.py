@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 
 from clients import published
 from loadtest import _plots
-from loadtest._honesty import BUSY as BUSY
 from loadtest._honesty import stability, verdict
 from loadtest._recorder import Track, bars, curve, up_to
 from loadtest._settings import Settings
@@ -135,7 +135,7 @@ def render(report: dict[str, Any]) -> str:
 
 def _model(settings: Settings, measured: Measured, model: str, protocol: str, track: Track) -> dict[str, Any]:
     build = _build(settings.repository / model)
-    slo = _slo(settings.repository / model, build)
+    slo = slo_of(settings.repository / model, build)
     answered = track.latencies.get_total_count()
     within = up_to(track.latencies, slo["p99_ms"] * 1000) if slo else answered
     row = {
@@ -185,7 +185,7 @@ def _build(folder: Path) -> dict[str, Any]:
     return published.version(folder.parent, folder.name, found[-1].parent.name).build if found else {}
 
 
-def _slo(folder: Path, build: dict[str, Any]) -> dict[str, float]:
+def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
     """Return the SLO of config.pbtxt, which is newer than build.json when only the SLO changed."""
     import re
 

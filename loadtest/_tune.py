@@ -89,12 +89,10 @@ class Session:
         found = measure(self.served, load, self.args.repository, self.scratch, self.gpu)
         self._lengthen(found)
         self.took_s.append(time.monotonic() - started_s)
-        reading = Reading(
+        return Reading(
             found.throughput_per_s, found.latency_us.get(self.slo.percentile, 0.0), not found.failures and found.requests > 0,
             max((size for size, _ in found.batches), default=1), found,
         )  # fmt: skip
-        self._say(candidate, reading)
-        return reading
 
     def _lengthen(self, found: Measured) -> None:
         """Measure a slow model for longer, once: a 99th percentile of a few requests is none."""
@@ -104,7 +102,8 @@ class Session:
         longer_s = math.ceil(min(max(needed_s, self.load.duration_s), self.load.duration_s * LONGER))
         self.load = replace(self.load, duration_s=max(self.load.duration_s, float(longer_s)))
 
-    def _say(self, candidate: Candidate, reading: Reading) -> None:
+    def say(self, candidate: Candidate, reading: Reading) -> None:
+        """Tell a reading that is kept."""
         step = "final" if self.final else f"{len(self.took_s)}"
         ok = "" if reading.latency_us <= self.slo.limit_us else " (misses the SLO)"
         console.say(f"{step}  {candidate.label}: {reading.throughput_per_s:.0f} infer/sec, {self.slo.percentile} "
@@ -213,7 +212,7 @@ def _search(session: Session, outcome: Outcome) -> None:
         session.points = len(search.trials)
         return session.measure(candidate)
 
-    search = outcome.search = Search(space, session.slo.limit_us, counted, session.allowed)
+    search = outcome.search = Search(space, session.slo.limit_us, counted, session.allowed, session.say)
     users = min(space.users, key=lambda count: abs(math.log(count / FIRST_USERS)))
     starts = list(dict.fromkeys((Candidate(outcome.default, users), Candidate(outcome.published, users))))
     session.arms = len(starts) + 1
@@ -258,6 +257,7 @@ def _interleave(session: Session, outcome: Outcome, arms: list[Candidate]) -> No
             if reading is not None and outcome.search is not None:
                 found.append(reading)
                 outcome.search.trials[candidate].readings.append(reading)
+                session.say(candidate, reading)
 
 
 def _best_of(search: Search, setting: Setting | None) -> Candidate | None:

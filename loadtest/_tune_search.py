@@ -127,6 +127,10 @@ class SpentError(Exception):
     """No further measurement is allowed; its text says why."""
 
 
+def _untold(candidate: Candidate, reading: Reading) -> None:
+    """Tell nobody."""
+
+
 @dataclass
 class Search:
     """The search and all that it saw.
@@ -135,12 +139,14 @@ class Search:
         measure: Measures a candidate once; None where the server refuses it.
         allowed: Raises `SpentError` where no measurement may follow; is told its kind: NEW, AGAIN or FAIR.
         limit_us: The SLO.
+        told: Hears each reading once it is kept, so that what was told stands in the report after Ctrl-C too.
     """
 
     space: Space
     limit_us: float
     measure: Callable[[Candidate], Reading | None]
     allowed: Callable[[str], None]
+    told: Callable[[Candidate, Reading], None] = _untold
     trials: dict[Candidate, Trial] = field(default_factory=dict)
     stopped: str = ""
 
@@ -267,6 +273,7 @@ class Search:
             trial.refused, trial.fate = True, REFUSED
             return
         trial.readings.append(reading)
+        self.told(trial.candidate, reading)
         trial.fate = self._surely_worse(trial)
 
     def _surely_worse(self, trial: Trial) -> str:

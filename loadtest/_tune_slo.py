@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest._report import slo_of
 from planwright.errors import Fault, SpecError
 
 PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
@@ -55,11 +56,8 @@ def of_model(folder: Path, build: Mapping[str, Any]) -> Slo:
     Raises:
         SpecError: It has none (exit 2).
     """
-    path = folder / "config.pbtxt"
-    text = path.read_text() if path.is_file() else ""
-    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([\d.]+)"', text)
-    limit_ms = float(match[1]) if match else (None if text else build.get("slo", {}).get("p99_ms"))
+    limit_ms = slo_of(folder, build).get("p99_ms")
     if not limit_ms:
         fix = 'give one with --slo "p99<20ms", or slo: {p99_ms: 20} in config.yaml'
-        raise SpecError(Fault(f"{folder.name} has no SLO of its own", str(path), fix=fix))
+        raise SpecError(Fault(f"{folder.name} has no SLO of its own", str(folder / "config.pbtxt"), fix=fix))
     return Slo("p99", float(limit_ms) * 1e3)

@@ -17,6 +17,7 @@ import pytest
 
 from loadtest import _tune_slo
 from planwright.errors import SpecError
+from planwright.server_info import ServerInfo
 from planwright.spec_load import load_spec
 from tests._project import ROOT, Project
 from tests._server import running_server
@@ -115,19 +116,25 @@ def test_what_is_surely_better_is_written(built: Project, config: Path, tmp_path
     assert (model.serve["dynamic_batching"] is None) == (pick["dynamic_batching"] is None)
 
 
+def under_way(built: Project, server: ServerInfo, folder: Path) -> subprocess.Popen[str]:
+    """Start tune on a running server and return when its first point was told."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loadtest", "tune", "digits", "--slo", "p99<60s", "--server", server.http_url, *SHORT, *places(built, folder)],
+        cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(folder / "server.json")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("1 "):
+            break
+    return process
+
+
 def test_ctrl_c_leaves_what_was_tried_and_the_servers_config_as_it_was(built: Project, tmp_path: Path) -> None:
     with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
         server.write(tmp_path / "server.json")
         before = model_config(server.http_url)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest", "tune", "digits", "--slo", "p99<60s", "--server", server.http_url, *SHORT, *places(built, tmp_path)],
-            cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(tmp_path / "server.json")},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("1 "):
-                break
+        process = under_way(built, server, tmp_path)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 130, out + err
@@ -143,15 +150,7 @@ def test_ctrl_c_leaves_what_was_tried_and_the_servers_config_as_it_was(built: Pr
 def test_a_server_that_dies_leaves_a_report_and_is_exit_3(built: Project, tmp_path: Path) -> None:
     with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
         server.write(tmp_path / "server.json")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest", "tune", "digits", "--slo", "p99<60s", "--server", server.http_url, *SHORT, *places(built, tmp_path)],
-            cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(tmp_path / "server.json")},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("1 "):
-                break
+        process = under_way(built, server, tmp_path)
         os.kill(server.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 3, out + err
