@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks._common import record, stamp
 from builders.targets.trt import TensorRTTarget
 from planwright import console
 from planwright.files import read_json
@@ -51,9 +52,10 @@ class Step:
         if not met:
             self.missed.append(f"{self.name}: {what}")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the record's part."""
-        return {"step": self.name, "rows": self.rows, "figures": self.figures, "missed": self.missed}
+    def save(self) -> Path:
+        """Write the record of what is known so far."""
+        value = {"step": self.name, "rows": self.rows, "figures": self.figures, "missed": self.missed}
+        return record("h100_" + self.name, {**stamp(), **versions(), **value})
 
 
 def command(name: str, *flags: str, build: Path = BUILD, repository: Path = REPOSITORY) -> list[str]:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks._common import serve
-from benchmarks._h100 import REPOSITORY, ROOT, Step, plan_path
+from benchmarks._h100 import REPOSITORY, ROOT, Step, build_model, plan_path
 from planwright import console
 from planwright.server_info import ServerInfo
 
@@ -118,6 +118,7 @@ def clients(step: Step) -> None:
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as scratch:
         folder = Path(scratch)
         for name in names:
+            build_model(name)
             shutil.copytree(ROOT / REPOSITORY / name, folder / name)
         with serve(folder) as server:
             where = ["--url", server.http_url, "--grpc-url", server.grpc_url, "--repository", str(folder)]

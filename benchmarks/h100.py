@@ -6,9 +6,10 @@ Out     a table per step and benchmarks/results/h100_<step>.json, written as soo
 
 Steps: build (twelve plans, verified, precision proved), engine (ResNet-50 alone, host copies on), served (our Python-based
 backend, perf_analyzer as judge), cache (cold against warm builds), clients (every client and the load test, no wrong
-answer), wrong (what must fail, told clearly), routes (a network built by its source, native calibration, PyTorch beside the plan,
-the search on engines). A step that is cut off goes on where it stopped: builds that are current are
-kept. Both sides of a ratio are measured in one step, in turn. The timing cache lies in build/h100/timing.
+answer), wrong (what must fail, told clearly), routes (a network built by its source, native calibration, PyTorch beside the
+plan, the search on engines), exhaustive and tune (settings of the server found by measurement). A step that is cut off goes
+on where it stopped: builds that are current are kept. Both sides of a ratio are measured in one step, in turn. The timing
+cache lies in build/h100/timing.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import _h100_routes, _h100_served, _h100_wrong  # noqa: E402
-from benchmarks._common import record, stamp  # noqa: E402
-from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path, versions  # noqa: E402
+from benchmarks import _h100_routes, _h100_served, _h100_tune, _h100_wrong  # noqa: E402
+from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
 from planwright import console  # noqa: E402
 
 TARGETS = {"fp16": 30_000.0, "int8": 50_000.0, "cache": 0.25, "drift": 0.02, "accuracy": 0.005, "minilm_cosine": 0.999}
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         step = Step(name)
         STEPS[name](step)
         missed += step.missed
-        console.say(f"record: {record('h100_' + name, {**stamp(), **versions(), **step.as_dict()})}")
+        console.say(f"record: {step.save()}")
     console.say("; ".join(missed) or "every target met")
     return 1 if missed and args.check else 0
 
@@ -77,7 +77,7 @@ def build(step: Step) -> None:
             realised=report["realised"], plan_bytes=report["plan_bytes"], build_seconds=report["build_seconds"],
         )  # fmt: skip
         step.require(report["status"] != "failed", f"{name} is built and verified")
-        record("h100_build", {**stamp(), **versions(), **step.as_dict()})
+        step.save()
     figures = {row["model"]: row["verify"] for row in step.rows}
     lost = _score(figures["digits_fp32"]) - _score(figures["digits_int8"])
     step.figure("digits accuracy lost at int8", lost, "<=", TARGETS["accuracy"])
@@ -163,6 +163,8 @@ STEPS: dict[str, Callable[[Step], None]] = {
     "clients": _h100_served.clients,
     "wrong": _h100_wrong.wrong,
     "routes": _h100_routes.routes,
+    "exhaustive": _h100_tune.exhaustive,
+    "tune": _h100_tune.tune,
 }
 
 

@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks._common import record, serve, stamp  # noqa: E402
 from clients import published  # noqa: E402
+from loadtest import _locust  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import Fault, MachineError  # noqa: E402
-from planwright.files import read_json  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
 
 TARGETS = {"throughput": 0.95, "cpu": 3.0}
@@ -68,30 +68,28 @@ def _round(args: argparse.Namespace, server: ServerInfo, scratch: Path, *, pinne
     found: dict[str, Any] = {}
     prefix = ["taskset", "-c", str(CLIENT_CORE)] if pinned else []
     for protocol in ("http", "grpc"):
-        ours = _locust(args, scratch, prefix, SERVER_BOUND, "loadtest/", protocol)
+        ours = _load(args, scratch, prefix, SERVER_BOUND, protocol)
         found[f"{protocol} ours"] = ours["throughput_per_s"]
         found[f"{protocol} perf_analyzer"] = _perf_analyzer(args, server, scratch, prefix, SERVER_BOUND, protocol)
-        small = _locust(args, scratch, prefix, SMALL, "loadtest/", protocol)
+        small = _load(args, scratch, prefix, SMALL, protocol)
         found[f"{protocol} ours, requests per client core second"] = small["per_core_s"]
-    stock = _locust(args, scratch, prefix, SMALL, "benchmarks/_stock_user.py", "grpc")
+    stock = _load(args, scratch, prefix, SMALL, "grpc", "benchmarks/_stock_user.py")
     found["stock grpc, requests per client core second"] = stock["per_core_s"]
     console.say(json.dumps({name: round(value, 1) for name, value in found.items()}))
     return found
 
 
-def _locust(
-    args: argparse.Namespace, scratch: Path, prefix: list[str], model: str, file: str, protocol: str
+def _load(
+    args: argparse.Namespace, scratch: Path, prefix: list[str], model: str, protocol: str, file: str = _locust.FILE
 ) -> dict[str, float]:
     """Return samples per second and requests per second of client CPU."""
     runs = Path(tempfile.mkdtemp(dir=scratch))
-    environment = {
-        **os.environ, "PLANWRIGHT_MODELS": model, "PLANWRIGHT_RUNS": str(runs), "PLANWRIGHT_SERVER_FILE": str(scratch / "server.json"),
-        "PLANWRIGHT_REPOSITORY": str(args.repository), "PLANWRIGHT_WARMUP_S": "2",
-    }  # fmt: skip
-    command = [*prefix, sys.executable, "-m", "locust", "-f", file, "--headless", "--only-summary", "--loglevel", "ERROR", "-u", str(USERS),
-               "-r", str(USERS), "-t", f"{args.seconds + 2:.0f}s", "--tags", protocol]  # fmt: skip
-    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=args.seconds + 120)
-    report = read_json(next(runs.glob("*/report.json")))
+    environment = _locust.environment(model, runs, args.repository, scratch / "server.json", warmup_s="2")
+    command = [*prefix, *_locust.command(USERS, protocol, "-t", f"{args.seconds + 2:.0f}s", file=file)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=args.seconds + 120
+    )
+    report = _locust.report(runs, done.stdout + done.stderr)
     rows = report["models"]
     requests = sum(row["requests"] for row in rows)
     return {

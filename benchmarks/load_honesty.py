@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks._common import record, serve, stamp  # noqa: E402
-from loadtest import _arrivals, _profile, _referee  # noqa: E402
+from loadtest import _arrivals, _locust, _profile, _referee  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.own_server import free_ports  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
@@ -102,12 +101,9 @@ def _closed(
     load: dict[str, Any], file: Path, repository: Path, url: str, *, users: int, warmup_s: float = 0.0
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="planwright-bench-") as runs:
-        environment = {
-            **os.environ, "PLANWRIGHT_MODELS": MODEL, "PLANWRIGHT_RUNS": runs, "PLANWRIGHT_SERVER_FILE": str(file),
-            "PLANWRIGHT_REPOSITORY": str(repository), "PLANWRIGHT_URL": url, "PLANWRIGHT_WARMUP_S": str(warmup_s),
-        }  # fmt: skip
+        environment = _locust.environment(MODEL, Path(runs), repository, file, url=url, warmup_s=str(warmup_s))
         flags = ("-t", f"{load['duration_s']:.0f}s")
-        return _referee._locust({**load, "connections": users}, environment, Path(runs), *flags)
+        return _referee.drive({**load, "connections": users}, environment, Path(runs), *flags)
 
 
 @contextmanager

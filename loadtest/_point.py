@@ -88,8 +88,13 @@ def configured(base: Config, setting: Setting) -> Config:
 
 
 def untuned(base: Config) -> Config:
-    """Return `base` as Triton serves a model of which nothing is said: its own number of instances, no batcher."""
-    return {key: value for key, value in base.items() if key not in ("instance_group", "dynamic_batching")}
+    """Return `base` as Triton serves a model of which nothing is said: its own number of instances, no batcher.
+
+    Where the plan needs a GPU that still stands there, because Triton would take the CPU for a Python-based backend.
+    """
+    said = {key: value for key, value in base.items() if key not in ("instance_group", "dynamic_batching")}
+    needs_gpu = any(group.get("kind") == "KIND_GPU" for group in base.get("instance_group", []))
+    return {**said, "instance_group": [{"kind": "KIND_GPU"}]} if needs_gpu else said
 
 
 def grid(

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from loadtest import _locust
 from planwright import console
 from planwright.errors import Fault, SpecError
 
@@ -102,7 +103,9 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 def add_load(parser: argparse.ArgumentParser, *, duration_s: float, repeats: int) -> None:
     """Add how a point is measured, and where things are."""
     add = parser.add_argument
-    add("--protocol", choices=("http", "grpc"), default="grpc", help="default: %(default)s")
+    add("--protocol", choices=_locust.TRANSPORTS, default="grpc",
+        help="shm and cuda are shared memory, on the server's own machine (default: %(default)s)")  # fmt: skip
+    add("--processes", type=int, default=1, help="of the load, where one core is too few (default: %(default)s)")
     add("--batch", type=int, default=1, help="samples per request (default: %(default)s)")
     add("--duration-s", type=float, default=duration_s, help="length of one measurement (default: %(default)s)")
     add(
@@ -128,7 +131,13 @@ def check_load(args: argparse.Namespace) -> None:
     Raises:
         SpecError: All of them at once (exit 2).
     """
-    limits = {"batch": (1, 1 << 20), "repeats": (1, 1000), "duration_s": (0.5, 3600), "warmup_s": (0, 3600)}
+    limits = {
+        "batch": (1, 1 << 20),
+        "processes": (1, 64),
+        "repeats": (1, 1000),
+        "duration_s": (0.5, 3600),
+        "warmup_s": (0, 3600),
+    }
     faults = []
     for name, (low, high) in limits.items():
         value = getattr(args, name)

@@ -3,9 +3,8 @@
 In      a `Bench`, a `Load`.
 Out     `Measured`: the figures of locust's own report.json, the server's CPU and memory, the GPU's power.
 
-locust is a process of its own each time: the load is the one that ``locust -f loadtest/`` makes, and start-up noise
-differs from repeat to repeat instead of being shared. It gets a session of its own, so that Ctrl-C reaches the sweep
-alone, which then ends it. CPU is taken per request over the whole life of that process and multiplied by the
+Start-up noise differs from repeat to repeat instead of being shared. locust gets a session of its own, so that Ctrl-C reaches
+the sweep alone, which then ends it. CPU is taken per request over the whole life of that process and multiplied by the
 rate: outside the load a server costs next to nothing, and its exact begin need not be known.
 """
 
@@ -14,21 +13,18 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest import _locust
 from loadtest._honesty import LOUD
 from loadtest._point_server import Bench
 from loadtest._point_usage import Gpu, Meter, Usage
-from planwright.errors import Fault, StageError
-from planwright.files import read_json
 from planwright.polling import ended
 
-ROOT = Path(__file__).resolve().parents[1]
 READ_EVERY_S, STOP_S, EXTRA_S = 0.25, 10.0, 120.0
 
 
@@ -38,10 +34,11 @@ class Load:
 
     Attributes:
         users: Requests in flight.
-        protocol: ``http`` or ``grpc``.
+        protocol: ``http``, ``grpc``, ``shm`` or ``cuda``.
         batch: Samples per request.
         duration_s: Length that counts.
         warmup_s: Start that does not.
+        processes: Of locust, which share the users.
     """
 
     users: int
@@ -49,6 +46,7 @@ class Load:
     batch: int
     duration_s: float
     warmup_s: float
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,20 +92,15 @@ def measure(bench: Bench, load: Load, repository: Path, scratch: Path, gpu: Gpu 
     said = runs / "locust.txt"
     with said.open("wb") as stream:
         process = subprocess.Popen(
-            _command(load), cwd=ROOT, env=_environment(bench, load, repository, runs),
+            _command(load), cwd=_locust.ROOT, env=_environment(bench, load, repository, runs),
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
     try:
         _wait(process, meter, time.monotonic() + load.duration_s + load.warmup_s + EXTRA_S)
     finally:
         _end(process)
-    found = list(runs.glob("*/report.json"))
-    if not found:
-        why = "\n".join(said.read_text(errors="replace").splitlines()[-5:])
-        fix = "try it by hand: locust -f loadtest/ --headless -t 5s"
-        raise StageError("load", Fault("the load left no report", why=why, fix=fix))
-    report: dict[str, Any] = read_json(found[0])
-    stopped_s = found[0].stat().st_mtime
+    report = _locust.report(runs, said.read_text(errors="replace"))
+    stopped_s = next(runs.glob("*/report.json")).stat().st_mtime
     return _figures(report, bench.model, meter.usage(stopped_s - load.duration_s, stopped_s))
 
 
@@ -116,20 +109,22 @@ def _environment(bench: Bench, load: Load, repository: Path, runs: Path) -> dict
     # with our own process id where the server's is unknown: a file whose process is gone would not be believed
     info = bench.server
     (info if info.pid else type(info)(**{**vars(info), "pid": os.getpid()})).write(file)
-    # what the caller set for loads of their own must not change this one
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PLANWRIGHT_")}
-    return {
-        **ours, "PLANWRIGHT_MODELS": bench.model, "PLANWRIGHT_BATCH": str(load.batch), "PLANWRIGHT_WARMUP_S": str(load.warmup_s),
-        "PLANWRIGHT_WAIT_S": "0", "PLANWRIGHT_RUNS": str(runs), "PLANWRIGHT_REPOSITORY": str(repository.resolve()),
-        "PLANWRIGHT_SERVER_FILE": str(file), "PLANWRIGHT_URL": info.http_url, "PLANWRIGHT_GRPC_URL": info.grpc_url,
-    }  # fmt: skip
+    return _locust.environment(
+        bench.model,
+        runs,
+        repository,
+        file,
+        batch=str(load.batch),
+        warmup_s=str(load.warmup_s),
+        url=info.http_url,
+        grpc_url=info.grpc_url,
+    )
 
 
 def _command(load: Load) -> list[str]:
     seconds = max(1, math.ceil(load.duration_s + load.warmup_s))
-    return [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--users", str(load.users), "--spawn-rate", str(load.users),
-            "--run-time", f"{seconds}s", "--only-summary", "--loglevel", "ERROR",
-            "InferGrpc" if load.protocol == "grpc" else "InferHttp"]  # fmt: skip
+    spread = ["--processes", str(load.processes)] if load.processes > 1 else []
+    return _locust.command(load.users, load.protocol, "--run-time", f"{seconds}s", *spread)
 
 
 def _wait(process: subprocess.Popen[bytes], meter: Meter, deadline_s: float) -> None:

@@ -72,7 +72,10 @@ def identity(build: Mapping[str, Any]) -> dict[str, Any]:
 
 def conditions(load: Load) -> dict[str, Any]:
     """Return how it was measured."""
-    return {"protocol": load.protocol, "batch": load.batch, "users": load.users, "duration_s": load.duration_s, "warmup_s": load.warmup_s}  # fmt: skip
+    return {
+        "protocol": load.protocol, "batch": load.batch, "users": load.users, "processes": load.processes,
+        "duration_s": load.duration_s, "warmup_s": load.warmup_s,
+    }  # fmt: skip
 
 
 def skipped(found: Sequence[Measured], build: Mapping[str, Any]) -> list[str]:

@@ -149,7 +149,14 @@ def bench(repository: Path, model: str, scratch: Path, given: str | None) -> Ite
             served.restore()
         return
     _link(repository / model, scratch / "repository" / model)
-    flags = ["--model-control-mode=explicit", "--load-model", model, "--model-repository", str(scratch / "repository")]
+    flags = [
+        "--allow-client-shm",
+        "--model-control-mode=explicit",
+        "--load-model",
+        model,
+        "--model-repository",
+        str(scratch / "repository"),
+    ]
     with own_server(*flags, file=scratch / "server.json", log=scratch / "serving.txt") as info:
         try:
             served = Bench(info, model)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from clients import published
+from loadtest import _locust
 from loadtest._versions import newest_served
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, StageError
-from planwright.files import read_json
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,27 +65,24 @@ def main(args: argparse.Namespace) -> int:
 def ours(load: dict[str, Any], server_file: Path, repository: Path, url: str = "") -> dict[str, Any]:
     """Run our open loop; `url` replaces the server's HTTP address."""
     with tempfile.TemporaryDirectory(prefix="planwright-referee-") as runs:
-        environment = {
-            **os.environ, "PLANWRIGHT_MODELS": load["model"], "PLANWRIGHT_ARRIVALS": load.get("arrivals", "poisson"), "PLANWRIGHT_WARMUP_S": "0",
-            "PLANWRIGHT_RATE": f"{load['rate']:g}:{load['duration_s']:g}s", "PLANWRIGHT_RUNS": runs,
-            "PLANWRIGHT_SERVER_FILE": str(server_file), "PLANWRIGHT_REPOSITORY": str(repository),
-            **({"PLANWRIGHT_URL": url} if url else {}),
-        }  # fmt: skip
-        return {"by": "planwright, open loop", **_locust(load, environment, Path(runs))}
+        environment = _locust.environment(
+            load["model"], Path(runs), repository, server_file, arrivals=load.get("arrivals", "poisson"), warmup_s="0",
+            rate=f"{load['rate']:g}:{load['duration_s']:g}s", **({"url": url} if url else {}),
+        )  # fmt: skip
+        return {"by": "planwright, open loop", **drive(load, environment, Path(runs))}
 
 
-def _locust(load: dict[str, Any], environment: dict[str, str], runs: Path, *flags: str) -> dict[str, Any]:
-    users = str(load["connections"])
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", "--loglevel", "ERROR", "-u", users,
-               "-r", users, "--tags", load["protocol"], *flags]  # fmt: skip
+def drive(load: dict[str, Any], environment: dict[str, str], runs: Path, *flags: str) -> dict[str, Any]:
+    """Run locust once with an environment of `_locust.environment`, and return its figures.
+
+    Raises:
+        StageError: It left no report.
+    """
+    command = _locust.command(load["connections"], load["protocol"], *flags)
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=load["duration_s"] + SPARE_S
     )
-    reports = list(runs.glob("*/report.json"))
-    if not reports:
-        why = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
-        raise StageError("load", Fault("the load left no report", why=why, fix="locust -f loadtest/ --headless -t 5s"))
-    report: dict[str, Any] = read_json(reports[0])
+    report = _locust.report(runs, done.stdout + done.stderr)
     row = report["models"][0]
     return {
         "requests": row["requests"], "failures": row["failures"] + row["unanswered"], "rate_per_s": report["load"]["offered_per_s"],

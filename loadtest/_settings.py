@@ -88,6 +88,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         fix = "use closed, poisson, constant or trace:FILE"
         words.faults.append(Fault(f"PLANWRIGHT_ARRIVALS is '{words.text('ARRIVALS', '')}'", fix=fix))
     opened = arrivals in ("poisson", "constant")
+    words.refuse_unused("RATE", opened, "an open loop's", "PLANWRIGHT_ARRIVALS=poisson (or constant)")
+    words.refuse_unused("USERS", arrivals == "closed", "a closed loop's", "PLANWRIGHT_ARRIVALS=closed")
     numbers: dict[str, Any] = {
         "batch": int(words.number("BATCH", 1, (1, 1 << 20))),
         "check": words.number("CHECK", 0, (0, 1)) if words.text("CHECK", "") else None,
@@ -151,6 +153,14 @@ class _Words:
         except SpecError as error:
             self.faults += error.faults
             return None
+
+    def refuse_unused(self, name: str, used: bool, whose: str, fix: str) -> None:
+        """Note a fault where a setting is given that this kind of load would not look at."""
+        text = self.text(name, "")
+        if text and not used:
+            self.faults.append(
+                Fault(f"PLANWRIGHT_{name} is '{text}', which is {whose} setting", fix=f"{fix}, or leave it out")
+            )
 
     def weights(self) -> dict[str, int]:
         """Return model -> weight; empty for all models."""

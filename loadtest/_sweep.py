@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     published.select(args.repository, [args.model])
     newest = published.newest(args.repository, args.model)
     build = newest.build if newest else {}
-    load = Load(args.users, args.protocol, args.batch, args.duration_s, args.warmup_s)
+    load = Load(args.users, args.protocol, args.batch, args.duration_s, args.warmup_s, args.processes)
     _settings(args, published_setting(args.repository, args.model), build)
     found, problem = Found(), None
     try:

@@ -184,7 +184,7 @@ def run(args: argparse.Namespace, slo: _tune_slo.Slo, outcome: Outcome) -> None:
     with tempfile.TemporaryDirectory(prefix="planwright-tune-") as name:
         scratch = Path(name)
         with bench(args.repository, args.model, scratch, args.server) as served:
-            load = Load(FIRST_USERS, args.protocol, args.batch, args.duration_s, args.warmup_s)
+            load = Load(FIRST_USERS, args.protocol, args.batch, args.duration_s, args.warmup_s, args.processes)
             session = Session(args, served, slo, load, scratch)
             outcome.identity, outcome.published, outcome.default = (
                 served.identity,

@@ -1,0 +1,80 @@
+"""Steps 'exhaustive' and 'tune' of h100.py: settings found by measurement, on a GPU.
+
+In      the plan of resnet50_fp16, published.
+Out     benchmarks/results/h100_tune_exhaustive_resnet50_fp16.json and h100_tune.json, made by benchmarks/tune.py; rows of a sweep over CUDA
+        graphs with the GPU's power.
+
+Requests hold eight images and lie in system shared memory, and four processes send them, so that the server is the limit.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from benchmarks._common import read_record
+from benchmarks._h100 import REPOSITORY, ROOT, Step, build_model
+from planwright import console
+
+MODEL, TIMEOUT_S = "resnet50_fp16", 540
+LOAD = ["--protocol", "shm", "--batch", "8", "--processes", "4"]
+GRID = ["--instances", "1,2,3,4", "--queue-delay-us", "off,500", "--users", "16,64", "--whole-batch"]
+TUNE = ["--points", "12", "--minutes", "4", "--rounds", "5"]
+
+
+def exhaustive(step: Step) -> None:
+    """Measure all sixteen settings, the good ones twice."""
+    build_model(MODEL)
+    step.require(_benchmark("--until", "search") == 0, "the exhaustive search is stored")
+    found = read_record(f"h100_tune_exhaustive_{MODEL}")
+    for row in found["rows"]:
+        step.row(**{key: row[key] for key in ("label", "rates_per_s", "latency_us", "within")})
+
+
+def tune(step: Step) -> None:
+    """Let tune choose, and measure its pick, the best of the search and Triton's defaults anew, interleaved; then sweep."""
+    build_model(MODEL)
+    step.require(_benchmark("--check") == 0, "tune's targets")
+    row = read_record("h100_tune")["rows"][0]
+    step.row(
+        **{
+            key: row[key]
+            for key in ("slo", "points", "took_s", "labels", "over_best", "over_default", "best_over_default")
+        }
+    )
+    _sweep(step)
+
+
+def _benchmark(*flags: str) -> int:
+    command = [
+        sys.executable,
+        "benchmarks/tune.py",
+        "--model",
+        MODEL,
+        "--repository",
+        str(REPOSITORY),
+        "--prefix",
+        "h100_",
+    ]
+    return subprocess.run([*command, *LOAD, *GRID, *TUNE, *flags], cwd=ROOT, timeout=TIMEOUT_S).returncode
+
+
+def _sweep(step: Step) -> None:
+    """Sweep over CUDA graphs, requests in CUDA shared memory; a row per point with watts and joules."""
+    with tempfile.TemporaryDirectory(prefix="planwright-h100-") as runs:
+        done = subprocess.run(
+            [sys.executable, "-m", "loadtest", "sweep", MODEL, "--json", "--runs", runs, "--repository", str(REPOSITORY),
+             "--protocol", "cuda", "--batch", "8", "--processes", "4", "--users", "32", "--instances", "1,3", "--cuda-graphs", "off,on",
+             "--repeats", "2", "--duration-s", "3"],
+            cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    step.require(done.returncode == 0, "the sweep over CUDA graphs")
+    if done.returncode:
+        console.say(done.stdout[-1500:] + done.stderr[-1500:])
+        return
+    report: dict[str, Any] = json.loads(done.stdout)
+    for point in report["points"]:
+        step.row(sweep=point)
