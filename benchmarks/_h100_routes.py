@@ -45,8 +45,9 @@ def routes(step: Step) -> None:
 
 
 def _torch(step: Step) -> None:
+    build_model("resnet50_fp16")
     python = os.environ.get("TORCH_PYTHON", sys.executable)
-    flags = ["--batch", "1,128", "--streams", "1", "--seconds", "0.8", "--torch", "--torch-python", python]
+    flags = ["--batch", "1,128", "--streams", "1", "--seconds", "0.7", "--torch", "--torch-python", python]
     rows = _builders(step, "bench", "resnet50_fp16", *flags).get("rows", [])
     for row in rows:
         step.row(**{key: value for key, value in row.items() if key != "rounds"})

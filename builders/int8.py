@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import io
-import os
+import json
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 from builders.residual import POOLS
 from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
-from planwright.files import digest
+from planwright.files import digest, write_json
 from planwright.golden import Golden, Group
 
 CHUNK = 16  # samples per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
@@ -50,17 +50,19 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
 def quantize(job: Job, graph: Path, ranges: Path, target: Path, high: Collection[str]) -> tuple[int, int]:
     """Write `graph` with Q/DQ pairs, the nodes `high` left alone; return the number of pairs and of skip edges."""
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-    entropy = job.model.calibration.method == "entropy"
-    quantize_static(
-        str(graph), str(target), None, quant_format=QuantFormat.QDQ, op_types_to_quantize=WEIGHTED, per_channel=True,
-        reduce_range=False, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibration_cache_path=str(ranges),
-        nodes_to_exclude=[*_products_of_activations(graph), *high],
-        calibrate_method=CalibrationMethod.Entropy if entropy else CalibrationMethod.MinMax,
+    # quantize_static takes no ranges before onnxruntime 1.24, the first that Python 3.10 does not have; this is its last step
+    quantizer = QDQQuantizer(
+        load_model_with_shape_infer(graph), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8, tensors_range=_tensors_range(job, ranges), nodes_to_quantize=[],
+        nodes_to_exclude=[*_products_of_activations(graph), *high], op_types_to_quantize=WEIGHTED,
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
                        "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
     )  # fmt: skip
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(target), False)
     model = onnx.load(str(target))
     residual = quantize_residuals(model, _highest(ranges))
     onnx.save_model(model, str(target))
@@ -85,15 +87,27 @@ def matching(graph: Path, patterns: Sequence[str]) -> list[str]:
     return [n.name for n in nodes if any(fnmatch.fnmatch(n.name, p) or fnmatch.fnmatch(n.op_type, p) for p in patterns)]
 
 
+def _tensors_range(job: Job, ranges: Path) -> Any:
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+
+    def bound(value: Any) -> Any:
+        return np.array(value, np.float32)
+
+    found = json.loads(ranges.read_text())
+    data = {name: TensorData(lowest=bound(low), highest=bound(high)) for name, (low, high) in found.items()}
+    return TensorsData(_method(job), data)
+
+
+def _method(job: Job) -> Any:
+    from onnxruntime.quantization import CalibrationMethod
+
+    return CalibrationMethod.Entropy if job.model.calibration.method == "entropy" else CalibrationMethod.MinMax
+
+
 def _highest(ranges: Path) -> dict[str, float]:
     """Return tensor -> largest magnitude, as calibrated."""
-    from onnxruntime.quantization.calibrate import load_tensors_data
-
-    found = {}
-    for name, data in load_tensors_data(ranges).items():
-        low, high = data.range_value
-        found[name] = max(abs(float(np.ravel(low)[0])), abs(float(np.ravel(high)[0])))
-    return found
+    found = json.loads(ranges.read_text())
+    return {name: max(abs(float(np.ravel(bound)[0])) for bound in bounds) for name, bounds in found.items()}
 
 
 def _products_of_activations(graph: Path) -> list[str]:
@@ -126,38 +140,36 @@ def prepared(source: Path, folder: Path) -> Any:
 
 
 def calibrate(job: Job, graph: Path) -> Path:
-    """Return the calibration file: measured now, or remembered for the same graph, samples and method.
+    """Return the file of calibrated ranges, tensor -> [lowest, highest]: measured now, or remembered for the same graph, samples and method.
 
     Samples go through in chunks, so that the entropy calibrator's memory does not grow with their number.
     """
-    from onnxruntime.quantization import CalibrationMethod, create_calibrator
-    from onnxruntime.quantization.calibrate import save_tensors_data
+    from onnxruntime.quantization import create_calibrator
 
-    method = job.model.calibration.method
     samples = Golden.load(job.export_folder / "calibration.npz")
     parts = {
         "graph": job.cache.of(graph, read=True),
         "samples": job.cache.of(job.export_folder / "calibration.npz"),
-        "method": method,
+        "method": job.model.calibration.method,
         "operators": CALIBRATED,
+        "holds": "ranges",
     }
     cache = job.build / "calibration" / f"{digest(parts)}.json"
     if cache.exists():
         return cache
-    chosen = CalibrationMethod.Entropy if method == "entropy" else CalibrationMethod.MinMax
     # the calibrator prints a line per chunk and has no switch for it
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         calibrator = create_calibrator(
-            str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=chosen,
+            str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=_method(job),
             extra_options={"symmetric": True},
         )  # fmt: skip
         for group in samples.batches(job.model.batch.fixed or CHUNK):
             calibrator.collect_data(_Reader(group))
         found = calibrator.compute_data()
     cache.parent.mkdir(parents=True, exist_ok=True)
-    scratch_file = cache.with_suffix(f".{os.getpid()}.tmp")
-    save_tensors_data(found, scratch_file)
-    scratch_file.replace(cache)
+    write_json(
+        cache, {name: [np.asarray(bound).tolist() for bound in data.range_value] for name, data in found.items()}
+    )
     return cache
 
 

@@ -101,7 +101,7 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, else
         ServerError: It is not an answer to an inference request.
     """
     start = int(header_length) if header_length else len(content)
-    head = content[:start]
+    head = bytes(content[:start])  # geventhttpclient before 2.5 hands out a bytearray, which is no key
     try:
         found = {}
         for spec, size, data in _layout(head) if len(head) <= _LAYOUT_BYTES else _read_layout(head):

@@ -13,9 +13,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from planwright.errors import EXIT_INTERRUPTED, Fault, PlanwrightError, SpecError
+from planwright.errors import EXIT_INTERRUPTED, Fault, PlanwrightError, SpecError, missing_package
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 _json_mode = False
 
@@ -79,6 +82,10 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         code = main(sys.argv[1:] if argv is None else argv)
     except PlanwrightError as error:
         code = fail(error)
+    except ModuleNotFoundError as error:
+        if not error.name or (_ROOT / error.name.partition(".")[0]).exists():
+            raise
+        code = fail(missing_package(error.name))
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)  # noqa: T201
         code = EXIT_INTERRUPTED

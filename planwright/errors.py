@@ -15,6 +15,7 @@ Only mistakes that a user can mend are raised as these; a bug in Planwright keep
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -81,6 +82,14 @@ class MachineError(PlanwrightError):
     """This machine cannot do what was asked: a tool, a port, a device or disk space is missing."""
 
     exit_code = EXIT_MACHINE
+
+
+def missing_package(name: str) -> MachineError:
+    """Return what to say where a package of others cannot be imported; `name` is its name in an import."""
+    what = f"the package that holds '{name.partition('.')[0]}' is not installed for {sys.executable}"
+    return MachineError(
+        Fault(what, fix="make setup, or install it there", check=f'{sys.executable} -c "import {name}"')
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ Out     the figures of its ``done``, or a `StageError`; Ctrl-C and a killed pare
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from builders.trt.explain import explain
 from planwright import console
-from planwright.errors import Fault, StageError
+from planwright.errors import Fault, StageError, missing_package
 from planwright.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,7 @@ def run(job: dict[str, Any], folder: Path, where: Any) -> dict[str, Any]:
 
     Raises:
         StageError: stage 'engine': TensorRT refused, or its process died.
+        MachineError: It lacks a package.
     """
     path, log = folder / "job.json", folder / "tensorrt.log"
     write_json(path, job)
@@ -47,17 +49,18 @@ def run(job: dict[str, Any], folder: Path, where: Any) -> dict[str, Any]:
             code = process.wait()
         finally:
             process.kill()
-            process.wait()
+            process.communicate()  # closes the pipe too
     if last.get("event") == "done":
         path.unlink()
         return last
     if last.get("event") == "failed":
         raise StageError("engine", explain(last, job, where))
-    raise StageError("engine", _died(code, log))
-
-
-def _died(code: int, log: Path) -> Fault:
     lines = log.read_text().strip().splitlines()
+    missing = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", lines[-1]) if lines else None
+    raise missing_package(missing[1]) if missing else StageError("engine", _died(code, log, lines))
+
+
+def _died(code: int, log: Path, lines: list[str]) -> Fault:
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     why = "; ".join(lines[-3:]) or "it said nothing"
     fix = "lower compile.optimization_level or compile.workspace_mib; if it stays, run the file with trtexec --onnx"

@@ -88,3 +88,18 @@ def test_make_help_names_every_target() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert done.returncode == 0
     assert [line.split()[1] for line in done.stdout.splitlines()] == targets
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    """Python itself says so of a module that stands as None; nothing but the import is prevented."""
+    script = "import sys; sys.modules['rich'] = None; from planwright import console; from builders.__main__ import main; console.run(main)"
+    done = run("-c", script, "doctor")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "the package that holds 'rich' is not installed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_of_our_own_that_is_missing_keeps_its_trace() -> None:
+    script = "import importlib; from planwright import console; console.run(lambda _: importlib.import_module('builders.nothing'))"
+    done = run("-c", script)
+    assert "Traceback" in done.stderr
