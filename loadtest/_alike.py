@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest._records import BUILD, Key, Record
+from planwright.console import flat
 from planwright.errors import Fault
 
 
@@ -59,6 +60,9 @@ _RUN: dict[str, Callable[[Record], Any]] = {
     "scenario": lambda record: record.load["scenario"],
     "arrivals": lambda record: record.load["arrivals"],
     "rate": lambda record: record.load["rate"],
+    "rest between requests in seconds": lambda record: record.load.get("wait_s", ""),
+    "profile of users": lambda record: record.load.get("profile", "") or "none",
+    "weights": lambda record: flat(record.load.get("weights", {})),
 }
 
 

@@ -117,7 +117,7 @@ def _load(record: Record, row: Row) -> str:
     """
     alone = len(record.rows) == 1
     asked = float(record.load.get("asked_per_s", 0.0))
-    requests_per_s = row.throughput_per_s / max(float(row.build["batch"] or 1), 1.0)
+    requests_per_s = row.throughput_per_s / row.samples_per_request
     if record.load["arrivals"] != "closed":
         return f"{asked if alone and asked else requests_per_s:g}"
     return str(record.report["users"] if alone else max(1, round(requests_per_s * row.latency_us["mean"] / 1e6)))

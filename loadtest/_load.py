@@ -9,6 +9,7 @@ each user has its own. Checking is done after the clock has stopped.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from clients.validate import check_answers
 from loadtest._checking import Checker
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
-from planwright.golden import Group
+from planwright.golden import Golden, Group
 
 CANCELLED_S = 1.0  # a user that is stopped while it rests may wake up and send before the stop reaches it
 PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
@@ -49,12 +50,14 @@ class Payload:
 
     Attributes:
         own: True where its memory serves one connection only.
+        samples: How many it holds.
         right: Answers that were compared and are right: batches of other sizes round otherwise, so there are a few.
     """
 
     request: PreparedRequest
     group: Group
     own: bool
+    samples: int
     right: set[tuple[bytes, ...]] = field(default_factory=set)
 
 
@@ -72,14 +75,26 @@ class Payloads:
         key = (name, protocol)
         if own or key not in self._built:
             version = self._version(name, model)
-            size = min(self._settings.batch, model.info.limit)
-            groups = list(version.golden().batches(size))
-            groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
-            made = [Payload(model.prepare(_inputs(model, group)), group, own) for group in groups], version
+            made = self._prepared(model, version.golden(), own=own), version
             if own:
                 return made
             self._built[key] = made
         return self._built[key]
+
+    def _prepared(self, model: TritonModel, golden: Golden, *, own: bool) -> list[Payload]:
+        """Return requests of every size, each size as often as its weight says."""
+        found: dict[int, list[Payload]] = {}
+        for size in dict(self._settings.batches):
+            groups = list(golden.batches(min(size, model.info.limit)))
+            groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
+            found[size] = [Payload(model.prepare(_inputs(model, group)), group, own, _rows(group)) for group in groups]
+        # a common multiple, so that a size's share does not hang on how many groups the golden samples make of it
+        longest = math.lcm(*map(len, found.values()))
+        return [
+            payload
+            for size, weight in self._settings.batches
+            for payload in found[size] * (weight * longest // len(found[size]))
+        ]
 
     def _version(self, name: str, model: TritonModel) -> repository.PublishedVersion:
         from loadtest._versions import newest_served
@@ -131,7 +146,7 @@ class Session:
         checked = answers is not None and self._checker.wants(first=self._asked == 1)
         if checked:
             error = self._checker.run(lambda: self._wrong(payload, answers))
-        self._tell(fire, began, done, sent, error, checked, answers)
+        self._tell(fire, began, done, sent, error, checked, answers, payload.samples)
         if isinstance(error, ConnectionFailed):
             time.sleep(PAUSE_AFTER_FAILURE_S)
 
@@ -144,10 +159,11 @@ class Session:
         error: Exception | None,
         checked: bool,
         answers: Any,
+        samples: int,
     ) -> None:
         self._recorder.record(
-            self._name, self._transport, began, (done - began) * 1e6, service_us=(done - sent) * 1e6, error=_text(error),
-            checked=checked, wrong=isinstance(error, WrongAnswerError),
+            self._name, self._transport, began, (done - began) * 1e6, samples=samples, service_us=(done - sent) * 1e6,
+            error=_text(error), checked=checked, wrong=isinstance(error, WrongAnswerError),
         )  # fmt: skip
         fire(
             request_type=self._transport, name=self._name, response_time=(done - began) * 1e3, response_length=_size(answers),
@@ -165,9 +181,8 @@ class Session:
         return error
 
     def _compared(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
-        rows = len(next(iter(payload.group.inputs.values())))
         batched = self._model.info.batches
-        shaped = {name: array[:rows] if batched else array[None] for name, array in answers.items()}
+        shaped = {name: array[: payload.samples] if batched else array[None] for name, array in answers.items()}
         failed = [check for check in check_answers(payload.group, shaped, self._version) if not check.passed]
         return WrongAnswerError(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
 
@@ -180,6 +195,10 @@ def _bytes_of(answers: Any) -> tuple[bytes, ...] | None:
     """Return the answers' bytes; None for text, whose array holds addresses."""
     arrays = [answers[name] for name in sorted(answers)]
     return None if any(array.dtype.kind == "O" for array in arrays) else tuple(array.tobytes() for array in arrays)
+
+
+def _rows(group: Group) -> int:
+    return len(next(iter(group.inputs.values())))
 
 
 def _inputs(model: TritonModel, group: Group) -> Any:

@@ -142,13 +142,18 @@ def _percentiles(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.legend()
 
 
+def samples_per_request(row: dict[str, Any]) -> float:
+    """Return the mean over the run; records without it held requests of one size."""
+    return float(row.get("samples_per_request") or (row["batch"] if isinstance(row["batch"], int) else 1))
+
+
 def _throughput(axes: Any, rows: list[dict[str, Any]], warmup_s: float) -> None:
     axes.set_title("Throughput over time")
     for colour, row in zip(COLOURS * 9, rows, strict=False):
         whole = row["series"][:-1] or row["series"]  # the last second is cut short
         axes.plot(
             [s["t_s"] for s in whole],
-            [s["answers"] * row["batch"] / s["width_s"] for s in whole],
+            [s["answers"] * samples_per_request(row) / s["width_s"] for s in whole],
             color=colour,
             label=_label(row),
         )

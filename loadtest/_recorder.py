@@ -22,7 +22,7 @@ from loadtest._series import Series
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
 MOST_ERRORS, OTHER = 50, "other errors"
-COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window")
+COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window", "samples")
 
 clock = time.perf_counter
 
@@ -44,7 +44,8 @@ class Track:
         cancels: Requests that were cut off with their user; neither answered nor missed.
         failures, wrong, checked: Counts over the whole run.
         measured: Requests that began after the warm-up.
-        in_window: Successful ones of them that ended before the load did: what throughput is made of.
+        in_window: Successful ones of them that ended before the load did.
+        samples: What these held: what throughput is made of.
         errors: Text → count.
     """
 
@@ -59,6 +60,7 @@ class Track:
     checked: int = 0
     measured: int = 0
     in_window: int = 0
+    samples: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     def encode(self) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class Recorder:
         began: float,
         latency_us: float,
         *,
+        samples: int = 1,
         service_us: float | None = None,
         error: str = "",
         checked: bool = False,
@@ -149,6 +152,7 @@ class Recorder:
         track.series.answered(second, latency_us)
         if warm:
             track.in_window += not self.ended
+            track.samples += 0 if self.ended else samples
             track.latencies.record_value(_within(latency_us))
             track.service.record_value(_within(latency_us if service_us is None else service_us))
 

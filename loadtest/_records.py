@@ -58,6 +58,7 @@ class Row:
     checked: int
     wrong: int
     throughput_per_s: float
+    samples_per_request: float
     latency_us: dict[str, float]
     histogram: list[tuple[int, int]]
     spans: list[Span]
@@ -170,6 +171,7 @@ def _rows(report: Value) -> Iterator[Row]:
             checked=_count(row["checked"]),
             wrong=wrong,
             throughput_per_s=_finite(row["throughput_per_s"]),
+            samples_per_request=_finite(row.get("samples_per_request") or row["batch"]),
             latency_us={name: _finite(row["latency_us"][name]) for name in LATENCIES},
             histogram=[(_count(us), _count(count)) for us, count in row["histogram"]],
             spans=[span for span in spans if warm_s <= span.start_s and span.start_s + span.width_s <= end_s],

@@ -205,7 +205,8 @@ class Run:
         if settings.rate is not None:
             span_s = min(span_s, settings.rate.length_s)
             asked = settings.rate.total(span_s) / max(span_s, 1e-9)
-        return self._others.load(settings.arrivals, settings.rate_text, asked, settings.scenario)
+        asked_for = {"wait_s": settings.wait_s, "profile": settings.users_text, "weights": dict(settings.models)}
+        return {**self._others.load(settings.arrivals, settings.rate_text, asked, settings.scenario), **asked_for}
 
     def _initialise(self, environment: Any, **_: Any) -> None:
         """Take workers' last records, and leave on Ctrl-C by locust's own way out for SIGTERM.

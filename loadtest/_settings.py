@@ -33,6 +33,8 @@ from loadtest._profile import Profile
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.server_info import SERVER_FILE, ServerInfo
 
+MOST_SAMPLES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -44,7 +46,7 @@ class Settings:
     rate: Profile | None
     trace: tuple[Arrival, ...]
     users: Profile | None
-    batch: int
+    batches: tuple[tuple[int, int], ...]
     check: float | None
     warmup_s: float
     wait_s: float
@@ -57,6 +59,14 @@ class Settings:
     metrics_url: str
     server: ServerInfo | None
     rate_text: str = ""
+    users_text: str = ""
+
+    @property
+    def batch(self) -> int | str:
+        """Return samples per request for the report: a number, or ``1=8,16=2`` where sizes are mixed."""
+        if len(self.batches) == 1:
+            return self.batches[0][0]
+        return ",".join(f"{size}={weight}" for size, weight in self.batches)
 
     @property
     def weighted(self) -> list[str]:
@@ -91,7 +101,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     words.refuse_unused("RATE", opened, "an open loop's", "PLANWRIGHT_ARRIVALS=poisson (or constant)")
     words.refuse_unused("USERS", arrivals == "closed", "a closed loop's", "PLANWRIGHT_ARRIVALS=closed")
     numbers: dict[str, Any] = {
-        "batch": int(words.number("BATCH", 1, (1, 1 << 20))),
+        "batches": words.batches(),
         "check": words.number("CHECK", 0, (0, 1)) if words.text("CHECK", "") else None,
         "warmup_s": words.number("WARMUP_S", 1, (0, 3600)),
         "wait_s": words.number("WAIT_S", 0, (0, 3600)),
@@ -108,6 +118,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     trace = tuple(_arrivals.read_trace(Path(trace_file), weighted)) if trace_file else ()
     return Settings(
         scenario=words.scenario, models=models, arrivals=arrivals, trace=trace, rate_text=words.text("RATE", "100") if opened else "",
+        users_text=words.text("USERS", ""),
         runs=Path(environment.get("PLANWRIGHT_RUNS", "runs")), repository=repository, server=server,
         http_url=environment.get("PLANWRIGHT_URL") or (server.http_url if server else "localhost:8000"),
         grpc_url=environment.get("PLANWRIGHT_GRPC_URL") or (server.grpc_url if server else "localhost:8001"),
@@ -142,6 +153,19 @@ class _Words:
             )
             return default
         return value
+
+    def batches(self) -> tuple[tuple[int, int], ...]:
+        """Return (samples per request, weight) of each size of ``8`` or ``1=3,16``."""
+        text = self.text("BATCH", "1")
+        parts = [piece.strip().partition("=") for piece in text.split(",")]
+        found = {
+            int(size): int(weight or 1) for size, _, weight in parts if size.isdigit() and (weight or "1").isdigit()
+        }
+        if len(found) < len(parts) or not all(1 <= size <= MOST_SAMPLES and weight for size, weight in found.items()):
+            fix = f"give a size from 1 to {MOST_SAMPLES}, or several with weights: 1=8,16=2"
+            self.faults.append(Fault(f"PLANWRIGHT_BATCH is '{text}'", fix=fix))
+            return ((1, 1),)
+        return tuple(found.items())
 
     def profile(self, name: str, default: str) -> Profile | None:
         """Return a profile, None where none is given."""

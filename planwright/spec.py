@@ -215,7 +215,10 @@ class ScenarioSpec(_Frozen):
     users: Annotated[
         str | int | None, Field(description="closed loop: a profile of users, such as 8:30s,64:5s,8:30s")
     ] = None
-    batch: Annotated[_Positive | None, Field(description="samples per request")] = None
+    batch: Annotated[
+        _Positive | str | None,
+        Field(description="samples per request; several sizes with weights are written 1=8,16=2"),
+    ] = None
     check: Annotated[float | None, Field(ge=0, le=1, description="share of answers that are checked")] = None
     warmup_s: Annotated[float | None, Field(ge=0, description="seconds at the start that do not count")] = None
     wait_s: Annotated[float | None, Field(ge=0, description="seconds a user rests between requests")] = None

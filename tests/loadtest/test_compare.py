@@ -182,7 +182,7 @@ def test_the_interval_of_throughput_knows_that_seconds_are_alike() -> None:
 
 
 def row_of(spans: list[Span], throughput_per_s: float) -> _records.Row:
-    return _records.Row("m", "grpc", {}, None, 1, 0, 1, 0, throughput_per_s, {}, [], spans, [])
+    return _records.Row("m", "grpc", {}, None, 1, 0, 1, 0, throughput_per_s, 1.0, {}, [], spans, [])
 
 
 def test_wider_rows_of_long_runs_are_read(tmp_path: Path) -> None:

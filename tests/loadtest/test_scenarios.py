@@ -93,6 +93,9 @@ def test_only_what_is_asked_for_runs(served: ServerInfo, tmp_path: Path) -> None
         ((), {"arrivals": "trace:/no/such.csv"}, "the trace cannot be read"),
         ((), {"users": "0"}, "PLANWRIGHT_USERS is '0'"),
         ((), {"scenario": "peek"}, "did you mean 'peak'?"),
+        ((), {"batch": "4,x"}, "PLANWRIGHT_BATCH is '4,x'"),
+        ((), {"rate": "50"}, "PLANWRIGHT_RATE is '50', which is an open loop's setting"),
+        ((), {"arrivals": "poisson", "users": "4:2s"}, "PLANWRIGHT_USERS is '4:2s', which is a closed loop's setting"),
     ],
 )
 def test_bad_scenarios_are_told(
@@ -135,3 +138,18 @@ def test_the_report_is_json_all_the_way(served: ServerInfo, tmp_path: Path) -> N
     for row in done.report["models"]:
         assert row["unanswered"] == 0
         assert row["goodput_per_s"] <= row["throughput_per_s"]
+
+
+def test_several_batch_sizes_in_one_run(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(
+        served, tmp_path, "-u", "2", "-r", "2", "-t", "4s", "--tags", "http", batch="1=3,4", wait_s="0.01", check="1"
+    )
+    assert done.code == 0, done.text
+    row = row_of(done)
+    assert (row["batch"], row["wrong"], row["failures"]) == ("1=3,4=1", 0, 0)
+    assert 1.3 < row["samples_per_request"] < 2.3, "three of one and one of four are 1.75 on the whole"
+    counted = done.report["server"]["digits"]
+    assert counted["inferences"] / counted["requests"] == pytest.approx(row["samples_per_request"], rel=0.15)
+    answered = sum(count for _, count in row["histogram"])
+    seconds = row["throughput_per_s"] / row["samples_per_request"]
+    assert seconds * 3 == pytest.approx(answered, rel=0.15), "samples per second are requests times what they hold"
