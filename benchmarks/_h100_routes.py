@@ -1,4 +1,4 @@
-"""Step 'routes' of h100.py: the other ways into a plan, and PyTorch beside it.
+"""Steps 'routes', 'torch' and 'search' of h100.py: the other ways into a plan, and PyTorch beside it.
 
 In      graphs prepared for a network built by its source, for native calibration, for the search; an interpreter with PyTorch.
 Out     a row each; PyTorch's speed and the plan's in one run of ``python -m builders bench``.
@@ -21,7 +21,7 @@ SCORE_LOST, TIMEOUT_S = 0.005, 420
 
 
 def routes(step: Step) -> None:
-    """Build, compare, search."""
+    """Build a network from its source, and one that TensorRT calibrates; neither may lose accuracy."""
     scores = {}
     for name in ("digits_fp32", "digits_api", "digits_native"):
         report = build_model(name)
@@ -34,17 +34,13 @@ def routes(step: Step) -> None:
             realised=report["realised"],
         )
         scores[name] = float(report["verify"].get("score", {}).get("accuracy", 0.0))
+        step.save()
     for name in ("digits_api", "digits_native"):
         step.figure(f"accuracy lost by {name}", scores["digits_fp32"] - scores[name], "<=", SCORE_LOST)
-    step.save()
-    _torch(step)
-    step.save()
-    found = _builders(step, "search", "minilm_int8", "--engine")
-    if found:
-        step.row(search="minilm_int8", keep_high=found["keep_high"], engine=found["engine"])
 
 
-def _torch(step: Step) -> None:
+def torch(step: Step) -> None:
+    """Measure ResNet-50 as a plan, and in PyTorch as it is and compiled, in turn."""
     build_model("resnet50_fp16")
     python = os.environ.get("TORCH_PYTHON", sys.executable)
     flags = ["--batch", "1,128", "--streams", "1", "--seconds", "0.7", "--torch", "--torch-python", python]
@@ -61,15 +57,22 @@ def _torch(step: Step) -> None:
         step.figure(f"plan over the fastest of PyTorch, batch {batch}", ours / theirs, ">=", 1.0)
 
 
+def search(step: Step) -> None:
+    """Find what INT8 must leave high in minilm, judged by engines built here."""
+    found = _builders(step, "search", "minilm_int8", "--engine")
+    if found:
+        step.row(search="minilm_int8", keep_high=found["keep_high"], engine=found["engine"])
+
+
 def _builders(step: Step, command: str, *words: str) -> dict[str, Any]:
     """Return what a command of builders says as JSON; empty, and a missed requirement, where it failed."""
     done = subprocess.run(
         [sys.executable, "-m", "builders", command, *words, "--config", str(CONFIG), "--build", str(BUILD), "--json"],
-        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S,
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S,
     )  # fmt: skip
     step.require(done.returncode == 0, f"{command} {' '.join(words)}")
     if done.returncode:
-        console.say(done.stdout[-2000:] + done.stderr[-2000:])
+        console.say(done.stdout[-2000:])
         return {}
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -22,7 +22,7 @@ from planwright import console
 MODEL, TIMEOUT_S = "resnet50_fp16", 540
 LOAD = ["--protocol", "shm", "--batch", "8", "--processes", "4"]
 GRID = ["--instances", "1,2,3,4", "--queue-delay-us", "off,500", "--users", "16,64", "--whole-batch"]
-TUNE = ["--points", "12", "--minutes", "4", "--rounds", "5"]
+TUNE = ["--points", "16", "--minutes", "5", "--rounds", "4"]
 
 
 def exhaustive(step: Step) -> None:
@@ -38,6 +38,7 @@ def tune(step: Step) -> None:
     """Let tune choose, and measure its pick, the best of the search and Triton's defaults anew, interleaved; then sweep."""
     build_model(MODEL)
     step.require(_benchmark("--check") == 0, "tune's targets")
+    step.save()
     row = read_record("h100_tune")["rows"][0]
     step.row(
         **{

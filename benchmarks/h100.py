@@ -6,10 +6,10 @@ Out     a table per step and benchmarks/results/h100_<step>.json, written as soo
 
 Steps: build (twelve plans, verified, precision proved), engine (ResNet-50 alone, host copies on), served (our Python-based
 backend, perf_analyzer as judge), cache (cold against warm builds), clients (every client and the load test, no wrong
-answer), wrong (what must fail, told clearly), routes (a network built by its source, native calibration, PyTorch beside the
-plan, the search on engines), exhaustive and tune (settings of the server found by measurement). A step that is cut off goes
-on where it stopped: builds that are current are kept. Both sides of a ratio are measured in one step, in turn. The timing
-cache lies in build/h100/timing.
+answer), wrong (what must fail, told clearly), routes (a network built by its source, native calibration), torch (PyTorch
+beside the plan), search (what INT8 must leave high, judged on engines), exhaustive and tune (settings of the server found
+by measurement). A step that is cut off goes on where it stopped: builds that are current are kept. Both sides of a ratio
+are measured in one step, in turn. The timing cache lies in build/h100/timing.
 """
 
 from __future__ import annotations
@@ -163,6 +163,8 @@ STEPS: dict[str, Callable[[Step], None]] = {
     "clients": _h100_served.clients,
     "wrong": _h100_wrong.wrong,
     "routes": _h100_routes.routes,
+    "torch": _h100_routes.torch,
+    "search": _h100_routes.search,
     "exhaustive": _h100_tune.exhaustive,
     "tune": _h100_tune.tune,
 }

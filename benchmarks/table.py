@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,27 @@ lie in `benchmarks/results/`; this page is made from them by `python benchmarks/
 
 def page() -> str:
     """Return the page."""
-    parts = [
-        _embedded(read_record("embedded")),
-        _honesty(read_record("load_honesty")),
-        _kill(read_record("kill_builds")),
+    made = (
+        _section(_embedded, "embedded"),
+        _section(_honesty, "load_honesty"),
+        _section(_client, "load_client"),
+        _section(_answers, "load_answers"),
+        _section(_soak, "load_soak"),
+        _section(_tune, "tune"),
+        _section(_same, "tune_aa"),
+        _section(_kill, "kill_builds"),
         _h100(),
-    ]
+    )
+    parts = [part for part in made if part]
     return INTRO + "\n".join("\n".join(["", *part]) for part in parts) + "\n"
+
+
+def _section(make: Callable[[dict[str, Any]], list[str]], name: str) -> list[str]:
+    """Return the section of a record; nothing where that was not measured yet."""
+    try:
+        return make(read_record(name))
+    except FileNotFoundError:
+        return []
 
 
 def _embedded(record: dict[str, Any]) -> list[str]:
@@ -82,6 +97,91 @@ def _honesty(record: dict[str, Any]) -> list[str]:
         "| what | median | range over rounds | target | |",
         "| --- | ---: | ---: | ---: | --- |",
         *figures,
+        "",
+        f"{record['created'][:10]}, {_where(record)}.",
+    ]
+
+
+def _client(record: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| {r['what']} | {r['ratio']:.3f} | {r['low']:.3f} – {r['high']:.3f} | >= {r['target']:g} | {'met' if r['met'] else 'missed'} |"
+        for r in record["rows"]
+    ]
+    pinned = "server and client on a core each" if record["pinned"] else "not pinned"
+    return [
+        "## The load generator itself",
+        "",
+        f"`python benchmarks/load_client.py`: our scenario, perf_analyzer and a locust user around tritonclient's own `infer`, in turn; {pinned},",
+        f"{record['users']} requests in flight.",
+        "",
+        "| what | median | range over rounds | target | |",
+        "| --- | ---: | ---: | ---: | --- |",
+        *rows,
+        "",
+        f"{len(record['rounds'])} rounds, {record['created'][:10]}, {_where(record)}.",
+    ]
+
+
+def _answers(record: dict[str, Any]) -> list[str]:
+    healthy, swapped = record["runs"]["healthy"], record["runs"]["swapped"]
+    total = {key: sum(run[key] for run in healthy) for key in ("requests", "checked")}
+    shares = [run["wrong"] / max(run["checked"], 1) for run in swapped]
+    return [
+        "## Swapped answers",
+        "",
+        f"`python benchmarks/load_answers.py`: runs of the demo's length ({' '.join(record['load'])}). Of {len(healthy)} on a healthy server "
+        f"({total['requests']} requests,",
+        f"{total['checked']} answers checked) {record['accused']} were accused. Of {len(swapped)} on a server whose digits swaps the answers of requests",
+        f"that it merges, {record['caught']} were caught: {min(shares):.1%} to {max(shares):.1%} of the checked answers were wrong.",
+        "",
+        f"{record['created'][:10]}, {_where(record)}.",
+    ]
+
+
+def _soak(record: dict[str, Any]) -> list[str]:
+    peaks = ", ".join(f"{peak / (1 << 20):.1f}" for peak in record["quarter_peaks_bytes"])
+    return [
+        "## An hour of load",
+        "",
+        f"`python benchmarks/load_soak.py`: digits over HTTP, an open loop of {record['rate']:g} requests per second for {record['duration_s']} s,",
+        f"every tenth answer checked. {record['requests']} requests, {record['failures']} failed, {record['checked']} checked, {record['wrong']} wrong.",
+        f"Peak memory of locust in each quarter, MiB: {peaks}.",
+        "",
+        f"{record['created'][:10]}, {_where(record)}.",
+    ]
+
+
+def _tune(record: dict[str, Any]) -> list[str]:
+    def told(ratio: dict[str, float]) -> str:
+        return f"{ratio['mean']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
+
+    rows = [
+        f"| {r['model']} | {r['slo']} | {r['points']} | {r['took_s'] / 60:.1f} | {told(r['over_best'])} | {told(r['over_default'])} | "
+        f"{told(r['best_over_default'])} | {r['labels']['pick']} |"
+        for r in record["rows"]
+    ]
+    missed = [f"{r['model']}: {name}" for r in record["rows"] for name, met in r["targets"].items() if not met]
+    return [
+        "## tune against an exhaustive search",
+        "",
+        "`python benchmarks/tune.py`: every setting of a grid is measured and stored; tune chooses in at most 12 points and 5 minutes; then its pick,",
+        f"the best of the grid and Triton's defaults are measured anew, interleaved, {record['rounds']} rounds. Ratios with their 95% intervals.",
+        "",
+        "| model | SLO | points | minutes | pick / best | pick / defaults | best / defaults | pick |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        *rows,
+        "",
+        f"Targets missed: {'; '.join(missed) or 'none'}. {record['created'][:10]}, {_where(record)}.",
+    ]
+
+
+def _same(record: dict[str, Any]) -> list[str]:
+    return [
+        "## A setting against itself",
+        "",
+        f"`python benchmarks/tune.py --aa`: {len(record['verdicts'])} comparisons of {record['model']} with itself, three measurements a side: "
+        f"{record['gains']} said gain,",
+        f"{record['losses']} loss.",
         "",
         f"{record['created'][:10]}, {_where(record)}.",
     ]

@@ -69,7 +69,7 @@ def store(args: argparse.Namespace) -> int:
     several = {"schema": LAYOUT, "kind": BASELINE, "created": created, "runs": [record.report for record in records]}
     value = records[0].report if len(records) == 1 else several
     write(args.to, (json.dumps(value, indent=2) + "\n").encode())
-    console.say(f"{args.to}: {len(records)} run{'s' if len(records) > 1 else ''}")
+    console.say(f"{args.to}: {console.many(len(records), 'run')}")
     if args.json:
         console.emit_json({"baseline": str(args.to), "runs": [record.id for record in records]})
     return EXIT_OK

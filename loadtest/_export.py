@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     write(args.csv, _text(header, rows).encode())
     for record, _ in chosen:
         _warn(record)
-    console.say(f"{args.csv}: {len(rows)} row{'s' if len(rows) > 1 else ''}")
+    console.say(f"{args.csv}: {console.many(len(rows), 'row')}")
     if args.json:
         console.emit_json({"csv": str(args.csv), "rows": [dict(zip(header, row, strict=True)) for row in rows]})
     return EXIT_OK

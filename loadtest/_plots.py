@@ -24,8 +24,6 @@ _STYLE = {
 
 def run(report: dict[str, Any]) -> dict[str, str]:
     """Draw a run: latency distribution, time series, server split, batch sizes."""
-    if report["kind"] == "tune":
-        return tune(report)
     rows = [row for row in report["models"] if row["histogram"]]
     plots = {}
     if rows:

@@ -127,9 +127,9 @@ def render(report: dict[str, Any]) -> str:
     )
     environment.filters["ms"] = lambda us: f"{us / 1000:.2f}" if us < 100_000 else f"{us / 1000:.0f}"
     environment.filters["count"] = lambda value: f"{value:,.0f}"
-    plots = _plots.sweep(report) if report["kind"] == "sweep" else _plots.run(report)
+    draw = {"run": _plots.run, "sweep": _plots.sweep, "tune": _plots.tune}[report["kind"]]
     return environment.get_template("report.html.j2").render(
-        report=report, plots=plots, raw=json.dumps(report, indent=2)
+        report=report, plots=draw(report), raw=json.dumps(report, indent=2)
     )
 
 

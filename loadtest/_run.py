@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from loadtest import _arrivals, _report, _server
+from loadtest import _arrivals, _forget, _report, _server
 from loadtest._arrivals import Share
 from loadtest._checking import Checker, Cost
 from loadtest._feed import Feed, clock
@@ -44,7 +44,7 @@ class Run:
         self._share = Share()
         self._before: _server.Snapshot | None = None
         self._given_up: PlanwrightError | None = None
-        self._watching: Any = None
+        self._watching: list[Any] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -81,10 +81,14 @@ class Run:
         if not _is_worker(environment):
             self._before = self._snapshot()
         if _is_master(environment):
-            self._watching = gevent.spawn(self._watch_workers, environment.runner)
+            watch = self._watch_workers
         else:
             self.feed = self._make_feed()
-            self._watching = gevent.spawn(self._watch, environment.runner)
+            watch = self._watch
+        self._watching = [
+            gevent.spawn(watch, environment.runner),
+            gevent.spawn(_forget.for_ever, environment.runner.stats),
+        ]
 
     def connected(self, runner: Any) -> None:
         """A user is ready to send; the first one of a closed loop, or the last of an open one, starts the clock."""
@@ -103,8 +107,8 @@ class Run:
 
     def stop(self, environment: Any, **_: Any) -> None:
         """Write the report."""
-        if self._watching is not None:
-            self._watching.kill()
+        for greenlet in self._watching:
+            greenlet.kill()
         if _is_worker(environment) or not self._started_s:
             return
         if _is_master(environment):

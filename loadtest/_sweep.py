@@ -92,7 +92,9 @@ def _measure(args: argparse.Namespace, served: Bench, settings: list[Setting], l
     found.points = {setting: [] for setting in settings}
     gpu, began_s, done, total = first_gpu(), time.monotonic(), 0, len(settings) * args.repeats
     first_s = total * (load.duration_s + load.warmup_s + START_S)
-    console.say(f"{len(settings)} points × {args.repeats} repeats, about {seconds_in_words(first_s)}")
+    console.say(
+        f"{console.many(len(settings), 'point')} × {console.many(args.repeats, 'repeat')}, about {seconds_in_words(first_s)}"
+    )
     try:
         for repeat in range(args.repeats):
             for setting in settings if repeat % 2 == 0 else reversed(settings):

@@ -73,7 +73,7 @@ class Session:
             return
         limit = self.args.points - (KEPT_POINTS if kind == NEW else 0)
         if kind in (NEW, FAIR) and self.points >= max(limit, 1):
-            raise SpentError(f"{self.points} points were tried")
+            raise SpentError(f"that is all of the {console.many(self.args.points, 'point')} allowed")
         if self.left_s < self.each_s * (1 + self.arms * self.args.repeats):
             raise SpentError(f"the time of {self.args.minutes:g} min is used, but for the final comparison")
 

@@ -108,7 +108,7 @@ def _against(finals: list[dict[str, Any]], role: str, outcome: Outcome) -> dict[
 
 def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome) -> dict[str, Any]:
     tail = [
-        f"tried {len(report['points'])} points in {_point_report.seconds_in_words(report['took_s'])}; stopped: {report['stopped']}"
+        f"tried {console.many(len(report['points']), 'point')} in {_point_report.seconds_in_words(report['took_s'])}; stopped: {report['stopped']}"
     ]
     if outcome.stopped_by:
         best = search.best

@@ -3,8 +3,8 @@
 In      what may be chosen, a function that measures one candidate once, how much may be measured.
 Out     `Search`: every candidate that was tried with its readings and its fate, and why the search stopped.
 
-First Triton's own defaults and the published setting, then uphill along one axis after the other (batching, requests in
-flight, instances, max batch) from the best so far, until no neighbour is better. A candidate is looked at once; only if it
+First Triton's own defaults and the published setting, then uphill along one axis after the other (requests in flight,
+batching, instances, max batch) from the best so far, until no neighbour is better. A candidate is looked at once; only if it
 is not surely worse, twice. What is left of the time goes to those that may still be the best. "Surely" is 99%, with a
 scatter that is pooled over all candidates, because two readings of one say nothing about it (`_stats.scatter`). The scatter
 starts from a guess, so a verdict must not be made of these readings: it is made of fresh ones.
@@ -203,9 +203,11 @@ class Search:
             stride = 1
 
     def _axes(self) -> tuple[str, ...]:
-        """While nothing meets the SLO, fewer requests in flight are the likeliest help."""
-        rest = (BATCHING, USERS, INSTANCES, USERS, MAX_BATCH)  # more instances can take more in flight
-        return rest if self.best else (USERS, *rest)
+        """Requests in flight come first: batching and instances show what they are worth only with enough of them.
+
+        Where nothing meets the SLO, fewer of them are the likeliest help.
+        """
+        return (USERS, BATCHING, INSTANCES, USERS, MAX_BATCH)  # more instances can take more in flight
 
     def _climb(self, axis: str, stride: int) -> None:
         if axis == USERS and self.best is None:

@@ -109,6 +109,16 @@ def human_bytes(size_bytes: float) -> str:
     return f"{size_bytes:.1f} GiB"
 
 
+def many(count: int, what: str) -> str:
+    """Return a count with its noun.
+
+    Example:
+        >>> many(1, "point"), many(3, "point")
+        ('1 point', '3 points')
+    """
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``; call `set_json` with what it parsed to."""
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from clients import (
     RequestTimeout,
     TritonModel,
 )
+from clients.http import HttpTransport
+from clients.options import Options
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 from tests._server import launch
@@ -250,3 +252,38 @@ def test_a_body_that_is_too_large_is_called_that() -> None:
         ):
             _ = model.info
         assert "--http-max-input-size" in caught.value.faults[0].fix
+
+
+JSON = b'{"a": 1}'
+HEADS = {
+    "plain": b"Content-Type: application/json\r\nContent-Length: 8\r\n",
+    "small letters": b"content-length:8\r\n",
+    "more than is plain": b"Content-Length: 8\r\nServer: someone's proxy\r\n",
+    "the last one": b"Content-Length: 8\r\nConnection: close\r\n",
+}
+
+
+def read(url: str) -> Any:
+    with closing(HttpTransport(url, Options(timeout_s=5))) as transport:
+        return transport.json("/v2", "m")
+
+
+@pytest.mark.parametrize("drip_s", [0.0, 0.001], ids=["at once", "in drops"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_an_answer_is_read_alike_however_its_head_is_worded(head: bytes, drip_s: float) -> None:
+    with speaker(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + JSON, drip_s=drip_s) as (url, _):
+        assert read(url) == {"a": 1}
+
+
+def test_an_answer_in_chunks_is_read() -> None:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (JSON[:3], JSON[3:], b""))
+    with speaker(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks) as (url, _):
+        assert read(url) == {"a": 1}
+
+
+def test_bytes_after_an_answer_are_not_taken_for_the_next_one() -> None:
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + JSON + b"HTTP/1.1 200 OK\r\n"
+    with speaker(said, b"") as (url, _), closing(HttpTransport(url, Options(timeout_s=1))) as transport:
+        first = outcome(lambda: transport.json("/v2", "m"))
+        assert first == {"a": 1} or isinstance(first, ConnectionFailed)
+        assert isinstance(outcome(lambda: transport.json("/v2", "m")), ConnectionFailed)

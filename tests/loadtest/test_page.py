@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests._project import ROOT, Project
+from tests.loadtest import _browser
 from tests.loadtest.conftest import LoadRun
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--enable-logging=stderr", "--v=0", "--window-size=1240,2000",
-]  # fmt: skip
 
 
 def test_the_page_asks_for_nothing_outside_itself(run: LoadRun) -> None:
@@ -36,30 +33,54 @@ def test_ids_of_the_plots_do_not_collide(run: LoadRun) -> None:
     assert wanted <= set(found)
 
 
+needs_browser = pytest.mark.skipif(_browser.CHROMIUM is None, reason="Chromium is not installed")
+
+
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_browser
 def test_the_page_opens_offline_and_shows_its_plots(run: LoadRun, tmp_path: Path) -> None:
     assert run.folder is not None
-    assert CHROMIUM is not None
-    page, shot = (run.folder / "report.html").resolve().as_uri(), tmp_path / "page.png"
-    offline = [
-        *FLAGS,
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--proxy-server=127.0.0.1:9",
-        "--proxy-bypass-list=<-loopback>",
-    ]
-    drawn = subprocess.run(
-        [CHROMIUM, *offline, f"--screenshot={shot}", page], capture_output=True, text=True, timeout=120
-    )
-    assert "CONSOLE" not in drawn.stderr, drawn.stderr
-    from PIL import Image
+    seen = _browser.look(run.folder / "report.html", tmp_path)
+    assert len(seen.colours) > 200, "a blank page has one colour"
+    assert seen.blue > 2000, "the plots' first colour covers a part of the page"
+    assert "Latency distribution" in seen.dom
+    assert re.search(r'class="verdict (pass|inconclusive)"', seen.dom)
 
-    with Image.open(shot) as picture:
-        colours = picture.convert("RGB").getcolors(1 << 24) or []
-    assert picture.size == (1240, 2000)
-    assert len(colours) > 200, "a blank page has one colour"
-    blue = sum(count for count, (r, g, b) in colours if b > 180 and r < 120 and g < 160)
-    assert blue > 2000, "the plots' first colour covers a part of the page"
-    dom = subprocess.run([CHROMIUM, *offline, "--dump-dom", page], capture_output=True, text=True, timeout=120).stdout
-    assert "Latency distribution" in dom
-    assert re.search(r'class="verdict (pass|inconclusive)"', dom)
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize(
+    ("words", "plots"),
+    [
+        (("sweep", "digits", "--instances", "1,2", "--repeats", "1", "--users", "4"), ("Throughput", "Executed batch sizes")),
+        (("tune", "digits", "--slo", "p95<30s", "--points", "2", "--minutes", "0.2", "--repeats", "2"),
+         ("Throughput against latency", "tuned for p95")),
+    ],
+    ids=["sweep", "tune"],
+)  # fmt: skip
+def test_the_pages_of_sweep_and_tune_open_offline(
+    built: Project, tmp_path: Path, words: tuple[str, ...], plots: tuple[str, ...]
+) -> None:
+    places = [
+        "--repository",
+        str(built.repository),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--duration-s",
+        "1",
+        "--warmup-s",
+        "0.5",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", *words, *places, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = _browser.look(Path(json.loads(done.stdout)["report"]), tmp_path)
+    assert len(seen.colours) > 100, "a blank page has one colour, and text a few shades"
+    assert seen.blue > 100, "a plot is on the page"
+    for text in plots:
+        assert text in seen.dom

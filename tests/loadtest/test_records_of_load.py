@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from loadtest._checking import LIMIT, Checker, Cost
 from loadtest._load_record import LoadRecord
 from loadtest._recorder import MOST_ERRORS, OTHER, Recorder, Track, up_to
 from loadtest._series import MOST_ROWS, Series
+from tests._server import ROOT
 
 
 def recorded(seed: int, count: int = 500) -> Recorder:
@@ -226,3 +229,18 @@ def test_records_of_several_processes_add_up() -> None:
     assert (load["due"], load["waited"], load["unsent"], load["offered_per_s"]) == (30, 6, 3, 15.0)
     assert (client["cpu_s"], client["cpu_share"], client["processes"]) == (4.5, 0.3, 3)
     assert load["late_us"]["p50"] == pytest.approx(500, rel=1e-2)
+
+
+def test_locusts_own_seconds_do_not_pile_up() -> None:
+    script = (
+        "import locust.stats, loadtest._forget as forget\n"
+        "stats = locust.stats.RequestStats()\n"
+        "for second in range(1000):\n"
+        "    for entry in (stats.total, stats.get('digits', 'http')):\n"
+        "        entry.num_reqs_per_sec[second] += 3\n"
+        "        entry.num_requests += 3\n"
+        "forget.old_seconds(stats)\n"
+        "print(len(stats.total.num_reqs_per_sec), len(stats.get('digits', 'http').num_reqs_per_sec), stats.total.num_requests)\n"
+    )  # in a process of its own: locust patches the standard library
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["61", "61", "3000"], done.stderr

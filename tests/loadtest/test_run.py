@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,10 @@ import urllib.request
 from pathlib import Path
 
 import jsonschema
-import onnx
 import pytest
-from onnx import helper
 
+from benchmarks.load_answers import swap_rows
 from loadtest import _report
-from planwright.files import sha256
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch, running_server
@@ -66,32 +65,14 @@ def test_several_processes_are_merged_without_loss(served: ServerInfo, tmp_path:
 def test_swapped_answers_are_caught(built: Project, tmp_path: Path) -> None:
     """A model that reverses the rows of its batch: right for one request alone, swapped as soon as the server merges two."""
     repository = tmp_path / "repository"
-    swap_rows(built.repository, repository)
+    shutil.copytree(built.repository, repository)
+    swap_rows(repository / "digits")
     with running_server(repository) as server:
         done = locust(server, tmp_path, "-u", "8", "-r", "8", "-t", "5s", check="0.5")
     assert done.code == 1
     assert done.report["verdict"]["status"] == "fail"
     assert sum(row["wrong"] for row in done.report["models"]) > 0
     assert "checked answers are wrong" in done.report["verdict"]["reasons"][0]
-
-
-def swap_rows(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(source, target)
-    folder = target / "digits/1"
-    model = onnx.load(str(folder / "model.onnx"))
-    model.graph.node[-1].output[0] = "straight"
-    one = [
-        helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
-        for name, value in (("s", -1), ("e", -(2**62)), ("a", 0), ("t", -1))
-    ]
-    model.graph.initializer.extend(one)
-    model.graph.node.append(helper.make_node("Slice", ["straight", "s", "e", "a", "t"], ["scores"]))
-    onnx.save_model(model, str(folder / "model.onnx"))
-    build = json.loads((folder / "build.json").read_text())
-    build["hashes"]["model.onnx"] = sha256(folder / "model.onnx")
-    (folder / "build.json").write_text(json.dumps(build))
 
 
 def started(server: ServerInfo, folder: Path, run_time: str) -> subprocess.Popen[str]:

@@ -8,8 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import jsonschema
@@ -21,9 +19,7 @@ from loadtest._point_usage import Meter, first_gpu, tree
 from loadtest._recorder import Recorder
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
-from tests._server import running_server
-
-SCHEMA = json.loads((ROOT / "loadtest/report.schema.json").read_text())
+from tests.loadtest._under_way import SCHEMA, interrupted
 
 
 def sweep(*flags: str, server_file: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -42,12 +38,6 @@ def sweep(*flags: str, server_file: Path | None = None) -> subprocess.CompletedP
 
 def places(built: Project, folder: Path) -> list[str]:
     return ["--repository", str(built.repository), "--runs", str(folder / "runs")]
-
-
-def model_config(http_url: str) -> dict[str, object]:
-    with urllib.request.urlopen(f"http://{http_url}/v2/models/digits/config", timeout=10) as answer:
-        found: dict[str, object] = json.load(answer)
-    return found
 
 
 SHORT = ("--duration-s", "1", "--warmup-s", "1", "--repeats", "2", "--users", "4")
@@ -103,31 +93,21 @@ def test_a_grid_is_set_in_tritons_fields_and_what_it_costs_is_told(built: Projec
 
 
 def test_ctrl_c_leaves_what_was_measured_and_the_servers_config_as_it_was(built: Project, tmp_path: Path) -> None:
-    with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
-        server.write(tmp_path / "server.json")
-        before = model_config(server.http_url)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest", "sweep", "digits", "--instances", "2,3", "--queue-delay-us", "9", "--server", f"http://{server.http_url}",
-             "--duration-s", "1", "--warmup-s", "1", "--repeats", "99", *places(built, tmp_path)],
-            cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(tmp_path / "server.json")},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("2/"):
-                break
-        time.sleep(2)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 130, out + err
-        assert "Traceback" not in err
-        assert model_config(server.http_url) == before
-    (stored,) = (tmp_path / "runs").glob("*/report.json")
-    report = json.loads(stored.read_text())
-    jsonschema.validate(report, SCHEMA)
-    assert report["verdict"]["reasons"][0] == "stopped by Ctrl-C"
-    assert len(report["points"]) == 2
-    assert stored.with_name("report.html").is_file()
+    words = (
+        "sweep",
+        "digits",
+        "--instances",
+        "2,3",
+        "--queue-delay-us",
+        "9",
+        "--duration-s",
+        "1",
+        "--warmup-s",
+        "1",
+        "--repeats",
+        "99",
+    )
+    assert len(interrupted(built, tmp_path, words, after="2/", wait_s=2.0)["points"]) == 2
 
 
 def test_a_server_that_does_not_let_its_models_be_changed_is_exit_3(served: ServerInfo, built: Project, tmp_path: Path) -> None:  # fmt: skip

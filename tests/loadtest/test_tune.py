@@ -20,8 +20,8 @@ from planwright.errors import SpecError
 from planwright.server_info import ServerInfo
 from planwright.spec_load import load_spec
 from tests._project import ROOT, Project
-from tests._server import running_server
-from tests.loadtest.test_sweep import SCHEMA, model_config, places
+from tests.loadtest._under_way import SCHEMA, interrupted, stopped
+from tests.loadtest.test_sweep import places
 
 SHORT = ("--duration-s", "1", "--warmup-s", "0.5", "--repeats", "2")
 
@@ -60,7 +60,7 @@ def test_a_tune_says_what_it_tried_what_it_found_and_what_it_needs(built: Projec
     said = "\n".join(report["verdict"]["reasons"])
     assert re.search(r"over Triton's default settings \(.*\): (gain|no gain|loss|it is|no verdict)", said)
     assert re.search(r"this SLO needs [\d.]+ server cores, [\d.]+ client cores, [\d.]+ GiB", said)
-    assert re.search(r"tried \d points in .*; stopped: ", said)
+    assert re.search(r"tried \d points? in .*; stopped: ", said)
     page = Path(report["report"]).read_text()
     assert "Throughput against latency" in page
     assert "tuned for p95" in page
@@ -116,48 +116,21 @@ def test_what_is_surely_better_is_written(built: Project, config: Path, tmp_path
     assert (model.serve["dynamic_batching"] is None) == (pick["dynamic_batching"] is None)
 
 
-def under_way(built: Project, server: ServerInfo, folder: Path) -> subprocess.Popen[str]:
-    """Start tune on a running server and return when its first point was told."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loadtest", "tune", "digits", "--slo", "p99<60s", "--server", server.http_url, *SHORT, *places(built, folder)],
-        cwd=ROOT, env={**os.environ, "PLANWRIGHT_SERVER_FILE": str(folder / "server.json")},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("1 "):
-            break
-    return process
+ON_A_SERVER = ("tune", "digits", "--slo", "p99<60s", *SHORT)
 
 
 def test_ctrl_c_leaves_what_was_tried_and_the_servers_config_as_it_was(built: Project, tmp_path: Path) -> None:
-    with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
-        server.write(tmp_path / "server.json")
-        before = model_config(server.http_url)
-        process = under_way(built, server, tmp_path)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 130, out + err
-        assert "Traceback" not in err
-        assert model_config(server.http_url) == before
-    (stored,) = (tmp_path / "runs").glob("*/report.json")
-    report = json.loads(stored.read_text())
-    check(report)
-    assert report["verdict"]["reasons"][0] == "stopped by Ctrl-C"
-    assert stored.with_name("report.html").is_file()
+    check(interrupted(built, tmp_path, ON_A_SERVER, after="1 "))
 
 
 def test_a_server_that_dies_leaves_a_report_and_is_exit_3(built: Project, tmp_path: Path) -> None:
-    with running_server(built.repository, "--model-control-mode=explicit", "--load-model=digits") as server:
-        server.write(tmp_path / "server.json")
-        process = under_way(built, server, tmp_path)
+    def kill(_: subprocess.Popen[str], server: ServerInfo) -> None:
         os.kill(server.pid, signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 3, out + err
-    assert "Traceback" not in err
-    assert "error: " in err
-    (stored,) = (tmp_path / "runs").glob("*/report.json")
-    assert json.loads(stored.read_text())["verdict"]["status"] == "fail"
+
+    done = stopped(built, tmp_path, ON_A_SERVER, "1 ", kill)
+    assert done.code == 3, done.out + done.err
+    assert "error: " in done.err
+    assert done.report["verdict"]["status"] == "fail"
 
 
 @pytest.mark.parametrize(
