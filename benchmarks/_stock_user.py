@@ -1,7 +1,9 @@
-"""A locust user as tritonclient's examples would have it: builds tensors, calls ``infer``, reads the answer.
+"""Two locust users to compare ours with: one as tritonclient's examples would have it, and one that does nothing but call grpcio.
 
-In      the environment of loadtest/_settings.py.
-Out     a report like that of our scenarios, so that both are counted the same way.
+In      the environment of loadtest/_settings.py; ``--tags grpc`` for the first, ``--tags bare`` for the second.
+Out     a report like that of our scenarios, so that all are counted the same way.
+
+The bare one sends the same ready bytes each time and does not read the answer: nothing over grpcio can be cheaper.
 """
 
 from __future__ import annotations
@@ -18,26 +20,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import grpc.experimental.gevent
 import tritonclient.grpc as stock
+from tritonclient.grpc import service_pb2
 
 from clients import TritonModel
 from clients import published as repository
-from loadtest import _run, _settings
+from loadtest import _choice, _run, _settings
 from loadtest._versions import newest_served
 
 grpc.experimental.gevent.init_gevent()
 SETTINGS = _settings.read({**os.environ, "PLANWRIGHT_CHECK": "0"})
 RUN = _run.Run(SETTINGS)
 RUN.listen(events)
+events.init.add_listener(_choice.choose)
+DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 
-class Stock(User):
+class Counted(User):
     """One connection, a closed loop."""
 
+    abstract = True
     host = f"http://{SETTINGS.grpc_url}"
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Connect and choose samples."""
+        """Choose samples and connect."""
         self.name = SETTINGS.weighted[0]
         with TritonModel(self.name, SETTINGS.http_url) as model:
             version = repository.version(
@@ -45,27 +51,28 @@ class Stock(User):
             )
         self.samples = [group.inputs for group in version.golden().batches(1)]
         self.outputs = list(version.golden().groups[0].outputs)
-        self.client = stock.InferenceServerClient(SETTINGS.grpc_url)
         self.turn = 0
+        self.connect()
         RUN.connected(self.environment.runner)
 
-    def on_stop(self) -> None:
-        """Close the channel, or the process would not end."""
-        self.client.close()
+    def connect(self) -> None:
+        """Open the channel."""
+        raise NotImplementedError
 
-    @tag("grpc")
-    @task
-    def infer(self) -> None:
-        """One request."""
+    def answer(self, sample: Any) -> int:
+        """Ask once; returns how many bytes were read."""
+        raise NotImplementedError
+
+    def one(self) -> None:
+        """Ask once and count it."""
         if RUN.recorder.ended:
             return
         self.turn = (self.turn + 1) % len(self.samples)
         RUN.recorder.sent(self.name, "grpc")
         began = time.perf_counter()
-        answers = self._ask(self.samples[self.turn])
+        size = self.answer(self.samples[self.turn])
         latency_us = (time.perf_counter() - began) * 1e6
         RUN.recorder.record(self.name, "grpc", began, latency_us)
-        size = sum(array.nbytes for array in answers.values())
         self.environment.events.request.fire(
             request_type="grpc",
             name=self.name,
@@ -75,14 +82,59 @@ class Stock(User):
             context={},
         )
 
-    def _ask(self, sample: Any) -> dict[str, Any]:
+
+class Stock(Counted):
+    """tritonclient's own way: tensors for each request, ``infer``, arrays."""
+
+    def connect(self) -> None:
+        """Open tritonclient's client."""
+        self.client = stock.InferenceServerClient(SETTINGS.grpc_url)
+
+    def on_stop(self) -> None:
+        """Close the channel, or the process would not end."""
+        self.client.close()
+
+    @tag("grpc")
+    @task
+    def infer(self) -> None:
+        """One request."""
+        self.one()
+
+    def answer(self, sample: Any) -> int:
+        """Build, ask, read."""
         inputs = []
         for name, array in sample.items():
-            tensor = stock.InferInput(
-                name, list(array.shape), {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}[str(array.dtype)]
-            )
+            tensor = stock.InferInput(name, list(array.shape), DATATYPES[str(array.dtype)])
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
         outputs = [stock.InferRequestedOutput(name) for name in self.outputs]
         answer = self.client.infer(self.name, inputs, outputs=outputs)
-        return {name: answer.as_numpy(name) for name in self.outputs}
+        return sum(int(answer.as_numpy(name).nbytes) for name in self.outputs)
+
+
+class Bare(Counted):
+    """grpcio alone, with bytes that were made once."""
+
+    def connect(self) -> None:
+        """Make the bytes, and open a channel that takes and gives bytes."""
+        request = service_pb2.ModelInferRequest(model_name=self.name)
+        for name, array in self.samples[0].items():
+            request.inputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
+            request.raw_input_contents.append(array.tobytes())
+        self.request = request.SerializeToString()
+        self.channel = grpc.insecure_channel(SETTINGS.grpc_url)
+        self.call = self.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+    def on_stop(self) -> None:
+        """Close the channel, or the process would not end."""
+        self.channel.close()
+
+    @tag("bare")
+    @task
+    def infer(self) -> None:
+        """One request."""
+        self.one()
+
+    def answer(self, sample: Any) -> int:
+        """Ask, and leave the answer as it came."""
+        return len(self.call(self.request))

@@ -104,8 +104,7 @@ def _honesty(record: dict[str, Any]) -> list[str]:
 
 def _client(record: dict[str, Any]) -> list[str]:
     rows = [
-        f"| {r['what']} | {r['ratio']:.3f} | {r['low']:.3f} – {r['high']:.3f} | >= {r['target']:g} | {'met' if r['met'] else 'missed'} |"
-        for r in record["rows"]
+        f"| {r['what']} | {r['ratio']:.3f} | {r['low']:.3f} – {r['high']:.3f} | {_target(r)} |" for r in record["rows"]
     ]
     pinned = "server and client on a core each" if record["pinned"] else "not pinned"
     return [
@@ -120,6 +119,10 @@ def _client(record: dict[str, Any]) -> list[str]:
         "",
         f"{len(record['rounds'])} rounds, {record['created'][:10]}, {_where(record)}.",
     ]
+
+
+def _target(row: dict[str, Any]) -> str:
+    return " | " if row["target"] is None else f">= {row['target']:g} | {'met' if row['met'] else 'missed'}"
 
 
 def _answers(record: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -141,8 +142,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + STOP_S
     while not ended(process) and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    process.kill()
+    if not ended(process):
+        os.killpg(process.pid, signal.SIGKILL)  # its group is its own: its workers end too
     process.wait()
+
+
+def _client_cores(report: dict[str, Any]) -> float:
+    """Return the cores of all processes; ``cpu_share`` is the busiest one's."""
+    client = report["client"]
+    return max(float(client["cpu_share"]), float(client["cpu_s"]) / max(float(report["duration_s"]), 1.0))
 
 
 def _figures(report: dict[str, Any], model: str, usage: Usage) -> Measured:
@@ -161,7 +169,7 @@ def _figures(report: dict[str, Any], model: str, usage: Usage) -> Measured:
         failures=row["failures"], wrong=row["wrong"], errors=tuple(errors),
         mean_batch=server.get("mean_batch", 0.0),
         batches=tuple((batch["size"], batch["count"]) for batch in server.get("batches", [])),
-        client_cores=report["client"]["cpu_share"],
+        client_cores=_client_cores(report),
         client_limited=any(reason.startswith(LOUD) for reason in report["verdict"]["reasons"]),
         server_cores=(usage.cpu_s or 0.0) / inferences * row["throughput_per_s"] if seen else None, usage=usage,
     )  # fmt: skip

@@ -151,5 +151,5 @@ def test_several_batch_sizes_in_one_run(served: ServerInfo, tmp_path: Path) -> N
     counted = done.report["server"]["digits"]
     assert counted["inferences"] / counted["requests"] == pytest.approx(row["samples_per_request"], rel=0.15)
     answered = sum(count for _, count in row["histogram"])
-    seconds = row["throughput_per_s"] / row["samples_per_request"]
-    assert seconds * 3 == pytest.approx(answered, rel=0.15), "samples per second are requests times what they hold"
+    window_s = answered * row["samples_per_request"] / row["throughput_per_s"]
+    assert 1 < window_s < 5, "samples per second are requests times what they hold, over the run without its warm-up"
