@@ -141,7 +141,7 @@ def _percentiles(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def samples_per_request(row: dict[str, Any]) -> float:
-    """Return the mean over the run; records without it held requests of one size."""
+    """Return the mean over the run; older records held requests of one size and said only that."""
     return float(row.get("samples_per_request") or (row["batch"] if isinstance(row["batch"], int) else 1))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest._plots import samples_per_request
 from loadtest._report import SCHEMA_VERSION
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic
@@ -171,7 +172,7 @@ def _rows(report: Value) -> Iterator[Row]:
             checked=_count(row["checked"]),
             wrong=wrong,
             throughput_per_s=_finite(row["throughput_per_s"]),
-            samples_per_request=_finite(row.get("samples_per_request") or row["batch"]),
+            samples_per_request=_finite(samples_per_request(row)),
             latency_us={name: _finite(row["latency_us"][name]) for name in LATENCIES},
             histogram=[(_count(us), _count(count)) for us, count in row["histogram"]],
             spans=[span for span in spans if warm_s <= span.start_s and span.start_s + span.width_s <= end_s],

@@ -179,11 +179,17 @@ class _Words:
             return None
 
     def refuse_unused(self, name: str, used: bool, whose: str, fix: str) -> None:
-        """Note a fault where a setting is given that this kind of load would not look at."""
-        text = self.text(name, "")
+        """Note a fault where a setting is given that this kind of load would not look at.
+
+        A scenario's own setting may be left over where the environment asks for another kind of load.
+        """
+        variable = f"PLANWRIGHT_{name}"
+        text = str(self._environment.get(variable) or "")
+        if not text and "PLANWRIGHT_ARRIVALS" not in self._environment:
+            text = self.text(name, "")
         if text and not used:
             self.faults.append(
-                Fault(f"PLANWRIGHT_{name} is '{text}', which is {whose} setting", fix=f"{fix}, or leave it out")
+                Fault(f"{variable} is '{text}', which is {whose} setting", fix=f"{fix}, or leave it out")
             )
 
     def weights(self) -> dict[str, int]:

@@ -121,6 +121,18 @@ def test_a_scenario_of_config_yaml_and_what_overrides_it(served: ServerInfo, tmp
     assert row_of(done)["batch"] == 2
 
 
+def test_a_scenarios_rate_may_be_left_over_where_the_environment_asks_for_a_closed_loop(
+    served: ServerInfo, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "version: 1\nmodels: {digits: {source: zoo/digits}}\nloadtest: {peak: {arrivals: poisson, rate: 50, wait_s: 0.02}}\n"
+    )
+    done = locust(served, tmp_path, "-u", "1", "-t", "2s", config=str(config), scenario="peak", arrivals="closed")
+    assert done.code == 0, done.text
+    assert done.report["load"]["arrivals"] == "closed"
+
+
 def test_faults_of_config_yaml_name_their_line(served: ServerInfo, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
