@@ -19,6 +19,7 @@ import argparse
 import itertools
 import json
 import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -312,7 +313,9 @@ def _top(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the row with the most throughput among those within the SLO, else the one nearest to it."""
     within = [row for row in rows if row["within"]]
     return (
-        max(within, key=lambda row: sum(row["rates_per_s"])) if within else min(rows, key=lambda row: row["latency_us"])
+        max(within, key=lambda row: statistics.fmean(row["rates_per_s"]))
+        if within
+        else min(rows, key=lambda row: row["latency_us"])
     )
 
 
