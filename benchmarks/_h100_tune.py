@@ -1,8 +1,8 @@
-"""Steps 'exhaustive' and 'tune' of h100.py: settings found by measurement, on a GPU.
+"""Steps 'exhaustive', 'tune', 'pair' and 'graphs' of h100.py: settings found by measurement, on a GPU.
 
 In      the plan of resnet50_fp16, published.
-Out     benchmarks/results/h100_tune_exhaustive_resnet50_fp16.json and h100_tune.json, made by benchmarks/tune.py; rows of a sweep over CUDA
-        graphs with the GPU's power.
+Out     benchmarks/results/h100_bench_*.json, made by benchmarks/tune.py, and their rows; a sweep over CUDA graphs with the GPU's
+        power.
 
 Requests hold eight images and lie in system shared memory, and four processes send them, so that the server is the limit.
 """
@@ -22,31 +22,33 @@ from planwright import console
 MODEL, TIMEOUT_S = "resnet50_fp16", 540
 LOAD = ["--protocol", "shm", "--batch", "8", "--processes", "4"]
 GRID = ["--instances", "1,2,3,4", "--queue-delay-us", "off,500", "--users", "16,64", "--whole-batch"]
-TUNE = ["--points", "16", "--minutes", "5", "--rounds", "4"]
+TUNE = ["--points", "16", "--minutes", "5", "--rounds", "8"]
+PREFIX = "h100_bench_"  # of the records that benchmarks/tune.py writes itself
 
 
 def exhaustive(step: Step) -> None:
     """Measure all sixteen settings, the good ones twice."""
     build_model(MODEL)
     step.require(_benchmark("--until", "search") == 0, "the exhaustive search is stored")
-    found = read_record(f"h100_tune_exhaustive_{MODEL}")
+    found = read_record(f"{PREFIX}tune_exhaustive_{MODEL}")
     for row in found["rows"]:
         step.row(**{key: row[key] for key in ("label", "rates_per_s", "latency_us", "within")})
 
 
 def tune(step: Step) -> None:
-    """Let tune choose, and measure its pick, the best of the search and Triton's defaults anew, interleaved; then sweep."""
+    """Let tune choose."""
     build_model(MODEL)
-    step.require(_benchmark("--check") == 0, "tune's targets")
-    step.save()
-    row = read_record("h100_tune")["rows"][0]
-    step.row(
-        **{
-            key: row[key]
-            for key in ("slo", "points", "took_s", "labels", "over_best", "over_default", "best_over_default")
-        }
-    )
-    _sweep(step)
+    step.require(_benchmark("--until", "tune") == 0, "tune found a setting within the SLO")
+    found = read_record(f"{PREFIX}tuned_{MODEL}")
+    step.row(**{key: found[key] for key in ("slo", "took_s", "pick")}, points=len(found["points"]))
+
+
+def pair(step: Step) -> None:
+    """Measure tune's pick, the best of the exhaustive search and Triton's defaults anew, interleaved."""
+    build_model(MODEL)
+    step.require(_benchmark("--tuned", "--check") == 0, "tune's targets")
+    row = read_record(f"{PREFIX}tune")["rows"][0]
+    step.row(**row)
 
 
 def _benchmark(*flags: str) -> int:
@@ -58,13 +60,14 @@ def _benchmark(*flags: str) -> int:
         "--repository",
         str(REPOSITORY),
         "--prefix",
-        "h100_",
+        PREFIX,
     ]
     return subprocess.run([*command, *LOAD, *GRID, *TUNE, *flags], cwd=ROOT, timeout=TIMEOUT_S).returncode
 
 
-def _sweep(step: Step) -> None:
+def graphs(step: Step) -> None:
     """Sweep over CUDA graphs, requests in CUDA shared memory; a row per point with watts and joules."""
+    build_model(MODEL)
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as runs:
         done = subprocess.run(
             [sys.executable, "-m", "loadtest", "sweep", MODEL, "--json", "--runs", runs, "--repository", str(REPOSITORY),

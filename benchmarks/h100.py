@@ -7,8 +7,8 @@ Out     a table per step and benchmarks/results/h100_<step>.json, written as soo
 Steps: build (twelve plans, verified, precision proved), engine (ResNet-50 alone, host copies on), served (our Python-based
 backend, perf_analyzer as judge), cache (cold against warm builds), clients (every client and the load test, no wrong
 answer), wrong (what must fail, told clearly), routes (a network built by its source, native calibration), torch (PyTorch
-beside the plan), search (what INT8 must leave high, judged on engines), exhaustive and tune (settings of the server found
-by measurement). A step that is cut off goes on where it stopped: builds that are current are kept. Both sides of a ratio
+beside the plan), search (what INT8 must leave high, judged on engines), exhaustive, tune, pair and graphs (settings
+of the server found by measurement). A step that is cut off goes on where it stopped: builds that are current are kept. Both sides of a ratio
 are measured in one step, in turn. The timing cache lies in build/h100/timing.
 """
 
@@ -167,6 +167,8 @@ STEPS: dict[str, Callable[[Step], None]] = {
     "search": _h100_routes.search,
     "exhaustive": _h100_tune.exhaustive,
     "tune": _h100_tune.tune,
+    "pair": _h100_tune.pair,
+    "graphs": _h100_tune.graphs,
 }
 
 

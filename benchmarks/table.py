@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import _table_h100
 from benchmarks._common import read_record
 
 INTRO = """\
@@ -35,18 +36,21 @@ def page() -> str:
         _section(_tune, "tune"),
         _section(_same, "tune_aa"),
         _section(_kill, "kill_builds"),
-        _h100(),
+        _table_h100.section(),
+        _section(_table_h100.other_ways, "h100_routes", "h100_torch", "h100_search"),
+        _section(_table_h100.tuned, "h100_exhaustive", "h100_bench_tune_exhaustive_resnet50_fp16"),
     )
     parts = [part for part in made if part]
     return INTRO + "\n".join("\n".join(["", *part]) for part in parts) + "\n"
 
 
-def _section(make: Callable[[dict[str, Any]], list[str]], name: str) -> list[str]:
-    """Return the section of a record; nothing where that was not measured yet."""
+def _section(make: Callable[..., list[str]], *names: str) -> list[str]:
+    """Return the section of records; nothing where one was not measured yet."""
     try:
-        return make(read_record(name))
+        records = [read_record(name) for name in names]
     except FileNotFoundError:
         return []
+    return make(*records)
 
 
 def _embedded(record: dict[str, Any]) -> list[str]:
@@ -159,7 +163,7 @@ def _tune(record: dict[str, Any]) -> list[str]:
         return f"{ratio['mean']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
 
     rows = [
-        f"| {r['model']} | {r['slo']} | {r['points']} | {r['took_s'] / 60:.1f} | {told(r['over_best'])} | {told(r['over_default'])} | "
+        f"| {r['model']} | {r['slo']} | {r['points']} | {r['took_s'] / 60:.1f} | {r['rounds']} | {told(r['over_best'])} | {told(r['over_default'])} | "
         f"{told(r['best_over_default'])} | {r['labels']['pick']} |"
         for r in record["rows"]
     ]
@@ -168,10 +172,10 @@ def _tune(record: dict[str, Any]) -> list[str]:
         "## tune against an exhaustive search",
         "",
         "`python benchmarks/tune.py`: every setting of a grid is measured and stored; tune chooses in at most 12 points and 5 minutes; then its pick,",
-        f"the best of the grid and Triton's defaults are measured anew, interleaved, {record['rounds']} rounds. Ratios with their 95% intervals.",
+        "the best of the grid and Triton's defaults are measured anew, interleaved. Ratios with their 95% intervals.",
         "",
-        "| model | SLO | points | minutes | pick / best | pick / defaults | best / defaults | pick |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| model | SLO | points | minutes | rounds | pick / best | pick / defaults | best / defaults | pick |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
         *rows,
         "",
         f"Targets missed: {'; '.join(missed) or 'none'}. {record['created'][:10]}, {_where(record)}.",
@@ -206,105 +210,6 @@ def _kill(record: dict[str, Any]) -> list[str]:
 def _where(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("onnxruntime", "tritonclient"))
     return f"{record['cpu']}, {record['cores']} cores, Python {record['python']}, {versions}"
-
-
-def _h100() -> list[str]:
-    """Return the section made from the records of h100.py."""
-    build, engine, served = (read_record(f"h100_{step}") for step in ("build", "engine", "served"))
-    cache, clients, wrong = (read_record(f"h100_{step}") for step in ("cache", "clients", "wrong"))
-    figures = [figure for record in (build, engine, served, cache) for figure in record["figures"]]
-    return [
-        "## TensorRT on one H100",
-        "",
-        "`python benchmarks/h100.py --prepare` where PyTorch is, then `python benchmarks/h100.py` on the GPU machine. ResNet-50 has seeded",
-        "random weights and takes uint8 pictures; host copies are on, inputs are fresh random batches, each return value is checked.",
-        "",
-        "| what | measured | target |",
-        "| --- | ---: | ---: |",
-        *(f"| {f['what']} | {f['value']:g} | {f['sign']} {f['target']:g} |" for f in figures),
-        "",
-        *_built(build),
-        "",
-        *_alone(engine),
-        "",
-        *_through_triton(served),
-        "",
-        _loaded(clients),
-        "",
-        f"Planted faults: {len([row for row in wrong['rows'] if 'fault' in row]) + 2}, each told with its cause; missed: {len(wrong['missed'])}.",
-        "",
-        f"{engine['created'][:10]}, {engine['gpu']['gpu']}, driver {engine['gpu']['driver']}, TensorRT {engine['gpu']['tensorrt']}, "
-        f"Python {engine['python']}, {engine['cores']} cores; tritonserver 2.51, perf_analyzer 2.60 on the same cores.",
-    ]
-
-
-def _built(record: dict[str, Any]) -> list[str]:
-    rows = []
-    for row in record["rows"]:
-        realised = row["realised"]
-        share = "-" if realised["share"] is None else f"{realised['share']:.0%}"
-        by = ", ".join(f"{name} {value:.0%}" for name, value in realised["by_precision"].items())
-        cosine = min(output["cosine"] for output in row["verify"]["outputs"])
-        score = ", ".join(f"{name} {value:.4f}" for name, value in row["verify"]["score"].items())
-        rows.append(
-            f"| {row['model']} | {realised['verdict']} | {share} | {by} | {cosine:.6f} | {score} | {row['build_seconds']:.0f} |"
-        )
-    return [
-        "What the engines really compute: the share of convolution and matrix time in the asked precision, all time by precision, the worst",
-        "cosine to the golden answers. 'opaque' is time in layers that cannot be looked into. Built with a timing cache.",
-        "",
-        "| model | verdict | asked | time by precision | cosine | score | build s |",
-        "| --- | --- | ---: | --- | ---: | --- | ---: |",
-        *rows,
-    ]
-
-
-def _alone(record: dict[str, Any]) -> list[str]:
-    rows = [
-        f"| {r['model']} | {r['batch']} | {r['streams']} | {'yes' if r['graphs'] else 'no'} | {r['samples_per_s']:.0f} | {r['low']:.0f} – {r['high']:.0f} "
-        f"| {r['compute_ms']:.3f} | {r['latency_median_ms']:.2f} | {r['gpu_memory_mib']} |"
-        for r in record["rows"]
-    ]
-    return [
-        "The engine alone; latency is of one batch with three in flight on each stream. `resnet50_fp16_fixed` has static shapes.",
-        "",
-        "| engine | batch | streams | CUDA graph | images/s | range | compute ms | p50 ms | GPU MiB |",
-        "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
-        *rows,
-    ]
-
-
-def _through_triton(record: dict[str, Any]) -> list[str]:
-    names = {
-        "cuda": "CUDA shared memory, batch 64",
-        "system": "system shared memory, batch 64",
-        "single": "256 single pictures in flight",
-    }
-    rows = [
-        f"| {names[r['case']]} | {r['instances']} | {', '.join(f'{v:.0f}' for v in r['images_per_s'])} | {r['share_of_engine']:.3f} |"
-        for r in record["rows"]
-        if "case" in r
-    ]
-    alone = next(r["engine_alone"] for r in record["rows"] if "engine_alone" in r)
-    return [
-        f"Served by the embedded server with the Python-based backend, beside the engine alone in the same step ({', '.join(f'{v:.0f}' for v in alone)}",
-        "images/s at batch 64, one stream):",
-        "",
-        "| case | instances | images/s, three rounds | of the engine alone |",
-        "| --- | ---: | ---: | ---: |",
-        *rows,
-    ]
-
-
-def _loaded(record: dict[str, Any]) -> str:
-    loads = [row for row in record["rows"] if "load" in row]
-    total, checked = (sum(row[key] for row in loads) for key in ("requests", "checked"))
-    wrong = sum(row["wrong"] + row["failures"] for row in loads)
-    answers = [row for row in record["rows"] if "transport" in row]
-    return (
-        f"Clients: {len(answers)} checks over http, grpc, system and CUDA shared memory, {sum(row['verdict'] != 'ok' for row in answers)} not ok. "
-        f"locust, five models at once: {total} requests, {checked} answers checked, {wrong} wrong or failed."
-    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ In      a published repository (python builders/build_all.py --random-weights re
 Out     a table; benchmarks/results/tune_exhaustive_<model>.json (searched once, kept while model, machine and load are the
         same), tune.json and tune_aa.json; with ``--check`` exit code 1 where a stated target is missed.
 
-Every setting of the grid is measured, and again each that comes within 15% of the best.
-
 The best of the exhaustive search is flattered by luck, as every largest of many is. So it, tune's pick and Triton's defaults are
 measured anew, one after the other in each round, and only those ratios count. Targets: pick over best reaches 0.98 with
 its 95% interval, whose lower end is above 0.93; at most 12 points and 5 minutes; 1.9 times Triton's defaults where the search
@@ -16,36 +14,28 @@ and no record is written.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import read_record, record, stamp  # noqa: E402
+from benchmarks import _exhaustive  # noqa: E402
+from benchmarks._common import record, stamp  # noqa: E402
 from clients import published  # noqa: E402
 from loadtest import _stats, _tune_slo  # noqa: E402
 from loadtest._locust import TRANSPORTS  # noqa: E402
-from loadtest._point import Setting  # noqa: E402
 from loadtest._point_args import delays_us, numbers  # noqa: E402
-from loadtest._point_load import Load, Measured, measure  # noqa: E402
+from loadtest._point_load import Measured  # noqa: E402
 from loadtest._point_report import seconds_in_words  # noqa: E402
-from loadtest._point_server import Bench, bench  # noqa: E402
-from loadtest._point_usage import first_gpu  # noqa: E402
 from loadtest._tune_search import Candidate  # noqa: E402
 from planwright import console  # noqa: E402
-from planwright.errors import StageError  # noqa: E402
+from planwright.errors import Fault, StageError  # noqa: E402
 
 MODELS = ("digits", "minilm", "resnet50")
 REACHES, ABOVE, MUCH = 0.98, 0.93, 1.9
@@ -53,8 +43,6 @@ POINTS, MINUTES, SLACK = 12, 5.0, 1.05  # a measurement that has begun is ended
 COMPARISONS, FALSE_GAINS = 30, 2
 INSTANCES, DELAYS_US, USERS = (1, 2, 4), (None, 0, 500, 2000), (2, 8, 32, 128)
 QUICK_INSTANCES, QUICK_DELAYS_US, QUICK_USERS = (1, 2), (None, 500), (8,)
-ENOUGH_REQUESTS, LONGEST = 100, 3.0  # as tune: a slow model is measured for longer
-AGAIN_WITHIN = 0.85  # of the best: noise is far smaller than the rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +84,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, default=1, help="samples per request (default: %(default)s)")
     p.add_argument("--processes", type=int, default=1, help="of the load (default: %(default)s)")
     p.add_argument("--prefix", default="", help="of the names of the records")
-    p.add_argument("--until", choices=("search",), help="stop when the exhaustive search is stored")
+    p.add_argument(
+        "--until", choices=("search", "tune"), help="stop when the exhaustive search, or tune's report, is stored"
+    )
+    p.add_argument("--tuned", action="store_true", help="take the report that --until tune stored")
     p.add_argument("--comparisons", type=int, default=COMPARISONS, help="of --aa (default: %(default)s)")
     p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     p.add_argument("--quick", action="store_true", help="tiny and without records: does it work at all?")
@@ -104,76 +95,64 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-class Runner:
-    """Measures candidates of one model on one server."""
-
-    def __init__(self, args: argparse.Namespace, served: Bench, scratch: Path) -> None:
-        self._args, self.served, self._scratch, self._gpu = args, served, scratch, first_gpu()
-        self._load = Load(8, args.protocol, args.batch, args.duration_s, 1.0, args.processes)
-        self._first = True
-
-    def once(self, candidate: Candidate) -> Measured:
-        """Measure once; the first measurement says how long the others must be."""
-        self.served.set(candidate.setting)
-        if self._first and not self._args.quick:
-            self._first = False
-            rate = max(self.once(candidate).throughput_per_s, 1.0)
-            longer_s = min(ENOUGH_REQUESTS / rate, self._args.duration_s * LONGEST)
-            self._load = replace(self._load, duration_s=float(math.ceil(max(longer_s, self._args.duration_s))))
-        load = replace(self._load, users=candidate.users)
-        return measure(self.served, load, self._args.repository, self._scratch, self._gpu)
-
-    def rounds(self, arms: Sequence[Candidate], count: int) -> list[list[Measured]]:
-        """Measure all arms in each round, every other round backwards; returns one list per arm."""
-        found: list[list[Measured]] = [[] for _ in arms]
-        for number in range(count):
-            order = range(len(arms)) if number % 2 == 0 else reversed(range(len(arms)))
-            for index in order:
-                found[index].append(self.once(arms[index]))
-            rates = ", ".join(f"{values[-1].throughput_per_s:.0f}" for values in found)
-            console.say(f"round {number + 1}/{count}: {rates} infer/sec")
-        return found
-
-
 def _against_exhaustive(args: argparse.Namespace, names: Sequence[str]) -> bool:
     if args.until:
-        return [_search_only(args, name) for name in names] != []
-    rows = [_model(args, name) for name in names]
+        steps = {"search": _search_only, "tune": _tune_only}
+        return [steps[args.until](args, name) for name in names] != []
+    rows = []
+    for name in names:
+        rows.append(_model(args, name))
+        if not args.quick:
+            console.say(f"record: {_record(args, rows[-1]).relative_to(ROOT)}")
     columns = ["model", "pick / best (95%)", "pick / Triton's defaults", "best / defaults", "points", "took", "targets"]
     console.table("tune", columns, [_cells(row) for row in rows])
-    if not args.quick:
-        console.say(
-            f"record: {record(f'{args.prefix}tune', {**stamp(), 'load': _load_words(args), 'rounds': args.rounds, 'rows': rows}).relative_to(ROOT)}"
-        )
     return all(row["met"] for row in rows)
 
 
+def _record(args: argparse.Namespace, row: dict[str, Any]) -> Path:
+    """Write a model's row beside those of other models on this machine, as soon as it is known."""
+    about = {**stamp(), "load": _exhaustive.load_words(args)}
+    row = {**row, "rounds": args.rounds, "created": about["created"]}
+    stored = _exhaustive.stored(f"{args.prefix}tune")
+    same = all(stored.get(key) == about[key] for key in ("cpu", "cores", "load"))
+    others = [each for each in stored.get("rows", []) if same and each["model"] != row["model"]]
+    rows = sorted([*others, row], key=lambda each: str(each["model"]))
+    return record(f"{args.prefix}tune", {**about, "rows": rows})
+
+
 def _search_only(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    slo = _slo(args, name)
-    with _runner(args, name) as runner:
-        return _exhaustive(args, name, runner, slo, runner.served.learn_untuned())
+    slo = _exhaustive.slo_of(args, name)
+    with _exhaustive.runner(args, name) as runner:
+        return _exhaustive.search(args, name, runner, slo, runner.served.learn_untuned())
 
 
-@contextmanager
-def _runner(args: argparse.Namespace, name: str) -> Iterator[Runner]:
-    with (
-        tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder,
-        bench(args.repository, name, Path(folder), None) as served,
-    ):
-        yield Runner(args, served, Path(folder))
+def _tune_only(args: argparse.Namespace, name: str) -> Path:
+    report = _tune(args, name)
+    kept = {key: report[key] for key in ("pick", "points", "took_s", "verdict")}
+    return record(f"{args.prefix}tuned_{name}", {**stamp(), **_exhaustive.about(args, name), **kept})
 
 
-def _slo(args: argparse.Namespace, name: str) -> _tune_slo.Slo:
-    newest = published.newest(args.repository, name)
-    return _tune_slo.of_model(args.repository / name, newest.build if newest else {})
+def _tuned(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Return tune's stored report of this model on this machine.
+
+    Raises:
+        StageError: There is none.
+    """
+    stored = _exhaustive.stored(f"{args.prefix}tuned_{name}")
+    if any(stored.get(key) != value for key, value in _exhaustive.about(args, name).items()):
+        raise StageError(
+            "load",
+            Fault(f"no report of tune is stored for this {name} and machine", fix="run it with --until tune first"),
+        )
+    return stored
 
 
 def _model(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    slo, tuned = _slo(args, name), _tune(args, name)
-    with _runner(args, name) as runner:
-        found = _exhaustive(args, name, runner, slo, runner.served.learn_untuned())
-        pick, best = _candidate(tuned["pick"]), _candidate(found["best"])
-        base = _candidate(found["best_default"])
+    slo, tuned = _exhaustive.slo_of(args, name), (_tuned if args.tuned else _tune)(args, name)
+    with _exhaustive.runner(args, name) as runner:
+        found = _exhaustive.search(args, name, runner, slo, runner.served.learn_untuned())
+        pick, best = _exhaustive.candidate_of(tuned["pick"]), _exhaustive.candidate_of(found["best"])
+        base = _exhaustive.candidate_of(found["best_default"])
         arms = list(dict.fromkeys((pick, best, base)))
         measured = dict(zip(arms, runner.rounds(arms, args.rounds), strict=True))
     row = _row(name, tuned, slo, {"pick": pick, "best": best, "default": base}, measured)
@@ -232,113 +211,9 @@ def _tune(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return report
 
 
-def _exhaustive(
-    args: argparse.Namespace, name: str, runner: Runner, slo: _tune_slo.Slo, default: Setting
-) -> dict[str, Any]:
-    """Return the stored search of this model on this machine, or search."""
-    newest = published.newest(args.repository, name)
-    about = {"identity": newest.build.get("identity", "") if newest else "", "cpu": stamp()["cpu"], "cores": stamp()["cores"], "slo": slo.text,
-             "load": _load_words(args)}  # fmt: skip
-    stored = _stored(f"{args.prefix}tune_exhaustive_{name}")
-    if not args.quick and not args.again and all(stored.get(key) == value for key, value in about.items()):
-        return stored
-    candidates = _grid(args, runner.served.published, default)
-    readings: dict[Candidate, list[Measured]] = {candidate: [] for candidate in candidates}
-    began_s = time.monotonic()
-    _look(runner, readings, candidates)
-    best_per_s = max(found[0].throughput_per_s for found in readings.values())
-    near = [each for each in candidates if readings[each][0].throughput_per_s >= AGAIN_WITHIN * best_per_s]
-    _look(runner, readings, list(reversed(near)))
-    rows = [_searched(candidate, found, slo) for candidate, found in readings.items()]
-    plain = [row for row, candidate in zip(rows, candidates, strict=True) if candidate.setting == default]
-    value = {
-        **stamp(),
-        **about,
-        "seconds": time.monotonic() - began_s,
-        "rows": rows,
-        "best": _top(rows),
-        "best_default": _top(plain),
-    }
-    if not args.quick:
-        record(f"{args.prefix}tune_exhaustive_{name}", value)
-    return value
-
-
-def _look(runner: Runner, readings: dict[Candidate, list[Measured]], candidates: Sequence[Candidate]) -> None:
-    """Measure each once."""
-    began_s, total = time.monotonic(), len(candidates)
-    for number, candidate in enumerate(candidates, 1):
-        readings[candidate].append(runner.once(candidate))
-        left_s = (time.monotonic() - began_s) / number * (total - number)
-        rate = readings[candidate][-1].throughput_per_s
-        console.say(f"{number}/{total}  {candidate.label}: {rate:.0f} infer/sec; {seconds_in_words(left_s)} left")
-
-
-def _load_words(args: argparse.Namespace) -> str:
-    processes = f", {args.processes} processes" if args.processes > 1 else ""
-    return f"{args.protocol}, batch {args.batch}, {args.duration_s:g} s{processes}"
-
-
-def _stored(name: str) -> dict[str, Any]:
-    try:
-        return read_record(name)
-    except FileNotFoundError:
-        return {}
-
-
-def _grid(args: argparse.Namespace, base: Setting, default: Setting) -> list[Candidate]:
-    """Return tune's own axes, each combination; Triton's defaults are among them."""
-    axes = (args.instances, args.queue_delay_us, args.users)
-    whole = args.quick or args.whole_batch or base.max_batch < 4
-    sizes = (base.max_batch,) if whole else (base.max_batch, base.max_batch // 2)
-    found = [
-        Candidate(Setting(count, size, delay_us, graphs=base.graphs), users)
-        for size, delay_us, count, users in itertools.product(sizes, axes[1], axes[0], axes[2])
-        if delay_us is not None or size == base.max_batch  # without a batcher the limit changes nothing
-    ]
-    return list(dict.fromkeys([*(Candidate(default, users) for users in axes[2]), *found]))
-
-
-def _searched(candidate: Candidate, found: Sequence[Measured], slo: _tune_slo.Slo) -> dict[str, Any]:
-    latency_us = sum(m.latency_us.get(slo.percentile, 0.0) for m in found) / len(found)
-    healthy = not any(m.failures for m in found) and all(m.requests for m in found)
-    return {
-        "label": candidate.label, "setting": candidate.setting.fields(), "users": candidate.users,
-        "rates_per_s": [m.throughput_per_s for m in found], "latency_us": latency_us,
-        "within": healthy and latency_us <= slo.limit_us,
-    }  # fmt: skip
-
-
-def _top(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the most throughput among those within the SLO, else the one nearest to it."""
-    within = [row for row in rows if row["within"]]
-    return (
-        max(within, key=lambda row: statistics.fmean(row["rates_per_s"]))
-        if within
-        else min(rows, key=lambda row: row["latency_us"])
-    )
-
-
-def _candidate(row: dict[str, Any]) -> Candidate:
-    fields = row["setting"]
-    batching = fields["dynamic_batching"]
-    delay_us = None if batching is None else batching["max_queue_delay_microseconds"]
-    preferred = () if batching is None else tuple(batching.get("preferred_batch_size", ()))
-    return Candidate(
-        Setting(
-            fields["instance_group"][0]["count"],
-            fields["max_batch_size"],
-            delay_us,
-            preferred,
-            "optimization" in fields,
-        ),
-        row["users"],
-    )
-
-
 def _aa(args: argparse.Namespace, name: str) -> bool:
     """Compare the published setting with itself, as a sweep with three repeats would."""
-    with _runner(args, name) as runner:
+    with _exhaustive.runner(args, name) as runner:
         same = Candidate(runner.served.published, 8)
         verdicts = []
         for number in range(args.comparisons):

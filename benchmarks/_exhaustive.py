@@ -1,0 +1,187 @@
+"""An exhaustive search over a grid of server settings, searched once and kept; the other half of tune.py.
+
+In      the command line of tune.py and the name of a published model.
+Out     benchmarks/results/tune_exhaustive_<model>.json, taken again while model, machine and load are the same.
+
+Every setting is measured, and again each that comes within 15% of the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks._common import read_record, record, stamp
+from clients import published
+from loadtest import _tune_slo
+from loadtest._point import Setting
+from loadtest._point_load import Load, Measured, measure
+from loadtest._point_report import seconds_in_words
+from loadtest._point_server import Bench, bench
+from loadtest._point_usage import first_gpu
+from loadtest._tune_search import Candidate
+from planwright import console
+
+ENOUGH_REQUESTS, LONGEST = 100, 3.0  # as tune: a slow model is measured for longer
+AGAIN_WITHIN = 0.85  # of the best: noise is far smaller than the rest
+
+
+class Runner:
+    """Measures candidates of one model on one server."""
+
+    def __init__(self, args: argparse.Namespace, served: Bench, scratch: Path) -> None:
+        self._args, self.served, self._scratch, self._gpu = args, served, scratch, first_gpu()
+        self._load = Load(8, args.protocol, args.batch, args.duration_s, 1.0, args.processes)
+        self._first = True
+
+    def once(self, candidate: Candidate) -> Measured:
+        """Measure once; the first measurement says how long the others must be."""
+        self.served.set(candidate.setting)
+        if self._first and not self._args.quick:
+            self._first = False
+            rate = max(self.once(candidate).throughput_per_s, 1.0)
+            longer_s = min(ENOUGH_REQUESTS / rate, self._args.duration_s * LONGEST)
+            self._load = replace(self._load, duration_s=float(math.ceil(max(longer_s, self._args.duration_s))))
+        load = replace(self._load, users=candidate.users)
+        return measure(self.served, load, self._args.repository, self._scratch, self._gpu)
+
+    def rounds(self, arms: Sequence[Candidate], count: int) -> list[list[Measured]]:
+        """Measure all arms in each round, every other round backwards; returns one list per arm."""
+        found: list[list[Measured]] = [[] for _ in arms]
+        for number in range(count):
+            order = range(len(arms)) if number % 2 == 0 else reversed(range(len(arms)))
+            for index in order:
+                found[index].append(self.once(arms[index]))
+            rates = ", ".join(f"{values[-1].throughput_per_s:.0f}" for values in found)
+            console.say(f"round {number + 1}/{count}: {rates} infer/sec")
+        return found
+
+
+@contextmanager
+def runner(args: argparse.Namespace, name: str) -> Iterator[Runner]:
+    with (
+        tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder,
+        bench(args.repository, name, Path(folder), None) as served,
+    ):
+        yield Runner(args, served, Path(folder))
+
+
+def slo_of(args: argparse.Namespace, name: str) -> _tune_slo.Slo:
+    newest = published.newest(args.repository, name)
+    return _tune_slo.of_model(args.repository / name, newest.build if newest else {})
+
+
+def search(args: argparse.Namespace, name: str, runner: Runner, slo: _tune_slo.Slo, default: Setting) -> dict[str, Any]:
+    """Return the stored search of this model on this machine, or search."""
+    same, kept = about(args, name), stored(f"{args.prefix}tune_exhaustive_{name}")
+    if not args.quick and not args.again and all(kept.get(key) == value for key, value in same.items()):
+        return kept
+    candidates = _grid(args, runner.served.published, default)
+    readings: dict[Candidate, list[Measured]] = {candidate: [] for candidate in candidates}
+    began_s = time.monotonic()
+    _look(runner, readings, candidates)
+    best_per_s = max(found[0].throughput_per_s for found in readings.values())
+    near = [each for each in candidates if readings[each][0].throughput_per_s >= AGAIN_WITHIN * best_per_s]
+    _look(runner, readings, list(reversed(near)))
+    rows = [_searched(candidate, found, slo) for candidate, found in readings.items()]
+    plain = [row for row, candidate in zip(rows, candidates, strict=True) if candidate.setting == default]
+    value = {
+        **stamp(),
+        **same,
+        "seconds": time.monotonic() - began_s,
+        "rows": rows,
+        "best": _top(rows),
+        "best_default": _top(plain),
+    }
+    if not args.quick:
+        record(f"{args.prefix}tune_exhaustive_{name}", value)
+    return value
+
+
+def about(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Return what must be the same for a stored measurement to be taken."""
+    newest, machine = published.newest(args.repository, name), stamp()
+    identity = newest.build.get("identity", "") if newest else ""
+    return {"identity": identity, "cpu": machine["cpu"], "cores": machine["cores"], "slo": slo_of(args, name).text,
+            "load": load_words(args)}  # fmt: skip
+
+
+def _look(runner: Runner, readings: dict[Candidate, list[Measured]], candidates: Sequence[Candidate]) -> None:
+    """Measure each once."""
+    began_s, total = time.monotonic(), len(candidates)
+    for number, candidate in enumerate(candidates, 1):
+        readings[candidate].append(runner.once(candidate))
+        left_s = (time.monotonic() - began_s) / number * (total - number)
+        rate = readings[candidate][-1].throughput_per_s
+        console.say(f"{number}/{total}  {candidate.label}: {rate:.0f} infer/sec; {seconds_in_words(left_s)} left")
+
+
+def load_words(args: argparse.Namespace) -> str:
+    processes = f", {args.processes} processes" if args.processes > 1 else ""
+    return f"{args.protocol}, batch {args.batch}, {args.duration_s:g} s{processes}"
+
+
+def stored(name: str) -> dict[str, Any]:
+    try:
+        return read_record(name)
+    except FileNotFoundError:
+        return {}
+
+
+def _grid(args: argparse.Namespace, base: Setting, default: Setting) -> list[Candidate]:
+    """Return tune's own axes, each combination; Triton's defaults are among them."""
+    axes = (args.instances, args.queue_delay_us, args.users)
+    whole = args.quick or args.whole_batch or base.max_batch < 4
+    sizes = (base.max_batch,) if whole else (base.max_batch, base.max_batch // 2)
+    found = [
+        Candidate(Setting(count, size, delay_us, graphs=base.graphs), users)
+        for size, delay_us, count, users in itertools.product(sizes, axes[1], axes[0], axes[2])
+        if delay_us is not None or size == base.max_batch  # without a batcher the limit changes nothing
+    ]
+    return list(dict.fromkeys([*(Candidate(default, users) for users in axes[2]), *found]))
+
+
+def _searched(candidate: Candidate, found: Sequence[Measured], slo: _tune_slo.Slo) -> dict[str, Any]:
+    latency_us = sum(m.latency_us.get(slo.percentile, 0.0) for m in found) / len(found)
+    healthy = not any(m.failures for m in found) and all(m.requests for m in found)
+    return {
+        "label": candidate.label, "setting": candidate.setting.fields(), "users": candidate.users,
+        "rates_per_s": [m.throughput_per_s for m in found], "latency_us": latency_us,
+        "within": healthy and latency_us <= slo.limit_us,
+    }  # fmt: skip
+
+
+def _top(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row with the most throughput among those within the SLO, else the one nearest to it."""
+    within = [row for row in rows if row["within"]]
+    return (
+        max(within, key=lambda row: statistics.fmean(row["rates_per_s"]))
+        if within
+        else min(rows, key=lambda row: row["latency_us"])
+    )
+
+
+def candidate_of(row: dict[str, Any]) -> Candidate:
+    fields = row["setting"]
+    batching = fields["dynamic_batching"]
+    delay_us = None if batching is None else batching["max_queue_delay_microseconds"]
+    preferred = () if batching is None else tuple(batching.get("preferred_batch_size", ()))
+    return Candidate(
+        Setting(
+            fields["instance_group"][0]["count"],
+            fields["max_batch_size"],
+            delay_us,
+            preferred,
+            "optimization" in fields,
+        ),
+        row["users"],
+    )
