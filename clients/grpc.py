@@ -1,9 +1,10 @@
-"""gRPC, blocking: one channel and Triton's own messages.
+"""gRPC with TLS, blocking: one channel and Triton's own messages; also what both gRPC transports share.
 
 In      an address and options.
 Out     answered messages; errors of the tree.
 
-Under locust, ``grpc.experimental.gevent.init_gevent()`` must run before the first channel; loadtest does that.
+Without TLS, clients/grpc_plain.py takes its place. Under locust, ``grpc.experimental.gevent.init_gevent()`` must run before the first
+channel; loadtest does that.
 """
 
 from __future__ import annotations
@@ -102,7 +103,11 @@ class GrpcTransport:
 
 def failure(error: Any, model: str, address: str, options: Options) -> ClientError:
     """Turn an RpcError, sync or async, into an error of the tree."""
-    code, text = error.code().name, str(error.details() or "")
+    return told(error.code().name, str(error.details() or ""), model, address, options)
+
+
+def told(code: str, text: str, model: str, address: str, options: Options) -> ClientError:
+    """Turn a status and its words into an error of the tree; `code` is a name of grpc.StatusCode."""
     if code == "DEADLINE_EXCEEDED":
         return failures.timed_out(address, options.timeout_s)
     if code == "UNAVAILABLE" and any(part in text for part in ("handshake", "SSL", "TLS", "certificate")):

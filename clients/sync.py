@@ -384,6 +384,10 @@ def _transport(where: str, protocol: Protocol, options: Options) -> Any:
         from .http import HttpTransport
 
         return HttpTransport(where, options)
+    if options.tls is None:
+        from .grpc_plain import PlainGrpcTransport
+
+        return PlainGrpcTransport(where, options)
     from .grpc import GrpcTransport
 
     return GrpcTransport(where, options)

@@ -13,14 +13,18 @@ from planwright.server_info import ServerInfo
 from tests._server import ROOT
 from tests.clients._command import where
 
-OLDEST = ("tritonclient==2.60.0", "geventhttpclient==2.4.0")  # pyproject.toml's bound; constraints/py310.txt
+OLDEST = (
+    "tritonclient==2.60.0",
+    "geventhttpclient==2.4.0",
+    "hpack==4.0.0",
+)  # pyproject.toml's bound; constraints/py310.txt
 CACHE = ROOT / ".cache" / "oldest-clients"
 
 
 @pytest.fixture(scope="module")
 def oldest() -> Path:
     """A folder with those packages, to be looked in first."""
-    marker = CACHE / "complete"
+    marker = CACHE / "+".join(OLDEST)
     if not marker.exists():
         command = [
             sys.executable,

@@ -1,0 +1,275 @@
+"""One HTTP/2 connection that answers one request at a time, on a socket.
+
+In      a connected socket; a block of header fields, a body.
+Out     `Reply`: header fields, body, how the stream ended; `OSError` where the connection breaks, `NotHttp2Error` among them.
+
+For gRPC's unary calls, which need little of RFC 9113: the library that does all of it spends more CPU per small request than locust, the
+checks and the histogram together. Header blocks are read by hpack. The server is told to keep no table of headers, so equal blocks mean
+equal fields and are read once. It is also given the largest windows, so answers never wait for us.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEAD = struct.Struct(">IBI")  # RFC 9113, 4.1: length (3 bytes) and type, flags, stream
+_SETTING = struct.Struct(">HI")
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+_END_STREAM = _ACK = 0x1
+_END_HEADERS, _PADDED, _PRIORITY = 0x4, 0x8, 0x20
+_HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
+_WINDOW, _FRAME_BYTES = 65_535, 16_384  # what holds until a peer says otherwise
+_LARGEST = (1 << 31) - 1  # of windows and of stream numbers
+_BLOCK_BYTES = 1 << 18
+_KNOWN = 64  # header blocks remembered
+
+
+class NotHttp2Error(ConnectionError):
+    """Somebody listens there, and speaks something else."""
+
+
+@dataclass
+class Reply:
+    """What came for one request; `reset` is the error code where the server broke the stream off."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    parts: list[bytes] = field(default_factory=list)
+    ended: bool = False
+    reset: int | None = None
+
+
+class Connection:
+    """A connection; `last` once it takes no more requests."""
+
+    def __init__(self, plain: socket.socket) -> None:
+        from hpack import Decoder
+
+        self._socket, self._decoder = plain, Decoder()
+        self._known: dict[bytes, dict[str, str]] = {}
+        self._rest, self._block = b"", b""  # of a frame, of a header block, whose ends have not come
+        self._ends = False  # whether that header block is the last of its stream
+        self._stream, self._reply, self.last = -1, Reply(ended=True), False
+        self._window = self._stream_window = self._initial = _WINDOW
+        self._frame_bytes, self._taken = _FRAME_BYTES, 0
+        self._unsent = _PREFACE + _greeting()
+
+    def ask(self, block: bytes, body: bytes, deadline: float) -> Reply:
+        """Send one request and wait for the end of its answer.
+
+        Args:
+            block: What `encode` made.
+            body: At once or in pieces, as the server's windows allow.
+            deadline: On the clock ``time.monotonic``.
+
+        Raises:
+            TimeoutError: The answer is not complete in time.
+            OSError: The connection broke, or what came is not HTTP/2.
+        """
+        self._stream += 2
+        self.last = self.last or self._stream + 2 > _LARGEST
+        self._reply, self._stream_window = Reply(), self._initial
+        self._unsent += _frame(_HEADERS, _END_HEADERS, self._stream, block)
+        self._give(body, deadline)
+        while not self._reply.ended:
+            self._receive(deadline)
+        return self._reply
+
+    @property
+    def answered(self) -> bool:
+        """True where some of the answer has come."""
+        return bool(self._reply.fields)
+
+    def alive(self) -> bool:
+        """Read what came while nobody asked; False where the connection takes no more requests."""
+        try:
+            self._socket.settimeout(0)
+            while not self.last and (block := self._socket.recv(_BLOCK_BYTES)):
+                self._take(block)
+        except BlockingIOError:
+            return not self.last
+        except OSError:
+            pass
+        return False
+
+    def close(self) -> None:
+        """Close the socket; the server drops what it still works on."""
+        self._socket.close()
+
+    def _give(self, body: bytes, deadline: float) -> None:
+        """Send the body, in frames and windows of the server's size."""
+        if len(body) <= min(self._window, self._stream_window, self._frame_bytes):
+            self._spend(len(body))
+            self._flush(deadline, _frame(_DATA, _END_STREAM, self._stream, body))
+            return
+        rest = memoryview(body)
+        while len(rest) and not self._reply.ended:  # an answer may come before the server has read all
+            room = min(self._window, self._stream_window, len(rest))
+            if room <= 0:
+                self._flush(deadline)
+                self._receive(deadline)
+                continue
+            self._spend(room)
+            self._flush(deadline, *self._pieces(rest[:room], whole=room == len(rest)))
+            rest = rest[room:]
+        self.last = self.last or bool(len(rest))  # a stream left half open
+
+    def _pieces(self, data: memoryview, *, whole: bool) -> Iterable[bytes | memoryview]:
+        for start in range(0, len(data), self._frame_bytes):
+            piece = data[start : start + self._frame_bytes]
+            last = whole and start + len(piece) == len(data)
+            yield _HEAD.pack(len(piece) << 8 | _DATA, _END_STREAM if last else 0, self._stream)
+            yield piece
+
+    def _spend(self, count: int) -> None:
+        self._window -= count
+        self._stream_window -= count
+
+    def _flush(self, deadline: float, *pieces: bytes | memoryview) -> None:
+        waiting, self._unsent = self._unsent, b""
+        whole = b"".join((waiting, *pieces))
+        self._socket.settimeout(_left_s(deadline))
+        sent = self._socket.send(whole)  # sendall asks the system for its buffer's size first
+        if sent < len(whole):
+            self._socket.sendall(memoryview(whole)[sent:])
+
+    def _receive(self, deadline: float) -> None:
+        self._socket.settimeout(_left_s(deadline))
+        block = self._socket.recv(_BLOCK_BYTES)
+        if not block:
+            raise ConnectionResetError("the server closed the connection")
+        self._take(block)
+        if self._unsent:
+            self._flush(deadline)
+
+    def _take(self, block: bytes) -> None:
+        """Handle the frames in `block`; the start of one that is cut waits for its end."""
+        if self._rest:
+            block = self._rest + block
+        at, end = 0, len(block)
+        while end - at >= _HEAD.size:
+            word, flags, stream = _HEAD.unpack_from(block, at)
+            stop = at + _HEAD.size + (word >> 8)
+            if word >> 8 > _FRAME_BYTES:
+                raise NotHttp2Error(f"it says {block[at : at + 40]!r}")
+            if stop > end:
+                break
+            self._frame(word & 0xFF, flags, stream & _LARGEST, block[at + _HEAD.size : stop])
+            at = stop
+        self._rest = block[at:]
+
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        mine = stream == self._stream
+        if kind in (_HEADERS, _CONTINUATION):
+            self._headers(kind, flags, payload, mine=mine)
+        elif kind == _DATA:
+            self._took(len(payload))
+            if mine:
+                self._reply.parts.append(_bare(payload, flags) if flags & _PADDED else payload)
+                self._reply.ended = bool(flags & _END_STREAM)
+        else:
+            self._control(kind, flags, stream, payload)
+
+    def _headers(self, kind: int, flags: int, payload: bytes, *, mine: bool) -> None:
+        if kind == _HEADERS:
+            self._block, self._ends = _bare(payload, flags), bool(flags & _END_STREAM)
+        else:
+            self._block += payload
+        if flags & _END_HEADERS:
+            fields = self._read(self._block)
+            if mine:
+                self._reply.fields.update(fields)
+                self._reply.ended = self._ends
+
+    def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            self._apply(payload)
+            self._unsent += _frame(_SETTINGS, _ACK, 0, b"")
+        elif kind == _PING and not flags & _ACK:
+            self._unsent += _frame(_PING, _ACK, 0, payload)
+        elif kind == _WINDOW_UPDATE:
+            more = int.from_bytes(payload, "big") & _LARGEST
+            self._window += 0 if stream else more
+            self._stream_window += more if stream == self._stream else 0
+        elif kind == _RST_STREAM and stream == self._stream:
+            self._reply.ended, self._reply.reset = True, int.from_bytes(payload, "big")
+        elif kind == _GOAWAY:
+            self.last = True
+            if int.from_bytes(payload[:4], "big") & _LARGEST < self._stream and not self._reply.ended:
+                raise ConnectionResetError(f"the server went away: {payload[8:].decode(errors='replace')}")
+
+    def _apply(self, payload: bytes) -> None:
+        for name, value in _SETTING.iter_unpack(payload):
+            if name == _INITIAL_WINDOW_SIZE:
+                self._stream_window += value - self._initial
+                self._initial = value
+            elif name == _MAX_FRAME_SIZE:
+                self._frame_bytes = value
+
+    def _took(self, count: int) -> None:
+        """Open the connection's window again once half of it is used."""
+        self._taken += count
+        if self._taken > _LARGEST // 2:
+            self._unsent += _frame(_WINDOW_UPDATE, 0, 0, self._taken.to_bytes(4, "big"))
+            self._taken = 0
+
+    def _read(self, block: bytes) -> dict[str, str]:
+        found = self._known.get(block)
+        if found is None:
+            found = self._decode(block)
+            if not self._decoder.header_table.dynamic_entries and len(self._known) < _KNOWN:
+                self._known[block] = found
+        return found
+
+    def _decode(self, block: bytes) -> dict[str, str]:
+        from hpack import HPACKError
+
+        try:
+            fields = {str(name): str(value) for name, value in self._decoder.decode(block)}
+        except (HPACKError, UnicodeDecodeError) as error:
+            raise ConnectionError(f"header fields cannot be read: {error}") from None
+        if self._decoder.header_table.dynamic_entries:
+            self._known.clear()  # the server keeps a table after all: a block no longer stands for itself
+        return fields
+
+
+def encode(fields: Iterable[tuple[str, str]]) -> bytes:
+    """Return a block of header fields that leaves no trace in the server's table, so that it can be sent again and again."""
+    from hpack import Encoder, NeverIndexedHeaderTuple
+
+    made: Any = Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields], huffman=False)
+    return bytes(made)
+
+
+def _greeting() -> bytes:
+    settings = ((_HEADER_TABLE_SIZE, 0), (_ENABLE_PUSH, 0), (_INITIAL_WINDOW_SIZE, _LARGEST))
+    window = (_LARGEST - _WINDOW).to_bytes(4, "big")
+    return _frame(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in settings)) + _frame(
+        _WINDOW_UPDATE, 0, 0, window
+    )
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return _HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
+
+
+def _bare(payload: bytes, flags: int) -> bytes:
+    """Return a payload without padding and priority."""
+    padding = 0
+    if flags & _PADDED:
+        padding, payload = payload[0], payload[1:]
+    if flags & _PRIORITY:
+        payload = payload[5:]
+    return payload[: len(payload) - padding]
+
+
+def _left_s(deadline: float) -> float:
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
