@@ -68,6 +68,7 @@ class Runner:
 
 @contextmanager
 def runner(args: argparse.Namespace, name: str) -> Iterator[Runner]:
+    """Serve a model on a server of its own and measure it there."""
     with (
         tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder,
         bench(args.repository, name, Path(folder), None) as served,
@@ -76,6 +77,7 @@ def runner(args: argparse.Namespace, name: str) -> Iterator[Runner]:
 
 
 def slo_of(args: argparse.Namespace, name: str) -> _tune_slo.Slo:
+    """Return the SLO that config.yaml gives the model."""
     newest = published.newest(args.repository, name)
     return _tune_slo.of_model(args.repository / name, newest.build if newest else {})
 
@@ -126,11 +128,13 @@ def _look(runner: Runner, readings: dict[Candidate, list[Measured]], candidates:
 
 
 def load_words(args: argparse.Namespace) -> str:
+    """Return the load in words; measurements under another one do not stand in for this."""
     processes = f", {args.processes} processes" if args.processes > 1 else ""
     return f"{args.protocol}, batch {args.batch}, {args.duration_s:g} s{processes}"
 
 
 def stored(name: str) -> dict[str, Any]:
+    """Return a record, an empty one where there is none."""
     try:
         return read_record(name)
     except FileNotFoundError:
@@ -171,6 +175,7 @@ def _top(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def candidate_of(row: dict[str, Any]) -> Candidate:
+    """Return the setting that a row of a record tells."""
     fields = row["setting"]
     batching = fields["dynamic_batching"]
     delay_us = None if batching is None else batching["max_queue_delay_microseconds"]
