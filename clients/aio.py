@@ -215,9 +215,9 @@ class _Grpc:
 
     def __init__(self, address: str, options: Options) -> None:
         import grpc
-        from tritonclient.grpc import service_pb2_grpc
+        from tritonclient.grpc import service_pb2
 
-        from .grpc import channel_options, credentials
+        from .grpc import INFER, channel_options, credentials
 
         self._address, self._options = address, options
         self._channel = (
@@ -225,17 +225,17 @@ class _Grpc:
             if options.tls
             else grpc.aio.insecure_channel(address, channel_options())
         )
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer = self._channel.unary_unary(INFER, service_pb2.ModelInferRequest.SerializeToString)
         self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
 
     async def infer(self, request: Any, model: str) -> Any:
-        """Send one request; return the answer."""
+        """Send one request; return the answer's bytes."""
         import grpc
 
         from .grpc import failure
 
         try:
-            return await self._stub.ModelInfer(request, timeout=self._options.timeout_s, metadata=self._metadata)
+            return await self._infer(request, timeout=self._options.timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise failure(error, model, self._address, self._options) from None
 

@@ -16,6 +16,8 @@ from . import failures
 from .errors import ClientError
 from .options import Options, Tls, unreadable
 
+SERVICE = "/inference.GRPCInferenceService/"
+INFER = SERVICE + "ModelInfer"
 # gRPC's own limit of 4 MiB per message is below one batch of images
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
@@ -77,20 +79,24 @@ class GrpcTransport:
             else grpc.insecure_channel(address, channel_options())
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer = self._channel.unary_unary(INFER, service_pb2.ModelInferRequest.SerializeToString)
         self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
 
     def call(self, method: str, request: Any, model: str) -> Any:
         """Call one RPC."""
+        return self._ask(getattr(self._stub, method), request, model)
+
+    def infer(self, request: Any, model: str) -> Any:
+        """Send a prepared message; returns the answer's bytes."""
+        return self._ask(self._infer, request, model)
+
+    def _ask(self, method: Any, request: Any, model: str) -> Any:
         import grpc
 
         try:
-            return getattr(self._stub, method)(request, timeout=self._options.timeout_s, metadata=self._metadata)
+            return method(request, timeout=self._options.timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise failure(error, model, self.address, self._options) from None
-
-    def infer(self, request: Any, model: str) -> Any:
-        """Send a prepared message."""
-        return self.call("ModelInfer", request, model)
 
     def message(self, kind: str, /, **fields: Any) -> Any:
         """Make a request message."""

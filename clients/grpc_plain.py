@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import struct
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -20,12 +21,12 @@ from planwright.errors import Fault
 from . import failures
 from .discover import split_address
 from .errors import ClientError, ConnectionFailed, InvalidRequest
-from .grpc import told
+from .grpc import SERVICE, told
 from .http2 import Connection, NotHttp2Error, Reply, encode
 from .options import Options
 
+_PREFIX = struct.Struct(">BI")  # of a message: is it compressed, its length
 _FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request
-_SERVICE = "/inference.GRPCInferenceService/"
 # https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, in order of their numbers
 _CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
@@ -39,35 +40,28 @@ class PlainGrpcTransport:
     """One connection to one server; not for two threads at once."""
 
     def __init__(self, address: str, options: Options) -> None:
+        from google.protobuf.message import DecodeError
         from tritonclient.grpc import service_pb2
 
         self.address, self._options, self._messages = address, options, service_pb2
         self._where = split_address(address)
         self._connection: Connection | None = None
         self._used = 0.0
+        self._unreadable = DecodeError
         self._metadata = tuple((name.lower(), _one_line(name, value)) for name, value in options.headers.items())
-        self._method = functools.lru_cache(maxsize=None)(self._describe)
+        self._head = functools.lru_cache(maxsize=None)(self._describe)
 
     def call(self, method: str, request: Any, model: str) -> Any:
         """Call one RPC."""
-        block, answer = self._method(method)
-        content = request.SerializeToString()
-        deadline = time.monotonic() + self._options.timeout_s
+        kind = getattr(self._messages, f"{method}Response")
         try:
-            connection = self._open(deadline)
-            reply = connection.ask(block, b"\0" + len(content).to_bytes(4, "big") + content, deadline)
-        except BaseException as error:  # also Ctrl-C: what is still to come would answer the next call
-            answered = self._connection is not None and self._connection.answered
-            self.close()
-            if isinstance(error, OSError):
-                raise self._lost(error, answered=answered) from None
-            raise
-        self._used = time.monotonic()
-        return self._read(reply, answer, model)
+            return kind.FromString(self._ask(method, request, model))
+        except self._unreadable as error:
+            raise failures.unreadable(model, error) from None
 
-    def infer(self, request: Any, model: str) -> Any:
-        """Send a prepared message."""
-        return self.call("ModelInfer", request, model)
+    def infer(self, request: Any, model: str) -> memoryview:
+        """Send a prepared message; returns the answer's bytes."""
+        return self._ask("ModelInfer", request, model)
 
     def message(self, kind: str, /, **fields: Any) -> Any:
         """Make a request message."""
@@ -79,11 +73,26 @@ class PlainGrpcTransport:
         if kept is not None:
             kept.close()
 
-    def _describe(self, method: str) -> tuple[bytes, Any]:
-        """Return a method's header fields and the class of its answer."""
-        fields = [(":method", "POST"), (":scheme", "http"), (":path", _SERVICE + method), (":authority", self.address),
+    def _ask(self, method: str, request: Any, model: str) -> memoryview:
+        content = request.SerializeToString()
+        deadline = time.monotonic() + self._options.timeout_s
+        try:
+            connection = self._open(deadline)
+            reply = connection.ask(self._head(method), _PREFIX.pack(0, len(content)) + content, deadline)
+        except BaseException as error:  # also Ctrl-C: what is still to come would answer the next call
+            answered = self._connection is not None and self._connection.answered
+            self.close()
+            if isinstance(error, OSError):
+                raise self._lost(error, answered=answered) from None
+            raise
+        self._used = time.monotonic()
+        return self._read(reply, model)
+
+    def _describe(self, method: str) -> bytes:
+        """Return a method's header fields."""
+        fields = [(":method", "POST"), (":scheme", "http"), (":path", SERVICE + method), (":authority", self.address),
                   ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "planwright")]  # fmt: skip
-        return encode([*fields, *self._metadata]), getattr(self._messages, f"{method}Response")
+        return encode([*fields, *self._metadata])
 
     def _open(self, deadline: float) -> Connection:
         kept = self._connection
@@ -111,24 +120,19 @@ class PlainGrpcTransport:
             return ConnectionFailed(Fault(f"no gRPC server at {self.address}", why=str(error), fix=fix))
         return failures.lost(self.address, error, answered=answered)
 
-    def _read(self, reply: Reply, answer: Any, model: str) -> Any:
-        """Return the message of a reply.
+    def _read(self, reply: Reply, model: str) -> memoryview:
+        """Return the message of a reply, not yet parsed.
 
         Raises:
             ClientError: The call failed, or the reply is not one.
         """
-        from google.protobuf.message import DecodeError
-
-        status = reply.fields.get("grpc-status")
+        status = reply.blocks[-1].get("grpc-status") if reply.blocks else None
         if status != "0":
             raise self._failure(reply, status, model)
         content = reply.parts[0] if len(reply.parts) == 1 else b"".join(reply.parts)
-        if len(content) < 5 or content[0] or int.from_bytes(content[1:5], "big") != len(content) - 5:
+        if content[: _PREFIX.size] != _PREFIX.pack(0, max(len(content) - _PREFIX.size, 0)):
             raise failures.unreadable(model, ValueError("it is not one uncompressed message"))
-        try:
-            return answer.FromString(memoryview(content)[5:])
-        except DecodeError as error:
-            raise failures.unreadable(model, error) from None
+        return memoryview(content)[_PREFIX.size :]
 
     def _failure(self, reply: Reply, status: str | None, model: str) -> ClientError:
         if status is not None and status.isdecimal():

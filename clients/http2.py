@@ -23,10 +23,11 @@ _SETTING = struct.Struct(">HI")
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM = _ACK = 0x1
 _END_HEADERS, _PADDED, _PRIORITY = 0x4, 0x8, 0x20
+_PLAIN_END = _END_HEADERS | _END_STREAM
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
 _WINDOW, _FRAME_BYTES = 65_535, 16_384  # what holds until a peer says otherwise
 _LARGEST = (1 << 31) - 1  # of windows and of stream numbers
-_BLOCK_BYTES = 1 << 18
+_BLOCK_BYTES = 1 << 16  # a larger one is mapped anew by the system at each call
 _KNOWN = 64  # header blocks remembered
 
 
@@ -38,10 +39,15 @@ class NotHttp2Error(ConnectionError):
 class Reply:
     """What came for one request; `reset` is the error code where the server broke the stream off."""
 
-    fields: dict[str, str] = field(default_factory=dict)
+    blocks: list[dict[str, str]] = field(default_factory=list)
     parts: list[bytes] = field(default_factory=list)
     ended: bool = False
     reset: int | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Header fields, those of the trailers last."""
+        return {name: value for block in self.blocks for name, value in block.items()}
 
 
 class Connection:
@@ -83,7 +89,7 @@ class Connection:
     @property
     def answered(self) -> bool:
         """True where some of the answer has come."""
-        return bool(self._reply.fields)
+        return bool(self._reply.blocks)
 
     def alive(self) -> bool:
         """Read what came while nobody asked; False where the connection takes no more requests."""
@@ -103,9 +109,10 @@ class Connection:
 
     def _give(self, body: bytes, deadline: float) -> None:
         """Send the body, in frames and windows of the server's size."""
-        if len(body) <= min(self._window, self._stream_window, self._frame_bytes):
-            self._spend(len(body))
-            self._flush(deadline, _frame(_DATA, _END_STREAM, self._stream, body))
+        size = len(body)
+        if size <= self._frame_bytes and size <= self._window and size <= self._stream_window:
+            self._spend(size)
+            self._flush(deadline, _HEAD.pack(size << 8 | _DATA, _END_STREAM, self._stream), body)
             return
         rest = memoryview(body)
         while len(rest) and not self._reply.ended:  # an answer may come before the server has read all
@@ -148,19 +155,30 @@ class Connection:
             self._flush(deadline)
 
     def _take(self, block: bytes) -> None:
-        """Handle the frames in `block`; the start of one that is cut waits for its end."""
+        """Handle the frames in `block`; the start of one that is cut waits for its end.
+
+        What a small answer consists of, header blocks that were seen before and plain data, is handled here, the rest by `_frame`.
+        """
         if self._rest:
             block = self._rest + block
-        at, end = 0, len(block)
+        at, end, mine, reply, known = 0, len(block), self._stream, self._reply, self._known
         while end - at >= _HEAD.size:
             word, flags, stream = _HEAD.unpack_from(block, at)
-            stop = at + _HEAD.size + (word >> 8)
-            if word >> 8 > _FRAME_BYTES:
+            kind, size, start = word & 0xFF, word >> 8, at + _HEAD.size
+            if size > _FRAME_BYTES:
                 raise NotHttp2Error(f"it says {block[at : at + 40]!r}")
-            if stop > end:
+            if start + size > end:
                 break
-            self._frame(word & 0xFF, flags, stream & _LARGEST, block[at + _HEAD.size : stop])
-            at = stop
+            at = start + size
+            payload = block[start:at]
+            if kind == _HEADERS and stream == mine and flags | _END_STREAM == _PLAIN_END and payload in known:
+                reply.blocks.append(known[payload])
+                reply.ended = flags != _END_HEADERS
+            elif kind == _DATA and stream == mine and not flags:
+                self._took(size)
+                reply.parts.append(payload)
+            else:
+                self._frame(kind, flags, stream & _LARGEST, payload)
         self._rest = block[at:]
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
@@ -183,7 +201,7 @@ class Connection:
         if flags & _END_HEADERS:
             fields = self._read(self._block)
             if mine:
-                self._reply.fields.update(fields)
+                self._reply.blocks.append(fields)
                 self._reply.ended = self._ends
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:

@@ -43,7 +43,7 @@ class Request:
         return self._message
 
     def decode(self, reply: Any) -> Arrays:
-        """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, a message over gRPC."""
+        """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, bytes over gRPC."""
         if self._protocol == "http":
             content, header_length = reply
             answers = wire.http_answer(self.info, content, header_length, self._outputs)

@@ -156,20 +156,71 @@ def _grpc_place(parameters: Any, place: Place) -> None:
         parameters["shared_memory_offset"].int64_param = place.offset
 
 
-def grpc_answer(info: ModelInfo, response: Any, elsewhere: Places = _NOWHERE) -> Arrays:
-    """Return the arrays of a ModelInferResponse, without those that lie `elsewhere`.
+def grpc_answer(info: ModelInfo, content: bytes | memoryview, elsewhere: Places = _NOWHERE) -> Arrays:
+    """Return the arrays of a serialized ModelInferResponse, without those that lie `elsewhere`.
 
-    The server sends one raw content per output, an empty one for an output in shared memory.
+    The server sends one raw content per output, an empty one for an output in shared memory. Answers of one shape differ in their raw
+    contents only, so what lies around those is read once.
 
     Raises:
         ServerError: The contents do not fit what the answer says of itself.
     """
-    specs = (TensorSpec(output.name, output.datatype, tuple(output.shape)) for output in response.outputs)
+    key = (info.name, len(content))
     try:
-        pairs = zip(specs, response.raw_output_contents, strict=True)
-        return {spec.name: _from_raw(content, spec) for spec, content in pairs if spec.name not in elsewhere}
+        pairs = _cut(content, _FRAMES.get(key))
+        if pairs is None:
+            pairs, frame = _read_message(content)
+            if frame is not None and len(_FRAMES) < _MOST_FRAMES:
+                _FRAMES[key] = frame
+        return {spec.name: _from_raw(raw, spec) for spec, raw in pairs if spec.name not in elsewhere}
     except (ValueError, KeyError, TypeError) as error:
         raise failures.unreadable(info.name, error) from None
+
+
+# per raw content: the bytes before it (tag and length, and for the first all that an answer begins with), its length, what it is
+_Frame = tuple[tuple[bytes, int, TensorSpec], ...]
+_FRAMES: dict[tuple[str, int], _Frame] = {}
+_MOST_FRAMES = 256
+_RAW_TAG = b"\x32"  # raw_output_contents is field 6 of ModelInferResponse, and its last
+_Pairs = list[tuple[TensorSpec, Any]]
+
+
+def _cut(content: bytes | memoryview, frame: _Frame | None) -> _Pairs | None:
+    """Return the raw contents of an answer that has this frame; None where it has another one."""
+    if not frame:  # an answer without outputs is not worth one
+        return None
+    found, at = [], 0
+    for before, size, spec in frame:
+        start = at + len(before)
+        if content[at:start] != before:
+            return None
+        at = start + size
+        found.append((spec, content[start:at]))
+    return found
+
+
+def _read_message(content: bytes | memoryview) -> tuple[_Pairs, _Frame | None]:
+    """Return the raw contents by the parser, and the frame around them; None where it ends with something else."""
+    from google.protobuf.message import DecodeError
+    from tritonclient.grpc import service_pb2
+
+    try:
+        message = service_pb2.ModelInferResponse.FromString(content)
+    except DecodeError as error:
+        raise ValueError(error) from None
+    specs = [TensorSpec(output.name, output.datatype, tuple(output.shape)) for output in message.outputs]
+    pairs = list(zip(specs, message.raw_output_contents, strict=True))
+    tags = [_RAW_TAG + _varint(len(raw)) for _, raw in pairs]
+    tail = sum(len(tag) + len(raw) for tag, (_, raw) in zip(tags, pairs, strict=True))
+    tags[:1] = [bytes(content[: len(content) - tail]) + tag for tag in tags[:1]]
+    frame = tuple((tag, len(raw), spec) for tag, (spec, raw) in zip(tags, pairs, strict=True))
+    return pairs, frame if _cut(content, frame) == pairs else None
+
+
+def _varint(value: int) -> bytes:
+    """Return a number as protobuf writes it: seven bits a byte, the lowest first."""
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
 
 
 def _raw(array: Array) -> bytes:
@@ -181,7 +232,7 @@ def _raw(array: Array) -> bytes:
     return bytes(packed.item()) if packed.size else b""
 
 
-def _from_raw(content: bytes, spec: TensorSpec) -> Array:
+def _from_raw(content: bytes | memoryview, spec: TensorSpec) -> Array:
     if spec.datatype != "BYTES":
         return np.frombuffer(content, spec.numpy_dtype).reshape(spec.shape)
     from tritonclient.utils import deserialize_bytes_tensor

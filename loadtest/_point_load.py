@@ -101,7 +101,8 @@ def measure(bench: Bench, load: Load, repository: Path, scratch: Path, gpu: Gpu 
     finally:
         _end(process)
     report = _locust.report(runs, said.read_text(errors="replace"))
-    stopped_s = next(runs.glob("*/report.json")).stat().st_mtime
+    written_s_ago = time.time() - next(runs.glob("*/report.json")).stat().st_mtime
+    stopped_s = time.monotonic() - written_s_ago
     return _figures(report, bench.model, meter.usage(stopped_s - load.duration_s, stopped_s))
 
 

@@ -55,10 +55,10 @@ class Meter:
             self._cpu.append(sum(map(cpu_s, pids)))
             self._memory.append(sum(map(memory_bytes, pids)))
         if self.gpu is not None:
-            self._energy.append((time.time(), self.gpu.energy_j(), self.gpu.memory_bytes()))
+            self._energy.append((time.monotonic(), self.gpu.energy_j(), self.gpu.memory_bytes()))
 
     def usage(self, from_s: float, to_s: float) -> Usage:
-        """Return what was used; GPU power is that between two wall-clock times."""
+        """Return what was used; GPU power is that between two moments of ``time.monotonic``."""
         skipped = []
         if not self._cpu:
             skipped.append(

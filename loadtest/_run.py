@@ -73,7 +73,7 @@ class Run:
         self._reset()
         self.recorder.start(self.settings.warmup_s)
         self.checker.begin()
-        self._started_s = time.time()
+        self._started_s = time.monotonic()
         environment.stop_timeout = environment.stop_timeout or DRAIN_S
         if _is_master(environment):
             for index, client in enumerate(environment.runner.clients.values()):
@@ -113,7 +113,7 @@ class Run:
             return
         if _is_master(environment):
             self._collect(environment.runner)
-        duration_s = time.time() - self._started_s
+        duration_s = time.monotonic() - self._started_s
         after = self._snapshot()
         server = _server.difference(self._before, after) if self._before and after else {}
         self._others.add(self._part())

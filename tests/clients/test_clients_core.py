@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
 
 from clients import InvalidRequest, ModelInfo, ServerError, TritonModel, core
 from clients.discover import address, addresses, is_encrypted
 from clients.http import HttpTransport
 from clients.options import Options, Tls, ssl_context
-from clients.wire import http_answer
+from clients.wire import _read_message, grpc_answer, http_answer
 from planwright.server_info import ServerInfo
 from planwright.tensors import TensorSpec
 
@@ -170,6 +171,38 @@ def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
 def test_what_is_no_answer_is_an_error_and_no_crash(content: bytes) -> None:
     with pytest.raises(ServerError, match="cannot be read"):
         http_answer(info(), content, None)
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"\x32", b"\x32\x04abcd", b"\x2a\x03\x0a\x01y"])
+def test_what_is_no_grpc_answer_is_an_error_and_no_crash(content: bytes) -> None:
+    with pytest.raises(ServerError, match="cannot be read"):
+        grpc_answer(info(), content)
+
+
+tensors = st.lists(
+    st.tuples(st.sampled_from(["y", "scores"]), st.lists(st.integers(-9, 9), max_size=200)),
+    max_size=3,
+    unique_by=lambda t: t[0],
+)
+
+
+@given(st.lists(st.tuples(tensors, st.sampled_from(["", "an id"])), min_size=1, max_size=6))
+def test_a_grpc_answer_is_read_alike_whether_its_frame_was_seen_or_not(answers: list[Any]) -> None:
+    for outputs, word in answers * 2:
+        message = service_pb2.ModelInferResponse(model_name="m", id=word)
+        for name, values in outputs:
+            message.outputs.add(name=name, datatype="INT8", shape=[len(values)])
+            message.raw_output_contents.append(np.array(values, np.int8).tobytes())
+        found = grpc_answer(info(), memoryview(message.SerializeToString()))
+        assert {name: array.tolist() for name, array in found.items()} == dict(outputs)
+
+
+def test_only_an_answer_that_ends_with_its_contents_gives_a_frame() -> None:
+    message = service_pb2.ModelInferResponse(raw_output_contents=[b"a"])
+    message.outputs.add(name="y", datatype="INT8", shape=[1])
+    content = message.SerializeToString()
+    assert _read_message(content)[1] is not None
+    assert _read_message(content + b"\x0a\x01m")[1] is None, "fields may come in any order"
 
 
 def test_a_transport_opens_no_connection_before_it_is_asked() -> None:

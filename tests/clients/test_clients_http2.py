@@ -59,7 +59,9 @@ def connected(url: str, **options: Any) -> Iterator[PlainGrpcTransport]:
 
 
 def asked(transport: PlainGrpcTransport, word: str = "", content: bytes = b"", model: str = "m") -> Any:
-    return transport.infer(pb.ModelInferRequest(id=word, model_name=model, raw_input_contents=[content]), model)
+    return transport.call(
+        "ModelInfer", pb.ModelInferRequest(id=word, model_name=model, raw_input_contents=[content]), model
+    )
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_379, 16_380, 65_536, 3_000_001])
