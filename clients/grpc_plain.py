@@ -9,9 +9,11 @@ under gevent need a switch of their own. Messages and method names are Triton's 
 
 from __future__ import annotations
 
-import functools
+import os
+import re
 import socket
 import struct
+import threading
 import time
 from typing import Any
 from urllib.parse import unquote
@@ -21,35 +23,43 @@ from planwright.errors import Fault
 from . import failures
 from .discover import split_address
 from .errors import ClientError, ConnectionFailed, InvalidRequest
-from .grpc import SERVICE, told
+from .grpc import told
 from .http2 import Connection, NotHttp2Error, Reply, encode
 from .options import Options
 
+_LONGEST_S = 1e6  # a lock takes no longer time-out than its C type
+_STATUS_DIGITS = 6
 _PREFIX = struct.Struct(">BI")  # of a message: is it compressed, its length
 _FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request
+SERVICE, INFER = "/inference.GRPCInferenceService/", "ModelInfer"
 # https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, in order of their numbers
 _CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
     "UNAUTHENTICATED",
 )  # fmt: skip
+# what a proxy means that answers by itself, https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+_STATUSES = {"400": "INTERNAL", "401": "UNAUTHENTICATED", "403": "PERMISSION_DENIED", "404": "UNIMPLEMENTED", "429": "UNAVAILABLE",
+             "502": "UNAVAILABLE", "503": "UNAVAILABLE", "504": "UNAVAILABLE"}  # fmt: skip
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9113, 8.2.1
 _RESETS = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}  # the rest: INTERNAL
 
 
 class PlainGrpcTransport:
-    """One connection to one server; not for two threads at once."""
+    """One connection to one server; of several threads, one asks at a time."""
 
     def __init__(self, address: str, options: Options) -> None:
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError, EncodeError
         from tritonclient.grpc import service_pb2
 
         self.address, self._options, self._messages = address, options, service_pb2
         self._where = split_address(address)
         self._connection: Connection | None = None
         self._used = 0.0
-        self._unreadable = DecodeError
-        self._metadata = tuple((name.lower(), _one_line(name, value)) for name, value in options.headers.items())
-        self._head = functools.lru_cache(maxsize=None)(self._describe)
+        self._turn, self._pid = threading.Lock(), os.getpid()
+        self._unreadable, self._unwritable = DecodeError, EncodeError
+        self._metadata = tuple(_field(name, value) for name, value in options.headers.items())
+        self._heads = {INFER: self._describe(INFER)}
 
     def call(self, method: str, request: Any, model: str) -> Any:
         """Call one RPC."""
@@ -61,7 +71,7 @@ class PlainGrpcTransport:
 
     def infer(self, request: Any, model: str) -> memoryview:
         """Send a prepared message; returns the answer's bytes."""
-        return self._ask("ModelInfer", request, model)
+        return self._ask(INFER, request, model)
 
     def message(self, kind: str, /, **fields: Any) -> Any:
         """Make a request message."""
@@ -74,11 +84,40 @@ class PlainGrpcTransport:
             kept.close()
 
     def _ask(self, method: str, request: Any, model: str) -> memoryview:
-        content = request.SerializeToString()
+        """Return the message of the answer, not yet parsed.
+
+        Raises:
+            ClientError: The call failed, or the answer is not one.
+        """
+        body = self._body(request, model)
         deadline = time.monotonic() + self._options.timeout_s
+        if (
+            self._pid != os.getpid()
+        ):  # after a fork both processes hold the connection, and one would read the other's answers
+            self._turn, self._pid, self._connection = threading.Lock(), os.getpid(), None
+        if not self._turn.acquire(blocking=False) and not self._turn.acquire(
+            timeout=min(self._options.timeout_s, _LONGEST_S)
+        ):
+            raise failures.timed_out(self.address, self._options.timeout_s)
         try:
-            connection = self._open(deadline)
-            reply = connection.ask(self._head(method), _PREFIX.pack(0, len(content)) + content, deadline)
+            reply = self._exchange(self._heads.get(method) or self._describe(method), body, deadline)
+        finally:
+            self._turn.release()
+        return self._read(reply, model)
+
+    def _body(self, request: Any, model: str) -> bytes:
+        try:
+            content = request.SerializeToString()
+            return _PREFIX.pack(0, len(content)) + bytes(content)
+        except (self._unwritable, struct.error) as error:
+            fix = "send smaller batches, or use shared memory"
+            raise InvalidRequest(
+                Fault(f"the request to '{model}' is larger than gRPC takes", why=str(error), fix=fix)
+            ) from None
+
+    def _exchange(self, head: bytes, body: bytes, deadline: float) -> Reply:
+        try:
+            reply = self._open(deadline).ask(head, body, deadline)
         except BaseException as error:  # also Ctrl-C: what is still to come would answer the next call
             answered = self._connection is not None and self._connection.answered
             self.close()
@@ -86,13 +125,20 @@ class PlainGrpcTransport:
                 raise self._lost(error, answered=answered) from None
             raise
         self._used = time.monotonic()
-        return self._read(reply, model)
+        return reply
 
     def _describe(self, method: str) -> bytes:
-        """Return a method's header fields."""
+        """Return a method's header fields.
+
+        Raises:
+            InvalidRequest: The caller's own are more than a server takes.
+        """
         fields = [(":method", "POST"), (":scheme", "http"), (":path", SERVICE + method), (":authority", self.address),
                   ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "planwright")]  # fmt: skip
-        return encode([*fields, *self._metadata])
+        try:
+            return encode([*fields, *self._metadata])
+        except ValueError as error:
+            raise InvalidRequest(Fault("the headers are too long", why=str(error), fix="give shorter ones")) from None
 
     def _open(self, deadline: float) -> Connection:
         kept = self._connection
@@ -126,37 +172,41 @@ class PlainGrpcTransport:
         Raises:
             ClientError: The call failed, or the reply is not one.
         """
-        status = reply.blocks[-1].get("grpc-status") if reply.blocks else None
-        if status != "0":
-            raise self._failure(reply, status, model)
+        if not reply.blocks or reply.blocks[-1].get("grpc-status") != "0":
+            raise self._failure(reply, model)
         content = reply.parts[0] if len(reply.parts) == 1 else b"".join(reply.parts)
         if content[: _PREFIX.size] != _PREFIX.pack(0, max(len(content) - _PREFIX.size, 0)):
             raise failures.unreadable(model, ValueError("it is not one uncompressed message"))
         return memoryview(content)[_PREFIX.size :]
 
-    def _failure(self, reply: Reply, status: str | None, model: str) -> ClientError:
-        if status is not None and status.isdecimal():
-            code = _CODES[int(status)] if int(status) < len(_CODES) else "UNKNOWN"
-            return told(code, unquote(reply.fields.get("grpc-message", "")), model, self.address, self._options)
-        if reply.reset is not None:
-            code = _RESETS.get(reply.reset, "INTERNAL")
-            return told(
-                code, f"the server broke the call off, HTTP/2 error {reply.reset}", model, self.address, self._options
+    def _failure(self, reply: Reply, model: str) -> ClientError:
+        fields = reply.fields
+        status, http = fields.get("grpc-status", ""), fields.get(":status", "")
+        if status.isascii() and status.isdecimal() and len(status) < _STATUS_DIGITS:
+            code, text = (
+                (_CODES[int(status)] if int(status) < len(_CODES) else "UNKNOWN"),
+                unquote(fields.get("grpc-message", "")),
             )
-        said = ", ".join(f"{name} {value}" for name, value in reply.fields.items()) or "nothing"
-        return failures.unreadable(model, ValueError(f"no gRPC status; it says {said}"))
+        elif reply.reset is not None:
+            code, text = (
+                _RESETS.get(reply.reset, "INTERNAL"),
+                f"the server broke the call off, HTTP/2 error {reply.reset}",
+            )
+        elif http in _STATUSES:
+            code, text = _STATUSES[http], f"HTTP status {http}"
+        else:
+            said = ", ".join(f"{name} {value}" for name, value in fields.items()) or "nothing"
+            return failures.unreadable(model, ValueError(f"no gRPC status; it says {said}"))
+        return told(code, text, model, self.address, self._options)
 
 
-def _one_line(name: str, value: str) -> str:
-    """Return the value of a header.
+def _field(name: str, value: str) -> tuple[str, str]:
+    """Return a header as HTTP/2 has it.
 
     Raises:
         InvalidRequest: It holds what a header cannot.
     """
-    if not f"{name}{value}".isprintable() or not f"{name}{value}".isascii():
-        raise InvalidRequest(
-            Fault(
-                f"header '{name.strip()}' holds a line break, or a letter beyond ASCII", fix="give headers of one line"
-            )
-        )
-    return value
+    if not _FIELD_NAME.fullmatch(name.lower()) or not value.isprintable() or not value.isascii():
+        why = "a name is letters, digits and -, a value one line of ASCII"
+        raise InvalidRequest(Fault(f"header '{name.strip()}' cannot be sent", why=why, fix="give headers of one line"))
+    return name.lower(), value

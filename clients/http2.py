@@ -29,6 +29,8 @@ _WINDOW, _FRAME_BYTES = 65_535, 16_384  # what holds until a peer says otherwise
 _LARGEST = (1 << 31) - 1  # of windows and of stream numbers
 _BLOCK_BYTES = 1 << 16  # a larger one is mapped anew by the system at each call
 _KNOWN = 64  # header blocks remembered
+_MOST_HEADER_BYTES = 1 << 20
+_LONGEST_S = 1e6  # a socket takes no longer time-out than its C type
 
 
 class NotHttp2Error(ConnectionError):
@@ -60,7 +62,8 @@ class Connection:
         self._known: dict[bytes, dict[str, str]] = {}
         self._rest, self._block = b"", b""  # of a frame, of a header block, whose ends have not come
         self._ends = False  # whether that header block is the last of its stream
-        self._stream, self._reply, self.last = -1, Reply(ended=True), False
+        self._idle, self._greeted = Reply(ended=True), False
+        self._stream, self._reply, self.last = -1, self._idle, False
         self._window = self._stream_window = self._initial = _WINDOW
         self._frame_bytes, self._taken = _FRAME_BYTES, 0
         self._unsent = _PREFACE + _greeting()
@@ -81,10 +84,16 @@ class Connection:
         self.last = self.last or self._stream + 2 > _LARGEST
         self._reply, self._stream_window = Reply(), self._initial
         self._unsent += _frame(_HEADERS, _END_HEADERS, self._stream, block)
-        self._give(body, deadline)
+        try:
+            self._give(body, deadline)
+        except TimeoutError:
+            raise
+        except OSError as broken:
+            self._look_for_refusal(broken, deadline)
         while not self._reply.ended:
             self._receive(deadline)
-        return self._reply
+        reply, self._reply = self._reply, self._idle
+        return reply
 
     @property
     def answered(self) -> bool:
@@ -106,6 +115,17 @@ class Connection:
     def close(self) -> None:
         """Close the socket; the server drops what it still works on."""
         self._socket.close()
+
+    def _look_for_refusal(self, broken: OSError, deadline: float) -> None:
+        """A server that refuses a large body may have said so before it broke off."""
+        self.last = True
+        try:
+            while not self._reply.ended:
+                self._receive(deadline)
+        except TimeoutError:
+            raise
+        except OSError:
+            raise broken from None
 
     def _give(self, body: bytes, deadline: float) -> None:
         """Send the body, in frames and windows of the server's size."""
@@ -143,21 +163,33 @@ class Connection:
         self._socket.settimeout(_left_s(deadline))
         sent = self._socket.send(whole)  # sendall asks the system for its buffer's size first
         if sent < len(whole):
+            self._socket.settimeout(_left_s(deadline))
             self._socket.sendall(memoryview(whole)[sent:])
 
     def _receive(self, deadline: float) -> None:
         self._socket.settimeout(_left_s(deadline))
         block = self._socket.recv(_BLOCK_BYTES)
         if not block:
-            raise ConnectionResetError("the server closed the connection")
+            said = self._rest if not self._greeted else b""  # such as an alert of TLS
+            raise (
+                NotHttp2Error(f"it says {said!r}") if said else ConnectionResetError("the server closed the connection")
+            )
         self._take(block)
         if self._unsent:
+            self._acknowledge(deadline)
+
+    def _acknowledge(self, deadline: float) -> None:
+        try:
             self._flush(deadline)
+        except OSError:
+            if not self._reply.ended:
+                raise
+            self.last = True  # it hung up, having said all
 
     def _take(self, block: bytes) -> None:
         """Handle the frames in `block`; the start of one that is cut waits for its end.
 
-        What a small answer consists of, header blocks that were seen before and plain data, is handled here, the rest by `_frame`.
+        What a small answer consists of, header blocks that were seen before and plain data, is handled here, the rest by `_odd`.
         """
         if self._rest:
             block = self._rest + block
@@ -177,18 +209,29 @@ class Connection:
             elif kind == _DATA and stream == mine and not flags:
                 self._took(size)
                 reply.parts.append(payload)
+            elif kind == _WINDOW_UPDATE and not stream:
+                self._window += int.from_bytes(payload, "big") & _LARGEST
             else:
-                self._frame(kind, flags, stream & _LARGEST, payload)
+                self._odd(kind, flags, stream & _LARGEST, payload)
         self._rest = block[at:]
 
-    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+    def _odd(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if not self._greeted and kind != _SETTINGS:  # RFC 9113, 3.4
+            raise NotHttp2Error(f"it begins with a frame of type {kind}")
+        self._greeted = True
+        try:
+            self._handle(kind, flags, stream, payload)
+        except (struct.error, IndexError, ValueError) as error:
+            raise NotHttp2Error(f"a frame of type {kind} is malformed: {error}") from None
+
+    def _handle(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         mine = stream == self._stream
         if kind in (_HEADERS, _CONTINUATION):
             self._headers(kind, flags, payload, mine=mine)
         elif kind == _DATA:
             self._took(len(payload))
             if mine:
-                self._reply.parts.append(_bare(payload, flags) if flags & _PADDED else payload)
+                self._reply.parts.append(_bare(payload, flags & _PADDED))
                 self._reply.ended = bool(flags & _END_STREAM)
         else:
             self._control(kind, flags, stream, payload)
@@ -198,6 +241,8 @@ class Connection:
             self._block, self._ends = _bare(payload, flags), bool(flags & _END_STREAM)
         else:
             self._block += payload
+        if len(self._block) > _MOST_HEADER_BYTES:
+            raise ConnectionError(f"header fields of more than {_MOST_HEADER_BYTES} bytes")
         if flags & _END_HEADERS:
             fields = self._read(self._block)
             if mine:
@@ -210,10 +255,8 @@ class Connection:
             self._unsent += _frame(_SETTINGS, _ACK, 0, b"")
         elif kind == _PING and not flags & _ACK:
             self._unsent += _frame(_PING, _ACK, 0, payload)
-        elif kind == _WINDOW_UPDATE:
-            more = int.from_bytes(payload, "big") & _LARGEST
-            self._window += 0 if stream else more
-            self._stream_window += more if stream == self._stream else 0
+        elif kind == _WINDOW_UPDATE and stream == self._stream:
+            self._stream_window += int.from_bytes(payload, "big") & _LARGEST
         elif kind == _RST_STREAM and stream == self._stream:
             self._reply.ended, self._reply.reset = True, int.from_bytes(payload, "big")
         elif kind == _GOAWAY:
@@ -226,7 +269,7 @@ class Connection:
             if name == _INITIAL_WINDOW_SIZE:
                 self._stream_window += value - self._initial
                 self._initial = value
-            elif name == _MAX_FRAME_SIZE:
+            elif name == _MAX_FRAME_SIZE and value >= _FRAME_BYTES:
                 self._frame_bytes = value
 
     def _took(self, count: int) -> None:
@@ -257,10 +300,16 @@ class Connection:
 
 
 def encode(fields: Iterable[tuple[str, str]]) -> bytes:
-    """Return a block of header fields that leaves no trace in the server's table, so that it can be sent again and again."""
+    """Return a block of header fields that leaves no trace in the server's table, so that it can be sent again and again.
+
+    Raises:
+        ValueError: They are more than goes into one frame.
+    """
     from hpack import Encoder, NeverIndexedHeaderTuple
 
     made: Any = Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields], huffman=False)
+    if len(made) > _FRAME_BYTES:
+        raise ValueError(f"header fields of {len(made)} bytes")
     return bytes(made)
 
 
@@ -290,4 +339,4 @@ def _left_s(deadline: float) -> float:
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise TimeoutError
-    return left_s
+    return min(left_s, _LONGEST_S)

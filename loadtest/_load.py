@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from clients import ClientError, ConnectionFailed, PreparedRequest, TritonModel
+from clients import ClientError, ConnectionFailed, PreparedRequest, RequestTimeout, TritonModel
 from clients import published as repository
 from clients.discover import Protocol
 from clients.sync import SharedMemory
@@ -210,7 +210,8 @@ def _text(error: Exception | None) -> str:
         return ""
     if isinstance(error, ClientError):
         fault = error.faults[0]
-        return f"{type(error).__name__}: {fault.why or fault.what}"
+        said = fault.what if isinstance(error, RequestTimeout) else fault.why or fault.what
+        return f"{type(error).__name__}: {said}"
     # figures differ from answer to answer: one line per kind of mistake
     return str(error).partition(" error ")[0] if " error " in str(error) else str(error)
 

@@ -15,6 +15,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 
 COUNTERS = {
@@ -29,6 +30,7 @@ COUNTERS = {
     "nv_inference_compute_output_duration_us": "compute_output_us",
 }
 TIMEOUT_S = 10.0
+_GARBAGE = (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,23 @@ class Snapshot:
 
 
 def snapshot(http_url: str, metrics_url: str, models: Iterable[str]) -> Snapshot | None:
-    """Read all counters; None where the server does not answer."""
+    """Read all counters; None where the server does not answer, or not what a Triton server does."""
     try:
         text = _get(f"http://{metrics_url}/metrics")
         at, names = time.perf_counter(), list(models)
         batches = {model: _batches(json.loads(_get(f"http://{http_url}/v2/models/{model}/stats"))) for model in names}
         configs = {model: json.loads(_get(f"http://{http_url}/v2/models/{model}/config")) for model in names}
-    except (OSError, ValueError):
+        instances = {m: sum(int(g.get("count", 1)) for g in c.get("instance_group", [])) for m, c in configs.items()}
+        return Snapshot(_counters(text), batches, instances, at)
+    except _GARBAGE:
         return None
-    instances = {m: sum(int(g.get("count", 1)) for g in c.get("instance_group", [])) for m, c in configs.items()}
-    return Snapshot(_counters(text), batches, instances, at)
 
 
 def identity(http_url: str) -> dict[str, Any]:
     """Return the server's name and version; empty where it does not answer."""
     try:
         document: dict[str, Any] = json.loads(_get(f"http://{http_url}/v2"))
-    except (OSError, ValueError):
+    except _GARBAGE:
         return {}
     return {"name": document.get("name", ""), "version": document.get("version", "")}
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import subprocess
+import sys
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from contextlib import closing, contextmanager
@@ -13,16 +19,20 @@ import pytest
 from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from tritonclient.grpc import service_pb2 as pb
 
-from clients import ClientError, ConnectionFailed, InvalidRequest, RequestTimeout, ServerError
+from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
 from clients.grpc_plain import PlainGrpcTransport
 from clients.http2 import _frame as frame
 from clients.options import Options
 from planwright.own_server import free_ports
+from tests._server import ROOT
 from tests.clients._speaker import speaker
 
-DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, CONTINUATION = 0, 1, 3, 4, 7, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 7, 8, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 0x1, 0x4, 0x8, 0x20
 HELLO = frame(SETTINGS, 0, 0, b"")
+WIDE = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, (1 << 31) - 1)) + frame(
+    WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big")
+)
 NO_LIMIT = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
@@ -190,10 +200,19 @@ BROKEN = {
     "sent away": (HELLO + frame(GOAWAY, 0, 0, bytes(8) + b"too_many_pings"), ConnectionFailed, "too_many_pings"),
     "reset": (HELLO + frame(RST_STREAM, 0, 1, (2).to_bytes(4, "big")), ServerError, "HTTP/2 error 2"),
     "a proxy's page": (
-        HELLO + frame(HEADERS, END_HEADERS | END_STREAM, 1, block(((":status", "404"), ("server", "someone's proxy")))),
+        HELLO + frame(HEADERS, END_HEADERS | END_STREAM, 1, block(((":status", "302"), ("server", "someone's proxy")))),
         ServerError,
         "no gRPC status",
     ),
+    "a proxy without a server": (
+        HELLO + frame(HEADERS, END_HEADERS | END_STREAM, 1, block(((":status", "502"),))),
+        ModelUnavailable,
+        "HTTP status 502",
+    ),
+    "another first frame": (frame(HEADERS, END_HEADERS, 1, HEAD), ConnectionFailed, "no gRPC server"),
+    "an alert of TLS": (b"\x15\x03\x01\0\x02\x02\x46", ConnectionFailed, "no gRPC server"),
+    "half a setting": (frame(SETTINGS, 0, 0, b"\0\1\0"), ConnectionFailed, "no gRPC server"),
+    "padding without an end": (HELLO + frame(DATA, PADDED, 1, b""), ConnectionFailed, "malformed"),
     "compressed": (
         HELLO + frame(HEADERS, END_HEADERS, 1, HEAD) + frame(DATA, 0, 1, b"\1" + BODY[1:]) + END,
         ServerError,
@@ -225,7 +244,78 @@ def test_only_what_was_not_answered_may_be_sent_again() -> None:
         assert caught.value.retry_safe is safe
 
 
-@pytest.mark.parametrize("value", ["a\nb", "ü", "a\0b"])
-def test_a_header_that_cannot_be_sent_is_refused(value: str) -> None:
-    with pytest.raises(InvalidRequest, match="header 'x'"):
-        PlainGrpcTransport("127.0.0.1:1", Options(headers={"x": value}))
+@pytest.mark.parametrize(
+    ("name", "value"), [("x", "a\nb"), ("x", "ü"), ("x", "a\0b"), ("a b", "c"), (":path", "/"), ("", "a")]
+)
+def test_a_header_that_cannot_be_sent_is_refused(name: str, value: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"header '{name}'"):
+        PlainGrpcTransport("127.0.0.1:1", Options(headers={name: value}))
+    with pytest.raises(InvalidRequest, match="too long"):
+        PlainGrpcTransport("127.0.0.1:1", Options(headers={"x": "a" * 20_000}))
+
+
+def test_threads_that_share_a_client_take_turns_and_get_their_own_answers() -> None:
+    with grpc_server() as url, connected(url) as transport:
+
+        def ask_often(name: str) -> bool:
+            return all(asked(transport, f"{name} {turn}").id == f"{name} {turn}" for turn in range(50))
+
+        with futures.ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(ask_often, "abcd"))
+
+
+FORKED = """\
+import os, sys
+from clients.grpc_plain import PlainGrpcTransport
+from clients.options import Options
+transport = PlainGrpcTransport(sys.argv[1], Options(timeout_s=30))
+request = transport.message("ModelInferRequest", model_name="m")
+assert transport.call("ModelInfer", request, "m").id == "it"
+child = os.fork()
+assert transport.call("ModelInfer", request, "m").id == "it" if not child else True
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)
+"""
+
+
+def test_a_forked_process_asks_on_a_connection_of_its_own() -> None:
+    said = HELLO + ODD["in pieces"]
+    with speaker(said, said) as (url, seen):
+        done = subprocess.run([sys.executable, "-c", FORKED, url], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(seen) == 2
+
+
+def test_a_refusal_is_heard_although_the_server_hung_up_while_it_was_sent_to() -> None:
+    refusal = frame(
+        HEADERS, END_HEADERS | END_STREAM, 1, block((*FIELDS, ("grpc-status", "8"), ("grpc-message", "too large")))
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(WIDE + refusal)
+                connection.shutdown(socket.SHUT_WR)
+                time.sleep(0.2)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with (
+            connected(f"127.0.0.1:{listener.getsockname()[1]}") as transport,
+            pytest.raises(InvalidRequest, match="too large"),
+        ):
+            asked(transport, content=bytes(50_000_000))
+        thread.join(5)
+
+
+def test_an_answer_is_given_back_and_not_kept() -> None:
+    with grpc_server() as url, connected(url) as transport:
+        asked(transport, content=bytes(1_000_000))
+        assert transport._connection is not None
+        assert transport._connection._reply.parts == []
+        kept = weakref.ref(transport)
+        connection = transport._connection
+    del transport
+    assert kept() is None, "an open socket must not wait for the garbage collector"
+    connection.close()
