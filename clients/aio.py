@@ -215,7 +215,6 @@ class _Grpc:
 
     def __init__(self, address: str, options: Options) -> None:
         import grpc
-        from tritonclient.grpc import service_pb2
 
         from .grpc import INFER, channel_options, credentials
 
@@ -225,7 +224,7 @@ class _Grpc:
             if options.tls
             else grpc.aio.insecure_channel(address, channel_options())
         )
-        self._infer = self._channel.unary_unary(INFER, service_pb2.ModelInferRequest.SerializeToString)
+        self._infer = self._channel.unary_unary(INFER)
         self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
 
     async def infer(self, request: Any, model: str) -> Any:

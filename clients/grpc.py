@@ -78,15 +78,15 @@ class GrpcTransport:
             else grpc.insecure_channel(address, channel_options())
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._infer = self._channel.unary_unary(INFER, service_pb2.ModelInferRequest.SerializeToString)
+        self._infer = self._channel.unary_unary(INFER)
         self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
 
     def call(self, method: str, request: Any, model: str) -> Any:
         """Call one RPC."""
         return self._ask(getattr(self._stub, method), request, model)
 
-    def infer(self, request: Any, model: str) -> Any:
-        """Send a prepared message; returns the answer's bytes."""
+    def infer(self, request: bytes, model: str) -> Any:
+        """Send a serialized message; returns the answer's bytes."""
         return self._ask(self._infer, request, model)
 
     def _ask(self, method: Any, request: Any, model: str) -> Any:

@@ -49,7 +49,7 @@ class PlainGrpcTransport:
     """One connection to one server; of several threads, one asks at a time."""
 
     def __init__(self, address: str, options: Options) -> None:
-        from google.protobuf.message import DecodeError, EncodeError
+        from google.protobuf.message import DecodeError
         from tritonclient.grpc import service_pb2
 
         self.address, self._options, self._messages = address, options, service_pb2
@@ -57,7 +57,7 @@ class PlainGrpcTransport:
         self._connection: Connection | None = None
         self._used = 0.0
         self._turn, self._pid = threading.Lock(), os.getpid()
-        self._unreadable, self._unwritable = DecodeError, EncodeError
+        self._unreadable = DecodeError
         self._metadata = tuple(_field(name, value) for name, value in options.headers.items())
         self._heads = {INFER: self._describe(INFER)}
 
@@ -65,12 +65,12 @@ class PlainGrpcTransport:
         """Call one RPC."""
         kind = getattr(self._messages, f"{method}Response")
         try:
-            return kind.FromString(self._ask(method, request, model))
+            return kind.FromString(self._ask(method, request.SerializeToString(), model))
         except self._unreadable as error:
             raise failures.unreadable(model, error) from None
 
-    def infer(self, request: Any, model: str) -> memoryview:
-        """Send a prepared message; returns the answer's bytes."""
+    def infer(self, request: bytes, model: str) -> memoryview:
+        """Send a serialized message; returns the answer's bytes."""
         return self._ask(INFER, request, model)
 
     def message(self, kind: str, /, **fields: Any) -> Any:
@@ -83,13 +83,13 @@ class PlainGrpcTransport:
         if kept is not None:
             kept.close()
 
-    def _ask(self, method: str, request: Any, model: str) -> memoryview:
+    def _ask(self, method: str, message: bytes, model: str) -> memoryview:
         """Return the message of the answer, not yet parsed.
 
         Raises:
             ClientError: The call failed, or the answer is not one.
         """
-        body = self._body(request, model)
+        body = _PREFIX.pack(0, len(message)) + message
         deadline = time.monotonic() + self._options.timeout_s
         if (
             self._pid != os.getpid()
@@ -104,16 +104,6 @@ class PlainGrpcTransport:
         finally:
             self._turn.release()
         return self._read(reply, model)
-
-    def _body(self, request: Any, model: str) -> bytes:
-        try:
-            content = request.SerializeToString()
-            return _PREFIX.pack(0, len(content)) + bytes(content)
-        except (self._unwritable, struct.error) as error:
-            fix = "send smaller batches, or use shared memory"
-            raise InvalidRequest(
-                Fault(f"the request to '{model}' is larger than gRPC takes", why=str(error), fix=fix)
-            ) from None
 
     def _exchange(self, head: bytes, body: bytes, deadline: float) -> Reply:
         try:

@@ -37,7 +37,7 @@ class NotHttp2Error(ConnectionError):
     """Somebody listens there, and speaks something else."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Reply:
     """What came for one request; `reset` is the error code where the server broke the stream off."""
 

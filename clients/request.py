@@ -17,7 +17,7 @@ from .shm import Regions
 
 
 class Request:
-    """Bytes (HTTP) or a message (gRPC), with tensors inline or in shared memory."""
+    """A body of HTTP or a message of gRPC, ready to be sent, with tensors inline or in shared memory."""
 
     def __init__(self, info: ModelInfo, chunk: Chunk, protocol: Protocol, regions: Regions | None) -> None:
         self.info, self.chunk = info, chunk

@@ -18,10 +18,12 @@ from urllib.parse import quote
 
 import numpy as np
 
+from planwright.errors import Fault
 from planwright.tensors import TensorSpec, datatype_from_numpy
 
 from . import failures
 from .core import Array, Arrays, Chunk, ModelInfo
+from .errors import InvalidRequest
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,13 @@ def _read_layout(head: bytes) -> tuple[tuple[TensorSpec, int | None, Any], ...]:
 _layout = functools.lru_cache(maxsize=64)(_read_layout)
 
 
-def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> Any:
-    """Build the message."""
+def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> bytes:
+    """Build the message, serialized.
+
+    Raises:
+        InvalidRequest: It is larger than gRPC takes.
+    """
+    from google.protobuf.message import EncodeError
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=info.name, model_version=info.version)
@@ -146,7 +153,13 @@ def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outpu
         output = request.outputs.add(name=spec.name)
         if spec.name in outputs:
             _grpc_place(output.parameters, outputs[spec.name])
-    return request
+    try:
+        return bytes(request.SerializeToString())
+    except EncodeError as error:
+        fix = "send smaller batches, or use shared memory"
+        raise InvalidRequest(
+            Fault(f"the request to '{info.name}' is larger than gRPC takes", why=str(error), fix=fix)
+        ) from None
 
 
 def _grpc_place(parameters: Any, place: Place) -> None:

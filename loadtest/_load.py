@@ -115,6 +115,7 @@ class Session:
             name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s
         )
         self._choices, self._version = payloads.of(name, protocol, self._model, own=memory is not None)
+        self._mine: dict[int, PreparedRequest] = {}
         self._random = random.Random()
         self._asked = 0
 
@@ -133,7 +134,7 @@ class Session:
         self._recorder.sent(self._name, self._transport)
         sent = clock()
         try:
-            answers = payload.request.raw() if payload.own else payload.request.using(self._model).raw()
+            answers = (self._mine.get(id(payload)) or self._bind(payload)).raw()
         except ClientError as caught:
             error = caught
         except gevent.GreenletExit:
@@ -149,6 +150,12 @@ class Session:
         self._tell(fire, began, done, sent, error, checked, answers, payload.samples)
         if isinstance(error, ConnectionFailed):
             time.sleep(PAUSE_AFTER_FAILURE_S)
+
+    def _bind(self, payload: Payload) -> PreparedRequest:
+        """Return the request as this user's client sends it."""
+        found = payload.request if payload.own else payload.request.using(self._model)
+        self._mine[id(payload)] = found
+        return found
 
     def _tell(
         self,

@@ -24,6 +24,7 @@ LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
 MOST_ERRORS, OTHER = 50, "other errors"
 COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window", "samples")
 
+MOST_FRESH = 4096
 clock = time.perf_counter
 
 
@@ -32,13 +33,34 @@ def histogram() -> Any:
     return HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
 
 
+class Latencies:
+    """Values on their way into a histogram: a place in it takes longer to find than all else about a request, so equal values go together."""
+
+    def __init__(self) -> None:
+        self._histogram, self._fresh = histogram(), dict[int, int]()
+
+    def add(self, us: float) -> None:
+        """Note one value."""
+        value = round(us)
+        self._fresh[value] = self._fresh.get(value, 0) + 1
+        if len(self._fresh) >= MOST_FRESH:
+            self.settled()
+
+    def settled(self) -> Any:
+        """Return the histogram with all values in it."""
+        for value, count in self._fresh.items():
+            self._histogram.record_value(min(max(value, LOWEST_US), HIGHEST_US), count)
+        self._fresh.clear()
+        return self._histogram
+
+
 @dataclass
 class Track:
     """What happened to one model over one protocol.
 
     Attributes:
-        latencies: Of successful requests that began after the warm-up, in µs; from the moment they were due in an open loop.
-        service: Of the same requests, from the moment they were sent.
+        measured_us: Of successful requests that began after the warm-up; from the moment they were due in an open loop.
+        service_us: Of the same requests, from the moment they were sent.
         series: Answers, failures and latencies over time, warm-up included.
         sent, requests: Requests that went out, and those that ended, over the whole run.
         cancels: Requests that were cut off with their user; neither answered nor missed.
@@ -49,8 +71,8 @@ class Track:
         errors: Text → count.
     """
 
-    latencies: Any = field(default_factory=histogram)
-    service: Any = field(default_factory=histogram)
+    measured_us: Latencies = field(default_factory=Latencies)
+    service_us: Latencies = field(default_factory=Latencies)
     series: Series = field(default_factory=Series)
     sent: int = 0
     cancels: int = 0
@@ -62,6 +84,16 @@ class Track:
     in_window: int = 0
     samples: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def latencies(self) -> Any:
+        """The histogram of `measured_us`."""
+        return self.measured_us.settled()
+
+    @property
+    def service(self) -> Any:
+        """The histogram of `service_us`."""
+        return self.service_us.settled()
 
     def encode(self) -> dict[str, Any]:
         """Return a value that msgpack and JSON carry."""
@@ -153,8 +185,8 @@ class Recorder:
         if warm:
             track.in_window += not self.ended
             track.samples += 0 if self.ended else samples
-            track.latencies.record_value(_within(latency_us))
-            track.service.record_value(_within(latency_us if service_us is None else service_us))
+            track.measured_us.add(latency_us)
+            track.service_us.add(latency_us if service_us is None else service_us)
 
     def drain(self) -> list[list[Any]]:
         """Return and forget what was recorded since the last call, for a report to the master."""
@@ -173,10 +205,6 @@ class Recorder:
         if track is None:
             track = self.tracks[key] = Track()
         return track
-
-
-def _within(us: float) -> int:
-    return min(max(round(us), LOWEST_US), HIGHEST_US)
 
 
 def curve(latencies: Any) -> Iterator[tuple[float, float]]:
