@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from planwright.errors import Fault
 
 from . import failures
+from .caretaker import CARETAKER
 from .discover import split_address
 from .errors import ClientError, ConnectionFailed, InvalidRequest
 from .grpc import told
@@ -83,6 +84,22 @@ class PlainGrpcTransport:
         if kept is not None:
             kept.close()
 
+    @property
+    def connected(self) -> bool:
+        """True while there is a connection."""
+        return self._connection is not None
+
+    def look_after(self) -> None:
+        """Close the connection if nobody uses it and the server wants it closed."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            kept = self._connection
+            if kept is not None and time.monotonic() - self._used > _FRESH_S and not kept.alive():
+                self.close()
+        finally:
+            self._turn.release()
+
     def _ask(self, method: str, message: bytes, model: str) -> memoryview:
         """Return the message of the answer, not yet parsed.
 
@@ -136,6 +153,7 @@ class PlainGrpcTransport:
             self.close()
         if self._connection is None:
             self._connection = self._connect(deadline - time.monotonic())
+            CARETAKER.add(self)
         return self._connection
 
     def _connect(self, timeout_s: float) -> Connection:

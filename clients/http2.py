@@ -101,16 +101,26 @@ class Connection:
         return bool(self._reply.blocks)
 
     def alive(self) -> bool:
-        """Read what came while nobody asked; False where the connection takes no more requests."""
+        """Read what came while nobody asked, and answer it; False where the connection takes no more requests."""
         try:
             self._socket.settimeout(0)
             while not self.last and (block := self._socket.recv(_BLOCK_BYTES)):
                 self._take(block)
         except BlockingIOError:
-            return not self.last
+            return not self.last and self._answer_idle()
         except OSError:
             pass
         return False
+
+    def _answer_idle(self) -> bool:
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            pass  # with the next request
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the socket; the server drops what it still works on."""

@@ -20,6 +20,7 @@ from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from tritonclient.grpc import service_pb2 as pb
 
 from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
+from clients.caretaker import CARETAKER
 from clients.grpc_plain import PlainGrpcTransport
 from clients.http2 import _frame as frame
 from clients.options import Options
@@ -45,15 +46,18 @@ def echo(request: Any, context: Any) -> Any:
     return pb.ModelInferResponse(id=request.id, raw_output_contents=request.raw_input_contents)
 
 
+def service() -> grpc.GenericRpcHandler:
+    method = grpc.unary_unary_rpc_method_handler(
+        echo, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
+    )
+    return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": method})
+
+
 @contextmanager
 def grpc_server(*options: tuple[str, int], port: int = 0) -> Iterator[str]:
     """The gRPC package's own server."""
     server = grpc.server(futures.ThreadPoolExecutor(2), options=options)
-    method = grpc.unary_unary_rpc_method_handler(
-        echo, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString
-    )
-    service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": method})
-    server.add_generic_rpc_handlers((service,))
+    server.add_generic_rpc_handlers((service(),))
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
@@ -126,6 +130,27 @@ def test_a_server_that_looks_whether_the_client_lives_is_answered_or_left() -> N
         for pause_s in (0.0, 0.3, 0.8):
             time.sleep(pause_s)
             assert asked(transport, "x").id == "x"
+
+
+def test_a_server_that_stops_need_not_wait_for_an_idle_client() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((service(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with connected(f"127.0.0.1:{port}") as transport:
+        asked(transport)
+        assert server.stop(60).wait(15), "without an answer to its farewell, gRPC's own limit is 20 s"
+        assert not transport.connected
+
+
+def test_nobody_looks_after_clients_that_are_gone() -> None:
+    with grpc_server() as url, connected(url) as transport:
+        asked(transport)
+        assert CARETAKER._thread is not None
+    until = time.monotonic() + 10
+    while CARETAKER._thread is not None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert CARETAKER._thread is None
 
 
 def test_a_server_that_left_while_nobody_asked_is_found_again() -> None:

@@ -1,0 +1,70 @@
+"""Looks after gRPC connections that nobody uses: a server that stops waits for each of them to be closed.
+
+In      transports with an open connection.
+Out     nothing; connections that the server wants closed are closed, and its questions whether anybody lives are answered.
+
+The grpc package has threads that read all the time; here one thread looks at the idle ones now and then, while there are any. Under gevent
+it is a greenlet.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+LOOK_EVERY_S = 0.5
+
+
+class Cared(Protocol):
+    """A transport that can be looked after."""
+
+    def look_after(self) -> None:
+        """Close the connection if it is idle and the server wants it closed."""
+
+    @property
+    def connected(self) -> bool:
+        """True while there is a connection."""
+
+
+class Caretaker:
+    """Knows the transports of this process; holds none of them alive."""
+
+    def __init__(self) -> None:
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Begin anew: the child of a fork has neither the thread nor, perhaps, a lock that anybody will release."""
+        self._lock = threading.Lock()
+        self._cared: weakref.WeakSet[Cared] = weakref.WeakSet()
+        self._thread: threading.Thread | None = None
+
+    def add(self, transport: Cared) -> None:
+        """Look after a transport that has just connected."""
+        with self._lock:
+            self._cared.add(transport)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="planwright-caretaker", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._look():
+            time.sleep(LOOK_EVERY_S)
+
+    def _look(self) -> bool:
+        """Look at all once; False where none is left, and the thread ends."""
+        with self._lock:
+            cared = list(self._cared)
+        for transport in cared:
+            transport.look_after()
+        with self._lock:
+            self._cared -= {transport for transport in cared if not transport.connected}
+            if not self._cared:
+                self._thread = None
+            return self._thread is not None
+
+
+CARETAKER = Caretaker()
