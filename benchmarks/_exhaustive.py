@@ -84,7 +84,7 @@ def slo_of(args: argparse.Namespace, name: str) -> _tune_slo.Slo:
 
 def search(args: argparse.Namespace, name: str, runner: Runner, slo: _tune_slo.Slo, default: Setting) -> dict[str, Any]:
     """Return the stored search of this model on this machine, or search."""
-    same, kept = about(args, name), stored(f"{args.prefix}tune_exhaustive_{name}")
+    same, kept = {**about(args, name), "grid": _axes(args)}, stored(f"{args.prefix}tune_exhaustive_{name}")
     if not args.quick and not args.again and all(kept.get(key) == value for key, value in same.items()):
         return kept
     candidates = _grid(args, runner.served.published, default)
@@ -139,6 +139,12 @@ def stored(name: str) -> dict[str, Any]:
         return read_record(name)
     except FileNotFoundError:
         return {}
+
+
+def _axes(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the grid in JSON values: a search of a smaller one is no search of this."""
+    axes = {"instances": args.instances, "queue_delay_us": args.queue_delay_us, "users": args.users}
+    return {**{name: list(values) for name, values in axes.items()}, "whole_batch": args.whole_batch}
 
 
 def _grid(args: argparse.Namespace, base: Setting, default: Setting) -> list[Candidate]:

@@ -46,11 +46,12 @@ class Step:
         self.figures.append({"what": what, "value": round(value, 5), "sign": sign, "target": target, "met": met})
         self.require(met, f"{what}: {value:.5g} {sign} {target:g}")
 
-    def require(self, met: bool, what: str) -> None:
-        """Say whether something holds."""
+    def require(self, met: bool, what: str) -> bool:
+        """Say whether something holds, and return it."""
         console.say(f"{self.name}: {'met' if met else 'MISSED'}  {what}")
         if not met:
             self.missed.append(f"{self.name}: {what}")
+        return met
 
     def save(self) -> Path:
         """Write the record of what is known so far."""

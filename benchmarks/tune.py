@@ -126,10 +126,12 @@ def _search_only(args: argparse.Namespace, name: str) -> dict[str, Any]:
         return _exhaustive.search(args, name, runner, slo, runner.served.learn_untuned())
 
 
-def _tune_only(args: argparse.Namespace, name: str) -> Path:
+def _tune_only(args: argparse.Namespace, name: str) -> dict[str, Any]:
     report = _tune(args, name)
     kept = {key: report[key] for key in ("pick", "points", "took_s", "verdict")}
-    return record(f"{args.prefix}tuned_{name}", {**stamp(), **_exhaustive.about(args, name), **kept})
+    if not args.quick:
+        record(f"{args.prefix}tuned_{name}", {**stamp(), **_exhaustive.about(args, name), **kept})
+    return report
 
 
 def _tuned(args: argparse.Namespace, name: str) -> dict[str, Any]:

@@ -24,35 +24,50 @@ class Cared(Protocol):
     def look_after(self) -> None:
         """Close the connection if it is idle and the server wants it closed."""
 
+    def after_fork(self) -> None:
+        """Let the connection go, which is the parent's."""
+
     @property
     def connected(self) -> bool:
         """True while there is a connection."""
 
 
 class Caretaker:
-    """Knows the transports of this process; holds none of them alive."""
+    """Knows the transports of this process; holds none of them alive. `at_work` while its thread runs."""
 
     def __init__(self) -> None:
-        self.forget()
-        os.register_at_fork(after_in_child=self.forget)
+        self._begin()
+        os.register_at_fork(after_in_child=self._after_fork)
 
-    def forget(self) -> None:
-        """Begin anew: the child of a fork has neither the thread nor, perhaps, a lock that anybody will release."""
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._cared: weakref.WeakSet[Cared] = weakref.WeakSet()
-        self._thread: threading.Thread | None = None
+        self.at_work = False
+
+    def _after_fork(self) -> None:
+        """A child has neither the thread nor, perhaps, a lock that anybody will release."""
+        cared = list(self._cared)
+        self._begin()
+        for transport in cared:
+            transport.after_fork()
 
     def add(self, transport: Cared) -> None:
         """Look after a transport that has just connected."""
         with self._lock:
             self._cared.add(transport)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="planwright-caretaker", daemon=True)
-                self._thread.start()
+            begin, self.at_work = not self.at_work, True
+        if begin:  # not under the lock: gevent runs a new thread at once
+            try:
+                threading.Thread(target=self._run, name="planwright-caretaker", daemon=True).start()
+            except RuntimeError:  # no more threads, or the interpreter ends: then nobody looks
+                self.at_work = False
 
     def _run(self) -> None:
-        while self._look():
-            time.sleep(LOOK_EVERY_S)
+        try:
+            while self._look():
+                time.sleep(LOOK_EVERY_S)
+        finally:
+            self.at_work = False
 
     def _look(self) -> bool:
         """Look at all once; False where none is left, and the thread ends."""
@@ -62,9 +77,8 @@ class Caretaker:
             transport.look_after()
         with self._lock:
             self._cared -= {transport for transport in cared if not transport.connected}
-            if not self._cared:
-                self._thread = None
-            return self._thread is not None
+            self.at_work = bool(self._cared)
+            return self.at_work
 
 
 CARETAKER = Caretaker()

@@ -9,7 +9,6 @@ under gevent need a switch of their own. Messages and method names are Triton's 
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import struct
@@ -57,7 +56,7 @@ class PlainGrpcTransport:
         self._where = split_address(address)
         self._connection: Connection | None = None
         self._used = 0.0
-        self._turn, self._pid = threading.Lock(), os.getpid()
+        self._turn = threading.Lock()
         self._unreadable = DecodeError
         self._metadata = tuple(_field(name, value) for name, value in options.headers.items())
         self._heads = {INFER: self._describe(INFER)}
@@ -91,14 +90,20 @@ class PlainGrpcTransport:
 
     def look_after(self) -> None:
         """Close the connection if nobody uses it and the server wants it closed."""
-        if not self._turn.acquire(blocking=False):
+        turn = self._turn
+        if not turn.acquire(blocking=False):
             return
         try:
             kept = self._connection
             if kept is not None and time.monotonic() - self._used > _FRESH_S and not kept.alive():
                 self.close()
         finally:
-            self._turn.release()
+            turn.release()
+
+    def after_fork(self) -> None:
+        """Let go, in a forked child: two processes on one connection would read each other's answers."""
+        self._turn = threading.Lock()
+        self.close()
 
     def _ask(self, method: str, message: bytes, model: str) -> memoryview:
         """Return the message of the answer, not yet parsed.
@@ -108,18 +113,13 @@ class PlainGrpcTransport:
         """
         body = _PREFIX.pack(0, len(message)) + message
         deadline = time.monotonic() + self._options.timeout_s
-        if (
-            self._pid != os.getpid()
-        ):  # after a fork both processes hold the connection, and one would read the other's answers
-            self._turn, self._pid, self._connection = threading.Lock(), os.getpid(), None
-        if not self._turn.acquire(blocking=False) and not self._turn.acquire(
-            timeout=min(self._options.timeout_s, _LONGEST_S)
-        ):
+        turn = self._turn
+        if not turn.acquire(blocking=False) and not turn.acquire(timeout=min(self._options.timeout_s, _LONGEST_S)):
             raise failures.timed_out(self.address, self._options.timeout_s)
         try:
             reply = self._exchange(self._heads.get(method) or self._describe(method), body, deadline)
         finally:
-            self._turn.release()
+            turn.release()
         return self._read(reply, model)
 
     def _exchange(self, head: bytes, body: bytes, deadline: float) -> Reply:

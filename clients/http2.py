@@ -10,6 +10,8 @@ equal fields and are read once. It is also given the largest windows, so answers
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 import time
@@ -58,7 +60,7 @@ class Connection:
     def __init__(self, plain: socket.socket) -> None:
         from hpack import Decoder
 
-        self._socket, self._decoder = plain, Decoder()
+        self._socket, self._decoder, self._pid = plain, Decoder(), os.getpid()
         self._known: dict[bytes, dict[str, str]] = {}
         self._rest, self._block = b"", b""  # of a frame, of a header block, whose ends have not come
         self._ends = False  # whether that header block is the last of its stream
@@ -123,7 +125,13 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Close the socket; the server drops what it still works on."""
+        """Close the socket; the server drops what it still works on, and who waits for it in another thread hears so.
+
+        The child of a fork closes its copy only: the connection is its parent's.
+        """
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _look_for_refusal(self, broken: OSError, deadline: float) -> None:
@@ -191,10 +199,10 @@ class Connection:
     def _acknowledge(self, deadline: float) -> None:
         try:
             self._flush(deadline)
+        except TimeoutError:
+            raise
         except OSError:
-            if not self._reply.ended:
-                raise
-            self.last = True  # it hung up, having said all
+            self.last = True  # it hung up; what it said before is still to be read
 
     def _take(self, block: bytes) -> None:
         """Handle the frames in `block`; the start of one that is cut waits for its end.

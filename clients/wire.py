@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,14 @@ class HttpBody:
 Places = Mapping[str, Place]
 _LAYOUT_BYTES = 2048  # longer heads hold values, which differ from answer to answer
 _NOWHERE: Places = {}
+_UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+)  # what reading garbage raises
 
 
 def http_body(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> HttpBody:
@@ -102,9 +111,9 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, else
     Raises:
         ServerError: It is not an answer to an inference request.
     """
-    start = int(header_length) if header_length else len(content)
-    head = bytes(content[:start])  # geventhttpclient before 2.5 hands out a bytearray, which is no key
     try:
+        start = int(header_length) if header_length else len(content)
+        head = bytes(content[:start])  # geventhttpclient before 2.5 hands out a bytearray, which is no key
         found = {}
         for spec, size, data in _layout(head) if len(head) <= _LAYOUT_BYTES else _read_layout(head):
             if size is not None:
@@ -112,7 +121,7 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, else
                 start += size
             elif spec.name not in elsewhere:
                 found[spec.name] = np.array(data, dtype=spec.numpy_dtype).reshape(spec.shape)
-    except (ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise failures.unreadable(info.name, error) from None
     return found
 
@@ -183,10 +192,10 @@ def grpc_answer(info: ModelInfo, content: bytes | memoryview, elsewhere: Places 
         pairs = _cut(content, _FRAMES.get(key))
         if pairs is None:
             pairs, frame = _read_message(content)
-            if frame is not None and len(_FRAMES) < _MOST_FRAMES:
-                _FRAMES[key] = frame
+            if frame is not None:
+                _remember(key, frame)
         return {spec.name: _from_raw(raw, spec) for spec, raw in pairs if spec.name not in elsewhere}
-    except (ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise failures.unreadable(info.name, error) from None
 
 
@@ -196,6 +205,12 @@ _FRAMES: dict[tuple[str, int], _Frame] = {}
 _MOST_FRAMES = 256
 _RAW_TAG = b"\x32"  # raw_output_contents is field 6 of ModelInferResponse, and its last
 _Pairs = list[tuple[TensorSpec, Any]]
+
+
+def _remember(key: tuple[str, int], frame: _Frame) -> None:
+    if len(_FRAMES) >= _MOST_FRAMES:
+        _FRAMES.clear()
+    _FRAMES[key] = frame
 
 
 def _cut(content: bytes | memoryview, frame: _Frame | None) -> _Pairs | None:
@@ -227,7 +242,9 @@ def _read_message(content: bytes | memoryview) -> tuple[_Pairs, _Frame | None]:
     tail = sum(len(tag) + len(raw) for tag, (_, raw) in zip(tags, pairs, strict=True))
     tags[:1] = [bytes(content[: len(content) - tail]) + tag for tag in tags[:1]]
     frame = tuple((tag, len(raw), spec) for tag, (spec, raw) in zip(tags, pairs, strict=True))
-    return pairs, frame if _cut(content, frame) == pairs else None
+    cut = _cut(content, frame)
+    same = cut is not None and all(bytes(found) == raw for (_, found), (_, raw) in zip(cut, pairs, strict=True))
+    return pairs, frame if same else None
 
 
 def _varint(value: int) -> bytes:
@@ -247,7 +264,8 @@ def _raw(array: Array) -> bytes:
 
 def _from_raw(content: bytes | memoryview, spec: TensorSpec) -> Array:
     if spec.datatype != "BYTES":
-        return np.frombuffer(content, spec.numpy_dtype).reshape(spec.shape)
+        array = np.frombuffer(content, spec.numpy_dtype).reshape(spec.shape)
+        return array if array.flags.aligned else array.copy()  # a view begins where the server's words happen to end
     from tritonclient.utils import deserialize_bytes_tensor
 
     texts: Array = deserialize_bytes_tensor(content)

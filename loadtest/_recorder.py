@@ -24,7 +24,7 @@ LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
 MOST_ERRORS, OTHER = 50, "other errors"
 COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window", "samples")
 
-MOST_FRESH = 4096
+MOST_FRESH = 1024
 clock = time.perf_counter
 
 
@@ -43,15 +43,17 @@ class Latencies:
         """Note one value."""
         value = round(us)
         self._fresh[value] = self._fresh.get(value, 0) + 1
-        if len(self._fresh) >= MOST_FRESH:
-            self.settled()
+        if len(self._fresh) > MOST_FRESH:  # one at a time: users wait while a histogram is filled
+            self._settle(next(iter(self._fresh)))
 
     def settled(self) -> Any:
         """Return the histogram with all values in it."""
-        for value, count in self._fresh.items():
-            self._histogram.record_value(min(max(value, LOWEST_US), HIGHEST_US), count)
-        self._fresh.clear()
+        while self._fresh:
+            self._settle(next(iter(self._fresh)))
         return self._histogram
+
+    def _settle(self, value: int) -> None:
+        self._histogram.record_value(min(max(value, LOWEST_US), HIGHEST_US), self._fresh.pop(value))
 
 
 @dataclass

@@ -10,6 +10,7 @@ server in ways of its own, so errors are counted at the client and only differen
 from __future__ import annotations
 
 import json
+import math
 import time
 import urllib.request
 from collections import defaultdict
@@ -30,7 +31,7 @@ COUNTERS = {
     "nv_inference_compute_output_duration_us": "compute_output_us",
 }
 TIMEOUT_S = 10.0
-_GARBAGE = (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError)
+_GARBAGE = (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def identity(http_url: str) -> dict[str, Any]:
     """Return the server's name and version; empty where it does not answer."""
     try:
         document: dict[str, Any] = json.loads(_get(f"http://{http_url}/v2"))
+        return {"name": str(document.get("name", "")), "version": str(document.get("version", ""))}
     except _GARBAGE:
         return {}
-    return {"name": document.get("name", ""), "version": document.get("version", "")}
 
 
 def difference(before: Snapshot, after: Snapshot) -> dict[str, Any]:
@@ -109,6 +110,8 @@ def _counters(text: str) -> dict[str, dict[str, float]]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             name = COUNTERS.get(sample.name.removesuffix("_total"))
+            if name and not math.isfinite(sample.value):
+                raise ValueError(f"{sample.name} is {sample.value}")
             if name:
                 found[sample.labels.get("model", "")][name] += sample.value
     return {model: dict(values) for model, values in found.items()}

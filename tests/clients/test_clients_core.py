@@ -167,10 +167,21 @@ def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
         ssl_context(Tls(root_certificate=str(tmp_path / "nowhere.pem")))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"{}", b'{"outputs": [{"name": "y"}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"outputs": [{"name": "y"}]}',
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "parameters": null}]}',
+    ],
+)
 def test_what_is_no_answer_is_an_error_and_no_crash(content: bytes) -> None:
-    with pytest.raises(ServerError, match="cannot be read"):
-        http_answer(info(), content, None)
+    for length in (None, "abc", "9"):
+        with pytest.raises(ServerError, match="cannot be read"):
+            http_answer(info(), content, length)
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"\x32", b"\x32\x04abcd", b"\x2a\x03\x0a\x01y"])
@@ -195,6 +206,27 @@ def test_a_grpc_answer_is_read_alike_whether_its_frame_was_seen_or_not(answers: 
             message.raw_output_contents.append(np.array(values, np.int8).tobytes())
         found = grpc_answer(info(), memoryview(message.SerializeToString()))
         assert {name: array.tolist() for name, array in found.items()} == dict(outputs)
+
+
+@pytest.mark.parametrize("name", ["m", "mm", "mmm", "mmmm", "mmmmm"])
+def test_arrays_of_later_answers_are_aligned_as_those_of_the_first(name: str) -> None:
+    message = service_pb2.ModelInferResponse(
+        model_name=name, raw_output_contents=[np.arange(4, dtype=np.float64).tobytes()]
+    )
+    message.outputs.add(name="y", datatype="FP64", shape=[4])
+    for _ in range(3):
+        array = grpc_answer(info(), memoryview(message.SerializeToString()))["y"]
+        assert array.flags.aligned
+        assert array.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("raw", [b"\x05\0\0\0ab", b"\xff"])
+def test_text_that_is_cut_short_is_an_error_and_no_crash(raw: bytes) -> None:
+    message = service_pb2.ModelInferResponse(raw_output_contents=[raw])
+    message.outputs.add(name="y", datatype="BYTES", shape=[1])
+    for _ in range(2):
+        with pytest.raises(ServerError, match="cannot be read"):
+            grpc_answer(info(), message.SerializeToString())
 
 
 def test_only_an_answer_that_ends_with_its_contents_gives_a_frame() -> None:

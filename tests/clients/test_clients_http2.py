@@ -22,13 +22,14 @@ from tritonclient.grpc import service_pb2 as pb
 from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
 from clients.caretaker import CARETAKER
 from clients.grpc_plain import PlainGrpcTransport
+from clients.http2 import Connection
 from clients.http2 import _frame as frame
 from clients.options import Options
 from planwright.own_server import free_ports
 from tests._server import ROOT
 from tests.clients._speaker import speaker
 
-DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 7, 8, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 0x1, 0x4, 0x8, 0x20
 HELLO = frame(SETTINGS, 0, 0, b"")
 WIDE = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, (1 << 31) - 1)) + frame(
@@ -146,11 +147,11 @@ def test_a_server_that_stops_need_not_wait_for_an_idle_client() -> None:
 def test_nobody_looks_after_clients_that_are_gone() -> None:
     with grpc_server() as url, connected(url) as transport:
         asked(transport)
-        assert CARETAKER._thread is not None
+        assert CARETAKER.at_work
     until = time.monotonic() + 10
-    while CARETAKER._thread is not None and time.monotonic() < until:
+    while CARETAKER.at_work and time.monotonic() < until:
         time.sleep(0.05)
-    assert CARETAKER._thread is None
+    assert not CARETAKER.at_work
 
 
 def test_a_server_that_left_while_nobody_asked_is_found_again() -> None:
@@ -310,19 +311,30 @@ def test_a_forked_process_asks_on_a_connection_of_its_own() -> None:
     assert len(seen) == 2
 
 
-def test_a_refusal_is_heard_although_the_server_hung_up_while_it_was_sent_to() -> None:
-    refusal = frame(
-        HEADERS, END_HEADERS | END_STREAM, 1, block((*FIELDS, ("grpc-status", "8"), ("grpc-message", "too large")))
-    )
+def test_a_refusal_is_heard_although_the_server_hung_up_while_it_was_sent_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = block((*FIELDS, ("grpc-status", "8"), ("grpc-message", "too large")))
+    looked: list[OSError] = []
+    look = Connection._look_for_refusal
+
+    def counted(connection: Connection, broken: OSError, deadline: float) -> None:
+        looked.append(broken)
+        look(connection, broken, deadline)
+
+    monkeypatch.setattr(Connection, "_look_for_refusal", counted)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
 
         def refuse() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(100)
-                connection.sendall(WIDE + refusal)
+                connection.sendall(WIDE)
+                received = 0
+                while received < 1_000_000:
+                    received += len(connection.recv(1 << 16))
+                connection.sendall(frame(PING, 0, 0, bytes(8)))
+                connection.sendall(frame(HEADERS, END_HEADERS | END_STREAM, 1, refusal))
                 connection.shutdown(socket.SHUT_WR)
-                time.sleep(0.2)
+                time.sleep(0.3)
 
         thread = threading.Thread(target=refuse)
         thread.start()
@@ -330,8 +342,9 @@ def test_a_refusal_is_heard_although_the_server_hung_up_while_it_was_sent_to() -
             connected(f"127.0.0.1:{listener.getsockname()[1]}") as transport,
             pytest.raises(InvalidRequest, match="too large"),
         ):
-            asked(transport, content=bytes(50_000_000))
+            asked(transport, content=bytes(100_000_000))
         thread.join(5)
+    assert looked
 
 
 def test_an_answer_is_given_back_and_not_kept() -> None:
