@@ -66,8 +66,9 @@ class Caretaker:
         try:
             while self._look():
                 time.sleep(LOOK_EVERY_S)
-        finally:
-            self.at_work = False
+        except BaseException:
+            self.at_work = False  # the next connection brings a new one
+            raise
 
     def _look(self) -> bool:
         """Look at all once; False where none is left, and the thread ends."""
