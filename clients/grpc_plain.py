@@ -10,7 +10,6 @@ under gevent need a switch of their own. Messages and method names are Triton's 
 from __future__ import annotations
 
 import re
-import socket
 import struct
 import threading
 import time
@@ -19,7 +18,7 @@ from urllib.parse import unquote
 
 from planwright.errors import Fault
 
-from . import failures
+from . import failures, tcp
 from .caretaker import CARETAKER
 from .discover import split_address
 from .errors import ClientError, ConnectionFailed, InvalidRequest
@@ -152,19 +151,9 @@ class PlainGrpcTransport:
         if kept is not None and (kept.last or (time.monotonic() - self._used > _FRESH_S and not kept.alive())):
             self.close()
         if self._connection is None:
-            self._connection = self._connect(deadline - time.monotonic())
+            self._connection = Connection(tcp.connect(self._where, self.address, deadline - time.monotonic()))
             CARETAKER.add(self)
         return self._connection
-
-    def _connect(self, timeout_s: float) -> Connection:
-        try:
-            plain = socket.create_connection(self._where, timeout=max(timeout_s, 0.001))
-        except TimeoutError:
-            raise
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
-            raise failures.refused(self.address, error) from None
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Connection(plain)
 
     def _lost(self, error: OSError, *, answered: bool) -> ClientError:
         if isinstance(error, TimeoutError):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from planwright.errors import Fault
 
-from . import failures
+from . import failures, tcp
 from .discover import split_address
 from .errors import ClientError, InvalidRequest
 from .options import Options, ssl_context
@@ -128,13 +128,7 @@ class HttpTransport:
         return self._socket
 
     def _connect(self, timeout_s: float) -> socket.socket:
-        try:
-            plain = socket.create_connection(self._where, timeout=max(timeout_s, 0.001))
-        except TimeoutError:
-            raise
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
-            raise failures.refused(self.address, error) from None
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = tcp.connect(self._where, self.address, timeout_s)
         if self._context is None:
             return plain
         try:
