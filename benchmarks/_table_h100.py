@@ -45,11 +45,8 @@ def _built(record: dict[str, Any]) -> list[str]:
     for row in record["rows"]:
         realised = row["realised"]
         share = "-" if realised["share"] is None else f"{realised['share']:.0%}"
-        by = ", ".join(f"{name} {value:.0%}" for name, value in realised["by_precision"].items())
-        cosine = min(output["cosine"] for output in row["verify"]["outputs"])
-        score = ", ".join(f"{name} {value:.4f}" for name, value in row["verify"]["score"].items())
         rows.append(
-            f"| {row['model']} | {realised['verdict']} | {share} | {by} | {cosine:.6f} | {score} | {row['build_seconds']:.0f} |"
+            f"| {row['model']} | {realised['verdict']} | {share} | {_proof(row)} | {row['build_seconds']:.0f} |"
         )
     return [
         "What the engines really compute: the share of convolution and matrix time in the asked precision, all time by precision, the worst",
@@ -134,10 +131,15 @@ def other_ways(routes: dict[str, Any], torch: dict[str, Any], search: dict[str, 
 
 
 def _routed(row: dict[str, Any]) -> str:
+    return f"| {row['route']} | {row['realised']['verdict']} | {_proof(row)} |"
+
+
+def _proof(row: dict[str, Any]) -> str:
+    """Return the cells that say what an engine computes and how right it is."""
+    by = ", ".join(f"{name} {value:.0%}" for name, value in row["realised"]["by_precision"].items())
     cosine = min(output["cosine"] for output in row["verify"]["outputs"])
     score = ", ".join(f"{name} {value:.4f}" for name, value in row["verify"]["score"].items())
-    by = ", ".join(f"{name} {value:.0%}" for name, value in row["realised"]["by_precision"].items())
-    return f"| {row['route']} | {row['realised']['verdict']} | {by} | {cosine:.6f} | {score} |"
+    return f"{by} | {cosine:.6f} | {score}"
 
 
 def _raced(row: dict[str, Any]) -> str:

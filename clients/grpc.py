@@ -16,7 +16,8 @@ from . import failures
 from .errors import ClientError
 from .options import Options, Tls, unreadable
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
+SERVICE = "/inference.GRPCInferenceService/"
+INFER = SERVICE + "ModelInfer"
 # gRPC's own limit of 4 MiB per message is below one batch of images
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),

@@ -22,7 +22,7 @@ from . import failures, tcp
 from .caretaker import CARETAKER
 from .discover import split_address
 from .errors import ClientError, ConnectionFailed, InvalidRequest
-from .grpc import told
+from .grpc import INFER, SERVICE, told
 from .http2 import Connection, NotHttp2Error, Reply, encode
 from .options import Options
 
@@ -30,7 +30,6 @@ _LONGEST_S = 1e6  # a lock takes no longer time-out than its C type
 _STATUS_DIGITS = 6
 _PREFIX = struct.Struct(">BI")  # of a message: is it compressed, its length
 _FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request
-SERVICE, INFER = "/inference.GRPCInferenceService/", "ModelInfer"
 # https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, in order of their numbers
 _CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
@@ -64,7 +63,7 @@ class PlainGrpcTransport:
         """Call one RPC."""
         kind = getattr(self._messages, f"{method}Response")
         try:
-            return kind.FromString(self._ask(method, request.SerializeToString(), model))
+            return kind.FromString(self._ask(SERVICE + method, request.SerializeToString(), model))
         except self._unreadable as error:
             raise failures.unreadable(model, error) from None
 
@@ -104,7 +103,7 @@ class PlainGrpcTransport:
         self._turn = threading.Lock()
         self.close()
 
-    def _ask(self, method: str, message: bytes, model: str) -> memoryview:
+    def _ask(self, path: str, message: bytes, model: str) -> memoryview:
         """Return the message of the answer, not yet parsed.
 
         Raises:
@@ -116,7 +115,7 @@ class PlainGrpcTransport:
         if not turn.acquire(blocking=False) and not turn.acquire(timeout=min(self._options.timeout_s, _LONGEST_S)):
             raise failures.timed_out(self.address, self._options.timeout_s)
         try:
-            reply = self._exchange(self._heads.get(method) or self._describe(method), body, deadline)
+            reply = self._exchange(self._heads.get(path) or self._describe(path), body, deadline)
         finally:
             turn.release()
         return self._read(reply, model)
@@ -133,13 +132,13 @@ class PlainGrpcTransport:
         self._used = time.monotonic()
         return reply
 
-    def _describe(self, method: str) -> bytes:
+    def _describe(self, path: str) -> bytes:
         """Return a method's header fields.
 
         Raises:
             InvalidRequest: The caller's own are more than a server takes.
         """
-        fields = [(":method", "POST"), (":scheme", "http"), (":path", SERVICE + method), (":authority", self.address),
+        fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", self.address),
                   ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "planwright")]  # fmt: skip
         try:
             return encode([*fields, *self._metadata])
