@@ -22,7 +22,7 @@ from planwright import console
 MODEL, TIMEOUT_S = "resnet50_fp16", 540
 LOAD = ["--protocol", "shm", "--batch", "8", "--processes", "4"]
 GRID = ["--instances", "1,2,3,4", "--queue-delay-us", "off,500", "--users", "16,64", "--whole-batch"]
-TUNE = ["--points", "16", "--minutes", "5", "--rounds", "8"]
+TUNE = ["--points", "16", "--minutes", "5", "--rounds", "13"]
 PREFIX = "h100_bench_"  # of the records that benchmarks/tune.py writes itself
 
 
@@ -85,4 +85,4 @@ def graphs(step: Step) -> None:
         return
     report: dict[str, Any] = json.loads(done.stdout)
     for point in report["points"]:
-        step.row(sweep=point)
+        step.row(label=point["label"], sweep=point)

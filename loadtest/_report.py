@@ -45,7 +45,7 @@ class Measured:
 
 
 def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, Any]]:
-    """Write both files; returns their folder and the JSON value."""
+    """Write both files, the page only where it is wanted; returns their folder and the JSON value."""
     models = [_model(settings, measured, *key, track) for key, track in sorted(measured.tracks.items())]
     folder = new_folder(settings.runs, "-".join(dict.fromkeys(row["model"] for row in models)) or "empty")
     report = {
@@ -64,7 +64,7 @@ def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, A
     report["verdict"] = verdict(
         report, stopped_by=measured.stopped_by, lost_server=measured.lost_server, steady=settings.steady
     )
-    save(folder, report)
+    save(folder, report, page=settings.page)
     return folder, report
 
 
@@ -93,10 +93,11 @@ def header(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save(folder: Path, report: dict[str, Any]) -> None:
+def save(folder: Path, report: dict[str, Any], *, page: bool = True) -> None:
     """Write report.json and make report.html from it."""
     write_json(folder / "report.json", report)
-    write_atomic(folder / "report.html", render(report).encode())
+    if page:
+        write_atomic(folder / "report.html", render(report).encode())
 
 
 def remake(folder: Path) -> Path:

@@ -123,7 +123,7 @@ class Run:
             stopped_by=self._given_up.faults[0].what if self._given_up else "",
         )  # fmt: skip
         folder, report = _report.write_run(self.settings, measured)
-        _tell(folder, report)
+        _tell(folder / ("report.html" if self.settings.page else "report.json"), report)
         if report["verdict"]["status"] == "fail":
             environment.process_exit_code = environment.process_exit_code or EXIT_FAILED
 
@@ -287,7 +287,7 @@ def _is_master(environment: Any) -> bool:
     return type(environment.runner).__name__ == "MasterRunner"
 
 
-def _tell(folder: Any, report: dict[str, Any]) -> None:
+def _tell(file: Any, report: dict[str, Any]) -> None:
     sys.stdout.flush()
     for row in report["models"]:
         latency = row["latency_us"]
@@ -304,4 +304,4 @@ def _tell(folder: Any, report: dict[str, Any]) -> None:
             console.say(f"\n{'!' * 72}\n!!!  {LOUD}\n{'!' * 72}\n")
             break
     console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in verdict["reasons"]))
-    console.say(f"report: {folder / 'report.html'}")
+    console.say(f"report: {file}")

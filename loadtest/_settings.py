@@ -12,6 +12,7 @@ PLANWRIGHT_WARMUP_S     seconds at the start that do not count                  
 PLANWRIGHT_TIMEOUT_S    limit of one request                                         (default: 60)
 PLANWRIGHT_SEED         of Poisson arrivals                                          (default: 1)
 PLANWRIGHT_RUNS         folder of the run records                                    (default: runs)
+PLANWRIGHT_PAGE         off: report.json alone, python -m loadtest report makes it   (default: on)
 PLANWRIGHT_CONFIG       config.yaml with the scenario                                (default: config.yaml)
 PLANWRIGHT_REPOSITORY   model repository with the golden samples                     (default: that of the server)
 PLANWRIGHT_SERVER_FILE  written by python -m serving                                 (default: .planwright/server.json)
@@ -58,6 +59,7 @@ class Settings:
     grpc_url: str
     metrics_url: str
     server: ServerInfo | None
+    page: bool = True
     rate_text: str = ""
     users_text: str = ""
 
@@ -110,6 +112,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         "rate": words.profile("RATE", "100") if opened else None,
         "users": words.profile("USERS", "") if arrivals == "closed" else None,
     }
+    page = words.on("PAGE")
     if words.faults:
         raise SpecError(*words.faults)
     names = published.select(repository, list(weights))
@@ -118,7 +121,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     trace = tuple(_arrivals.read_trace(Path(trace_file), weighted)) if trace_file else ()
     return Settings(
         scenario=words.scenario, models=models, arrivals=arrivals, trace=trace, rate_text=words.text("RATE", "100") if opened else "",
-        users_text=words.text("USERS", ""),
+        users_text=words.text("USERS", ""), page=page,
         runs=Path(environment.get("PLANWRIGHT_RUNS", "runs")), repository=repository, server=server,
         http_url=environment.get("PLANWRIGHT_URL") or (server.http_url if server else "localhost:8000"),
         grpc_url=environment.get("PLANWRIGHT_GRPC_URL") or (server.grpc_url if server else "localhost:8001"),
@@ -153,6 +156,13 @@ class _Words:
             )
             return default
         return value
+
+    def on(self, name: str) -> bool:
+        """Return whether something is on, as it is where nothing is said."""
+        text = self.text(name, "on")
+        if text not in ("on", "off"):
+            self.faults.append(Fault(f"PLANWRIGHT_{name} is '{text}'", fix="write on or off"))
+        return text == "on"
 
     def batches(self) -> tuple[tuple[int, int], ...]:
         """Return (samples per request, weight) of each size of ``8`` or ``1=3,16``."""

@@ -74,7 +74,8 @@ class Session:
         limit = self.args.points - (KEPT_POINTS if kind == NEW else 0)
         if kind in (NEW, FAIR) and self.points >= max(limit, 1):
             raise SpentError(f"that is all of the {console.many(self.args.points, 'point')} allowed")
-        if self.left_s < self.each_s * (1 + self.arms * self.args.repeats):
+        kept = self.arms * self.args.repeats + (0 if kind == FAIR else KEPT_POINTS)
+        if self.left_s < self.each_s * (1 + kept):
             raise SpentError(f"the time of {self.args.minutes:g} min is used, but for the final comparison")
 
     def measure(self, candidate: Candidate) -> Reading | None:

@@ -4,8 +4,9 @@ In      what may be chosen, a function that measures one candidate once, how muc
 Out     `Search`: every candidate that was tried with its readings and its fate, and why the search stopped.
 
 First Triton's own defaults and the published setting, then uphill along one axis after the other (requests in flight,
-batching, instances, max batch) from the best so far, until no neighbour is better. A candidate is looked at once; only if it
-is not surely worse, twice. What is left of the time goes to those that may still be the best. "Surely" is 99%, with a
+instances, batching, max batch) from the best so far, until no neighbour is better; instances also together with the requests
+that fill them, because throughput is a ridge there: neither helps without the other. A candidate is looked at once; only if
+it is not surely worse, twice. What is left of the time goes to those that may still be the best. "Surely" is 99%, with a
 scatter that is pooled over all candidates, because two readings of one say nothing about it (`_stats.scatter`). The scatter
 starts from a guess, so a verdict must not be made of these readings: it is made of fresh ones.
 """
@@ -26,6 +27,10 @@ LOOKS, MOST = 2, 4  # readings of a candidate that is not surely worse; of one t
 REFUSED = "refused by the server"
 NEW, AGAIN, FAIR = "new", "again", "fair"  # a candidate of the search; one more reading; a start beside the best
 BATCHING, USERS, INSTANCES, MAX_BATCH = "batching", "users", "instances", "max batch"
+WIDTH = "instances and users"  # one more instance shows nothing where its requests are taken from the others
+# Requests in flight come first: instances and batching show what they are worth only with enough of them, and more instances
+# can take more. Instances come before batching: a batcher, or none, that leads by luck may have no room for more of them.
+AXES = (USERS, INSTANCES, BATCHING, USERS, MAX_BATCH)
 
 
 @dataclass(frozen=True)
@@ -97,19 +102,34 @@ class Space:
 
     def step(self, candidate: Candidate, axis: str, by: int) -> Candidate | None:
         """Return the candidate `by` steps along `axis`; None beyond its end or where it would change nothing."""
+        along = {BATCHING: self._batching, USERS: self._users, INSTANCES: self._instances, WIDTH: self._width}
+        return along.get(axis, self._max_batch)(candidate, by)
+
+    def _users(self, candidate: Candidate, by: int) -> Candidate | None:
+        users = _neighbour(self.users, candidate.users, by)
+        return None if users is None else replace(candidate, users=users)
+
+    def _instances(self, candidate: Candidate, by: int) -> Candidate | None:
+        count = _neighbour(self.instances, candidate.setting.instances, by)
+        return None if count is None else replace(candidate, setting=replace(candidate.setting, instances=count))
+
+    def _width(self, candidate: Candidate, by: int) -> Candidate | None:
+        """More instances, the requests that fill them, and a batcher: without one there may be no room for more."""
+        wider = self._instances(candidate, by)
+        if wider is not None and candidate.setting.delay_us is None:
+            wider = self._batching(wider, 1) or wider
+        return None if wider is None else self._users(wider, by)
+
+    def _max_batch(self, candidate: Candidate, by: int) -> Candidate | None:
         setting = candidate.setting
-        if axis == USERS:
-            users = _neighbour(self.users, candidate.users, by)
-            return None if users is None else replace(candidate, users=users)
-        if axis == INSTANCES:
-            count = _neighbour(self.instances, setting.instances, by)
-            return None if count is None else replace(candidate, setting=replace(setting, instances=count))
-        if axis == MAX_BATCH:
-            size = None if setting.delay_us is None else _neighbour(self.max_batches, setting.max_batch, by)
-            kept = tuple(each for each in setting.preferred if size and each <= size)
-            return (
-                None if size is None else replace(candidate, setting=replace(setting, max_batch=size, preferred=kept))
-            )
+        size = None if setting.delay_us is None else _neighbour(self.max_batches, setting.max_batch, by)
+        if size is None:
+            return None
+        kept = tuple(each for each in setting.preferred if each <= size)
+        return replace(candidate, setting=replace(setting, max_batch=size, preferred=kept))
+
+    def _batching(self, candidate: Candidate, by: int) -> Candidate | None:
+        setting = candidate.setting
         order = [-1 if delay is None else delay for delay in self.delays_us]
         delay = _neighbour(order, -1 if setting.delay_us is None else setting.delay_us, by)
         if delay is None:
@@ -159,11 +179,11 @@ class Search:
             self.stopped = "no neighbour of the best is better"
         except SpentError as spent:
             self.stopped = str(spent)
-        try:
-            self._be_fair(starts)
-            self._race()
-        except SpentError as spent:
-            self.stopped += f"; {spent}" if str(spent) not in self.stopped else ""
+        for step in (self._race, lambda: self._be_fair(starts)):
+            try:
+                step()
+            except SpentError as spent:
+                self.stopped += f"; {spent}" if str(spent) not in self.stopped else ""
         self.tell_fates(self.best.candidate if self.best else None)
 
     def _be_fair(self, starts: Sequence[Candidate]) -> None:
@@ -196,31 +216,28 @@ class Search:
         stride = 2  # of the requests in flight, in powers of two; finer once the rest is found
         while True:
             before = self._leader()
-            for axis in self._axes():
+            for axis in AXES:
                 self._climb(axis, stride if axis == USERS else 1)
             if self._leader() is before and stride == 1:
                 return
             stride = 1
 
-    def _axes(self) -> tuple[str, ...]:
-        """Requests in flight come first: batching and instances show what they are worth only with enough of them.
-
-        Where nothing meets the SLO, fewer of them are the likeliest help.
-        """
-        return (USERS, BATCHING, INSTANCES, USERS, MAX_BATCH)  # more instances can take more in flight
-
     def _climb(self, axis: str, stride: int) -> None:
+        """Go up, else down; where nothing meets the SLO, fewer requests in flight are the likeliest help."""
         if axis == USERS and self.best is None:
             for by in (-stride, -1):  # down to a single one: more would only queue
-                while self._try(axis, by):
-                    pass
+                self._go(axis, by)
             return
-        for by in (stride, -stride):
-            moved = False
-            while self._try(axis, by):
-                moved = True
-            if moved:
-                return
+        wide = axis == INSTANCES and self.best is not None and self._go(WIDTH, stride)
+        if not (wide or self._go(axis, stride)):
+            self._go(axis, -stride)
+
+    def _go(self, axis: str, by: int) -> bool:
+        """Step along an axis while that takes the lead; True where it did."""
+        moved = False
+        while self._try(axis, by):
+            moved = True
+        return moved
 
     def _try(self, axis: str, by: int) -> bool:
         """Look at the neighbour of the leader; True where it takes the lead."""

@@ -47,7 +47,7 @@ def search(world: World, limit_us: float, points: int = 12, noise: float = 0.02,
     def allowed(kind: str) -> None:
         if kind in (NEW, FAIR) and len(found.trials) >= points - 2 * (kind == NEW):
             raise SpentError(f"{points} points")
-        if measured >= most:
+        if measured >= most - 2 * (kind != FAIR):
             raise SpentError("time")
 
     found = Search(SPACE, limit_us, measure, allowed)
@@ -85,6 +85,21 @@ def test_the_best_of_the_whole_grid_is_nearly_found_in_twelve_points(world: Worl
     assert shares[2] > 0.95, shares
 
 
+def ridge(candidate: Candidate) -> tuple[float, float, int]:
+    """Each instance copies so much and each client sends so much (ResNet-50 on an H100, eight pictures a request)."""
+    setting = candidate.setting
+    most = 9_900 if setting.delay_us is None else 17_500
+    rate = min(4_900 * setting.instances, 1_150 * candidate.users, most)
+    return rate, candidate.users * 8 / rate * 1.4e6, min(32, candidate.users)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_instances_that_help_only_with_more_requests_in_flight_are_found(seed: int) -> None:
+    found, _ = search(ridge, 50_000, points=16, noise=0.08, seed=seed, most=20)
+    assert found.best is not None
+    assert ridge(found.best.candidate)[0] >= 0.98 * best_of(ridge, 50_000)
+
+
 def test_what_is_surely_worse_is_looked_at_once() -> None:
     found, _ = search(server(1.0, 0.05, 2), 250_000, noise=0.001)
     dropped = [trial for trial in found.trials.values() if trial.fate.startswith("surely slower")]
@@ -113,7 +128,7 @@ def test_the_starts_are_compared_at_the_load_of_the_best() -> None:
 
 def test_the_search_ends_when_the_time_is_used() -> None:
     found, measured = search(server(1.0, 0.05, 2), 250_000, most=5)
-    assert measured == 5
+    assert 3 <= measured <= 5, "two are kept for the starts at the load of the best"
     assert "time" in found.stopped
     assert found.best is not None
 
