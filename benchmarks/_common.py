@@ -60,6 +60,15 @@ def read_record(name: str) -> dict[str, Any]:
     return found
 
 
+def ratio_words(ratio: dict[str, float]) -> str:
+    """Return a ratio and its interval.
+
+    >>> ratio_words({"mean": 1.0064, "low": 0.963, "high": 1.05})
+    '1.006 (0.963 – 1.050)'
+    """
+    return f"{ratio['mean']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

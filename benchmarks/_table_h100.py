@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks._common import read_record
+from benchmarks._common import ratio_words, read_record
 
 
 def section() -> list[str]:
@@ -155,14 +155,14 @@ def _kept_high(row: dict[str, Any]) -> str:
     )
 
 
-def tuned(record: dict[str, Any], search: dict[str, Any]) -> list[str]:
-    """Return what each setting of the server gave, and under which load."""
+def tuned(record: dict[str, Any], search: dict[str, Any], tune: dict[str, Any], pair: dict[str, Any]) -> list[str]:
+    """Return what each setting of the server gave, what tune chose, and both measured anew."""
     rows = [
         f"| {row['label']} | {', '.join(f'{rate:.0f}' for rate in row['rates_per_s'])} | {row['latency_us'] / 1e3:.1f} | {'yes' if row['within'] else 'no'} |"
         for row in record["rows"]
     ]
     return [
-        "## Settings of the server, on the same H100",
+        "## Settings of the server, on one H100",
         "",
         f"Every setting of a grid for resnet50_fp16, each near the best twice. Load: {search['load']} per measurement. SLO {search['slo']}.",
         "",
@@ -170,8 +170,46 @@ def tuned(record: dict[str, Any], search: dict[str, Any]) -> list[str]:
         "| --- | ---: | ---: | --- |",
         *rows,
         "",
-        f"Best within the SLO: {search['best']['label']}. {_where(record)}.",
+        f"Best of the grid within the SLO: {search['best']['label']}.",
+        "",
+        *_chosen(tune["rows"][0], pair["rows"][0]),
+        "",
+        f"{_where(pair)}.",
     ]
+
+
+def _chosen(tune: dict[str, Any], pair: dict[str, Any]) -> list[str]:
+    return [
+        f"`python -m loadtest tune` looks further than the grid: in {tune['points']} points and {tune['took_s']:.0f} s it chose {pair['labels']['pick']}.",
+        f"Measured anew in {pair['rounds']} interleaved rounds, ratios with their 95% intervals; its p99 {pair['pick_latency_us']['mean'] / 1e3:.1f} ms:",
+        "",
+        "| tune's pick over | ratio |",
+        "| --- | ---: |",
+        f"| the best of the grid | {ratio_words(pair['over_best'])} |",
+        f"| the best of Triton's defaults ({pair['labels']['default']}) | {ratio_words(pair['over_default'])} |",
+    ]
+
+
+def graphs(record: dict[str, Any]) -> list[str]:
+    """Return what CUDA graphs and instances gave through CUDA shared memory, with the GPU's power."""
+    points = [row["sweep"] for row in record["rows"]]
+    return [
+        "`python -m loadtest sweep` over CUDA graphs: 32 requests of eight pictures in flight, in CUDA shared memory, two measurements a setting.",
+        "",
+        "| setting | infer/sec | mean batch | watts | joules per inference | against the first |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+        *(_swept(point) for point in points),
+        "",
+        f"{_where(record)}.",
+    ]
+
+
+def _swept(point: dict[str, Any]) -> str:
+    rates = ", ".join(f"{rate:.0f}" for rate in point["throughput_per_s"]["values"])
+    return (
+        f"| {point['label']} | {rates} | {point['mean_batch']:.0f} | {point['gpu_w']:.0f} | {point['joules_per_inference']:.4f} "
+        f"| {point['comparison'] or '-'} |"
+    )
 
 
 def _where(record: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import _table_h100
-from benchmarks._common import read_record
+from benchmarks._common import ratio_words, read_record
 
 INTRO = """\
 # Benchmarks
@@ -38,7 +38,10 @@ def page() -> str:
         _section(_kill, "kill_builds"),
         _table_h100.section(),
         _section(_table_h100.other_ways, "h100_routes", "h100_torch", "h100_search"),
-        _section(_table_h100.tuned, "h100_exhaustive", "h100_bench_tune_exhaustive_resnet50_fp16"),
+        _section(
+            _table_h100.tuned, "h100_exhaustive", "h100_bench_tune_exhaustive_resnet50_fp16", "h100_tune", "h100_pair"
+        ),
+        _section(_table_h100.graphs, "h100_graphs"),
     )
     parts = [part for part in made if part]
     return INTRO + "\n".join("\n".join(["", *part]) for part in parts) + "\n"
@@ -159,12 +162,10 @@ def _soak(record: dict[str, Any]) -> list[str]:
 
 
 def _tune(record: dict[str, Any]) -> list[str]:
-    def told(ratio: dict[str, float]) -> str:
-        return f"{ratio['mean']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
-
+    ratios = ("over_best", "over_default", "best_over_default")
     rows = [
-        f"| {r['model']} | {r['slo']} | {r['points']} | {r['took_s'] / 60:.1f} | {r['rounds']} | {told(r['over_best'])} | {told(r['over_default'])} | "
-        f"{told(r['best_over_default'])} | {r['labels']['pick']} |"
+        f"| {r['model']} | {r['slo']} | {r['points']} | {r['took_s'] / 60:.1f} | {r['rounds']} | "
+        f"{' | '.join(ratio_words(r[name]) for name in ratios)} | {r['labels']['pick']} |"
         for r in record["rows"]
     ]
     missed = [f"{r['model']}: {name}" for r in record["rows"] for name, met in r["targets"].items() if not met]

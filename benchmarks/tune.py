@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import _exhaustive  # noqa: E402
-from benchmarks._common import record, stamp  # noqa: E402
+from benchmarks._common import ratio_words, record, stamp  # noqa: E402
 from clients import published  # noqa: E402
 from loadtest import _stats, _tune_slo  # noqa: E402
 from loadtest._locust import TRANSPORTS  # noqa: E402
@@ -185,11 +185,8 @@ def _ratio(base: Sequence[float], other: Sequence[float]) -> dict[str, float]:
 
 
 def _cells(row: dict[str, Any]) -> list[object]:
-    def told(ratio: dict[str, float]) -> str:
-        return f"{ratio['mean']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
-
     missed = [name for name, met in row["targets"].items() if not met]
-    return [row["model"], told(row["over_best"]), told(row["over_default"]), told(row["best_over_default"]), row["points"],
+    return [row["model"], ratio_words(row["over_best"]), ratio_words(row["over_default"]), ratio_words(row["best_over_default"]), row["points"],
             seconds_in_words(row["took_s"]), f"MISSED: {', '.join(missed)}" if missed else "met"]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from loadtest import _stats
 from loadtest._point import Setting
 
 BETTER = 0.01  # a step uphill is at least this share: anything less is noise
-LOOKS, MOST = 2, 4  # readings of a candidate that is not surely worse; of one that may be the best
+LOOKS, MOST = 2, 8  # readings of a candidate that is not surely worse; of one that may be the best
 REFUSED = "refused by the server"
 NEW, AGAIN, FAIR = "new", "again", "fair"  # a candidate of the search; one more reading; a start beside the best
 BATCHING, USERS, INSTANCES, MAX_BATCH = "batching", "users", "instances", "max batch"
@@ -175,7 +175,7 @@ class Search:
         try:
             for start in starts:
                 self._look(start)
-            self._climb_all()
+            self._climb_and_race()
             self.stopped = "no neighbour of the best is better"
         except SpentError as spent:
             self.stopped = str(spent)
@@ -211,6 +211,14 @@ class Search:
     def meets(self, trial: Trial) -> bool:
         """Say whether a trial answered rightly and within the SLO, by its mean."""
         return trial.healthy and trial.latency_us <= self.limit_us
+
+    def _climb_and_race(self) -> None:
+        """Climb; where more readings then give the lead to another, climb from there."""
+        leader = None
+        while leader is not self._leader():
+            self._climb_all()
+            leader = self._leader()
+            self._race()
 
     def _climb_all(self) -> None:
         stride = 2  # of the requests in flight, in powers of two; finer once the rest is found

@@ -127,6 +127,7 @@ def test_ctrl_c_leaves_a_complete_report(served: ServerInfo, tmp_path: Path) -> 
     [
         ({"models": "digitz"}, 2, "did you mean 'digits'?"),
         ({"batch": "many", "check": "7"}, 2, "PLANWRIGHT_CHECK is '7'"),
+        ({"page": "no"}, 2, "PLANWRIGHT_PAGE is 'no'"),
         ({"repository": "/nowhere"}, 3, "there is no model repository"),
     ],
 )
@@ -153,6 +154,14 @@ def test_a_report_is_made_again_from_its_record(run: LoadRun) -> None:
     before = (run.folder / "report.html").read_text()
     (run.folder / "report.html").unlink()
     assert _report.remake(run.folder).read_text() == before
+
+
+def test_a_run_without_a_page_gets_one_later(served: ServerInfo, tmp_path: Path) -> None:
+    done = locust(served, tmp_path, "-u", "2", "-r", "2", "-t", "3s", models="digits", page="off")
+    assert done.folder is not None
+    assert f"report: {done.folder / 'report.json'}" in done.text
+    assert not (done.folder / "report.html").exists()
+    assert done.report["id"] in _report.remake(done.folder).read_text()
 
 
 def test_a_missing_record_is_told(tmp_path: Path) -> None:
