@@ -162,10 +162,21 @@ def _soak(record: dict[str, Any]) -> list[str]:
 
 
 def _tune(record: dict[str, Any]) -> list[str]:
-    ratios = ("over_best", "over_default", "best_over_default")
+    ratios = {
+        "over_best": ("pick", "best"),
+        "over_default": ("pick", "default"),
+        "best_over_default": ("best", "default"),
+    }
+
+    def told(row: dict[str, Any]) -> str:
+        labels = row["labels"]
+        return " | ".join(
+            "the same" if labels[one] == labels[other] else ratio_words(row[name])
+            for name, (one, other) in ratios.items()
+        )
+
     rows = [
-        f"| {r['model']} | {r['slo']} | {r['points']} | {r['took_s'] / 60:.1f} | {r['rounds']} | "
-        f"{' | '.join(ratio_words(r[name]) for name in ratios)} | {r['labels']['pick']} |"
+        f"| {r['model']} | {r['slo']} | {r['points']} | {r['took_s'] / 60:.1f} | {r['rounds']} | {told(r)} | {r['labels']['pick']} |"
         for r in record["rows"]
     ]
     missed = [f"{r['model']}: {name}" for r in record["rows"] for name, met in r["targets"].items() if not met]
@@ -173,7 +184,7 @@ def _tune(record: dict[str, Any]) -> list[str]:
         "## tune against an exhaustive search",
         "",
         "`python benchmarks/tune.py`: every setting of a grid is measured and stored; tune chooses in at most 12 points and 5 minutes; then its pick,",
-        "the best of the grid and Triton's defaults are measured anew, interleaved. Ratios with their 95% intervals.",
+        "the best of the grid and Triton's defaults are measured anew, interleaved. Ratios with their 95% intervals; 'the same' is one setting.",
         "",
         "| model | SLO | points | minutes | rounds | pick / best | pick / defaults | best / defaults | pick |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
