@@ -273,11 +273,11 @@ class Search:
         return trial.latency_us < than.latency_us * (1 - BETTER)
 
     def _look(self, candidate: Candidate, kind: str = NEW) -> Trial:
-        """Measure a new candidate; a second time only if it is not surely worse."""
+        """Measure a new candidate; a second time only if it is not surely worse, and not a start: those are measured anew."""
         self.allowed(kind)
-        leader = self.best
+        leader, looks = self.best, 1 if kind == FAIR else LOOKS
         trial = self.trials.setdefault(candidate, Trial(candidate))
-        while len(trial.readings) < LOOKS and not trial.fate and not self._surely_better(trial, leader):
+        while len(trial.readings) < looks and not trial.fate and not self._surely_better(trial, leader):
             if trial.readings:
                 self.allowed(AGAIN)
             self._read(trial)
