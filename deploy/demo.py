@@ -8,6 +8,7 @@ Ports are chosen free, so that a taken 8000 does not matter.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def main() -> int:
     say("\n── serve: python -m serving --allow-client-shm")
     with own_server("--allow-client-shm"):
         step("validate", [PYTHON, "-m", "clients", "validate"])
+        os.environ["PLANWRIGHT_PAGE"] = "on"  # it is what the demo ends with
         step("load", [PYTHON, "-m", "locust", "-f", "loadtest/", *LOAD])
     newest = max((ROOT / "runs").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
     say(f"\ndone: open {newest.relative_to(ROOT)}")

@@ -26,7 +26,7 @@ from loadtest._point_load import Load, Measured, measure
 from loadtest._point_report import seconds_in_words
 from loadtest._point_server import Bench, bench, published_setting
 from loadtest._point_usage import first_gpu
-from loadtest._tune_search import FAIR, NEW, Candidate, Reading, Search, Space, SpentError, Trial
+from loadtest._tune_search import FAIR, FIRST, NEW, Candidate, Reading, Search, Space, SpentError, Trial
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Fault, PlanwrightError, SpecError, StageError
 
@@ -68,8 +68,8 @@ class Session:
         return float(self.args.minutes) * 60 - (time.monotonic() - self.began_s)
 
     def allowed(self, kind: str) -> None:
-        """Raise `SpentError` where no measurement of that kind may follow; the first two always may."""
-        if len(self.took_s) < 2:
+        """Raise `SpentError` where no measurement of that kind may follow; what the pick is compared with always is measured."""
+        if kind == FIRST:
             return
         limit = self.args.points - (KEPT_POINTS if kind == NEW else 0)
         if kind in (NEW, FAIR) and self.points >= max(limit, 1):

@@ -94,7 +94,7 @@ def _against(finals: list[dict[str, Any]], role: str, outcome: Outcome) -> dict[
         return {
             "label": setting.label,
             "same": role in pick["roles"],
-            "words": "it is the same setting",
+            "words": "it is the same setting" if role in pick["roles"] else "it was not measured",
             "verdict": "no gain",
         }
     other = max(others, key=lambda row: (row["within"], row["throughput_per_s"]["mean"]))

@@ -25,7 +25,8 @@ from loadtest._point import Setting
 BETTER = 0.01  # a step uphill is at least this share: anything less is noise
 LOOKS, MOST = 2, 8  # readings of a candidate that is not surely worse; of one that may be the best
 REFUSED = "refused by the server"
-NEW, AGAIN, FAIR = "new", "again", "fair"  # a candidate of the search; one more reading; a start beside the best
+# a setting that the best is compared with; a candidate of the search; one more reading; a start beside the best
+FIRST, NEW, AGAIN, FAIR = "first", "new", "again", "fair"
 BATCHING, USERS, INSTANCES, MAX_BATCH = "batching", "users", "instances", "max batch"
 WIDTH = "instances and users"  # one more instance shows nothing where its requests are taken from the others
 # Requests in flight come first: instances and batching show what they are worth only with enough of them, and more instances
@@ -126,6 +127,7 @@ class Space:
         if size is None:
             return None
         kept = tuple(each for each in setting.preferred if each <= size)
+        kept = () if kept == (size,) else kept  # Triton's own default
         return replace(candidate, setting=replace(setting, max_batch=size, preferred=kept))
 
     def _batching(self, candidate: Candidate, by: int) -> Candidate | None:
@@ -157,7 +159,7 @@ class Search:
 
     Attributes:
         measure: Measures a candidate once; None where the server refuses it.
-        allowed: Raises `SpentError` where no measurement may follow; is told its kind: NEW, AGAIN or FAIR.
+        allowed: Raises `SpentError` where no measurement may follow; is told its kind: FIRST, NEW, AGAIN or FAIR.
         limit_us: The SLO.
         told: Hears each reading once it is kept, so that what was told stands in the report after Ctrl-C too.
     """
@@ -173,8 +175,9 @@ class Search:
     def run(self, starts: Sequence[Candidate]) -> None:
         """Search from `starts`, the settings that the best is compared with in the end."""
         try:
-            for start in starts:
-                self._look(start)
+            for kind in (FIRST, AGAIN):
+                for start in starts:
+                    self._look(start, kind)
             self._climb_and_race()
             self.stopped = "no neighbour of the best is better"
         except SpentError as spent:
@@ -273,12 +276,12 @@ class Search:
         return trial.latency_us < than.latency_us * (1 - BETTER)
 
     def _look(self, candidate: Candidate, kind: str = NEW) -> Trial:
-        """Measure a new candidate; a second time only if it is not surely worse, and not a start: those are measured anew."""
+        """Measure a candidate; a second time only if it is not surely worse, and not where only one look is asked for."""
         self.allowed(kind)
-        leader, looks = self.best, 1 if kind == FAIR else LOOKS
+        leader, looks = self.best, LOOKS if kind in (NEW, AGAIN) else 1
         trial = self.trials.setdefault(candidate, Trial(candidate))
         while len(trial.readings) < looks and not trial.fate and not self._surely_better(trial, leader):
-            if trial.readings:
+            if trial.readings and kind == NEW:
                 self.allowed(AGAIN)
             self._read(trial)
         return trial

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from loadtest._point import Setting
-from loadtest._tune_search import FAIR, NEW, Candidate, Reading, Search, Space, SpentError
+from loadtest._tune_search import FAIR, FIRST, MAX_BATCH, NEW, Candidate, Reading, Search, Space, SpentError
 
 SPACE = Space((None, 0, 500, 2000), tuple(1 << power for power in range(9)), (1, 2, 4), (32, 16, 8))
 DEFAULT, PUBLISHED = Setting(1, 32, None), Setting(1, 32, 500)
@@ -131,6 +131,26 @@ def test_the_search_ends_when_the_time_is_used() -> None:
     assert 3 <= measured <= 5, "two are kept for the starts at the load of the best"
     assert "time" in found.stopped
     assert found.best is not None
+
+
+def test_both_starts_are_measured_however_little_is_allowed() -> None:
+    def allowed(kind: str) -> None:
+        if kind != FIRST:
+            raise SpentError("nothing more")
+
+    found = Search(SPACE, 250_000, lambda candidate: Reading(100.0, 1000.0, True), allowed)
+    found.run(STARTS)
+    assert [len(found.trials[start].readings) for start in STARTS] == [1, 1]
+
+
+def test_a_preferred_size_that_is_the_whole_batch_is_none() -> None:
+    candidate = Candidate(Setting(1, 16, 500, (4, 8)), 8)
+    stepped = Space((None, 500), (8,), (1,), (16, 8)).step(candidate, MAX_BATCH, -1)
+    assert stepped is not None
+    assert stepped.setting.preferred == (4, 8)
+    alone = Space((None, 500), (8,), (1,), (16, 8)).step(Candidate(Setting(1, 16, 500, (8,)), 8), MAX_BATCH, -1)
+    assert alone is not None
+    assert alone.setting.preferred == ()
 
 
 def test_refused_and_failing_settings_are_told_and_never_picked() -> None:
