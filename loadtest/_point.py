@@ -65,9 +65,21 @@ def setting_of(config: Mapping[str, Any]) -> Setting:
         instances=sum(int(group.get("count", 1)) for group in config.get("instance_group", [])),
         max_batch=largest,
         delay_us=None if batching is None else int(batching.get("max_queue_delay_microseconds", 0)),
-        preferred=() if preferred == (largest,) else preferred,
+        preferred=preferable(preferred, largest),
         graphs=bool(config.get("optimization", {}).get("cuda", {}).get("graphs", False)),
     )
+
+
+def preferable(sizes: Iterable[int], largest: int) -> tuple[int, ...]:
+    """Return the preferred sizes that say something beside `max_batch_size`.
+
+    A server refuses those above it, and prefers it by itself.
+
+    >>> preferable((4, 8, 16), 8), preferable((8,), 8)
+    ((4, 8), ())
+    """
+    kept = tuple(size for size in sizes if size <= largest)
+    return () if kept == (largest,) else kept
 
 
 def configured(base: Config, setting: Setting) -> Config:
@@ -113,9 +125,7 @@ def grid(
     for largest in tuple(max_batches) or (published.max_batch,):
         for delay_us in tuple(delays_us) or (published.delay_us,):
             for sizes in tuple(preferred) or (published.preferred,):
-                # without a batcher preferred sizes mean nothing, and above max_batch_size they are refused
-                kept = () if delay_us is None else tuple(size for size in sizes if size <= largest)
-                kept = () if kept == (largest,) else kept  # what a server prefers anyway
+                kept = () if delay_us is None else preferable(sizes, largest)  # without a batcher they mean nothing
                 for graph in tuple(graphs) or (published.graphs,):
                     for count in tuple(instances) or (published.instances,):
                         found[Setting(count, largest, delay_us, kept, graph)] = None

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loadtest import _stats
-from loadtest._point import Setting
+from loadtest._point import Setting, preferable
 
 BETTER = 0.01  # a step uphill is at least this share: anything less is noise
 LOOKS, MOST = 2, 8  # readings of a candidate that is not surely worse; of one that may be the best
@@ -103,8 +103,14 @@ class Space:
 
     def step(self, candidate: Candidate, axis: str, by: int) -> Candidate | None:
         """Return the candidate `by` steps along `axis`; None beyond its end or where it would change nothing."""
-        along = {BATCHING: self._batching, USERS: self._users, INSTANCES: self._instances, WIDTH: self._width}
-        return along.get(axis, self._max_batch)(candidate, by)
+        along = {
+            BATCHING: self._batching,
+            USERS: self._users,
+            INSTANCES: self._instances,
+            WIDTH: self._width,
+            MAX_BATCH: self._max_batch,
+        }
+        return along[axis](candidate, by)
 
     def _users(self, candidate: Candidate, by: int) -> Candidate | None:
         users = _neighbour(self.users, candidate.users, by)
@@ -126,8 +132,7 @@ class Space:
         size = None if setting.delay_us is None else _neighbour(self.max_batches, setting.max_batch, by)
         if size is None:
             return None
-        kept = tuple(each for each in setting.preferred if each <= size)
-        kept = () if kept == (size,) else kept  # Triton's own default
+        kept = preferable(setting.preferred, size)
         return replace(candidate, setting=replace(setting, max_batch=size, preferred=kept))
 
     def _batching(self, candidate: Candidate, by: int) -> Candidate | None:
