@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 BUDGET, LIMIT, WISH = 0.012, 0.02, 0.05
-FIRST = 5  # answers of a process that are checked before there is a cost to hold against the budget
+FIRST = 5  # answers of a process that are checked before their cost is held against the budget
 
 cpu_s = time.process_time
 

@@ -6,6 +6,9 @@ Out     `Feed.take`: the time a request was due, for the next free user of its m
 A gevent timer comes half a millisecond late and more, because its loop waits in whole milliseconds. So a thread of the system
 sleeps until the next arrival and wakes the loop, which comes within about a tenth. Requests that no user is free for
 wait here and are sent as soon as one is: their latency counts from the moment they were due, and how many waited is counted.
+
+At the end nothing more becomes due, and what waits is still handed out for a while: where the server keeps up, the queue is
+empty within a moment, so a request is never held against a run only because the run ended.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Feed:
     """One process's arrivals.
 
     Attributes:
-        due: Requests that became due.
+        due: Requests that became due while the load went on.
         waited: Those of them for which no user was free.
         late: How late the others went out, in µs.
     """
@@ -46,6 +49,7 @@ class Feed:
         self._ready: deque[tuple[float, str]] = deque()
         self._wake = gevent.get_hub().loop.async_()
         self._zero = self._last = 0.0
+        self._deadline = math.inf
         self._exhausted = False
         self._taken = 0
         self.ended = self.begun = False
@@ -65,7 +69,12 @@ class Feed:
     @property
     def left(self) -> int:
         """Requests that are due and were not sent."""
-        return self.due + len(self._ready) - self._taken
+        return self.due - self._taken + (0 if self.ended else len(self._ready))
+
+    @property
+    def unsent(self) -> int:
+        """Those of them that could have been sent: they were still waiting when the time after the end was over."""
+        return self.left if clock() >= self._deadline else 0
 
     @property
     def finished(self) -> bool:
@@ -78,19 +87,24 @@ class Feed:
         self._wake.start(self._deliver)
         _start_thread(self._run, ())
 
-    def end(self) -> None:
-        """Let nothing become due any more, and send waiting users home; what is due and not sent stays counted in `left`."""
+    def end(self, grace_s: float) -> float:
+        """Let nothing become due any more; what waits is handed out for another `grace_s`. Returns the moment of the end.
+
+        Arrivals that the event loop has not seen yet fell due while it was busy with ending the run: the load ended before them.
+        """
         if not self.ended:
-            self.ended, self._last = True, clock()
+            self._deadline = clock() + grace_s
+            self.ended, self._last = True, min([due for due, _ in self._ready] or [clock()])
             self._wake.stop()
-            self._send_home()
+            self._release_users()
+        return self._last
 
     def take(self, model: str) -> float | None:
         """Wait for the next request of a model and return the moment it was due; None at the end."""
         self._idle[model] += 1
         item: tuple[float, bool] | None = self._queues[model].get()
         self._idle[model] -= 1
-        if item is None or self.ended:
+        if item is None or clock() >= self._deadline:
             self._queues[model].put(None)  # for the next one who waits
             return None
         due, waited = item
@@ -121,8 +135,8 @@ class Feed:
             queue = self._queues[model]
             queue.put((due, queue.qsize() >= self._idle[model]))
         if self._exhausted:
-            self._send_home()
+            self._release_users()
 
-    def _send_home(self) -> None:
+    def _release_users(self) -> None:
         for queue in self._queues.values():
             queue.put(None)

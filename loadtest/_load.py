@@ -126,7 +126,7 @@ class Session:
             fire: locust's ``request`` event.
             due: In an open loop, the moment the request was due: its latency counts from there.
         """
-        if self._recorder.ended:
+        if due is None and self._recorder.over:
             return
         payload = self._choices[self._random.randrange(len(self._choices))]
         error: Exception | None = None
@@ -138,7 +138,9 @@ class Session:
         except ClientError as caught:
             error = caught
         except gevent.GreenletExit:
-            if clock() - sent < CANCELLED_S:
+            if clock() - sent < max(
+                CANCELLED_S, self._recorder.slowest_s
+            ):  # else others would have had their answer by now
                 self._recorder.cancelled(self._name, self._transport)
             raise
         done = clock()

@@ -68,7 +68,7 @@ class Track:
         cancels: Requests that were cut off with their user; neither answered nor missed.
         failures, wrong, checked: Counts over the whole run.
         measured: Requests that began after the warm-up.
-        in_window: Successful ones of them that ended before the load did.
+        in_window: Successful requests that ended between the end of the warm-up and the end of the load, whenever they began.
         samples: What these held: what throughput is made of.
         errors: Text → count.
     """
@@ -125,23 +125,32 @@ class Track:
 class Recorder:
     """All tracks of this process.
 
+    A request under way at the end of the warm-up, or of the load, belongs to neither side of it: throughput counts answers
+    by the moment they came, latencies are those of requests that began after the warm-up.
+
     Attributes:
         started, warm_until, ended: Moments of ``time.perf_counter``; `ended` is 0 while the load goes on.
+        slowest_s: The longest time from send to answer so far.
     """
 
     def __init__(self) -> None:
         self.tracks: dict[tuple[str, str], Track] = {}
-        self.started = self.warm_until = self.ended = 0.0
+        self.started = self.warm_until = self.ended = self.slowest_s = 0.0
 
     def start(self, warmup_s: float) -> None:
-        """Forget what was and begin a run now."""
+        """Drop earlier records and begin a run now."""
         self.tracks.clear()
-        self.started, self.ended = clock(), 0.0
+        self.started, self.ended, self.slowest_s = clock(), 0.0, 0.0
         self.warm_until = self.started + warmup_s
 
     def end(self, moment: float | None = None) -> None:
         """The load is over, or was at `moment`; answers that still come count as answers, not as throughput."""
         self.ended = self.ended or moment or clock()
+
+    @property
+    def over(self) -> bool:
+        """True where the load has ended."""
+        return 0 < self.ended <= clock()
 
     @property
     def window_s(self) -> float:
@@ -184,14 +193,17 @@ class Recorder:
             track.series.failed(second)
             return
         track.series.answered(second, latency_us)
+        taken_us = latency_us if service_us is None else service_us
+        self.slowest_s = max(self.slowest_s, taken_us / 1e6)
+        if self.warm_until <= done and (not self.ended or done <= self.ended):
+            track.in_window += 1
+            track.samples += samples
         if warm:
-            track.in_window += not self.ended
-            track.samples += 0 if self.ended else samples
             track.measured_us.add(latency_us)
-            track.service_us.add(latency_us if service_us is None else service_us)
+            track.service_us.add(taken_us)
 
     def drain(self) -> list[list[Any]]:
-        """Return and forget what was recorded since the last call, for a report to the master."""
+        """Return and drop what was recorded since the last call, for a report to the master."""
         parts = [[model, protocol, track.encode()] for (model, protocol), track in self.tracks.items()]
         self.tracks.clear()
         return parts

@@ -165,7 +165,7 @@ def _model(settings: Settings, measured: Measured, model: str, protocol: str, tr
         "series": track.series.as_rows(),
         "errors": [{"text": text, "count": count} for text, count in track.errors.most_common()],
     }
-    row["stability"] = stability(row["series"], settings.warmup_s)
+    row["stability"] = stability(row["series"], settings.warmup_s, settings.warmup_s + measured.window_s)
     return row
 
 

@@ -76,17 +76,22 @@ class Infer(User):
 
     def ask(self) -> None:
         """Send requests until this user is to rest or to end; locust's way from task to task costs as much as a request's bookkeeping."""
-        self.ask_once()
-        while not (SETTINGS.wait_s or RUN.recorder.ended) and self.session is not None and self._state == "running":
-            self.ask_once()
+        while self.ask_once() and not SETTINGS.wait_s:
+            pass
 
-    def ask_once(self) -> None:
-        """Send one request; in an open loop the next one that is due."""
-        due = RUN.feed.take(self.name) if RUN.feed is not None else None
-        if self.session is not None and (due is not None or RUN.feed is None):
-            self.session.ask(self.environment.events.request.fire, due)
-        elif RUN.feed is not None:
+    def ask_once(self) -> bool:
+        """Send one request; in an open loop the next one that is due. Returns whether another may follow at once."""
+        if self.session is None:
+            return False
+        if SETTINGS.arrivals == "closed":
+            self.session.ask(self.environment.events.request.fire)
+            return not RUN.recorder.over and self._state == "running"
+        due = RUN.next_due(self.name)
+        if due is None:
             time.sleep(0.05)  # nothing is due any more: until locust ends this user
+            return False
+        self.session.ask(self.environment.events.request.fire, due)
+        return self._state == "running" or RUN.recorder.over  # after the end, what still waits is sent
 
 
 class InferHttp(Infer):
