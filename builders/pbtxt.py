@@ -98,7 +98,9 @@ def _notes(config: Any, job: Job, kind: str) -> None:
         # our Python-based backend takes inputs that lie on the GPU where they lie; NVIDIA's C++ backend passes this by
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if job.model.slo.p99_ms is not None:
-        config.parameters["planwright_slo_p99_ms"].string_value = f"{job.model.slo.p99_ms:g}"
+        config.parameters[
+            "planwright_slo_p99_ms"
+        ].string_value = f"{job.model.slo.p99_ms:.15g}"  # :g alone keeps six digits
 
 
 def parse(text: str) -> Any:

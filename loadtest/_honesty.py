@@ -3,9 +3,10 @@
 In      report.json's value before its verdict, what ended the run.
 Out     ``verdict``: pass, fail or inconclusive, with reasons; the loud one first.
 
-Bad: the server gone, wrong or failed or unanswered requests, an SLO missed, requests that were due and never sent. Doubtful: the
-client as the limit, sends that came late by the client's own fault, counters of the server that disagree, a rate that was not
-offered, windows that differ, checking that cost too much, too few requests for a 99th percentile.
+Bad: the server gone, wrong or failed or unanswered requests, an SLO missed, requests that were due and never sent. Doubtful: a
+chosen model or transport that got no request, the client as the limit, sends that came late by the client's own fault, counters of
+the server that disagree, a rate that was not offered, windows that differ, checking that cost too much, too few requests for a
+99th percentile.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from loadtest._checking import FIRST, LIMIT
+from loadtest._checking import LIMIT
 
 ENOUGH_FOR_P99 = 100  # below this a 99th percentile is one sample
 BUSY = 0.9  # share of a core from which the client itself may be what is measured
@@ -44,10 +45,29 @@ def verdict(report: dict[str, Any], *, stopped_by: str, lost_server: bool, stead
         doubts += (
             _unstable(row, report["warmup_s"], report["warmup_s"] + report.get("window_s", math.inf)) if steady else []
         )
-    if not report["models"]:
-        doubts.append("nothing was measured")
+    doubts += _not_requested(report) if report["models"] else ["nothing was measured"]
     status = "fail" if bad else "inconclusive" if doubts else "pass"
     return {"status": status, "reasons": [*bad, *doubts]}
+
+
+def passed(report: dict[str, Any]) -> str:
+    """Return what a run that passed has shown, and for which models.
+
+    Example:
+        >>> row = {"model": "a", "checked": 3, "slo": {"p99_ms": 20.0}}
+        >>> passed({"models": [row, {"model": "b", "checked": 4, "slo": {}}]})
+        'no request failed, none of 7 checked answers is wrong, the SLO of a is met, b has no SLO'
+    """
+    checked = sum(row["checked"] for row in report["models"])
+    limits = {row["model"]: bool(row["slo"]) for row in report["models"]}
+    having, lacking = ([name for name, has in limits.items() if has is given] for given in (True, False))
+    parts = [
+        "no request failed",
+        f"none of {checked} checked answers is wrong" if checked else "no answer was checked",
+        f"the SLO of {', '.join(having)} is met" if having else "",
+        f"{', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no SLO" if lacking else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _bad(row: dict[str, Any]) -> Iterator[str]:
@@ -59,7 +79,7 @@ def _bad(row: dict[str, Any]) -> Iterator[str]:
     if row["unanswered"]:
         yield f"{name}: {row['unanswered']} requests were never answered"
     if limit_ms is not None and row["measured"] and p99_ms > limit_ms:
-        yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {limit_ms:g} ms"
+        yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {limit_ms:.15g} ms"
 
 
 def _never_sent(load: dict[str, Any]) -> Iterator[str]:
@@ -68,6 +88,19 @@ def _never_sent(load: dict[str, Any]) -> Iterator[str]:
             f"{load['unsent']} of {load['due']} requests were due and never sent, not even after the load had ended: the server does "
             "not keep up with this rate, or there are too few connections (--users)"
         )
+
+
+def _not_requested(report: dict[str, Any]) -> Iterator[str]:
+    """Name models, transports and else pairs of them that were to be covered and got no request."""
+    pairs = [tuple(pair) for pair in report.get("not_requested", [])]
+    models, transports = ({row[key] for row in report["models"]} for key in ("model", "protocol"))
+    for model in dict.fromkeys(model for model, _ in pairs if model not in models):
+        yield f"{model} got no request: run longer, or leave it out of PLANWRIGHT_MODELS"
+    for transport in dict.fromkeys(transport for _, transport in pairs if transport not in transports):
+        yield f"nothing was sent over {transport}: give more users (--users), or choose transports with --tags"
+    for model, transport in pairs:
+        if model in models and transport in transports:
+            yield f"{model} got no request over {transport}: run longer, or give more users (--users)"
 
 
 def _few(row: dict[str, Any]) -> Iterator[str]:
@@ -112,10 +145,15 @@ def _offered(report: dict[str, Any]) -> Iterator[str]:
 
 def _checking(client: dict[str, Any]) -> Iterator[str]:
     share = client["checking"]
-    free = share.get("count", math.inf) <= FIRST * client.get(
-        "processes", 1
-    )  # checked however little else the client does
-    if share["high"] > LIMIT and not free:
+    if share.get(
+        "automatic"
+    ):  # the budget is kept, but for a few first answers: these matter by what they take of a core
+        if share["high"] * client["cpu_share"] > LIMIT:
+            yield (
+                f"checking {share['count']} answers took up to {share['high'] * client['cpu_share']:.1%} of a core, more than "
+                f"{LIMIT:.0%}, because they are large: run longer"
+            )
+    elif share["high"] > LIMIT:
         yield (
             f"checking answers cost the client {share['share']:.1%} of its CPU time (up to {share['high']:.1%}), more than "
             f"{LIMIT:.0%}: lower PLANWRIGHT_CHECK, or leave it out"

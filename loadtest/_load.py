@@ -22,13 +22,12 @@ from clients import ClientError, ConnectionFailed, PreparedRequest, RequestTimeo
 from clients import published as repository
 from clients.discover import Protocol
 from clients.sync import SharedMemory
-from clients.validate import check_answers
+from clients.validate import check_answers, sample_inputs
 from loadtest._checking import Checker
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
 from planwright.golden import Golden, Group
 
-CANCELLED_S = 1.0  # a user that is stopped while it rests may wake up and send before the stop reaches it
 PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
 MOST_RIGHT = 64
 OWN_PAYLOADS = 4  # shared memory is the user's own, so few requests per user
@@ -87,7 +86,9 @@ class Payloads:
         for size in dict(self._settings.batches):
             groups = list(golden.batches(min(size, model.info.limit)))
             groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
-            found[size] = [Payload(model.prepare(_inputs(model, group)), group, own, _rows(group)) for group in groups]
+            found[size] = [
+                Payload(model.prepare(sample_inputs(model.info, group)), group, own, _rows(group)) for group in groups
+            ]
         # a common multiple, so that a size's share does not hang on how many groups the golden samples make of it
         longest = math.lcm(*map(len, found.values()))
         return [
@@ -112,8 +113,8 @@ class Session:
         protocol, memory = TRANSPORTS[transport]
         url = settings.grpc_url if protocol == "grpc" else settings.http_url
         self._model = TritonModel(
-            name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s
-        )
+            name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s, allow_nan=True
+        )  # golden samples may hold NaN where the model takes it for a missing value
         self._choices, self._version = payloads.of(name, protocol, self._model, own=memory is not None)
         self._mine: dict[int, PreparedRequest] = {}
         self._random = random.Random()
@@ -138,10 +139,7 @@ class Session:
         except ClientError as caught:
             error = caught
         except gevent.GreenletExit:
-            if clock() - sent < max(
-                CANCELLED_S, self._recorder.slowest_s
-            ):  # else others would have had their answer by now
-                self._recorder.cancelled(self._name, self._transport)
+            self._recorder.cut_off(self._name, self._transport, clock() - sent)
             raise
         done = clock()
         began = sent if due is None else due
@@ -208,10 +206,6 @@ def _bytes_of(answers: Any) -> tuple[bytes, ...] | None:
 
 def _rows(group: Group) -> int:
     return len(next(iter(group.inputs.values())))
-
-
-def _inputs(model: TritonModel, group: Group) -> Any:
-    return group.inputs if model.info.batches else {name: array[0] for name, array in group.inputs.items()}
 
 
 def _text(error: Exception | None) -> str:

@@ -25,6 +25,7 @@ MOST_ERRORS, OTHER = 50, "other errors"
 COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window", "samples")
 
 MOST_FRESH = 1024
+CANCELLED_S = 1.0  # a user that is stopped while it rests may wake up and send before the stop reaches it
 clock = time.perf_counter
 
 
@@ -130,22 +131,28 @@ class Recorder:
 
     Attributes:
         started, warm_until, ended: Moments of ``time.perf_counter``; `ended` is 0 while the load goes on.
-        slowest_s: The longest time from send to answer so far.
     """
 
     def __init__(self) -> None:
         self.tracks: dict[tuple[str, str], Track] = {}
-        self.started = self.warm_until = self.ended = self.slowest_s = 0.0
+        self.started = self.warm_until = self.ended = 0.0
+        self._slowest_s: dict[tuple[str, str], float] = {}
 
     def start(self, warmup_s: float) -> None:
         """Drop earlier records and begin a run now."""
         self.tracks.clear()
-        self.started, self.ended, self.slowest_s = clock(), 0.0, 0.0
+        self._slowest_s.clear()
+        self.started, self.ended = clock(), 0.0
         self.warm_until = self.started + warmup_s
 
     def end(self, moment: float | None = None) -> None:
         """The load is over, or was at `moment`; answers that still come count as answers, not as throughput."""
         self.ended = self.ended or moment or clock()
+
+    @property
+    def slowest_s(self) -> float:
+        """The longest time from send to answer so far."""
+        return max(self._slowest_s.values(), default=0.0)
 
     @property
     def over(self) -> bool:
@@ -161,9 +168,10 @@ class Recorder:
         """Note that a request goes out; one that never ends is missed later."""
         self._track(model, protocol).sent += 1
 
-    def cancelled(self, model: str, protocol: str) -> None:
-        """Note that a request was cut off with its user."""
-        self._track(model, protocol).cancels += 1
+    def cut_off(self, model: str, protocol: str, under_way_s: float) -> None:
+        """Note that a request was cut off with its user; it is missed only where others had their answer within that time."""
+        known = under_way_s < max(CANCELLED_S, self._slowest_s.get((model, protocol), 0.0))
+        self._track(model, protocol).cancels += known
 
     def record(
         self,
@@ -194,7 +202,7 @@ class Recorder:
             return
         track.series.answered(second, latency_us)
         taken_us = latency_us if service_us is None else service_us
-        self.slowest_s = max(self.slowest_s, taken_us / 1e6)
+        self._slowest_s[model, protocol] = max(self._slowest_s.get((model, protocol), 0.0), taken_us / 1e6)
         if self.warm_until <= done and (not self.ended or done <= self.ended):
             track.in_window += 1
             track.samples += samples

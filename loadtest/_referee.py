@@ -83,6 +83,9 @@ def drive(load: dict[str, Any], environment: dict[str, str], runs: Path, *flags:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=load["duration_s"] + SPARE_S
     )
     report = _locust.report(runs, done.stdout + done.stderr)
+    if not report["models"]:
+        why = "; ".join(report["verdict"]["reasons"])
+        raise StageError("load", Fault("the load measured nothing", why=why, fix=_locust.TRY))
     row = report["models"][0]
     return {
         "requests": row["requests"], "failures": row["failures"] + row["unanswered"], "rate_per_s": report["load"]["offered_per_s"],

@@ -18,7 +18,7 @@ from typing import Any
 
 from clients import published
 from loadtest import _plots
-from loadtest._honesty import stability, verdict
+from loadtest._honesty import passed, stability, verdict
 from loadtest._recorder import Track, bars, curve, up_to
 from loadtest._settings import Settings
 from planwright.errors import Fault, SpecError
@@ -30,9 +30,10 @@ PERCENTILES = (50, 90, 95, 99, 99.9)
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run hands over; see `_run.Run`."""
+    """What a run hands over; see `_run.Run`. `chosen` is every model and transport that was to be covered."""
 
     tracks: dict[tuple[str, str], Track]
+    chosen: list[tuple[str, str]]
     duration_s: float
     window_s: float
     users: int
@@ -58,6 +59,7 @@ def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, A
         "users": measured.users,
         "load": measured.load,
         "models": models,
+        "not_requested": [list(pair) for pair in measured.chosen if pair not in measured.tracks],
         "server": measured.server,
         "client": measured.client,
     }
@@ -127,6 +129,7 @@ def render(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["ms"] = lambda us: f"{us / 1000:.2f}" if us < 100_000 else f"{us / 1000:.0f}"
+    environment.filters["passed"] = passed
     environment.filters["count"] = lambda value: f"{value:,.0f}"
     draw = {"run": _plots.run, "sweep": _plots.sweep, "tune": _plots.tune}[report["kind"]]
     return environment.get_template("report.html.j2").render(
@@ -193,7 +196,7 @@ def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
 
     path = folder / "config.pbtxt"
     text = path.read_text() if path.is_file() else ""
-    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([\d.]+)"', text)
+    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([-+.\de]+)"', text)
     return {"p99_ms": float(match[1])} if match else ({} if text else dict(build.get("slo", {})))
 
 

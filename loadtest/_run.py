@@ -17,13 +17,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from loadtest import _arrivals, _forget, _report, _server
-from loadtest._arrivals import Share
+from loadtest import _arrivals, _choice, _forget, _report, _server
+from loadtest._arrivals import Arrival, Share
 from loadtest._checking import Checker, Cost
 from loadtest._feed import Feed, clock
-from loadtest._honesty import LOUD
+from loadtest._honesty import LOUD, passed
 from loadtest._load_record import LoadRecord
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
@@ -113,16 +114,16 @@ class Run:
         grace_s = max(BACKLOG_S, self.recorder.slowest_s)
         self.recorder.end(self.feed.end(grace_s) if self.feed is not None else None)
 
-    def next_due(self, name: str) -> float | None:
-        """Wait for the next request of an open loop and return the moment it was due; None at the end."""
+    def next_due(self, models: Sequence[str]) -> Arrival | None:
+        """Wait for the next request of an open loop to one of these models; None at the end."""
         if self.feed is None:
             return None
-        due = self.feed.take(name)
+        arrival = self.feed.take(models)
         if (
             self.feed.finished
         ):  # the load lasts until the profile ends, and longer where requests still wait for a connection
             self.recorder.end(max(self.feed.last_moment, clock()))
-        return due
+        return arrival
 
     def stop(self, environment: Any, **_: Any) -> None:
         """Write the report; locust may say more than once that a test has stopped."""
@@ -140,14 +141,20 @@ class Run:
         server = _server.difference(self._before, after) if self._before and after else {}
         self._others.add(self._part())
         measured = _report.Measured(
-            self.recorder.tracks, duration_s, self._window_s or self.recorder.window_s, self._peak_users or environment.runner.user_count,
-            server, _server.identity(self.settings.http_url), self._others.client(), self._load(), lost_server=after is None,
+            self.recorder.tracks, self._chosen(environment), duration_s, self._window_s or self.recorder.window_s,
+            self._peak_users or environment.runner.user_count, server, _server.identity(self.settings.http_url),
+            self._others.client(automatic=self.settings.check is None), self._load(), lost_server=after is None,
             stopped_by=self._given_up.faults[0].what if self._given_up else "",
         )  # fmt: skip
         folder, report = _report.write_run(self.settings, measured)
         _tell(folder / ("report.html" if self.settings.page else "report.json"), report)
         if report["verdict"]["status"] == "fail":
             environment.process_exit_code = environment.process_exit_code or EXIT_FAILED
+
+    def _chosen(self, environment: Any) -> list[tuple[str, str]]:
+        """Return every model and transport that the run was to cover."""
+        transports = dict.fromkeys(map(_choice.transport_of, environment.user_classes))
+        return [(model, transport) for model, _ in self.settings.models for transport in transports if transport]
 
     def give_up(self, environment: Any, error: PlanwrightError) -> None:
         """End the test for a reason that every user would meet again."""
@@ -331,5 +338,6 @@ def _tell(file: Any, report: dict[str, Any]) -> None:
         if reason.startswith(LOUD):
             console.say(f"\n{'!' * 72}\n!!!  {LOUD}\n{'!' * 72}\n")
             break
-    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in verdict["reasons"]))
+    shown = verdict["reasons"] or ([passed(report)] if verdict["status"] == "pass" else [])
+    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in shown))
     console.say(f"report: {file}")
