@@ -66,6 +66,7 @@ def passed(report: dict[str, Any]) -> str:
         f"none of {checked} checked answers is wrong" if checked else "no answer was checked",
         f"the SLO of {', '.join(having)} is met" if having else "",
         f"{', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no SLO" if lacking else "",
+        "the server's counters are not known" if report.get("server_note") else "",
     ]
     return ", ".join(filter(None, parts))
 
@@ -110,8 +111,13 @@ def _few(row: dict[str, Any]) -> Iterator[str]:
 
 def _client(report: dict[str, Any]) -> Iterator[str]:
     client, load = report["client"], report["load"]
-    server_busy = max((row.get("busy_share", 0.0) for row in report["server"].values()), default=0.0)
-    if client["cpu_share"] > BUSY and server_busy < SERVER_BUSY:
+    server_busy = max((row.get("busy_share", 0.0) for row in report["server"].values()), default=None)
+    if client["cpu_share"] > BUSY and server_busy is None:
+        yield (
+            f"{LOUD}, or the server is: the client used {client['cpu_share']:.0%} of a core, and how busy the server was is not known; "
+            "give locust --processes, or read the rates as a lower bound"
+        )
+    elif client["cpu_share"] > BUSY and server_busy is not None and server_busy < SERVER_BUSY:
         yield (
             f"{LOUD}: it used {client['cpu_share']:.0%} of a core while the server's instances computed {server_busy:.0%} of the "
             "time; give locust --processes, or read the rates as a lower bound"
@@ -125,11 +131,16 @@ def _client(report: dict[str, Any]) -> Iterator[str]:
 def _counted(report: dict[str, Any]) -> Iterator[str]:
     for model, server in report["server"].items():
         rows = [row for row in report["models"] if row["model"] == model]
-        ours = sum(row["requests"] - row["failures"] + row["wrong"] for row in rows)
-        # of a request that was cut off, or failed for the client, nobody here knows whether the server counted it
+        ours, theirs = sum(row["requests"] - row["failures"] + row["wrong"] for row in rows), server["requests"]
+        # the server may have counted a request that was cut off, or that failed for the client
         unknown = sum(row["unanswered"] + row["cancelled"] + row["failures"] - row["wrong"] for row in rows)
-        if rows and not 0 <= server["requests"] - ours <= unknown:
-            yield f"{model}: the server counted {server['requests']} answers, the client {ours}: is another client sending requests?"
+        changes = ", ".join(server.get("changes", []))
+        if rows and changes:
+            yield f"{model}: {changes} during the run: its figures are not of one version that was loaded all the time"
+        if rows and theirs > ours + unknown:
+            yield f"{model}: the server counted {theirs} answers, the client {ours}: is another client sending requests?"
+        elif rows and theirs < ours and not changes:
+            yield f"{model}: the server counted {theirs} answers, the client {ours}: was it loaded again, or is it one of several servers?"
 
 
 def _offered(report: dict[str, Any]) -> Iterator[str]:

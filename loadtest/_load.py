@@ -26,10 +26,12 @@ from clients.validate import check_answers, sample_inputs
 from loadtest._checking import Checker
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
+from loadtest._switched import Answers
 from planwright.golden import Golden, Group
 
 PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
 MOST_RIGHT = 64
+LOOK_AGAIN_S = 1.0  # how old the knowledge of the version that is served may be
 OWN_PAYLOADS = 4  # shared memory is the user's own, so few requests per user
 # what a report calls a transport -> protocol, and where tensors lie
 TRANSPORTS: dict[str, tuple[Protocol, SharedMemory | None]] = {
@@ -41,6 +43,9 @@ clock = time.perf_counter
 
 class WrongAnswerError(Exception):
     """The server answered, but not what the golden sample says."""
+
+
+UNKNOWN = Exception("another version answered, and what it should answer is not known")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Payloads:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._built: dict[tuple[str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
+        self._newest: dict[str, tuple[float, Answers | None]] = {}
 
     def of(
         self, name: str, protocol: Protocol, model: TritonModel, *, own: bool
@@ -98,9 +104,19 @@ class Payloads:
         ]
 
     def _version(self, name: str, model: TritonModel) -> repository.PublishedVersion:
-        from loadtest._versions import newest_served
+        return repository.version(self._settings.repository, name, model.versions()[-1])
 
-        return repository.version(self._settings.repository, name, newest_served(self._settings.http_url, name, model))
+    def switched(self, name: str, model: TritonModel, known: str) -> Answers | None:
+        """Return the answers of a version that has taken over from `known`; None where that is still the newest one."""
+        read_s, found = self._newest.get(name, (-math.inf, None))
+        if clock() - read_s > LOOK_AGAIN_S:
+            version = model.versions()[-1]
+            if found is None or found.version.version != version:
+                found = (
+                    None if version == known else Answers(repository.version(self._settings.repository, name, version))
+                )
+            self._newest[name] = clock(), found
+        return found
 
 
 class Session:
@@ -110,6 +126,7 @@ class Session:
         self, settings: Settings, payloads: Payloads, recorder: Recorder, checker: Checker, transport: str, name: str
     ) -> None:
         self._recorder, self._checker, self._transport, self._name = recorder, checker, transport, name
+        self._payloads = payloads
         protocol, memory = TRANSPORTS[transport]
         url = settings.grpc_url if protocol == "grpc" else settings.http_url
         self._model = TritonModel(
@@ -144,9 +161,12 @@ class Session:
         done = clock()
         began = sent if due is None else due
         self._asked += 1
-        checked = answers is not None and self._checker.wants(first=self._asked == 1)
+        checked = answers is not None and self._checker.wants(
+            first=self._asked == 1, track=(self._name, self._transport)
+        )
         if checked:
             error = self._checker.run(lambda: self._wrong(payload, answers))
+            checked, error = (False, None) if error is UNKNOWN else (True, error)
         self._tell(fire, began, done, sent, error, checked, answers, payload.samples)
         if isinstance(error, ConnectionFailed):
             time.sleep(PAUSE_AFTER_FAILURE_S)
@@ -177,7 +197,7 @@ class Session:
             exception=error, context={},
         )  # fmt: skip
 
-    def _wrong(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
+    def _wrong(self, payload: Payload, answers: Any) -> Exception | None:
         """Compare with the golden answer; an answer that was right before is right again, byte for byte."""
         seen = _bytes_of(answers)
         if seen is not None and seen in payload.right:
@@ -187,11 +207,22 @@ class Session:
             payload.right.add(seen)
         return error
 
-    def _compared(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
+    def _compared(self, payload: Payload, answers: Any) -> Exception | None:
         batched = self._model.info.batches
         shaped = {name: array[: payload.samples] if batched else array[None] for name, array in answers.items()}
-        failed = [check for check in check_answers(payload.group, shaped, self._version) if not check.passed]
-        return WrongAnswerError(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
+        error = _differs(payload.group, shaped, self._version)
+        return error and self._compared_with_newer(payload, shaped, error)
+
+    def _compared_with_newer(self, payload: Payload, shaped: Any, error: Exception) -> Exception | None:
+        """Compare with the version that has taken over meanwhile; `error` stands where none has."""
+        try:
+            newer = self._payloads.switched(self._name, self._model, self._version.version)
+        except ClientError:
+            return UNKNOWN
+        expected = newer.to(payload.group.inputs) if newer else None
+        if newer is None:
+            return error
+        return UNKNOWN if expected is None else _differs(expected, shaped, newer.version)
 
     def close(self) -> None:
         """Close the connection; a gRPC channel left open would keep the process from ending."""
@@ -202,6 +233,11 @@ def _bytes_of(answers: Any) -> tuple[bytes, ...] | None:
     """Return the answers' bytes; None for text, whose array holds addresses."""
     arrays = [answers[name] for name in sorted(answers)]
     return None if any(array.dtype.kind == "O" for array in arrays) else tuple(array.tobytes() for array in arrays)
+
+
+def _differs(group: Group, answers: Any, version: repository.PublishedVersion) -> WrongAnswerError | None:
+    failed = [check for check in check_answers(group, answers, version) if not check.passed]
+    return WrongAnswerError(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
 
 
 def _rows(group: Group) -> int:

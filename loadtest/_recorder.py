@@ -210,6 +210,13 @@ class Recorder:
             track.measured_us.add(latency_us)
             track.service_us.add(taken_us)
 
+    def answers(self) -> dict[str, int]:
+        """Return how many answers came from each model, wrong ones included."""
+        found: Counter[str] = Counter()
+        for (model, _), track in self.tracks.items():
+            found[model] += track.requests - track.failures + track.wrong
+        return found
+
     def drain(self) -> list[list[Any]]:
         """Return and drop what was recorded since the last call, for a report to the master."""
         parts = [[model, protocol, track.encode()] for (model, protocol), track in self.tracks.items()]

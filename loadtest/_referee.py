@@ -20,7 +20,6 @@ from typing import Any
 
 from clients import published
 from loadtest import _locust
-from loadtest._versions import newest_served
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, StageError
 from planwright.server_info import SERVER_FILE, ServerInfo
@@ -102,9 +101,10 @@ def loadgen(load: dict[str, Any], server: ServerInfo, repository: Path, url: str
     """
     from clients import TritonModel
 
-    with TritonModel(load["model"], server.http_url) as model:
-        version = newest_served(server.http_url, load["model"], model)
-    address = url or (server.http_url if load["protocol"] == "http" else server.grpc_url)
+    own = server.http_url if load["protocol"] == "http" else server.grpc_url
+    with TritonModel(load["model"], own, protocol=load["protocol"]) as model:
+        version = model.versions()[-1]
+    address = url or own
     job = {**load, "url": address, "version": version, "repository": str(repository), "timeout_s": 60.0, "seed": 1}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(job, file)

@@ -18,6 +18,7 @@ from typing import Any
 
 from clients import published
 from loadtest import _plots
+from loadtest._counters import Counted
 from loadtest._honesty import passed, stability, verdict
 from loadtest._recorder import Track, bars, curve, up_to
 from loadtest._settings import Settings
@@ -37,11 +38,10 @@ class Measured:
     duration_s: float
     window_s: float
     users: int
-    server: dict[str, Any]
+    counted: Counted
     identity: dict[str, Any]
     client: dict[str, Any]
     load: dict[str, Any]
-    lost_server: bool
     stopped_by: str
 
 
@@ -60,11 +60,12 @@ def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, A
         "load": measured.load,
         "models": models,
         "not_requested": [list(pair) for pair in measured.chosen if pair not in measured.tracks],
-        "server": measured.server,
+        "server": measured.counted.models,
+        "server_note": measured.counted.note,
         "client": measured.client,
     }
     report["verdict"] = verdict(
-        report, stopped_by=measured.stopped_by, lost_server=measured.lost_server, steady=settings.steady
+        report, stopped_by=measured.stopped_by, lost_server=measured.counted.lost, steady=settings.steady
     )
     save(folder, report, page=settings.page)
     return folder, report
@@ -138,7 +139,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def _model(settings: Settings, measured: Measured, model: str, protocol: str, track: Track) -> dict[str, Any]:
-    build = _build(settings.repository / model)
+    build = _build(settings.repository / model, measured.counted.versions.get(model, ""))
     slo = slo_of(settings.repository / model, build)
     answered = track.latencies.get_total_count()
     within = up_to(track.latencies, slo["p99_ms"] * 1000) if slo else answered
@@ -185,9 +186,13 @@ def latencies(histogram: Any) -> dict[str, float]:
     }
 
 
-def _build(folder: Path) -> dict[str, Any]:
-    found = sorted(folder.glob("*/build.json"), key=lambda path: int(path.parent.name))
-    return published.version(folder.parent, folder.name, found[-1].parent.name).build if found else {}
+def _build(folder: Path, served: str) -> dict[str, Any]:
+    """Return build.json of the version that is served, or of the newest one where that is not known."""
+    found = read_json(folder / served / "build.json") if served else None
+    if isinstance(found, dict):
+        return found
+    newest = published.newest(folder.parent, folder.name)
+    return newest.build if newest else {}
 
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:

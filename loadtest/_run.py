@@ -20,9 +20,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest import _arrivals, _choice, _forget, _report, _server
+from loadtest import _arrivals, _choice, _forget, _report
 from loadtest._arrivals import Arrival, Share
 from loadtest._checking import Checker, Cost
+from loadtest._counters import Counters
 from loadtest._feed import Feed, clock
 from loadtest._honesty import LOUD, passed
 from loadtest._load_record import LoadRecord
@@ -47,7 +48,7 @@ class Run:
         self.checker = Checker(settings.check)
         self.feed: Feed | None = None
         self._share = Share()
-        self._before: _server.Snapshot | None = None
+        self._counters = Counters(settings)
         self._given_up: PlanwrightError | None = None
         self._watching: list[Any] = []
         self._reset()
@@ -89,7 +90,7 @@ class Run:
                 self._workers.add(client.id)
                 environment.runner.send_message(SHARE, [index, environment.runner.worker_count], client_id=client.id)
         if not _is_worker(environment):
-            self._before = self._snapshot()
+            self._counters.begin()
         if _is_master(environment):
             watch = self._watch_workers
         else:
@@ -98,6 +99,7 @@ class Run:
         self._watching = [
             gevent.spawn(watch, environment.runner),
             gevent.spawn(_forget.for_ever, environment.runner.stats),
+            *([] if _is_worker(environment) else [gevent.spawn(self._counters.follow)]),
         ]
 
     def connected(self, runner: Any) -> None:
@@ -119,9 +121,7 @@ class Run:
         if self.feed is None:
             return None
         arrival = self.feed.take(models)
-        if (
-            self.feed.finished
-        ):  # the load lasts until the profile ends, and longer where requests still wait for a connection
+        if self.feed.finished:  # the load lasts until the profile ends, and longer where requests still wait
             self.recorder.end(max(self.feed.last_moment, clock()))
         return arrival
 
@@ -137,13 +137,13 @@ class Run:
         if _is_master(environment):
             self._collect(environment.runner)
         duration_s = time.monotonic() - self._started_s
-        after = self._snapshot()
-        server = _server.difference(self._before, after) if self._before and after else {}
+        window_s = self._window_s or self.recorder.window_s
+        counted = self._counters.end(window_s + self.settings.warmup_s, self.recorder.answers())
         self._others.add(self._part())
         measured = _report.Measured(
-            self.recorder.tracks, self._chosen(environment), duration_s, self._window_s or self.recorder.window_s,
-            self._peak_users or environment.runner.user_count, server, _server.identity(self.settings.http_url),
-            self._others.client(automatic=self.settings.check is None), self._load(), lost_server=after is None,
+            self.recorder.tracks, self._chosen(environment), duration_s, window_s,
+            self._peak_users or environment.runner.user_count, counted, self._counters.server.identity(),
+            self._others.client(automatic=self.settings.check is None), self._load(),
             stopped_by=self._given_up.faults[0].what if self._given_up else "",
         )  # fmt: skip
         folder, report = _report.write_run(self.settings, measured)
@@ -292,10 +292,6 @@ class Run:
         self._from_worker(client_id, {KEY: part})
         self._collected.add(client_id)
 
-    def _snapshot(self) -> _server.Snapshot | None:
-        names = [name for name, _ in self.settings.models]
-        return _server.snapshot(self.settings.http_url, self.settings.metrics_url, names)
-
     def _spawned(self, user_count: int, **_: Any) -> None:
         self._peak_users = max(self._peak_users, user_count)
 
@@ -334,6 +330,8 @@ def _tell(file: Any, report: dict[str, Any]) -> None:
         console.say(f"{load['arrivals']} arrivals, {load['offered_per_s']:.1f} requests/s: {load['due']} due, {load['waited']} waited for "
                     f"a connection, {load['unsent']} never sent; sends were {load['late_us']['p50'] / 1000:.2f} ms late (p50)")  # fmt: skip
     verdict = report["verdict"]
+    if report["server_note"]:
+        console.say(report["server_note"])
     for reason in verdict["reasons"]:
         if reason.startswith(LOUD):
             console.say(f"\n{'!' * 72}\n!!!  {LOUD}\n{'!' * 72}\n")
