@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
+
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays, Golden, Group
-from planwright.tensors import TensorSpec
 
 Run = Callable[[Arrays], Arrays]
 
@@ -30,12 +31,6 @@ def check_batches(
     return [merge(checks) for checks in found.values()]
 
 
-def natural_batch(inputs: Iterable[TensorSpec]) -> int:
-    """Return a batch size for a graph: 8 where its batch is dynamic, 0 (one by one, as it is) where it is not."""
-    firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
-    return 8 if firsts == {-1} else 0
-
-
 def check_group(
     run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
 ) -> list[OutputCheck]:
@@ -43,7 +38,7 @@ def check_group(
     inputs = group.inputs if batched else {name: array[0] for name, array in group.inputs.items()}
     answers = run(inputs)
     if not batched:
-        answers = {name: array[None] for name, array in answers.items()}
+        answers = {name: np.asarray(array)[None] for name, array in answers.items()}
     return [compare(name, expected, answers[name], tolerances[name]) for name, expected in group.outputs.items()]
 
 

@@ -25,7 +25,7 @@ from builders.residual import POOLS
 from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
 from planwright.files import digest, write_json
-from planwright.golden import Golden, Group
+from planwright.golden import Arrays, Golden
 
 CHUNK = 16  # samples per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
 WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
@@ -163,8 +163,8 @@ def calibrate(job: Job, graph: Path) -> Path:
             str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=_method(job),
             extra_options={"symmetric": True},
         )  # fmt: skip
-        for group in samples.batches(job.model.batch.fixed or CHUNK):
-            calibrator.collect_data(_Reader(group))
+        for feed in samples.feeds(job.model.batch.fixed or CHUNK):
+            calibrator.collect_data(_Reader(feed))
         found = calibrator.compute_data()
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -176,8 +176,8 @@ def calibrate(job: Job, graph: Path) -> Path:
 class _Reader:
     """Feeds one chunk to onnxruntime's calibrator, which asks until it gets None."""
 
-    def __init__(self, group: Group) -> None:
-        self._batches = iter([group.inputs])
+    def __init__(self, feed: Arrays) -> None:
+        self._batches = iter([feed])
 
     def get_next(self) -> Any:
         """Return the next feed, or None."""

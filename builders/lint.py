@@ -133,7 +133,8 @@ def _tensors(
                     rebuild,
                 )
                 continue
-            dims = [-1, *item.dims] if config.max_batch_size else list(item.dims)
+            own = item.reshape.shape if item.HasField("reshape") or not tensor.shape else item.dims
+            dims = [-1, *own] if config.max_batch_size else list(own)
             declared_type = model_config_pb2.DataType.Name(item.data_type)
             if declared_type != tensor.config_type or not _fits(dims, list(tensor.shape)):
                 yield Finding(

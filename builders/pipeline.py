@@ -15,12 +15,13 @@ from typing import Any
 
 from builders import autocast, pairing, publish
 from builders.engine import COMPILE
-from builders.export import EXPORT, check_distinct
+from builders.export import EXPORT
+from builders.golden_checks import check_distinct
 from builders.graph import GRAPH
 from builders.repository import Published
 from builders.stage import Decision, Job, Stage, decide, execute, mark_imported, record_of
 from builders.verify import VERIFY
-from planwright.errors import Fault, MachineError, PlanwrightError, StageError
+from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 
 STAGES: tuple[Stage, ...] = (EXPORT, GRAPH, COMPILE, VERIFY)
 NAMES = (*(stage.name for stage in STAGES), "publish")
@@ -70,6 +71,7 @@ def build(job: Job, request: Request, say: Say) -> Result:
     """Run the stages that are due, stop at the first that fails."""
     result, started = Result(job.model.name), time.perf_counter()
     try:
+        _require_files(job)
         _run_stages(job, request, result, say)
         if request.until == "publish":
             _publish(job, result, say)
@@ -90,6 +92,11 @@ def build(job: Job, request: Request, say: Say) -> Result:
     result.seconds = time.perf_counter() - started
     job.cache.save()
     return result
+
+
+def _require_files(job: Job) -> None:
+    if job.model.missing:
+        raise SpecError(*job.model.missing)
 
 
 def _unexpected(job: Job, error: Exception) -> PlanwrightError:
@@ -189,6 +196,8 @@ def _publish(job: Job, result: Result, say: Say) -> None:
 
 def plan(job: Job, request: Request) -> Result:
     """Say what `build` would do and why, without doing it."""
+    if job.model.missing:
+        return Result(job.model.name, status="failed", error=SpecError(*job.model.missing))
     result, changed = Result(job.model.name, status="kept"), ""
     for stage in _due(request):
         decision = Decision("run", f"{changed} will change") if changed else decide(stage, job, forced=request.force)

@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
+from builders.batch_axis import rows
 from builders.source import Source
 from planwright.golden import Arrays
 
@@ -34,6 +33,11 @@ class TorchSource(Source):
     output_names: ClassVar[tuple[str, ...]] = ()
     dynamic_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {}
     _built: Any = None
+
+    @property
+    def batched(self) -> bool:
+        """False where config.yaml says ``batch: none``: the samples are what the module takes."""
+        return self.spec.batch.axis
 
     @abstractmethod
     def build_model(self) -> Any:
@@ -61,8 +65,8 @@ class TorchSource(Source):
         import torch
 
         size = self.spec.batch.fixed or 2  # a batch of 1 would be taken for a constant by the tracer
-        example = self.samples().golden[0]
-        args = tuple(torch.from_numpy(np.stack([example[name]] * size)) for name in self.input_names)
+        example = rows([self.samples().golden[0]], size if self.batched else 0)
+        args = tuple(torch.from_numpy(example[name]) for name in self.input_names)
         self.model.requires_grad_(False)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporters warn about their own deprecations
@@ -72,7 +76,7 @@ class TorchSource(Source):
                 self._torchscript(args, path)
 
     def _axes(self, name: str) -> dict[int, str]:
-        batch = {} if self.spec.batch.fixed else {0: "batch"}
+        batch = {} if self.spec.batch.fixed or not self.batched else {0: "batch"}
         return {**batch, **self.dynamic_axes.get(name, {})}
 
     def _torchscript(self, args: Any, path: Path) -> None:

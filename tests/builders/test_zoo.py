@@ -74,7 +74,7 @@ def test_dynamic_batching_asked_of_a_fixed_batch(empty: Callable[[str], Project]
     save(project.folder / "mine.onnx", 2)
     stage, text = failed(project)
     assert stage == "engine"
-    assert "dynamic batching asked of a fixed batch" in text
+    assert "dynamic batching requested for a fixed batch" in text
     assert "config.yaml:3" in text
 
 
@@ -250,6 +250,34 @@ def test_changing_one_models_weights_builds_that_model_alone(empty: Callable[[st
         "mine": "kept",
         "other": "built",
     }
+
+
+def test_one_models_missing_file_does_not_stop_the_others(empty: Callable[[str], Project]) -> None:
+    project = empty("version: 1\nmodels:\n  gone: {source: models/gone.onnx}\n  mine: {source: mine.onnx, batch: 4}\n")
+    save(project.folder / "mine.onnx")
+    plan = project.build("--plan", "--json")
+    assert plan.code == 2
+    done = project.build("--json")
+    assert done.code == 2
+    for text in (plan.out, done.out):
+        gone, mine = json.loads(text)["models"]
+        assert gone["status"] == "failed"
+        assert "there is no file models/gone.onnx" in gone["errors"][0]["what"]
+        assert "config.yaml:3" in gone["errors"][0]["where"]
+        assert mine["status"] in ("due", "built")
+    assert (project.repository / "mine/1/model.onnx").exists()
+
+
+def test_thresholds_that_would_judge_nothing_are_refused(empty: Callable[[str], Project]) -> None:
+    project = empty(
+        "version: 1\nmodels:\n  mine: {source: mine.onnx, batch: 4, accept: {z: {cosine: 0.9}}, score: {accuracy: 1}}\n"
+    )
+    save(project.folder / "mine.onnx")
+    stage, text = failed(project)
+    assert stage == "verify"
+    assert "'accept' names 'z'" in text
+    assert "'score' names 'accuracy'" in text
+    assert "config.yaml:3  models.mine.accept.z" in text
 
 
 def test_external_data_is_taken_along(empty: Callable[[str], Project]) -> None:
