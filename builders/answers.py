@@ -15,6 +15,7 @@ import numpy as np
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays, Golden, Group
+from planwright.spec import ModelSpec
 
 Run = Callable[[Arrays], Arrays]
 
@@ -61,14 +62,21 @@ def check_invariance(run: Run, golden: Golden, tolerances: Mapping[str, Toleranc
 
 
 def require(
-    stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str
+    stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str, fix: str = ""
 ) -> None:
-    """Raise a StageError with one fault per output that failed."""
+    """Raise a StageError with one fault per output that failed; `fix` comes before the general advice."""
+    advice = "; ".join(filter(None, [fix, "loosen 'accept' only if the error is acceptable to the model's users"]))
     faults = [
-        Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason,
-              "mend the model or the stage; loosen 'accept' only if the error is acceptable to its users", check_command)
+        Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason, advice, check_command)
         for check in checks
         if not check.passed
     ]  # fmt: skip
     if faults:
         raise StageError(stage, *faults)
+
+
+def precision_fix(spec: ModelSpec) -> str:
+    """Return what helps where a lower precision costs too much accuracy."""
+    if spec.precision == "int8":
+        return f"keep the nodes in FP32 that INT8 harms: {spec.command('-m builders search')} finds them"
+    return "" if spec.precision == "fp32" else "choose a higher precision"

@@ -65,7 +65,8 @@ def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: G
         "answers in a batch differ from answers alone" if foreign else "the ONNX file differs from the original model",
         answers.check_batches(engine.run, golden, {name: tolerance(name) for name in golden.groups[0].outputs}, sizes),
         lambda _: str(path),
-        f"python builders/build_all.py {job.model.name} --until export",
+        job.model.build_command("--until", "export"),
+        "" if foreign else "make the model compute the same with and without its exporter, or use the other exporter",
     )
 
 
@@ -83,7 +84,7 @@ def check_distinct(job: Job) -> None:
                f"samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
         fault = Fault("the golden samples are too alike to tell apart", job.model.where("accept"), why,
                       "choose more varied golden samples, or tighten 'accept'",
-                      f"python builders/build_all.py {job.model.name} --until verify")  # fmt: skip
+                      job.model.build_command("--until", "verify"))  # fmt: skip
         raise StageError("export", fault)
 
 

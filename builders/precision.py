@@ -71,13 +71,14 @@ def _check_answers(job: Job, target: Path) -> None:
     tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
     size = batch_axis.run_size(job.model.batch, engine.inputs)
     checks = answers.check_batches(engine.run, golden, tolerances, [size])
-    command = f"python builders/build_all.py {job.model.name} --from graph --until graph"
+    command = job.model.build_command("--from", "graph", "--until", "graph")
     answers.require(
         "graph",
         f"{job.model.name} in {job.model.precision}",
         checks,
         lambda output: job.model.where("accept", output),
         command,
+        answers.precision_fix(job.model),
     )
 
 

@@ -33,8 +33,8 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     _check_accept(job, golden.groups[0].outputs.keys())
     sizes = batch_sizes(job, engine)
     checks = answers.check_batches(engine.run, golden, tolerances, sizes)
-    command = f"python builders/build_all.py {job.model.name} --from compile --until verify"
-    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, _where(job), command)
+    command, fix = job.model.build_command("--from", "compile", "--until", "verify"), answers.precision_fix(job.model)
+    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, _where(job), command, fix)
     if sizes[-1] > 1 and len(sizes) > 1:
         invariance = answers.check_invariance(engine.run, golden, tolerances, sizes[-1])
         answers.require("engine", "an answer depends on its neighbours in the batch", invariance, _where(job), command)
@@ -94,8 +94,9 @@ def _score(job: Job, engine: Engine) -> dict[str, float]:
     value = source.score(answers_all, truth)
     least = job.model.score.get(source.metric)
     if least is not None and value < least:
-        fault = Fault(f"{source.metric} is {value:.4f}, {least} is asked for", job.model.where("score", source.metric),
-                      f"on {len(test)} held-out samples at {job.model.precision}", "choose a higher precision, or better calibration samples")  # fmt: skip
+        fix = answers.precision_fix(job.model) or "train the model further, or ask for less"
+        fault = Fault(f"{source.metric} is {value:.4f}, 'score' requires {least}", job.model.where("score", source.metric),
+                      f"on {len(test)} held-out samples at {job.model.precision}", fix, job.model.build_command("--until", "verify"))  # fmt: skip
         raise StageError("engine", fault)
     return {source.metric: round(value, 6)}
 
@@ -117,7 +118,7 @@ def _check_accept(job: Job, outputs: Collection[str]) -> None:
         StageError: ``accept`` names an output that the model does not have, or ``score`` a metric that it does not compute.
     """
     metric = source_of(job).metric
-    check = f"python builders/build_all.py {job.model.name} --until verify"
+    check = job.model.build_command("--until", "verify")
     faults = [
         Fault(f"'accept' names '{name}', which is not an output", job.model.where("accept", name),
               fix=did_you_mean(name, outputs), check=check)

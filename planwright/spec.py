@@ -9,6 +9,7 @@ Field names below ``serve`` are Triton's own and are checked against Triton's Mo
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -297,6 +298,16 @@ class ModelSpec(ModelEntry):
     source: str
     _places: Any = PrivateAttr(default=None)
     _missing: tuple[Fault, ...] = PrivateAttr(default=())
+    _config: Path = PrivateAttr(default=Path("config.yaml"))
+
+    def command(self, program: str, *flags: str) -> str:
+        """Return a command about this model, as an error offers it: ``python -m builders search digits --config other.yaml``."""
+        config = [] if self._config == Path("config.yaml") else ["--config", str(self._config)]
+        return shlex.join(["python", *program.split(), self.name, *flags, *config])
+
+    def build_command(self, *flags: str) -> str:
+        """Return the command that builds this model."""
+        return self.command("builders/build_all.py", *flags)
 
     @property
     def missing(self) -> tuple[Fault, ...]:

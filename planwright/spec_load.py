@@ -10,6 +10,7 @@ then check what needs more than one key. Faults met again through `extends` are 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ class _Loader:
 
     @property
     def _check(self) -> str:
-        return f"python builders/build_all.py --plan --config {self.path}"
+        config = [] if self.path == Path("config.yaml") else ["--config", str(self.path)]
+        return shlex.join(["python", "builders/build_all.py", "--plan", *config])
 
     def server(self) -> ServerSpec:
         """Return the server that the repository is made for; the embedded one where nothing else is said."""
@@ -220,7 +222,7 @@ class _Loader:
             self._pydantic(error, merged, ("models", name))
             self.faults += missing
             return None
-        spec._places, spec._missing = places, tuple(missing)
+        spec._places, spec._missing, spec._config = places, tuple(missing), self.path
         self.faults += [*_profile_faults(spec), *_batch_faults(spec)]
         return spec
 

@@ -304,6 +304,15 @@ def failed_again(project: Project) -> str:
     return str(stage)
 
 
+def test_int8_of_a_graph_with_nothing_to_quantize_says_so(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % ", batch: {max: 4}, precision: int8")
+    save(project.folder / "mine.onnx")  # one product with a number: no operator that INT8 would compute
+    stage, text = failed(project)
+    assert stage == "graph"
+    assert "nothing of mine can run in INT8" in text
+    assert "config.yaml:3  models.mine.precision" in text
+
+
 def test_a_graph_that_loses_too_much_is_named(project: Project) -> None:
     project.edit(
         "source: zoo/digits", "source: zoo/digits\n    precision: int8\n    accept: {scores: {cosine: 0.9999999}}"
@@ -313,6 +322,7 @@ def test_a_graph_that_loses_too_much_is_named(project: Project) -> None:
     report = json.loads(done.out)["models"][0]
     assert report["failed_stage"] == "graph"
     assert "config.yaml:6" in json.dumps(report["errors"])
+    assert f"python -m builders search digits --config {project.config}" in report["errors"][0]["fix"]
 
 
 def test_the_dynamo_exporter_and_its_opset(empty: Callable[[str], Project]) -> None:
