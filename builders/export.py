@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ ENOUGH_CALIBRATION = (
 
 def source_of(job: Job) -> Source:
     """Return the model's zoo source."""
-    return load_source(job.model, job.root, random_weights=job.random_weights)
+    return load_source(job.model, job.root, random_weights=job.random_weights, log=job.log)
 
 
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
@@ -41,13 +42,13 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     warnings = _sample_warnings(samples)
     golden_checks.check_batch_axis(job, source, samples)
     golden = _answer(job, source, samples)
-    path = folder / "model.onnx"
-    source.write_onnx(path)
-    model = load_checked(path)
+    path, exported = folder / "model.onnx", folder / "exported"  # exporters may write weights beside the graph
+    exported.mkdir()
+    source.write_onnx(exported / path.name)
+    model = load_checked(exported / path.name)
+    shutil.rmtree(exported)
     asked = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
     opset = check_opset(model, asked, job.model.where("export", "opset"), job.target.max_opset)
-    for leftover in folder.glob("*.data"):
-        leftover.unlink()
     rewrite(model, path)
     golden.save(folder / "golden.npz")
     _save_samples(folder, source, samples)

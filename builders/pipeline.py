@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders import autocast, pairing, publish
+from builders import autocast, error_log, pairing, publish
 from builders.engine import COMPILE
 from builders.export import EXPORT
 from builders.golden_checks import check_distinct
@@ -71,11 +71,12 @@ def build(job: Job, request: Request, say: Say) -> Result:
     """Run the stages that are due, stop at the first that fails."""
     result, started = Result(job.model.name), time.perf_counter()
     try:
+        job.log.unlink(missing_ok=True)
         _require_files(job)
         _run_stages(job, request, result, say)
         if request.until == "publish":
             _publish(job, result, say)
-        (job.build / job.model.name / "error.log").unlink(missing_ok=True)
+        job.log.unlink(missing_ok=True)
     except PlanwrightError as error:
         result.status, result.error = "failed", error
     except OSError as error:
@@ -115,14 +116,12 @@ def _unexpected(job: Job, error: Exception) -> PlanwrightError:
                 "python -m builders doctor",
             )
         )
-    log = job.build / job.model.name / "error.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(traceback.format_exception(error)))
+    error_log.append(job.log, "".join(traceback.format_exception(error)))
     frame = traceback.extract_tb(error.__traceback__)[-1]
     why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    fix = f"the whole stack trace is in {log}"
+    fix = f"the whole stack trace is in {job.log}"
     return PlanwrightError(
-        Fault(f"{job.model.name} stopped with an error of its code", f"{frame.filename}:{frame.lineno}", why, fix)
+        Fault(f"unexpected error while building {job.model.name}", f"{frame.filename}:{frame.lineno}", why, fix)
     )
 
 

@@ -12,35 +12,19 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
+from builders import contract, torchvision_shim
+from builders.samples import Sample, Samples
+from builders.user_code import Blame
 from planwright.errors import Fault, SpecError, did_you_mean
-from planwright.golden import Array, Arrays
+from planwright.golden import Arrays
 from planwright.spec import ModelSpec
 
-Sample = Arrays  # input name -> array without a batch axis
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Real inputs for each use; a sample is a dict of arrays without a batch axis.
-
-    Attributes:
-        calibration: Inputs that set INT8 ranges; never among `golden`.
-        golden: Inputs whose FP32 answers every later check uses.
-        test: Held-out inputs for the task metric; empty where there is none.
-        truth: What is right for each test sample, first axis as long as `test`.
-    """
-
-    calibration: Sequence[Sample]
-    golden: Sequence[Sample]
-    test: Sequence[Sample] = ()
-    truth: Array = field(default_factory=lambda: np.zeros(0))
+__all__ = ["Sample", "Samples", "Source", "load_source", "source_class", "source_file"]
 
 
 class Source(ABC):
@@ -57,6 +41,8 @@ class Source(ABC):
     options: ClassVar[Mapping[str, Any]] = {}
     metric: ClassVar[str] = ""
     random_weights_allowed: ClassVar[bool] = False
+
+    log: Path | None = None  # where the output of exporters and stack traces go
 
     def __init__(self, spec: ModelSpec, root: Path, *, random_weights: bool = False) -> None:
         self.spec, self.root, self.random_weights = spec, root, random_weights
@@ -75,9 +61,14 @@ class Source(ABC):
             raise SpecError(Fault(f"--random-weights makes no sense for {self.spec.name}", why=why, fix="leave it out"))
 
     @property
+    def blame(self) -> Blame:
+        """Who is named when this model's own code raises."""
+        return Blame(self.spec.name, self.spec.source, source_file(self.spec), self.root, self.log)
+
+    @property
     def batched(self) -> bool:
-        """True where axis 0 of every tensor is a batch axis; False for a graph that takes one tensor set."""
-        return True
+        """True where axis 0 of every tensor is a batch axis; False for a model that takes one tensor set."""
+        return self.spec.batch.axis
 
     @abstractmethod
     def samples(self) -> Samples:
@@ -104,17 +95,43 @@ class Source(ABC):
         raise NotImplementedError
 
 
-def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False) -> Source:
-    """Import ``builders/zoo/<name>.py`` and make its ``Model`` for this entry of config.yaml."""
-    return source_class(spec.source)(spec, root, random_weights=random_weights)
+def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False, log: Path | None = None) -> Source:
+    """Import ``builders/zoo/<name>.py`` and make its ``Model`` for this entry of config.yaml.
+
+    Args:
+        spec: The entry.
+        root: Folder of config.yaml.
+        random_weights: True where ``--random-weights`` names this model.
+        log: Where stack traces and the output of exporters go; None keeps neither.
+
+    Raises:
+        StageError: The file cannot be imported or breaks its contract; its functions raise the same from then on.
+    """
+    blame = Blame(spec.name, spec.source, source_file(spec), root, log)
+    kind = _class_of(blame)
+    with blame.during("Model()"):
+        source: Source = kind(spec, root, random_weights=random_weights)
+    source.log = log
+    guarded: Source = contract.guarded(source, blame)
+    return guarded
 
 
 def source_class(source: str) -> type[Source]:
     """Return the class that ``zoo/<name>`` names."""
-    found: type[Source] = importlib.import_module(f"builders.zoo.{source.removeprefix('zoo/')}").Model
-    return found
+    return _class_of(Blame(source.removeprefix("zoo/"), source, _file(source), Path.cwd()))
 
 
 def source_file(spec: ModelSpec) -> Path:
     """Return the zoo file, which is one of the inputs of an export."""
-    return Path(__file__).parent / "zoo" / f"{spec.source.removeprefix('zoo/')}.py"
+    return _file(spec.source)
+
+
+def _file(source: str) -> Path:
+    return Path(__file__).parent / "zoo" / f"{source.removeprefix('zoo/')}.py"
+
+
+def _class_of(blame: Blame) -> type[Source]:
+    torchvision_shim.install()
+    with blame.during("its import"):
+        module = importlib.import_module(f"builders.zoo.{blame.file.stem}")
+    return contract.model_class(module, Source, blame)

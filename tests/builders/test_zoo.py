@@ -228,15 +228,15 @@ def test_resnet50_takes_the_weights_that_lie_where_the_error_says(
 ) -> None:
     import torch
 
-    from builders.torchvision_shim import import_torchvision
+    model = resnet50(tmp_path)
+    import torchvision
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     place = tmp_path / "torch/hub/checkpoints/resnet50-11ad3fa6.pth"
     place.parent.mkdir(parents=True)
-    state = import_torchvision().models.resnet50(weights=None).state_dict()
+    state = torchvision.models.resnet50(weights=None).state_dict()
     torch.save(state, place)
-    model = resnet50(tmp_path).build_model()
-    assert torch.equal(model.body.fc.weight, state["fc.weight"])
+    assert torch.equal(model.build_model().body.fc.weight, state["fc.weight"])
 
 
 def test_changing_one_models_weights_builds_that_model_alone(empty: Callable[[str], Project]) -> None:
