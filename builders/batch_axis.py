@@ -143,8 +143,6 @@ def _runs(probe: Probe, batch: Arrays) -> bool:
 def _together(probe: Probe, pair: Sequence[Arrays], size: int, smallest: int) -> Arrays:
     try:
         return probe.run(rows(pair, size))
-    except StageError:
-        raise
     except Exception as error:
         if size == smallest:
             raise
@@ -152,7 +150,7 @@ def _together(probe: Probe, pair: Sequence[Arrays], size: int, smallest: int) ->
 
 
 def _one_size(probe: Probe, works: int, fails: int, error: Exception) -> Fault:
-    why = f"it answers {works} and fails on {fails}: {sentence(error)}"
+    why = f"it answers {works} and fails on {fails}: {sentence(error.__cause__ or error)}"
     return Fault("the model takes one batch size only", probe.where, why, _fixed(works))
 
 

@@ -53,7 +53,7 @@ def model_class(module: ModuleType, base: type, blame: Blame) -> type[Any]:
 def guarded(source: Any, blame: Blame) -> Any:
     """Wrap the functions of `source`; `samples` is called once and remembered."""
     checks: dict[str, Callable[[Any, Blame, Any], Any]] = {
-        "samples": _samples, "reference": _answers, "files": _pass, "labels": _labels, "score": _pass, "write_onnx": _pass,
+        "samples": _samples, "reference": _answers, "files": _pass, "warnings": _pass, "labels": _labels, "score": _pass, "write_onnx": _pass,
     }  # fmt: skip
     for name, check in checks.items():
         call = _wrapped(source, name, getattr(source, name), check, blame)
@@ -99,8 +99,12 @@ def _answers(source: Any, blame: Blame, found: Any) -> dict[str, Any]:
 
 
 def _labels(source: Any, blame: Blame, found: Any) -> Any:
+    where, fix = place_of(type(source), "labels"), 'return {"scores": ["cat", "dog"]}'
+    outputs = getattr(source, "output_names", ())
+    if isinstance(found, Mapping) and outputs and not set(found) <= set(outputs):
+        what = f"labels() names '{next(name for name in found if name not in outputs)}', which is not an output"
+        raise _broken(blame, what, where, f"the outputs are {', '.join(outputs)}", fix)
     if not isinstance(found, Mapping) or any(isinstance(names, str) for names in found.values()):
-        where, fix = place_of(type(source), "labels"), 'return {"scores": ["cat", "dog"]}'
         raise _broken(blame, "labels() does not return lists of names by output", where, "", fix)
     return found
 

@@ -9,19 +9,21 @@ samples are compared by the hash of their bytes, so a sample never judges ranges
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders import batch_axis, golden_checks
+from builders import batch_axis, declared, golden_checks
 from builders.source import Sample, Samples, Source, load_source, source_file
 from builders.stage import Job, Stage, installed
-from planwright.errors import Fault, StageError
+from builders.targets.ort import sentence
+from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.golden import Arrays, Golden, group_by_shape
 
 ENOUGH_CALIBRATION = (
@@ -49,12 +51,30 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     shutil.rmtree(exported)
     asked = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
     opset = check_opset(model, asked, job.model.where("export", "opset"), job.target.max_opset)
+    declared.check(source, model, golden)
     rewrite(model, path)
     golden.save(folder / "golden.npz")
     _save_samples(folder, source, samples)
-    golden_checks.check_file(job, source, path, samples, golden)
-    warnings += golden_checks.label_doubts(golden)
+    with _answering(job, source, path):
+        golden_checks.check_file(job, source, path, samples, golden)
+    warnings += [*source.warnings(), *golden_checks.label_doubts(golden)]
     return {"opset": opset, "weights": _weights(job), "golden": len(golden), "warnings": warnings}
+
+
+@contextlib.contextmanager
+def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
+    """Turn an error of ONNX Runtime into a StageError: the graph has a shape baked in that real samples do not have."""
+    try:
+        yield
+    except PlanwrightError:
+        raise
+    except Exception as error:  # onnxruntime's classes share no base
+        source.blame.record(error)
+        fix = "take sizes from x.shape inside the model, and name axes that vary in dynamic_axes; or use the other exporter"
+        fault = Fault(
+            "the ONNX file does not answer the golden samples", str(path), sentence(error), fix, source.blame.check
+        )
+        raise StageError("onnx", fault) from error
 
 
 def _weights(job: Job) -> str:

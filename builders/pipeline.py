@@ -195,9 +195,17 @@ def _publish(job: Job, result: Result, say: Say) -> None:
 
 def plan(job: Job, request: Request) -> Result:
     """Say what `build` would do and why, without doing it."""
-    if job.model.missing:
-        return Result(job.model.name, status="failed", error=SpecError(*job.model.missing))
-    result, changed = Result(job.model.name, status="kept"), ""
+    result = Result(job.model.name)
+    try:
+        _require_files(job)
+        _plan_stages(job, request, result)
+    except PlanwrightError as error:  # a zoo file that cannot be read; the other models are still planned
+        result.status, result.error = "failed", error
+    return result
+
+
+def _plan_stages(job: Job, request: Request, result: Result) -> None:
+    changed = ""
     for stage in _due(request):
         decision = Decision("run", f"{changed} will change") if changed else decide(stage, job, forced=request.force)
         result.stages[stage.name] = f"{decision.action}: {decision.why}"
@@ -207,4 +215,3 @@ def plan(job: Job, request: Request) -> Result:
         result.stages["publish"] = action if changed or action == "keep" else f"run: {action}"
     due = any(text.startswith("run") for text in result.stages.values())
     result.status = "due" if due else "kept"
-    return result

@@ -63,7 +63,7 @@ class Source(ABC):
     @property
     def blame(self) -> Blame:
         """Who is named when this model's own code raises."""
-        return Blame(self.spec.name, self.spec.source, source_file(self.spec), self.root, self.log)
+        return _blame(self.spec, self.root, self.log)
 
     @property
     def batched(self) -> bool:
@@ -84,6 +84,10 @@ class Source(ABC):
 
     def files(self) -> list[Path]:
         """Return the files (weights, samples) whose bytes decide whether an export is still current."""
+        return []
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know of these samples and weights; it is printed and recorded."""
         return []
 
     def labels(self) -> Mapping[str, Sequence[str]]:
@@ -107,7 +111,7 @@ def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False, lo
     Raises:
         StageError: The file cannot be imported or breaks its contract; its functions raise the same from then on.
     """
-    blame = Blame(spec.name, spec.source, source_file(spec), root, log)
+    blame = _blame(spec, root, log)
     kind = _class_of(blame)
     with blame.during("Model()"):
         source: Source = kind(spec, root, random_weights=random_weights)
@@ -118,12 +122,16 @@ def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False, lo
 
 def source_class(source: str) -> type[Source]:
     """Return the class that ``zoo/<name>`` names."""
-    return _class_of(Blame(source.removeprefix("zoo/"), source, _file(source), Path.cwd()))
+    return _class_of(Blame(source, _file(source), Path.cwd()))
 
 
 def source_file(spec: ModelSpec) -> Path:
     """Return the zoo file, which is one of the inputs of an export."""
     return _file(spec.source)
+
+
+def _blame(spec: ModelSpec, root: Path, log: Path | None) -> Blame:
+    return Blame(spec.source, source_file(spec), root, spec.build_command("--until", "export"), log)
 
 
 def _file(source: str) -> Path:

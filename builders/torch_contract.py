@@ -85,16 +85,21 @@ def named(source: TorchSource, answers: Any) -> tuple[Any, ...]:
 def refused(source: TorchSource, inputs: Arrays, error: Exception) -> StageError:
     """Return the StageError for a module that raised on a sample; its stack trace is added to error.log."""
     shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
-    weights = {str(p.dtype).removeprefix("torch.") for p in source.model.parameters() if p.is_floating_point()}
-    other = [
-        name for name in inputs if inputs[name].dtype.kind == "f" and weights and inputs[name].dtype.name not in weights
-    ]
+    other = other_types(source, inputs)
     if not other:
         return source.blame.error(f"the model, given {shapes},", error, stage="torch")
-    kind = sorted(weights)[0]
-    fix = f"input '{other[0]}' is {inputs[other[0]].dtype}, the weights are {kind}: end it with .astype(np.{kind})"
     where = place_of(type(source), "samples")
-    return source.blame.error(f"the model, given {shapes},", error, stage="torch", fix=fix, where=where)
+    return source.blame.error(f"the model, given {shapes},", error, stage="torch", fix=other[0], where=where)
+
+
+def other_types(source: TorchSource, inputs: Sample) -> list[str]:
+    """Return one sentence per input whose float type is not that of the weights."""
+    types = sorted({str(p.dtype).removeprefix("torch.") for p in source.model.parameters() if p.is_floating_point()})
+    return [
+        f"input '{name}' is {array.dtype}, the weights are {types[0]}: end it with .astype(np.{types[0]}) in samples()"
+        for name, array in inputs.items()
+        if types and array.dtype.kind == "f" and array.dtype.name not in types
+    ]
 
 
 def check_axes(source: TorchSource, samples: Samples) -> None:

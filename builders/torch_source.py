@@ -69,6 +69,10 @@ class TorchSource(Source):
         found = torch_contract.named(self, answers)
         return {name: answer.cpu().numpy() for name, answer in zip(self.output_names, found, strict=True)}
 
+    def warnings(self) -> list[str]:
+        """Name inputs of another float type than the weights: clients would have to send it."""
+        return torch_contract.other_types(self, self.samples().golden[0])
+
     def write_onnx(self, path: Path) -> None:
         """Export with a batch axis that is dynamic, or fixed where config.yaml says so."""
         import torch

@@ -33,17 +33,17 @@ class Blame:
     """Who is named when the code of one model raises.
 
     Attributes:
-        model: Name in config.yaml.
         source: ``zoo/NAME``.
         file: The zoo file.
         root: Folder of config.yaml, whose modules are the user's too.
+        check: The command that tries the zoo file again.
         log: Where the stack trace goes; None keeps it nowhere.
     """
 
-    model: str
     source: str
     file: Path
     root: Path
+    check: str = ""
     log: Path | None = None
 
     @contextlib.contextmanager
@@ -80,11 +80,6 @@ class Blame:
         if self.log:
             error_log.append(self.log, "".join(traceback.format_exception(error)))
         return self.place(error)
-
-    @property
-    def check(self) -> str:
-        """The command that tries the zoo file again."""
-        return f"python builders/build_all.py {self.model} --until export"
 
     def place(self, error: BaseException) -> str:
         """Return ``file:line`` of the last frame in the user's files; the zoo file where there is none."""

@@ -93,10 +93,15 @@ class Model(Source):
             raise StageError("export", fault)
         return Samples(given[counts.golden :][: counts.calibration], golden)
 
-    @property
-    def random_inputs(self) -> bool:
-        """True where nobody gave real samples."""
-        return not self.spec.samples.file
+    def warnings(self) -> list[str]:
+        """Say that the inputs are random, where they are."""
+        return (
+            []
+            if self.spec.samples.file
+            else [
+                "inputs are random: they prove that the model is served as it is, not that it is good; 'samples:' names real ones"
+            ]
+        )
 
     def _sample_shape(self, tensor: TensorSpec) -> tuple[int, ...]:
         shape = tensor.shape[1:] if self.batched else tensor.shape

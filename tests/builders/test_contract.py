@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from builders import declared
 from planwright.errors import PlanwrightError
+from planwright.golden import Golden, group_by_shape
+from tests._project import Project
 from tests.builders._zoo_file import HEAD, NAME, PLAIN, load, marked, zoo_file
+from tests.builders.test_zoo import save
 
 
 def changed(*edits: str) -> str:
@@ -197,6 +204,88 @@ def test_the_stack_trace_is_kept_for_the_user(tmp_path: Path) -> None:
     log = (tmp_path / "error.log").read_text()
     assert f"{NAME}.py" in log
     assert "Traceback" in log
+
+
+VARIANTS = (
+    HEAD
+    + """
+class Net(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        return {
+            "one batch": lambda: x.reshape(1, 4),
+            "fixed by the export": lambda: x.reshape(-1, int(x.shape[1])) * 2,
+            "another type": lambda: x.double() * 2,
+        }[self.kind]()
+
+
+class Model(TorchSource):
+    input_names = ("x",)
+    output_names = ("y",)
+    options = {"kind": ""}
+    dynamic_axes = {"x": {1: "length"}}
+
+    def build_model(self):
+        net = Net(self.settings["kind"])
+        net.register_parameter("scale", nn.Parameter(torch.ones(1)))
+        return net
+
+    def samples(self):
+        lengths = [5, 7] if "export" in self.settings["kind"] else [4, 4]
+        rng = np.random.default_rng(0)
+        rows = [{"x": rng.normal(size=lengths[i % 2]).astype(np.float32)} for i in range(16)]
+        if self.settings["kind"] == "another type":
+            rows = [{"x": row["x"].astype(np.float64)} for row in rows]
+        return Samples(calibration=rows[8:], golden=rows[:8])
+"""
+)
+
+
+def test_mistakes_that_only_answers_show(empty: Callable[[str], Project]) -> None:
+    kinds = ("one batch", "fixed by the export", "another type")
+    models = [f"  m{i}: {{source: zoo/{NAME}, options: {{kind: {kind}}}}}\n" for i, kind in enumerate(kinds)]
+    project = empty("version: 1\nmodels:\n" + "".join(models))
+    with zoo_file(VARIANTS):
+        done = project.build("--json", "--until", "export")
+    one, fixed, other = json.loads(done.out)["models"]
+    assert (one["failed_stage"], fixed["failed_stage"], other["status"]) == ("torch", "onnx", "built")
+    assert "answers 1 and fails on 2" in one["errors"][0]["why"]
+    assert "5" in fixed["errors"][0]["why"]
+    assert "7" in fixed["errors"][0]["why"]
+    assert "dynamic_axes" in fixed["errors"][0]["fix"]
+    assert "input 'x' is float64, the weights are float32" in done.err
+
+
+def test_a_broken_zoo_file_stops_only_its_own_model(empty: Callable[[str], Project]) -> None:
+    other = "  other: {source: zoo/onnx, file: other.onnx}\n"
+    project = empty(f"version: 1\nmodels:\n  mine: {{source: zoo/{NAME}}}\n{other}")
+    save(project.folder / "other.onnx")
+    with zoo_file(HEAD + PLAIN):
+        assert project.build("--until", "export").code == 0
+    text, fact = CASES["an exception at import"]
+    for flag in ("--plan", "--force"):
+        with zoo_file(text):
+            done = project.build("--json", "--until", "export", flag)
+        broken, untouched = json.loads(done.out)["models"]
+        assert done.code == 1
+        assert (broken["status"], untouched["status"]) == ("failed", {"--plan": "kept", "--force": "built"}[flag])
+        assert broken["errors"][0]["where"] == f"builders/zoo/{NAME}.py:{marked(text)}"
+        assert fact in json.dumps(broken["errors"])
+
+
+def test_a_file_that_declares_other_shapes_than_it_answers(tmp_path: Path) -> None:
+    save(tmp_path / "m.onnx")  # declares 4 columns
+    rows = [{"x": np.full(size, size, np.float32)} for size in (4, 6)]
+    golden = Golden(group_by_shape(rows, [{"y": row["x"]} for row in rows]))
+    with zoo_file(HEAD + PLAIN), pytest.raises(PlanwrightError) as caught:
+        declared.check(load(tmp_path), onnx.load(tmp_path / "m.onnx"), golden)
+    assert [fault.what for fault in caught.value.faults] == [
+        f"the ONNX file fixes axis 1 of {kind} at 4" for kind in ("input 'x'", "output 'y'")
+    ]
+    assert "4, 6" in caught.value.faults[0].why
 
 
 def test_float64_is_an_ordinary_type(tmp_path: Path) -> None:
