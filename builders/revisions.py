@@ -32,7 +32,7 @@ class Config:
 
     Attributes:
         body: What `pbtxt.render` returned.
-        past: Earlier bodies, the latest last.
+        past: Earlier bodies, the latest last, each with a line that says so where it was not tried.
         tried: False where it was published with ``--no-trial-load``.
         sealed: True where the file holds a hash of itself.
         whole: False where that hash is of other bytes: the file was edited.
@@ -52,16 +52,23 @@ class Config:
     def text(self) -> str:
         """Return the whole file."""
         past = _PAST + "".join(f"# {_pack(body)}\n" for body in self.past) if self.past else ""
-        return seal(self.body + ("" if self.tried else _UNTRIED) + past)
+        return seal(self._marked + past)
+
+    @property
+    def _marked(self) -> str:
+        return self.body + ("" if self.tried else _UNTRIED)
 
     def after(self, body: str, *, tried: bool) -> Config:
         """Return the state in which `body` is served next; an edited text was never published, so it has no place in the past."""
-        past = (*self.past, self.body) if self.whole and body != self.body else self.past
+        past = (*self.past, self._marked) if self.whole and body != self.body else self.past
         return Config(body, past[-KEPT:], tried)
 
     def earlier(self) -> Config | None:
         """Return the state before this one, None where there is none."""
-        return Config(self.past[-1], self.past[:-1]) if self.past else None
+        if not self.past:
+            return None
+        body = self.past[-1].removesuffix(_UNTRIED)
+        return Config(body, self.past[:-1], body == self.past[-1])
 
 
 def parse(text: str) -> Config:
