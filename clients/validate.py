@@ -79,8 +79,10 @@ class Addresses:
     grpc: str | None = None
 
 
-def validate(folder: Path, names: list[str], transports: list[str], where: Addresses) -> Iterator[Row]:
-    """Check models one after the other, yielding rows as they are known.
+def validate(
+    folder: Path, names: list[str], transports: list[str], where: Addresses, *, trust: bool = False
+) -> Iterator[Row]:
+    """Check models one after the other, yielding rows as they are known; `trust` takes the repository's files as they are.
 
     Raises:
         ConnectionFailed: The server cannot be reached, or went away.
@@ -96,12 +98,20 @@ def validate(folder: Path, names: list[str], transports: list[str], where: Addre
             yield _no_answer(name, "-", protocol, error)
             continue
         for number in versions:
-            yield from _validate_version(folder, name, number, transports, where)
+            yield from _validate_version(folder, name, number, transports, where, trust)
 
 
-def _validate_version(folder: Path, name: str, number: str, transports: list[str], where: Addresses) -> Iterator[Row]:
+def _validate_version(
+    folder: Path, name: str, number: str, transports: list[str], where: Addresses, trust: bool
+) -> Iterator[Row]:
     try:
         version = published.version(folder, name, number)
+        if not trust:
+            published.require_whole(version)
+    except InvalidRequest as error:
+        yield _no_answer(name, number, "files", error)
+        return
+    try:
         golden = version.golden()
         _check_golden(version, golden)
     except InvalidRequest as error:
