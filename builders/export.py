@@ -57,7 +57,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     _save_samples(folder, source, samples)
     with _answering(job, source, path):
         golden_checks.check_file(job, source, path, samples, golden)
-    warnings += [*source.warnings(), *golden_checks.label_doubts(golden)]
+    warnings += [*source.warnings(), *golden_checks.equal_answers(golden)]
     return {"opset": opset, "weights": _weights(job), "golden": len(golden), "warnings": warnings}
 
 

@@ -243,11 +243,12 @@ class _Loader:
 
     def _missing_files(self, values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
         """Return a fault per file that the entry names and that is not there; such a model fails by itself."""
-        samples = values.get("samples")
+        samples, source = values.get("samples"), values.get("source")
         named = samples.get("file") if isinstance(samples, dict) else None
+        code = source if isinstance(source, str) and source.endswith(".py") else None
         return [
             Fault(f"there is no file {value}", where(*loc), f"looked for {self.path.parent / value}", "fix the path", self._check)
-            for loc, value in ((("file",), values.get("file")), (("samples", "file"), named))
+            for loc, value in ((("source",), code), (("file",), values.get("file")), (("samples", "file"), named))
             if isinstance(value, str) and not (self.path.parent / value).exists()
         ]  # fmt: skip
 
@@ -291,7 +292,7 @@ def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fa
     source = values["source"]
     zoo = Path(__file__).resolve().parents[1] / "builders" / "zoo"
     names = sorted(f"zoo/{file.stem}" for file in zoo.glob("[a-z]*.py"))
-    if zoo.is_dir() and source not in names:
+    if zoo.is_dir() and source not in names and not source.endswith(".py"):
         return [Fault(f"there is no source '{source}'", where("source"), fix=did_you_mean(source, names))]
     if source == "zoo/onnx" and not values.get("file"):
         return [Fault("zoo/onnx needs the file to serve", where("source"), fix="add 'file: my.onnx'")]
@@ -318,8 +319,8 @@ def _normal(node: Located) -> Located:
 
 
 def _names_a_file(source: str) -> bool:
-    """True for ``models/half.onnx``, false for ``zoo/half``."""
-    return bool(Path(source).suffix) or source.startswith(("./", "../", "/"))
+    """True for ``models/half.onnx``, false for ``zoo/half`` and for ``models/half.py``, which is code as a zoo file is."""
+    return not source.endswith(".py") and (bool(Path(source).suffix) or source.startswith(("./", "../", "/")))
 
 
 def _explain(item: Any, loc: Loc) -> tuple[str, str]:
