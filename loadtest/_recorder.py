@@ -146,8 +146,12 @@ class Recorder:
         self.warm_until = self.started + warmup_s
 
     def end(self, moment: float | None = None) -> None:
-        """The load is over, or was at `moment`; answers that still come count as answers, not as throughput."""
+        """The load is over, or was or will be at `moment`; answers that come later count as answers, not as throughput."""
         self.ended = self.ended or moment or clock()
+
+    def stop(self) -> None:
+        """The load is over now at the latest."""
+        self.ended = min(self.ended or clock(), clock())
 
     @property
     def slowest_s(self) -> float:
