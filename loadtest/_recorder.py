@@ -207,7 +207,7 @@ class Recorder:
         track.series.answered(second, latency_us)
         taken_us = latency_us if service_us is None else service_us
         self._slowest_s[model, protocol] = max(self._slowest_s.get((model, protocol), 0.0), taken_us / 1e6)
-        if self.warm_until <= done and (not self.ended or done <= self.ended):
+        if self.warm_until <= done and not self.over and (not self.ended or done <= self.ended):
             track.in_window += 1
             track.samples += samples
         if warm:
