@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from builders import batch_axis, declared, golden_checks
-from builders.source import Sample, Samples, Source, load_source, source_file
+from builders import batch_axis, declared, external_data, golden_checks
+from builders.source import Sample, Samples, Source, load_source, source_files
 from builders.stage import Job, Stage, installed
 from builders.targets.ort import sentence
 from planwright.errors import Fault, PlanwrightError, StageError
@@ -181,8 +181,19 @@ def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
 
 
 def _inputs(job: Job) -> dict[str, Path]:
-    source = source_of(job)
-    return {"source": source_file(job.model), **{path.name: path for path in source.files()}}
+    """Return everything that an export reads, by a name that ``--plan`` can print."""
+    source, model = source_of(job), job.model
+    named = [model.file, model.samples.file, *(value for value in model.options.values() if isinstance(value, str))]
+    files = [*source.files(), *(job.root / name for name in named if name and (job.root / name).is_file())]
+    for graph in [file for file in files if file.suffix == ".onnx" and file.is_file()]:
+        files += [
+            graph.parent / place for place in job.cache.remember("external data of", graph, external_data.locations)
+        ]
+    return source_files(model, job.root) | {_label(file, job.root): file for file in files}
+
+
+def _label(file: Path, root: Path) -> str:
+    return str(file.relative_to(root)) if root in file.parents else str(file)
 
 
 def _spec_part(job: Job) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from builders.external_data import with_data
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
 from planwright.spec import ModelSpec
@@ -68,10 +69,8 @@ class OnnxRuntimeTarget:
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         """Accept the graph and copy it, external data included."""
         open_session(graph)
-        for part in (graph, *graph.parent.glob(f"{graph.name}.*")):
-            shutil.copyfile(part, folder / part.name.replace(graph.name, self.filename, 1))
-        for extra in graph.parent.glob("*.data"):
-            shutil.copyfile(extra, folder / extra.name)
+        for name, part in with_data(graph).items():
+            shutil.copyfile(part, folder / (self.filename if part == graph else name))
         return {}
 
     def load(self, folder: Path) -> OrtEngine:

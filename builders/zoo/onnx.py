@@ -55,10 +55,8 @@ class Model(Source):
         return self.spec.batch.axis and all(first in (-1, fixed) and first is not None for first in firsts)
 
     def files(self) -> list[Path]:
-        """The ONNX file, its external data and the samples."""
-        data = sorted(self.path.parent.glob(f"{self.path.name}.data"))
-        named = [self.root / self.spec.samples.file] if self.spec.samples.file else []
-        return [self.path, *data, *named]
+        """The ONNX file; the weights beside it and the samples are found by the export stage."""
+        return [self.path]
 
     def write_onnx(self, path: Path) -> None:
         """Copy the graph with its weights in one file where they fit; a free first axis becomes the fixed batch."""
