@@ -119,3 +119,13 @@ def parse(text: str) -> Any:
     from tritonclient.grpc import model_config_pb2
 
     return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def served_versions(text: str) -> list[int]:
+    """Return the versions that a config.pbtxt serves, oldest first; none where it cannot be read."""
+    from google.protobuf import text_format
+
+    try:
+        return sorted(parse(text).version_policy.specific.versions)
+    except text_format.ParseError:  # someone edited the file; it will be written again
+        return []

@@ -1,4 +1,4 @@
-"""``python -m clients``: validate what is served, or ask one question.
+"""``python -m clients``: validate what is served, or infer one answer.
 
 In      the command line.
 Out     a table or JSON; exit code 0 all right, 1 a wrong or missing answer, 2 bad usage, 3 no server.
@@ -7,15 +7,16 @@ Out     a table or JSON; exit code 0 all right, 1 a wrong or missing answer, 2 b
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, did_you_mean
 from planwright.server_info import SERVER_FILE
 
-from . import published
+from . import published, verdicts
 from .discover import addresses
 from .errors import ConnectionFailed, ModelUnavailable
 from .inspect import FORMS, jsonable, read_inputs, readable
@@ -25,13 +26,19 @@ from .validate import SKIPPED, TRANSPORTS, Addresses, Row, validate
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
-    p = console.Parser(prog="python -m clients", description="Ask the models that a Triton server serves.")
+    p = console.Parser(prog="python -m clients", description="Call models served by Triton.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("validate", help="golden answers through HTTP, gRPC and shared memory")
     check.add_argument(
         "models", nargs="*", metavar="MODEL", help="models to check; all published ones if none is named"
     )
     check.add_argument("--transport", action="append", choices=TRANSPORTS, help="only this one (repeatable)")
+    check.add_argument(
+        "--trust-repository", action="store_true", help="do not compare the files with what was published"
+    )
+    check.add_argument("--batch", action="append", type=_batch, metavar="SIZE",
+                       help="only this batch size, a number or 'max', and nothing in flight (repeatable)")  # fmt: skip
+    check.add_argument("--verbose", action="store_true", help="a table row per batch size, not per transport")
     ask = commands.add_parser("infer", help="one answer, readable")
     ask.add_argument("model", metavar="MODEL")
     ask.add_argument("file", type=Path, metavar="FILE", help=FORMS)
@@ -43,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--repository", type=Path, help="model repository with the golden samples")
         console.add_json_flag(command)
     return p
+
+
+def _batch(text: str) -> str:
+    if text != "max" and not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a batch size: give a number above 0, or max")
+    return text
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,42 +78,49 @@ def _validate(args: argparse.Namespace) -> int:
     rows: list[Row] = []
     gone: ConnectionFailed | None = None
     try:
-        for row in validate(folder, names, args.transport or list(TRANSPORTS), _addresses(args)):
-            rows.append(row)
-            console.say(
-                f"{row.model:<16} version {row.version}  {row.transport:<5} batch {row.batch:<12} {row.verdict}"
-            )
-    except ConnectionFailed as error:
-        gone = error  # what was found before the server went away is still told
-    if rows:
-        _show(rows)
-    faults = [_fault(row, args) for row in _first_failures(rows)]
-    if args.json:
-        told = {"errors": [fault.as_dict() for fault in gone.faults]} if gone else {}
-        console.emit_json(
-            {
-                "failures": sum(row.bad for row in rows),
-                "models": _summaries(rows),
-                "rows": [row.as_dict() for row in rows],
-                **told,
-            }
+        found = validate(
+            folder,
+            names,
+            args.transport or list(TRANSPORTS),
+            _addresses(args),
+            args.batch or (),
+            trust=args.trust_repository,
         )
-    for fault in (*faults, *(gone.faults if gone else ())):
+        for _, group in groupby(found, verdicts.stage):
+            _say(_kept(group, rows), args.verbose)
+    except ConnectionFailed as error:
+        gone = error  # what was found before the server went away is still shown
+    if rows:
+        verdicts.show(rows, verbose=args.verbose)
+    if args.json:
+        errors = {"errors": [fault.as_dict() for fault in gone.faults]} if gone else {}
+        failures = sum(row.bad for row in rows)
+        document = {"failures": failures, "models": verdicts.summaries(rows), "rows": [row.as_dict() for row in rows]}
+        console.emit_json({**document, **errors})
+    for fault in (*(_fault(row, args) for row in verdicts.first_failures(rows)), *(gone.faults if gone else ())):
         console.say(fault.render())
-    if gone:
-        return MachineError.exit_code
+    return MachineError.exit_code if gone else _count(rows)
+
+
+def _kept(found: Iterable[Row], rows: list[Row]) -> list[Row]:
+    """Add to `rows` one by one, so that they are there when the server goes away in the middle."""
+    before = len(rows)
+    for row in found:
+        rows.append(row)
+    return rows[before:]
+
+
+def _say(rows: list[Row], verbose: bool) -> None:
+    for row in rows if verbose else verdicts.condensed(rows):
+        console.say(f"{row.model:<16} version {row.version}  {row.transport:<5} batch {row.batch:<12} {row.verdict}")
+
+
+def _count(rows: list[Row]) -> int:
+    """Print how many checks passed; returns the exit code."""
     failures = sum(row.bad for row in rows)
     skipped = sum(row.verdict == SKIPPED for row in rows)
     console.say(f"{len(rows) - failures - skipped} checks passed, {skipped} skipped, {failures} failed")
     return EXIT_FAILED if failures else EXIT_OK
-
-
-def _first_failures(rows: list[Row]) -> list[Row]:
-    first: dict[str, Row] = {}
-    for row in rows:
-        if row.bad:
-            first.setdefault(row.model, row)
-    return list(first.values())
 
 
 def _fault(row: Row, args: argparse.Namespace) -> Fault:
@@ -108,11 +128,12 @@ def _fault(row: Row, args: argparse.Namespace) -> Fault:
     given = {"--url": args.url, "--grpc-url": args.grpc_url, "--repository": args.repository}
     if args.server_file != SERVER_FILE:
         given["--server-file"] = args.server_file
+    flags = [
+        *(("--batch", size) for size in args.batch or ()),
+        *((name, value) for name, value in given.items() if value),
+    ]
     command = " ".join(
-        [
-            f"python -m clients validate {row.model}{stage}",
-            *(f"{name} {value}" for name, value in given.items() if value),
-        ]
+        [f"python -m clients validate {row.model}{stage}", *(f"{name} {value}" for name, value in flags)]
     )
     fix = "see the server's log; python -m builders lint compares the published files"
     return Fault(
@@ -121,37 +142,6 @@ def _fault(row: Row, args: argparse.Namespace) -> Fault:
         row.reason,
         fix,
         command,
-    )
-
-
-def _summaries(rows: list[Row]) -> list[dict[str, object]]:
-    """Return one entry per model: what was served, with which weights, and the first failing stage."""
-    failing = {row.model: row.transport for row in reversed(rows) if row.bad}
-    return [
-        {
-            "model": name,
-            "versions": list(dict.fromkeys(row.version for row in rows if row.model == name)),
-            "weights": next(row.weights for row in rows if row.model == name),
-            "failures": sum(row.bad for row in rows if row.model == name),
-            "skipped": list(
-                dict.fromkeys(row.transport for row in rows if row.model == name and row.verdict == SKIPPED)
-            ),
-            "first_failing_stage": failing.get(name),
-        }
-        for name in dict.fromkeys(row.model for row in rows)
-    ]
-
-
-def _show(rows: list[Row]) -> None:
-    cells = [
-        (row.model + (" (random weights)" if row.weights == "random" else ""), row.version, row.transport, row.batch, row.samples,
-         "-" if row.relative is None else f"{row.relative:.2g}", "-" if row.cosine is None else f"{row.cosine:.6f}", row.verdict, row.reason)
-        for row in rows
-    ]  # fmt: skip
-    console.table(
-        "golden answers",
-        ["model", "version", "transport", "batch", "samples", "relative error", "cosine", "verdict", "reason"],
-        cells,
     )
 
 

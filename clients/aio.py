@@ -6,6 +6,8 @@ Out     arrays by output name, or an error of clients/errors.py.
 Checks, splitting, building and decoding are those of the sync client; only waiting differs. Many requests may be in
 flight on one client. With shared memory they take turns, because the client has one pair of regions; prepared requests
 have their own. Registering shared memory is a rare, short blocking call.
+
+A client belongs to the event loop that uses it first, until that loop is closed; a forked child begins again.
 """
 
 from __future__ import annotations
@@ -17,13 +19,28 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from . import core, failures
+from planwright.errors import Fault
+
+from . import core, forks
+from .aio_transports import AsyncGrpc, AsyncHttp
 from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
-from .errors import ClientError, ConnectionFailed, ModelUnavailable, RequestTimeout
-from .options import RETRIES, TIMEOUT_S, Options, Tls, ssl_context
+from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
+from .options import RETRIES, TIMEOUT_S, Options, Tls
+from .registrar import SharedMemory
 from .request import Request
-from .sync import SharedMemory, TritonModel, is_answer, named, not_ready
+from .shm import Regions
+from .sync import TritonModel, is_answer, named, not_ready
+
+
+class Home:
+    """What belongs to one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: Protocol, address: str, options: Options) -> None:
+        self.loop = loop
+        self.transport = (AsyncHttp if protocol == "http" else AsyncGrpc)(address, options)
+        self.turns = asyncio.Lock()  # of plain requests over shared memory
+        self.reading: asyncio.Task[ModelInfo] | None = None
 
 
 class AsyncTritonModel:
@@ -44,9 +61,9 @@ class AsyncTritonModel:
                                  retries=retries, tls=tls, headers=headers, allow_nan=allow_nan)  # fmt: skip
         self.model, self.protocol = model, protocol
         self.options, self.address = self._sync.options, self._sync.address
-        self._turns = asyncio.Lock() if shared_memory else contextlib.nullcontext()
-        self._reading: asyncio.Task[ModelInfo] | None = None
-        self._transport: _Http | _Grpc | None = None
+        self._scratch: Regions | None = None
+        self._home: Home | None = None
+        forks.register(self)
 
     async def __aenter__(self) -> AsyncTritonModel:
         await self.info()
@@ -59,10 +76,12 @@ class AsyncTritonModel:
 
     async def info(self) -> ModelInfo:
         """Names, types, shapes and batch limit, read from the server once."""
-        if self._reading is None or (self._reading.done() and (self._reading.cancelled() or self._reading.exception())):
-            self._reading = asyncio.create_task(asyncio.to_thread(lambda: self._sync.info))
+        home = self.home()
+        reading = home.reading
+        if reading is None or (reading.done() and (reading.cancelled() or reading.exception())):
+            reading = home.reading = asyncio.create_task(asyncio.to_thread(lambda: self._sync.info))
         # a caller that is cancelled must not leave the others with half an answer on the connection
-        return await asyncio.shield(self._reading)
+        return await asyncio.shield(reading)
 
     async def infer_sample(self, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample: arrays without a batch axis in and out."""
@@ -87,9 +106,7 @@ class AsyncTritonModel:
         """
         info = await self.info()
         arrays = core.check_batch(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
-        request = Request(info, core.only_chunk(info, arrays), self.protocol, self._sync.new_regions())
-        request.message()
-        return AsyncPreparedRequest(self, request)
+        return AsyncPreparedRequest(self, self._sync.built(info, core.only_chunk(info, arrays)))
 
     async def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the server answers for the model.
@@ -111,21 +128,55 @@ class AsyncTritonModel:
 
     async def close(self) -> None:
         """Give back shared memory and close the connections."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            await transport.close()
-        if self._reading is not None and not self._reading.done():
-            with contextlib.suppress(ClientError):
-                await self._reading
+        home, self._home = self._home, None
+        if home is not None and home.loop is asyncio.get_running_loop():
+            await home.transport.close()
+            if home.reading is not None and not home.reading.done():
+                with contextlib.suppress(ClientError):
+                    await home.reading
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None and self._sync.memory is not None:
+            self._sync.memory.give_back(scratch)
         await asyncio.to_thread(self._sync.close)  # may wait for a request that timed out
+
+    def home(self) -> Home:
+        """Return what belongs to the running event loop.
+
+        Raises:
+            InvalidRequest: None runs, another one uses this client, or the client is closed.
+        """
+        self._sync.check_open()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise InvalidRequest(Fault("no event loop is running", fix="await it inside asyncio.run(...)")) from None
+        if self._home is not None and self._home.loop is loop:
+            return self._home
+        if self._home is not None and not self._home.loop.is_closed():
+            fix = "make an AsyncTritonModel in each event loop"
+            raise InvalidRequest(Fault(f"the client of '{self.model}' belongs to another event loop", fix=fix))
+        if self._scratch is not None:
+            self._scratch.abandon()  # a request of the closed loop may still write there
+        self._home = Home(loop, self.protocol, self.address, self.options)
+        return self._home
+
+    def after_fork(self) -> None:
+        """Begin again in a forked child; connections and event loop are the parent's."""
+        home, self._home = self._home, None
+        if home is not None:
+            forks.leave_to_parent(home)
 
     async def _answer(self, info: ModelInfo, arrays: Arrays) -> Arrays:
         chunks = list(core.split(info, arrays))
         return core.join(chunks, await asyncio.gather(*(self._send_chunk(info, chunk) for chunk in chunks)))
 
     async def _send_chunk(self, info: ModelInfo, chunk: Chunk) -> Arrays:
-        async with self._turns:
-            return await self.send(Request(info, chunk, self.protocol, self._sync.scratch()))
+        memory = self._sync.memory
+        if memory is None:
+            return await self.send(Request(info, chunk, self.protocol, None))
+        async with self.home().turns:
+            self._scratch = self._scratch or memory.take()
+            return await self.send(Request(info, chunk, self.protocol, self._scratch))
 
     async def send(self, request: Request) -> Arrays:
         """Send one request and return its answers as they came."""
@@ -139,104 +190,42 @@ class AsyncTritonModel:
         return await self._send_once(request)
 
     async def _send_once(self, request: Request) -> Arrays:
-        if self._transport is None:
-            self._transport = (_Http if self.protocol == "http" else _Grpc)(self.address, self.options)
+        transport = self.home().transport
         try:
-            return request.decode(await self._transport.infer(request.message(), self.model))
+            return request.decode(await transport.infer(request.message(), self.model))
         except (
             BaseException
-        ) as error:  # also a cancelled task: whoever does not know the end must not use the memory again
+        ) as error:  # also a cancelled task: what does not know the end must not use the memory again
             if request.in_shared_memory and not is_answer(error):
                 request.forget()
             raise
+
+    def release(self, request: Request) -> None:
+        """Give the shared memory of a prepared request back."""
+        self._sync.release(request)
 
 
 class AsyncPreparedRequest:
     """A request that is already bytes (HTTP), a message (gRPC) or filled shared memory."""
 
     def __init__(self, model: AsyncTritonModel, request: Request) -> None:
-        self._model, self._request = model, request
-        self._turns = asyncio.Lock() if request.in_shared_memory else contextlib.nullcontext()
+        self._model, self._request, self._closed = model, request, False
+        self._home: Home | None = None
+        self._turns = asyncio.Lock()
 
     async def infer(self) -> Arrays:
         """Send it and return the answers, without rows that only filled a static batch."""
+        if self._closed:
+            raise InvalidRequest(Fault("the prepared request is closed", fix="prepare another one"))
+        if not self._request.in_shared_memory:
+            return self._request.trim(await self._model.send(self._request))
+        home = self._model.home()
+        if home is not self._home:  # a lock belongs to an event loop
+            self._home, self._turns = home, asyncio.Lock()
         async with self._turns:
             return self._request.trim(await self._model.send(self._request))
 
     def close(self) -> None:
         """Give its shared memory back; closing the client does so too."""
-        self._request.close()
-
-
-class _Http:
-    """Keep-alive connections, as many as there are requests in flight."""
-
-    def __init__(self, address: str, options: Options) -> None:
-        import aiohttp
-
-        self._address, self._options = address, options
-        connector = aiohttp.TCPConnector(limit=0, ssl=ssl_context(options.tls) if options.tls else True)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(options.timeout_s))
-        self._base = f"{'https' if options.tls else 'http'}://{address}"
-
-    async def infer(self, body: Any, model: str) -> tuple[bytes, str | None]:
-        """Send one body; return the answer and the length of its JSON part."""
-        import aiohttp
-        from yarl import URL
-
-        answered = False
-        try:
-            url = URL(self._base + body.path, encoded=True)
-            async with self._session.post(
-                url, data=body.content, headers={**body.headers, **self._options.headers}
-            ) as response:
-                answered = True
-                content = await response.read()
-        except asyncio.TimeoutError:
-            raise failures.timed_out(self._address, self._options.timeout_s) from None
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise failures.no_tls(self._address, error) from None
-        except aiohttp.ClientSSLError as error:
-            raise failures.no_tls(self._address, error) from None
-        except aiohttp.ClientConnectorError as error:
-            raise failures.refused(self._address, error) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise failures.lost(self._address, error, answered=answered) from None
-        if response.status != 200:
-            raise failures.from_http(model, response.status, content)
-        return content, response.headers.get("Inference-Header-Content-Length")
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
-class _Grpc:
-    """An asyncio gRPC channel."""
-
-    def __init__(self, address: str, options: Options) -> None:
-        import grpc
-
-        from .grpc import INFER, channel_options, credentials
-
-        self._address, self._options = address, options
-        self._channel = (
-            grpc.aio.secure_channel(address, credentials(options), channel_options())
-            if options.tls
-            else grpc.aio.insecure_channel(address, channel_options())
-        )
-        self._infer = self._channel.unary_unary(INFER)
-        self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
-
-    async def infer(self, request: Any, model: str) -> Any:
-        """Send one request; return the answer's bytes."""
-        import grpc
-
-        from .grpc import failure
-
-        try:
-            return await self._infer(request, timeout=self._options.timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise failure(error, model, self._address, self._options) from None
-
-    async def close(self) -> None:
-        await self._channel.close()
+        self._closed = True
+        self._model.release(self._request)

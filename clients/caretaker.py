@@ -9,11 +9,12 @@ it is a greenlet.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
 from typing import Protocol
+
+from . import forks
 
 LOOK_EVERY_S = 0.5
 
@@ -23,9 +24,6 @@ class Cared(Protocol):
 
     def look_after(self) -> None:
         """Close the connection if it is idle and the server wants it closed."""
-
-    def after_fork(self) -> None:
-        """Let the connection go, which is the parent's."""
 
     @property
     def connected(self) -> bool:
@@ -37,19 +35,16 @@ class Caretaker:
 
     def __init__(self) -> None:
         self._begin()
-        os.register_at_fork(after_in_child=self._after_fork)
+        forks.register(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._cared: weakref.WeakSet[Cared] = weakref.WeakSet()
         self.at_work = False
 
-    def _after_fork(self) -> None:
-        """A child has neither the thread nor, perhaps, a lock that anybody will release."""
-        cared = list(self._cared)
+    def after_fork(self) -> None:
+        """Begin again: a forked child has no such thread, and the lock may be held for ever. Its transports give up by themselves."""
         self._begin()
-        for transport in cared:
-            transport.after_fork()
 
     def add(self, transport: Cared) -> None:
         """Look after a transport that has just connected."""

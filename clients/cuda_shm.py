@@ -18,6 +18,7 @@ import numpy as np
 
 from planwright.errors import Fault
 
+from . import forks
 from .core import Array
 from .errors import SharedMemoryUnavailable
 
@@ -31,11 +32,8 @@ class CudaRegion:
         self._library = _library()
         self.name = f"planwright-cuda-{kind}-{os.getpid()}-{secrets.token_hex(8)}"
         self.size_bytes = size_bytes
-        try:
-            self._handle = self._library.create_shared_memory_region(self.name, size_bytes, DEVICE)
-        except self._library.CudaSharedMemoryException as error:
-            raise _unavailable(str(error)) from None
-        self.key = self._library.get_raw_handle(self._handle).decode()
+        self._handle = self._call("create_shared_memory_region", self.name, size_bytes, DEVICE)
+        self.key = self._call("get_raw_handle", self._handle).decode()
         self._host = np.zeros(size_bytes, np.uint8)
         self._fresh = False
 
@@ -48,7 +46,7 @@ class CudaRegion:
 
     def flush(self) -> None:
         """Copy what was written to the GPU."""
-        self._library.set_shared_memory_region(self._handle, [self._host])
+        self._call("set_shared_memory_region", self._handle, [self._host])
 
     def stale(self) -> None:
         """Note that the server has written: the next `read` fetches."""
@@ -57,15 +55,26 @@ class CudaRegion:
     def read(self, dtype: Any, shape: tuple[int, ...], offset: int) -> Array:
         """Return a copy of the array at `offset`."""
         if not self._fresh:
-            self._host = self._library.get_contents_as_numpy(self._handle, np.uint8, [self.size_bytes])
+            self._host = self._call("get_contents_as_numpy", self._handle, np.uint8, [self.size_bytes])
             self._fresh = True
         return np.ndarray(shape, dtype, buffer=self._host.data, offset=offset).copy()
 
     def destroy(self) -> None:
         """Give the memory back."""
-        if self._handle is not None:
-            self._library.destroy_shared_memory_region(self._handle)
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._call("destroy_shared_memory_region", handle)
+
+    def after_fork(self) -> None:
+        """Leave the memory alone in a forked child, where CUDA does not work: making a region there says so."""
+        handle, self._handle = self._handle, None
+        forks.leave_to_parent(handle)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._library, function)(*arguments)
+        except self._library.CudaSharedMemoryException as error:
+            raise _unavailable(str(error)) from None
 
 
 def _library() -> Any:

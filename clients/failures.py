@@ -46,10 +46,13 @@ def lost(address: str, error: BaseException, *, answered: bool = False) -> Conne
     return ConnectionFailed(Fault(what, why=_text(error), fix=fix), retry_safe=not answered)
 
 
-def no_tls(address: str, error: BaseException) -> ConnectionFailed:
-    """Somebody listens, but TLS with it fails."""
-    fix = "see whether the server speaks TLS there, and give Tls(root_certificate=...) of who signed its certificate"
-    return ConnectionFailed(Fault(f"no TLS connection to {address}", why=_text(error), fix=fix))
+def no_tls(address: str, error: BaseException, *, retry_safe: bool = False) -> ConnectionFailed:
+    """A server listens, but TLS with it fails."""
+    fix = (
+        "see whether the server speaks TLS there, and give Tls(root_certificate=...) of who signed its certificate, "
+        "and certificate= and key= where it requires yours"
+    )
+    return ConnectionFailed(Fault(f"no TLS connection to {address}", why=_text(error), fix=fix), retry_safe=retry_safe)
 
 
 def timed_out(address: str, timeout_s: float) -> RequestTimeout:

@@ -1,125 +1,222 @@
-"""gRPC with TLS, blocking: one channel and Triton's own messages; also what both gRPC transports share.
+"""gRPC, blocking, plain or with TLS: one connection, one call at a time.
 
 In      an address and options.
 Out     answered messages; errors of the tree.
 
-Without TLS, clients/grpc_plain.py takes its place. Under locust, ``grpc.experimental.gevent.init_gevent()`` must run before the first
-channel; loadtest does that.
+Calls are written here as HTTP/2, and not by the grpc package: its threads, locks and wake-ups take most of the CPU of a small request, and
+under gevent need a switch of their own; in a forked child they hang or end the process. Messages and method names are Triton's own.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
 from typing import Any
+from urllib.parse import unquote
 
-from . import failures
-from .errors import ClientError
-from .options import Options, Tls, unreadable
+from planwright.errors import Fault
 
-SERVICE = "/inference.GRPCInferenceService/"
-INFER = SERVICE + "ModelInfer"
-# gRPC's own limit of 4 MiB per message is below one batch of images
-_CHANNEL = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # the channel's own pauses grow to minutes, so a server that comes back would go unnoticed that long
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
+from . import failures, forks, tcp
+from .caretaker import CARETAKER
+from .discover import split_address
+from .errors import ClientError, ConnectionFailed, InvalidRequest
+from .grpc_status import INFER, SERVICE, error_from_status
+from .http2 import Connection, NotHttp2Error, Reply, encode
+from .options import LONGEST_S, Options
 
-
-def channel_options() -> list[tuple[str, int]]:
-    """Return the channel options that both the sync and the async client use."""
-    return list(_CHANNEL)
-
-
-def credentials(options: Options) -> Any:
-    """Return gRPC channel credentials.
-
-    Raises:
-        InvalidRequest: A TLS file cannot be read.
-    """
-    import grpc
-
-    tls = options.tls or Tls()
-    try:
-        parts = [Path(name).read_bytes() if name else None for name in (tls.root_certificate, tls.key, tls.certificate)]
-    except OSError as error:
-        raise unreadable(tls, error) from None
-    return grpc.ssl_channel_credentials(*parts)
-
-
-# words of the gRPC library, to tell an unavailable server from a server that says "unavailable"
-_NOBODY = ("failed to connect", "Connection refused", "errors resolving", "DNS resolution", "Name or service")
-_BROKEN = (
-    "Connection reset",
-    "Socket closed",
-    "recvmsg",
-    "sendmsg",
-    "GOAWAY",
-    "End of TCP",
-    "Broken pipe",
-    "Stream removed",
-)
+_STATUS_DIGITS = 6
+_PREFIX = struct.Struct(">BI")  # of a message: is it compressed, its length
+_FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request
+# https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, in order of their numbers
+_CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+    "UNAUTHENTICATED",
+)  # fmt: skip
+# what a proxy means that answers by itself, https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+_STATUSES = {"400": "INTERNAL", "401": "UNAUTHENTICATED", "403": "PERMISSION_DENIED", "404": "UNIMPLEMENTED", "429": "UNAVAILABLE",
+             "502": "UNAVAILABLE", "503": "UNAVAILABLE", "504": "UNAVAILABLE"}  # fmt: skip
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9113, 8.2.1
+_RESETS = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}  # the rest: INTERNAL
 
 
 class GrpcTransport:
-    """One channel to one server."""
+    """One connection to one server; of several threads, one is served at a time. `context` for TLS."""
 
-    def __init__(self, address: str, options: Options) -> None:
-        import grpc
-        from tritonclient.grpc import service_pb2, service_pb2_grpc
+    def __init__(self, address: str, options: Options, context: ssl.SSLContext | None = None) -> None:
+        from google.protobuf.message import DecodeError
+        from tritonclient.grpc import service_pb2
 
-        self.address, self._options, self._messages = address, options, service_pb2
-        secure = options.tls is not None
-        self._channel = (
-            grpc.secure_channel(address, credentials(options), channel_options())
-            if secure
-            else grpc.insecure_channel(address, channel_options())
-        )
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._infer = self._channel.unary_unary(INFER)
-        self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
+        self.address, self._options, self._context, self._messages = address, options, context, service_pb2
+        self._where = split_address(address)
+        self._connection: Connection | None = None
+        self._used = 0.0
+        self._turn = threading.Lock()
+        self._unreadable = DecodeError
+        self._metadata = tuple(_field(name, value) for name, value in options.headers.items())
+        self._heads = {INFER: self._describe(INFER)}
+        forks.register(self)
 
     def call(self, method: str, request: Any, model: str) -> Any:
         """Call one RPC."""
-        return self._ask(getattr(self._stub, method), request, model)
-
-    def infer(self, request: bytes, model: str) -> Any:
-        """Send a serialized message; returns the answer's bytes."""
-        return self._ask(self._infer, request, model)
-
-    def _ask(self, method: Any, request: Any, model: str) -> Any:
-        import grpc
-
+        kind = getattr(self._messages, f"{method}Response")
         try:
-            return method(request, timeout=self._options.timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise failure(error, model, self.address, self._options) from None
+            return kind.FromString(self._ask(SERVICE + method, request.SerializeToString(), model))
+        except self._unreadable as error:
+            raise failures.unreadable(model, error) from None
+
+    def infer(self, request: bytes, model: str) -> memoryview:
+        """Send a serialized message; returns the answer's bytes."""
+        return self._ask(INFER, request, model)
 
     def message(self, kind: str, /, **fields: Any) -> Any:
         """Make a request message."""
         return getattr(self._messages, kind)(**fields)
 
     def close(self) -> None:
-        """Close the channel; under gevent the process would not end otherwise."""
-        self._channel.close()
+        """Close the connection; an open one would hold up the server's shutdown."""
+        kept, self._connection = self._connection, None
+        if kept is not None:
+            kept.close()
+
+    @property
+    def connected(self) -> bool:
+        """True while there is a connection."""
+        return self._connection is not None
+
+    def look_after(self) -> None:
+        """Close the connection if nobody uses it and the server wants it closed."""
+        turn = self._turn
+        if not turn.acquire(blocking=False):
+            return
+        try:
+            kept = self._connection
+            if kept is not None and time.monotonic() - self._used > _FRESH_S and not kept.alive():
+                self.close()
+        finally:
+            turn.release()
+
+    def interrupt(self) -> None:
+        """Make the call that waits for an answer fail; called from another thread."""
+        kept = self._connection
+        if kept is not None:
+            kept.interrupt()
+
+    def after_fork(self) -> None:
+        """Close this copy of the parent's connection, in a forked child."""
+        self._turn = threading.Lock()
+        self.close()
+
+    def _ask(self, path: str, message: bytes, model: str) -> memoryview:
+        """Return the message of the answer, not yet parsed.
+
+        Raises:
+            ClientError: The call failed, or the answer is not one.
+        """
+        body = _PREFIX.pack(0, len(message)) + message
+        deadline = time.monotonic() + self._options.timeout_s
+        turn = self._turn
+        if not turn.acquire(blocking=False) and not turn.acquire(timeout=min(self._options.timeout_s, LONGEST_S)):
+            raise failures.timed_out(self.address, self._options.timeout_s)
+        try:
+            reply = self._exchange(self._heads.get(path) or self._describe(path), body, deadline)
+        finally:
+            turn.release()
+        return self._read(reply, model)
+
+    def _exchange(self, head: bytes, body: bytes, deadline: float) -> Reply:
+        try:
+            reply = self._open(deadline).ask(head, body, deadline)
+        except BaseException as error:  # also Ctrl-C: what is still to come would answer the next call
+            kept = self._connection
+            self.close()
+            if isinstance(error, OSError):
+                raise self._lost(error, kept) from None
+            raise
+        self._used = time.monotonic()
+        return reply
+
+    def _describe(self, path: str) -> bytes:
+        """Return a method's header fields.
+
+        Raises:
+            InvalidRequest: The caller's own are more than a server takes.
+        """
+        fields = [(":method", "POST"), (":scheme", "https" if self._context else "http"), (":path", path), (":authority", self.address),
+                  ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "planwright")]  # fmt: skip
+        try:
+            return encode([*fields, *self._metadata])
+        except ValueError as error:
+            raise InvalidRequest(Fault("the headers are too long", why=str(error), fix="give shorter ones")) from None
+
+    def _open(self, deadline: float) -> Connection:
+        kept = self._connection
+        if kept is not None and (kept.last or (time.monotonic() - self._used > _FRESH_S and not kept.alive())):
+            self.close()
+        if self._connection is None:
+            self._connection = Connection(self._connect(deadline - time.monotonic()))
+            CARETAKER.add(self)
+        return self._connection
+
+    def _connect(self, timeout_s: float) -> socket.socket:
+        plain = tcp.connect(self._where, self.address, timeout_s)
+        return tcp.secure(plain, self._context, self._where[0], self.address) if self._context else plain
+
+    def _lost(self, error: OSError, kept: Connection | None) -> ClientError:
+        if isinstance(error, TimeoutError):
+            return failures.timed_out(self.address, self._options.timeout_s)
+        if isinstance(error, NotHttp2Error):
+            fix = "give the server's gRPC port, 8001 by default, or protocol='http'"
+            return ConnectionFailed(Fault(f"no gRPC server at {self.address}", why=str(error), fix=fix))
+        if self._context and kept is not None and not kept.greeted:
+            return failures.no_tls(self.address, error, retry_safe=True)  # TLS 1.3 refuses a client after the handshake
+        return failures.lost(self.address, error, answered=kept is not None and kept.answered)
+
+    def _read(self, reply: Reply, model: str) -> memoryview:
+        """Return the message of a reply, not yet parsed.
+
+        Raises:
+            ClientError: The call failed, or the reply is not one.
+        """
+        if not reply.blocks or reply.blocks[-1].get("grpc-status") != "0":
+            raise self._failure(reply, model)
+        content = reply.parts[0] if len(reply.parts) == 1 else b"".join(reply.parts)
+        if content[: _PREFIX.size] != _PREFIX.pack(0, max(len(content) - _PREFIX.size, 0)):
+            raise failures.unreadable(model, ValueError("it is not one uncompressed message"))
+        return memoryview(content)[_PREFIX.size :]
+
+    def _failure(self, reply: Reply, model: str) -> ClientError:
+        fields = reply.fields
+        status, http = fields.get("grpc-status", ""), fields.get(":status", "")
+        if status.isascii() and status.isdecimal() and len(status) < _STATUS_DIGITS:
+            code, text = (
+                (_CODES[int(status)] if int(status) < len(_CODES) else "UNKNOWN"),
+                unquote(fields.get("grpc-message", "")),
+            )
+        elif reply.reset is not None:
+            code, text = (
+                _RESETS.get(reply.reset, "INTERNAL"),
+                f"the server broke the call off, HTTP/2 error {reply.reset}",
+            )
+        elif http in _STATUSES:
+            code, text = _STATUSES[http], f"HTTP status {http}"
+        else:
+            said = ", ".join(f"{name} {value}" for name, value in fields.items()) or "nothing"
+            return failures.unreadable(model, ValueError(f"no gRPC status; it says {said}"))
+        return error_from_status(code, text, model, self.address, self._options)
 
 
-def failure(error: Any, model: str, address: str, options: Options) -> ClientError:
-    """Turn an RpcError, sync or async, into an error of the tree."""
-    return told(error.code().name, str(error.details() or ""), model, address, options)
+def _field(name: str, value: str) -> tuple[str, str]:
+    """Return a header as HTTP/2 has it.
 
-
-def told(code: str, text: str, model: str, address: str, options: Options) -> ClientError:
-    """Turn a status and its words into an error of the tree; `code` is a name of grpc.StatusCode."""
-    if code == "DEADLINE_EXCEEDED":
-        return failures.timed_out(address, options.timeout_s)
-    if code == "UNAVAILABLE" and any(part in text for part in ("handshake", "SSL", "TLS", "certificate")):
-        return failures.no_tls(address, ConnectionError(text))
-    if code == "UNAVAILABLE" and any(part in text for part in _NOBODY):
-        return failures.refused(address, ConnectionError(text))
-    if code == "UNAVAILABLE" and any(part in text for part in _BROKEN):
-        return failures.lost(address, ConnectionError(text))
-    return failures.from_grpc(model, code, text)
+    Raises:
+        InvalidRequest: It holds what a header cannot.
+    """
+    if not _FIELD_NAME.fullmatch(name.lower()) or not value.isprintable() or not value.isascii():
+        why = "a name is letters, digits and -, a value one line of ASCII"
+        raise InvalidRequest(Fault(f"header '{name.strip()}' cannot be sent", why=why, fix="give headers of one line"))
+    return name.lower(), value

@@ -17,15 +17,16 @@ import functools
 import json
 import re
 import socket
+import ssl
 import time
 from typing import Any, NamedTuple
 
 from planwright.errors import Fault
 
-from . import failures, tcp
+from . import failures, forks, tcp
 from .discover import split_address
 from .errors import ClientError, InvalidRequest
-from .options import Options, ssl_context
+from .options import Options
 from .wire import HttpBody
 
 _BLOCK_BYTES = 1 << 16
@@ -47,15 +48,15 @@ class _Answer(NamedTuple):
 
 
 class HttpTransport:
-    """One connection to one server; not for two threads at once."""
+    """One connection to one server; not for two threads at once. `context` for TLS."""
 
-    def __init__(self, address: str, options: Options) -> None:
-        self.address, self._options = address, options
+    def __init__(self, address: str, options: Options, context: ssl.SSLContext | None = None) -> None:
+        self.address, self._options, self._context = address, options, context
         self._where = split_address(address)
         self._socket: socket.socket | None = None
         self._used = 0.0
-        self._context = ssl_context(options.tls) if options.tls else None
         self._common = _header_lines({"Host": address, **options.headers})
+        forks.register(self)
 
     def json(self, path: str, model: str) -> Any:
         """GET a document."""
@@ -74,6 +75,14 @@ class HttpTransport:
         kept, self._socket = self._socket, None
         if kept is not None:
             kept.close()
+
+    def interrupt(self) -> None:
+        """Make the request that waits for an answer fail; called from another thread."""
+        tcp.interrupt(self._socket)
+
+    def after_fork(self) -> None:
+        """Close this copy of the parent's connection, in a forked child."""
+        self.close()
 
     def _request(self, method: str, path: str, content: bytes, lines: str, model: str) -> tuple[bytes, str | None]:
         head = f"{method} {path} HTTP/1.1\r\n{self._common}{lines}Content-Length: {len(content)}\r\n\r\n".encode(
@@ -129,16 +138,7 @@ class HttpTransport:
 
     def _connect(self, timeout_s: float) -> socket.socket:
         plain = tcp.connect(self._where, self.address, timeout_s)
-        if self._context is None:
-            return plain
-        try:
-            return self._context.wrap_socket(plain, server_hostname=self._where[0])
-        except TimeoutError:
-            plain.close()
-            raise
-        except OSError as error:  # ssl.SSLError is one
-            plain.close()
-            raise failures.no_tls(self.address, error) from None
+        return tcp.secure(plain, self._context, self._where[0], self.address) if self._context else plain
 
 
 class _Timed:

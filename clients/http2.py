@@ -13,11 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from .options import LONGEST_S
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD = struct.Struct(">IBI")  # RFC 9113, 4.1: length (3 bytes) and type, flags, stream
@@ -32,11 +35,11 @@ _LARGEST = (1 << 31) - 1  # of windows and of stream numbers
 _BLOCK_BYTES = 1 << 16  # a larger one is mapped anew by the system at each call
 _KNOWN = 64  # header blocks remembered
 _MOST_HEADER_BYTES = 1 << 20
-_LONGEST_S = 1e6  # a socket takes no longer time-out than its C type
+_NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)  # of a socket that does not wait
 
 
 class NotHttp2Error(ConnectionError):
-    """Somebody listens there, and speaks something else."""
+    """The peer does not speak HTTP/2."""
 
 
 @dataclass(slots=True)
@@ -102,13 +105,24 @@ class Connection:
         """True where some of the answer has come."""
         return bool(self._reply.blocks)
 
+    @property
+    def greeted(self) -> bool:
+        """True where the peer has begun to speak HTTP/2."""
+        return self._greeted
+
+    def interrupt(self) -> None:
+        """End what another thread waits for."""
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     def alive(self) -> bool:
         """Read what came while nobody asked, and answer it; False where the connection takes no more requests."""
         try:
             self._socket.settimeout(0)
             while not self.last and (block := self._socket.recv(_BLOCK_BYTES)):
                 self._take(block)
-        except BlockingIOError:
+        except _NOTHING_YET:
             return not self.last and self._answer_idle()
         except OSError:
             pass
@@ -118,7 +132,7 @@ class Connection:
         try:
             while self._unsent:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
-        except BlockingIOError:
+        except _NOTHING_YET:
             pass  # with the next request
         except OSError:
             return False
@@ -129,9 +143,7 @@ class Connection:
 
         The child of a fork closes its copy only: the connection is its parent's.
         """
-        if self._pid == os.getpid():
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+        self.interrupt()
         self._socket.close()
 
     def _look_for_refusal(self, broken: OSError, deadline: float) -> None:
@@ -357,4 +369,4 @@ def _left_s(deadline: float) -> float:
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise TimeoutError
-    return min(left_s, _LONGEST_S)
+    return min(left_s, LONGEST_S)

@@ -16,6 +16,7 @@ from planwright.errors import Fault
 from .errors import InvalidRequest
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 60.0, 2, 0.1
+LONGEST_S = 1e6  # neither a lock nor a socket takes a longer time-out than its C type
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Options:
             yield BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5)
 
 
-def ssl_context(tls: Tls) -> ssl.SSLContext:
-    """Return what sockets and aiohttp take.
+def ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
+    """Return what sockets and aiohttp take; `http2` says in the handshake that HTTP/2 is spoken, as gRPC servers require.
 
     Raises:
         InvalidRequest: A file is missing or is no certificate.
@@ -64,6 +65,8 @@ def ssl_context(tls: Tls) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=tls.root_certificate or None)
         if tls.certificate:
             context.load_cert_chain(tls.certificate, tls.key or None)
+        if http2:
+            context.set_alpn_protocols(["h2"])
     except OSError as error:
         raise unreadable(tls, error) from None
     return context

@@ -8,11 +8,15 @@ The sync and the async client share it: they differ only in how they send.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
+
+from planwright.errors import Fault
 
 from . import wire
 from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
+from .errors import InvalidRequest
 from .shm import Regions
 
 
@@ -24,6 +28,7 @@ class Request:
         self._protocol, self._regions = protocol, regions
         self._outputs: dict[str, wire.Place] = {}
         self._message: Any = None
+        self.turn = threading.Lock()  # to be held by a thread that sends it, where it is in shared memory
 
     @property
     def in_shared_memory(self) -> bool:
@@ -37,20 +42,27 @@ class Request:
             ClientError: The server does not take the shared memory.
         """
         if self._message is None:
-            inputs, self._outputs = self._regions.put(self.chunk) if self._regions is not None else ({}, {})
+            inputs, self._outputs = self._regions.put(self.info, self.chunk) if self._regions is not None else ({}, {})
             build = wire.http_body if self._protocol == "http" else wire.grpc_request
             self._message = build(self.info, self.chunk, inputs, self._outputs)
         return self._message
 
     def decode(self, reply: Any) -> Arrays:
-        """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, bytes over gRPC."""
+        """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, bytes over gRPC.
+
+        Raises:
+            ClientError: It cannot be read, or the memory that it lies in was given back meanwhile.
+        """
+        if self._message is None:
+            raise InvalidRequest(Fault("the request was closed before its answer came", fix="close it afterwards"))
         if self._protocol == "http":
             content, header_length = reply
             answers = wire.http_answer(self.info, content, header_length, self._outputs)
         else:
             answers = wire.grpc_answer(self.info, reply, self._outputs)
         if self._regions is not None and self._outputs:
-            answers |= self._regions.take(self._outputs, len(next(iter(self.chunk.arrays.values()))))
+            rows = len(next(iter(self.chunk.arrays.values())))
+            answers |= self._regions.take(self.info, self._outputs, rows)
         return answers
 
     def trim(self, answers: Arrays) -> Arrays:
@@ -59,9 +71,16 @@ class Request:
         return {name: array[:rows] for name, array in answers.items()} if self.info.fixed_batch else answers
 
     def forget(self) -> None:
-        """Build anew next time, in other shared memory: the server may still write into this."""
+        """Build it again next time, in other shared memory: the server may still write into this."""
         if self._regions is not None:
             self._regions.abandon()
+            self._message = None
+
+    def after_fork(self) -> None:
+        """Build it again next time, in a forked child, whose parent goes on using this memory."""
+        self.turn = threading.Lock()
+        if self._regions is not None:
+            self._regions.after_fork()
             self._message = None
 
     def close(self) -> None:

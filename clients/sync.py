@@ -1,4 +1,4 @@
-"""`TritonModel`: ask a served model, blocking.
+"""`TritonModel`: call a served model, blocking.
 
 In      a model's name.
 Out     arrays by output name, or an error of clients/errors.py.
@@ -6,20 +6,20 @@ Out     arrays by output name, or an error of clients/errors.py.
     >>> with TritonModel("digits") as model:                     # doctest: +SKIP
     ...     scores = model.infer_sample(image=picture)["scores"]
 
-One client per thread: a connection answers one request at a time. Answers may be read-only views of received bytes.
+Threads may share a client: each request has a connection, and shared memory, of its own while it lasts. A forked child may use its parent's
+client: it connects by itself. Answers may be read-only views of received bytes.
 """
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, failures
+from . import core, failures, forks, transports, wire
 from .core import Arrays, ModelInfo
 from .discover import PROTOCOLS, Protocol, address, is_encrypted
 from .errors import (
@@ -30,12 +30,12 @@ from .errors import (
     RequestTimeout,
     SharedMemoryUnavailable,
 )
-from .options import RETRIES, TIMEOUT_S, Options, Tls
+from .options import LONGEST_S, RETRIES, TIMEOUT_S, Options, Tls
+from .pool import Pool
+from .registrar import ServerRegistrar
+from .registrar import SharedMemory as SharedMemory
 from .request import Request
-from .shm import Regions
-from .wire import model_path
-
-SharedMemory = Literal["system", "cuda"]
+from .shm import Region, Regions
 
 
 class TritonModel:
@@ -67,11 +67,12 @@ class TritonModel:
         self.model, self.version, self.protocol, self.allow_nan = model, str(version), protocol, allow_nan
         self.options = Options(timeout_s, retries, dict(headers or {}), tls or (Tls() if is_encrypted(url) else None))
         self.address = address(url, protocol)
-        self._shm = shared_memory
         self._info: ModelInfo | None = None
-        self._scratch: Regions | None = None
-        self._prepared: list[Regions] = []
-        self._transport: Any = _transport(self.address, protocol, self.options)
+        self._closed = False
+        self._prepared: set[Request] = set()
+        self._connections: Pool[Any] = Pool(transports.maker(self.address, protocol, self.options))
+        self._connections.use(bool)  # what the options ask for can be made: said here, and not with the first request
+        self.memory = _memory(self._connections, protocol, shared_memory) if shared_memory else None
 
     def __enter__(self) -> TritonModel:
         return self
@@ -109,9 +110,7 @@ class TritonModel:
             InvalidRequest: It does not fit into one request.
         """
         arrays = core.check_batch(self.info, self._named(args, inputs), allow_nan=self.allow_nan)
-        request = Request(self.info, core.only_chunk(self.info, arrays), self.protocol, self.new_regions())
-        request.message()
-        return PreparedRequest(self, request)
+        return PreparedRequest(self, self.built(self.info, core.only_chunk(self.info, arrays)))
 
     def versions(self) -> list[str]:
         """Return the versions that the server answers for, oldest first."""
@@ -140,23 +139,27 @@ class TritonModel:
         raise not_ready(self.model, timeout_s, self.address, last)
 
     def close(self) -> None:
-        """Give back shared memory and close the connection; prepared requests over shared memory end with it."""
-        regions = [*self._prepared, *filter(None, [self._scratch])]
-        self._prepared, self._scratch = [], None
+        """Give back shared memory and close the connections; requests that other threads wait for fail."""
+        self._closed = True
+        self._connections.interrupt()
         try:
-            for each in regions:
-                each.close()
+            for request in list(self._prepared):
+                with request.turn:
+                    self.release(request)
+            if self.memory is not None:
+                self.memory.close()
         finally:
-            self._transport.close()
+            self._connections.close()
 
     def _named(self, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         return named(self.info, args, inputs)
 
     def _answer(self, arrays: Arrays) -> Arrays:
         chunks = list(core.split(self.info, arrays))
-        return core.join(
-            chunks, [self.send(Request(self.info, chunk, self.protocol, self.scratch())) for chunk in chunks]
-        )
+        if self.memory is None:
+            return core.join(chunks, [self.send(Request(self.info, chunk, self.protocol, None)) for chunk in chunks])
+        answers = self.memory.use(lambda own: [self.send(Request(self.info, c, self.protocol, own)) for c in chunks])
+        return core.join(chunks, answers)
 
     def send(self, request: Request) -> Arrays:
         """Send one request and return its answers as they came."""
@@ -164,12 +167,23 @@ class TritonModel:
         return answers
 
     def _send_once(self, request: Request) -> Arrays:
+        self.check_open()
         try:
-            return request.decode(self._transport.infer(request.message(), self.model))
-        except BaseException as error:  # also Ctrl-C: whoever does not know the end must not use the memory again
+            message = request.message()
+            return request.decode(self._connections.use(lambda line: line.infer(message, self.model)))
+        except BaseException as error:  # also Ctrl-C: a request whose end is unknown may still write into its memory
             if request.in_shared_memory and not is_answer(error):
                 request.forget()
             raise
+
+    def check_open(self) -> None:
+        """Refuse to go on after `close`.
+
+        Raises:
+            InvalidRequest: The client is closed.
+        """
+        if self._closed:
+            raise InvalidRequest(Fault(f"the client of '{self.model}' is closed", fix="make another TritonModel"))
 
     def _retry(self, call: Callable[[], Any]) -> Any:
         for pause_s in self.options.pauses_s():
@@ -181,66 +195,79 @@ class TritonModel:
                 time.sleep(pause_s)
         return call()
 
-    def _read_info(self) -> ModelInfo:
+    def _read(self, path: str, method: str, pick: Callable[[Any], Any]) -> Any:
+        """Return what `pick` finds in a JSON document, or in a message as one."""
+        self.check_open()
+        try:
+            return pick(self._connections.use(lambda line: self._document(line, path, method)))
+        except wire.UNREADABLE as error:
+            raise failures.unreadable(self.model, error) from None
+
+    def _document(self, line: Any, path: str, method: str) -> Any:
         if self.protocol == "http":
-            path = model_path(self.model, self.version)
-            return core.model_info(self.model, self._transport.json(f"{path}/config", self.model), self.version)
-        answer = self._call("ModelConfig", "ModelConfigRequest")
-        return core.model_info(self.model, answer["config"], self.version)
-
-    def _read_versions(self) -> list[str]:
-        document = (
-            self._transport.json(model_path(self.model), self.model)
-            if self.protocol == "http"
-            else self._call("ModelMetadata", "ModelMetadataRequest")
-        )
-        return [str(number) for number in document["versions"]]
-
-    def _read_statistics(self) -> dict[str, int]:
-        if self.protocol == "http":
-            document = self._transport.json(f"{model_path(self.model, self.version)}/stats", self.model)
-        else:
-            document = self._call("ModelStatistics", "ModelStatisticsRequest")
-        newest = max(document["model_stats"], key=lambda item: int(item["version"]))
-        return {name: int(newest.get(name, 0)) for name in ("inference_count", "execution_count")}
-
-    def _call(self, method: str, kind: str) -> dict[str, Any]:
+            return line.json(path, self.model)
         from google.protobuf.json_format import MessageToDict
 
-        answer = self._transport.call(
-            method, self._transport.message(kind, name=self.model, version=self.version), self.model
+        request = line.message(f"{method}Request", name=self.model, version=self.version)
+        return MessageToDict(line.call(method, request, self.model), preserving_proto_field_name=True)
+
+    def _read_info(self) -> ModelInfo:
+        def pick(found: Any) -> ModelInfo:
+            return core.model_info(self.model, found if self.protocol == "http" else found["config"], self.version)
+
+        info: ModelInfo = self._read(f"{wire.model_path(self.model, self.version)}/config", "ModelConfig", pick)
+        return info
+
+    def _read_versions(self) -> list[str]:
+        found: list[str] = self._read(
+            wire.model_path(self.model), "ModelMetadata", lambda found: list(map(str, found["versions"]))
         )
-        document: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
-        return document
+        return found
 
-    def scratch(self) -> Regions | None:
-        """Return the shared memory that plain calls take turns with, None where the client uses none."""
-        if self._shm and self._scratch is None:
-            self._scratch = self._make_regions()
-        return self._scratch
+    def _read_statistics(self) -> dict[str, int]:
+        def pick(found: Any) -> dict[str, int]:
+            newest = max(found["model_stats"], key=lambda item: int(item["version"]))
+            return {name: int(newest.get(name, 0)) for name in ("inference_count", "execution_count")}
 
-    def new_regions(self) -> Regions | None:
-        """Return shared memory of its own for a prepared request, None where the client uses none."""
-        if not self._shm:
-            return None
-        regions = self._make_regions()
-        self._prepared.append(regions)
-        return regions
+        counts: dict[str, int] = self._read(
+            f"{wire.model_path(self.model, self.version)}/stats", "ModelStatistics", pick
+        )
+        return counts
 
-    def _make_regions(self) -> Regions:
-        registrar = Registrar(self._transport, self.protocol, self._shm or "system")
-        if self._shm == "cuda":
-            from .cuda_shm import CudaRegion
+    def built(self, info: ModelInfo, chunk: core.Chunk) -> Request:
+        """Return a request that is ready to be sent, with shared memory of its own where the client uses any."""
+        self.check_open()
+        request = Request(info, chunk, self.protocol, None if self.memory is None else self.memory.make())
+        if request.in_shared_memory:
+            self._prepared.add(request)
+            forks.register(request)
+        try:
+            request.message()
+        except BaseException:
+            self.release(request)
+            raise
+        return request
 
-            return Regions(self.info, registrar.register, registrar.unregister, CudaRegion)
-        return Regions(self.info, registrar.register, registrar.unregister)
+    def release(self, request: Request) -> None:
+        """Give the shared memory of a request that was `built` back."""
+        self._prepared.discard(request)
+        request.close()
+
+
+def _memory(connections: Pool[Any], protocol: Protocol, kind: SharedMemory) -> Pool[Regions]:
+    registrar = ServerRegistrar(connections, protocol, kind)
+    if kind == "cuda":
+        from .cuda_shm import CudaRegion
+
+        return Pool(lambda: Regions(registrar, CudaRegion))
+    return Pool(lambda: Regions(registrar, Region))
 
 
 class PreparedRequest:
     """A request that is already bytes (HTTP), a message (gRPC) or filled shared memory."""
 
     def __init__(self, model: TritonModel, request: Request) -> None:
-        self._model, self._request = model, request
+        self._model, self._request, self._closed = model, request, False
 
     def using(self, model: TritonModel) -> PreparedRequest:
         """Return the same bytes to be sent by another client of the same model and protocol (not with shared memory).
@@ -273,62 +300,26 @@ class PreparedRequest:
         return self._request.trim(self.raw())
 
     def raw(self) -> Arrays:
-        """Send it and return the answers as they came."""
-        return self._model.send(self._request)
+        """Send it and return the answers as they came; threads that share its memory take turns."""
+        request = self._request
+        if self._closed:
+            raise InvalidRequest(Fault("the prepared request is closed", fix="prepare another one"))
+        if not request.in_shared_memory:
+            return self._model.send(request)
+        timeout_s = self._model.options.timeout_s
+        turn = request.turn
+        if not turn.acquire(timeout=min(timeout_s, LONGEST_S)):
+            raise failures.timed_out(self._model.address, timeout_s)
+        try:
+            return self._model.send(request)
+        finally:
+            turn.release()
 
     def close(self) -> None:
         """Give its shared memory back; closing the client does so too."""
-        self._request.close()
-
-
-class Registrar:
-    """Tells the server about shared memory.
-
-    It sends no admin key: a server that lets clients use shared memory (``--allow-client-shm``) leaves this open.
-    """
-
-    def __init__(self, transport: Any, protocol: Protocol, kind: SharedMemory) -> None:
-        self._transport, self._protocol, self._kind = transport, protocol, kind
-        self._grpc_name = "CudaSharedMemory" if kind == "cuda" else "SystemSharedMemory"
-
-    def register(self, name: str, key: str, size_bytes: int) -> None:
-        """Register a region.
-
-        Raises:
-            SharedMemoryUnavailable: The server does not take it.
-        """
-        try:
-            if self._protocol == "http":
-                self._transport.post_json(self._path(name, "register"), self._document(key, size_bytes), name)
-            else:
-                place = (
-                    {"raw_handle": base64.b64decode(key), "device_id": 0}
-                    if self._kind == "cuda"
-                    else {"key": key, "offset": 0}
-                )
-                kind = f"{self._grpc_name}RegisterRequest"
-                request = self._transport.message(kind, name=name, byte_size=size_bytes, **place)
-                self._transport.call(f"{self._grpc_name}Register", request, name)
-        except (ConnectionFailed, RequestTimeout):
-            raise
-        except ClientError as error:
-            raise failures.no_shared_memory(error.faults[0].why) from None
-
-    def unregister(self, name: str) -> None:
-        """Unregister a region."""
-        if self._protocol == "http":
-            self._transport.post_json(self._path(name, "unregister"), {}, name)
-        else:
-            request = self._transport.message(f"{self._grpc_name}UnregisterRequest", name=name)
-            self._transport.call(f"{self._grpc_name}Unregister", request, name)
-
-    def _path(self, name: str, verb: str) -> str:
-        return f"/v2/{self._kind}sharedmemory/region/{name}/{verb}"
-
-    def _document(self, key: str, size_bytes: int) -> dict[str, Any]:
-        if self._kind == "cuda":
-            return {"raw_handle": {"b64": key}, "device_id": 0, "byte_size": size_bytes}
-        return {"key": key, "offset": 0, "byte_size": size_bytes}
+        self._closed = True
+        with self._request.turn:
+            self._model.release(self._request)
 
 
 def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -377,17 +368,3 @@ def _check_choices(model: str, protocol: str, shared_memory: str | None, timeout
         raise InvalidRequest(Fault(f"there is no shared memory '{shared_memory}'", fix="use system, cuda, or None"))
     if not timeout_s > 0:
         raise InvalidRequest(Fault(f"timeout_s is {timeout_s}", fix="give seconds greater than 0"))
-
-
-def _transport(where: str, protocol: Protocol, options: Options) -> Any:
-    if protocol == "http":
-        from .http import HttpTransport
-
-        return HttpTransport(where, options)
-    if options.tls is None:
-        from .grpc_plain import PlainGrpcTransport
-
-        return PlainGrpcTransport(where, options)
-    from .grpc import GrpcTransport
-
-    return GrpcTransport(where, options)

@@ -12,12 +12,13 @@ is named ``in flight``, and says when nothing was merged, because then it has pr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from planwright import console
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.golden import Golden, Group
 
@@ -79,8 +80,24 @@ class Addresses:
     grpc: str | None = None
 
 
-def validate(folder: Path, names: list[str], transports: list[str], where: Addresses) -> Iterator[Row]:
+def validate(
+    folder: Path,
+    names: list[str],
+    transports: list[str],
+    where: Addresses,
+    batches: Sequence[str] = (),
+    *,
+    trust: bool = False,
+) -> Iterator[Row]:
     """Check models one after the other, yielding rows as they are known.
+
+    Args:
+        folder: The model repository.
+        names: Published models.
+        transports: Some of `TRANSPORTS`.
+        where: Addresses of the server.
+        batches: Only these batch sizes, each a number or ``max``, and no requests in flight together; all when empty.
+        trust: Take the repository's files as they are.
 
     Raises:
         ConnectionFailed: The server cannot be reached, or went away.
@@ -96,12 +113,20 @@ def validate(folder: Path, names: list[str], transports: list[str], where: Addre
             yield _no_answer(name, "-", protocol, error)
             continue
         for number in versions:
-            yield from _validate_version(folder, name, number, transports, where)
+            yield from _validate_version(folder, name, number, transports, where, batches, trust)
 
 
-def _validate_version(folder: Path, name: str, number: str, transports: list[str], where: Addresses) -> Iterator[Row]:
+def _validate_version(
+    folder: Path, name: str, number: str, transports: list[str], where: Addresses, batches: Sequence[str], trust: bool
+) -> Iterator[Row]:
     try:
         version = published.version(folder, name, number)
+        if not trust:
+            published.require_whole(version)
+    except InvalidRequest as error:
+        yield _no_answer(name, number, "files", error)
+        return
+    try:
         golden = version.golden()
         _check_golden(version, golden)
     except InvalidRequest as error:
@@ -110,7 +135,7 @@ def _validate_version(folder: Path, name: str, number: str, transports: list[str
     for transport in transports:
         connect = _connector(version, transport, where)
         try:
-            yield from _validate_transport(version, golden, transport, connect)
+            yield from _validate_transport(version, golden, transport, connect, batches)
         except SharedMemoryUnavailable as error:
             reason = f"{error.faults[0].what}: {error.faults[0].why}"
             yield Row(name, number, transport, "-", 0, None, None, SKIPPED, reason, version.weights)
@@ -148,18 +173,29 @@ def _no_answer(model: str, version: str, transport: str, error: ClientError, wei
     return Row(model, version, transport, "-", 0, None, None, FAILED, f"{fault.what}: {fault.why}", weights)
 
 
-def _validate_transport(version: PublishedVersion, golden: Golden, transport: str, connect: Connect) -> Iterator[Row]:
+def _validate_transport(
+    version: PublishedVersion, golden: Golden, transport: str, connect: Connect, batches: Sequence[str]
+) -> Iterator[Row]:
     with connect() as model:
         _check_served(version, golden, model.info)
-        for size in batch_sizes(model.info):
-            checks = [check for group in golden.batches(size or 1) for check in _ask(model, group, version)]
-            yield _row(version, transport, str(size) if size else "whole", checks)
-        if not model.info.max_batch_size:
+        for size in batch_sizes(model.info, batches):
+            yield _batch_row(version, golden, transport, model, size)
+        if batches or not model.info.max_batch_size:
             return
         before = model.statistics()
         checks = _at_once(golden, version, connect)
         merged = _mean_batch(before, model.statistics())
     yield _row(version, transport, f"{IN_FLIGHT} in flight", checks, merged)
+
+
+def _batch_row(version: PublishedVersion, golden: Golden, transport: str, model: TritonModel, size: int) -> Row:
+    if size > model.info.limit:
+        reason = f"the model takes at most {console.many(model.info.limit, 'sample')} per request"
+        return Row(
+            version.model, version.version, transport, str(size), 0, None, None, SKIPPED, reason, version.weights
+        )
+    checks = [check for group in golden.batches(size or 1) for check in _ask(model, group, version)]
+    return _row(version, transport, str(size) if size else "whole", checks)
 
 
 def _check_golden(version: PublishedVersion, golden: Golden) -> None:
@@ -188,10 +224,12 @@ def _outputs(golden: Golden) -> set[str]:
     return {name for group in golden.groups for name in group.outputs}
 
 
-def batch_sizes(info: ModelInfo) -> list[int]:
-    """Return 1, mid and max; 1 and N for a static batch; 0 where there is no batch axis."""
+def batch_sizes(info: ModelInfo, chosen: Sequence[str] = ()) -> list[int]:
+    """Return 1, mid and max, 1 and N for a static batch, or those `chosen`; 0 where there is no batch axis."""
     if not info.batches:
         return [0]
+    if chosen:
+        return sorted({info.limit if size == "max" else int(size) for size in chosen})
     if info.fixed_batch:
         return sorted({1, info.fixed_batch})
     return sorted({1, (1 + info.max_batch_size) // 2, info.max_batch_size})

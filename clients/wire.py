@@ -49,7 +49,7 @@ class HttpBody:
 Places = Mapping[str, Place]
 _LAYOUT_BYTES = 2048  # longer heads hold values, which differ from answer to answer
 _NOWHERE: Places = {}
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     KeyError,
     TypeError,
@@ -121,7 +121,7 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, else
                 start += size
             elif spec.name not in elsewhere:
                 found[spec.name] = np.array(data, dtype=spec.numpy_dtype).reshape(spec.shape)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise failures.unreadable(info.name, error) from None
     return found
 
@@ -195,7 +195,7 @@ def grpc_answer(info: ModelInfo, content: bytes | memoryview, elsewhere: Places 
             if frame is not None:
                 _remember(key, frame)
         return {spec.name: _from_raw(raw, spec) for spec, raw in pairs if spec.name not in elsewhere}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise failures.unreadable(info.name, error) from None
 
 

@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
 from clients.caretaker import CARETAKER
-from clients.grpc_plain import PlainGrpcTransport
+from clients.grpc import GrpcTransport
 from clients.http2 import Connection
 from clients.http2 import _frame as frame
 from clients.options import Options
@@ -68,12 +68,12 @@ def grpc_server(*options: tuple[str, int], port: int = 0) -> Iterator[str]:
 
 
 @contextmanager
-def connected(url: str, **options: Any) -> Iterator[PlainGrpcTransport]:
-    with closing(PlainGrpcTransport(url, Options(**{"timeout_s": 5.0, **options}))) as transport:
+def connected(url: str, **options: Any) -> Iterator[GrpcTransport]:
+    with closing(GrpcTransport(url, Options(**{"timeout_s": 5.0, **options}))) as transport:
         yield transport
 
 
-def asked(transport: PlainGrpcTransport, word: str = "", content: bytes = b"", model: str = "m") -> Any:
+def asked(transport: GrpcTransport, word: str = "", content: bytes = b"", model: str = "m") -> Any:
     return transport.call(
         "ModelInfer", pb.ModelInferRequest(id=word, model_name=model, raw_input_contents=[content]), model
     )
@@ -275,9 +275,9 @@ def test_only_what_was_not_answered_may_be_sent_again() -> None:
 )
 def test_a_header_that_cannot_be_sent_is_refused(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest, match=f"header '{name}'"):
-        PlainGrpcTransport("127.0.0.1:1", Options(headers={name: value}))
+        GrpcTransport("127.0.0.1:1", Options(headers={name: value}))
     with pytest.raises(InvalidRequest, match="too long"):
-        PlainGrpcTransport("127.0.0.1:1", Options(headers={"x": "a" * 20_000}))
+        GrpcTransport("127.0.0.1:1", Options(headers={"x": "a" * 20_000}))
 
 
 def test_threads_that_share_a_client_take_turns_and_get_their_own_answers() -> None:
@@ -292,9 +292,9 @@ def test_threads_that_share_a_client_take_turns_and_get_their_own_answers() -> N
 
 FORKED = """\
 import os, sys
-from clients.grpc_plain import PlainGrpcTransport
+from clients.grpc import GrpcTransport
 from clients.options import Options
-transport = PlainGrpcTransport(sys.argv[1], Options(timeout_s=30))
+transport = GrpcTransport(sys.argv[1], Options(timeout_s=30))
 request = transport.message("ModelInferRequest", model_name="m")
 assert transport.call("ModelInfer", request, "m").id == "it"
 child = os.fork()

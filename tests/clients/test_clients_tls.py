@@ -21,6 +21,7 @@ from planwright.server_info import ServerInfo
 from tests._server import running_server
 from tests.clients import _golden
 from tests.clients._golden import WEIGHTS, floats
+from tests.clients.test_clients_shared import burst
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with the openssl command")
 
@@ -148,6 +149,24 @@ def test_a_trusted_client_is_answered(secured: ServerInfo, terminator: str, pape
             return (await model.infer_batch(x=x))["y"]
 
     assert np.allclose(asyncio.run(ask()), x @ WEIGHTS, atol=1e-5)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_threads_and_forked_children_of_a_trusted_client_get_their_own_answers(
+    secured: ServerInfo, terminator: str, papers: Papers, protocol: str
+) -> None:
+    how = {"url": url_of(protocol, secured, terminator), "protocol": protocol, "timeout_s": 30}
+    found = burst(Path(secured.repository), how, vars(papers.tls), children=3, threads=3, requests=20)
+    assert found == {"right": 4 * 3 * 20, "children ended": 3, "right at the end": 2}
+
+
+def test_a_client_without_a_certificate_is_refused_where_one_is_required(secured: ServerInfo, papers: Papers) -> None:
+    tls = Tls(root_certificate=str(papers.root))
+    with (
+        TritonModel("affine", secured.grpc_url, protocol="grpc", tls=tls, retries=0, timeout_s=10) as model,
+        pytest.raises(ConnectionFailed, match="no TLS connection"),
+    ):
+        _ = model.info
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

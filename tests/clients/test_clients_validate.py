@@ -163,6 +163,61 @@ def test_random_weights_are_said_in_the_table(server: ServerInfo, repository: Pa
     assert "affine (random weights)" not in done.stdout
 
 
+def lines(stdout: str, *words: str) -> list[str]:
+    """Return the lines of a table that hold all words."""
+    return [line for line in stdout.splitlines() if "│" in line and all(word in line for word in words)]
+
+
+def test_a_healthy_model_has_one_line_per_transport_and_one_per_row_where_wanted(
+    server: ServerInfo, repository: Path
+) -> None:
+    command = ["validate", "affine", "--transport", "http", "--transport", "grpc", *where(server, repository)]
+    done = clients(*command)
+    for transport in ("http", "grpc"):
+        assert len(lines(done.stdout, "affine", transport)) == 1
+        assert lines(done.stdout, transport, "1, 4, 8, 8 in")
+    assert "8 checks passed" in done.stdout
+    assert len(lines(clients(*command, "--verbose").stdout, "affine", "http")) == 4
+    assert len(json.loads(clients(*command, "--json").stdout)["rows"]) == 8
+
+
+def test_where_something_is_wrong_every_row_is_shown(closed: ServerInfo, faulty: Path) -> None:
+    done = clients("validate", "reverser", "affine", "--transport", "http", *where(closed, faulty))
+    assert len(lines(done.stdout, "reverser", "WRONG")) == 3
+    assert len(lines(done.stdout, "reverser", " ok ")) == 1
+    assert len(lines(done.stdout, "affine")) == 1
+
+
+def test_chosen_batch_sizes_are_the_only_ones(server: ServerInfo, repository: Path) -> None:
+    flags = ["--transport", "http", "--batch", "max", "--batch", "1", "--json"]
+    names = ("affine", "fixed", "foreign")
+    document = json.loads(clients("validate", *names, *flags, *where(server, repository)).stdout)
+    sizes = {name: [row["batch"] for row in document["rows"] if row["model"] == name] for name in names}
+    assert sizes == {"affine": ["1", "8"], "fixed": ["1", "4"], "foreign": ["whole"]}
+    assert {row["verdict"] for row in document["rows"]} == {"ok"}
+
+
+def test_a_batch_size_that_the_model_does_not_take_is_skipped_by_name(server: ServerInfo, repository: Path) -> None:
+    done = clients("validate", "affine", "--transport", "http", "--batch", "16", *where(server, repository), "--json")
+    assert done.returncode == 0
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["batch"], row["verdict"]) == ("16", "skipped")
+    assert "at most 8 samples" in row["reason"]
+
+
+def test_the_command_of_a_failure_keeps_the_chosen_batch_sizes(closed: ServerInfo, faulty: Path) -> None:
+    done = clients("validate", "reverser", "--batch", "4", *where(closed, faulty))
+    assert done.returncode == 1
+    assert "--transport http --batch 4" in done.stdout
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "all", "1.5", "²"])
+def test_what_is_not_a_batch_size_is_a_usage_error(repository: Path, size: str) -> None:
+    done = clients("validate", "--batch", size, "--repository", repository)
+    assert done.returncode == 2
+    assert "batch" in done.stderr
+
+
 def test_an_unknown_model_is_a_usage_error_with_the_nearest_name(server: ServerInfo, repository: Path) -> None:
     done = clients("validate", "afine", *where(server, repository))
     assert done.returncode == 2
