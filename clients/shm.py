@@ -108,7 +108,7 @@ class Regions:
             SharedMemoryUnavailable: The server does not take the region, or /dev/shm is full.
         """
         self._let_go()
-        plain = {name: array for name, array in chunk.arrays.items() if array.dtype.kind not in "OSU"}
+        plain = {name: array for name, array in chunk.arrays.items() if array.dtype.kind != "O"}
         sizes_in = {name: array.nbytes for name, array in plain.items()}
         rows = len(next(iter(chunk.arrays.values()))) if info.batches else 0
         sizes_out = {t.name: _size(t, rows) for t in info.outputs if t.datatype != "BYTES" and -1 not in t.shape}
