@@ -99,6 +99,24 @@ def test_every_number_type_is_taken_big_endian_and_text_of_every_kind(connect: C
         assert [item.decode() for item in answers["out_STRING"].ravel()] == WORDS
 
 
+@pytest.mark.parametrize("shape", [(1, 0), (3, 0), (6, 0), (2, 5)])
+def test_an_axis_of_length_0_is_answered_like_any_other(connect: Connect, shape: tuple[int, int]) -> None:
+    rows, length = shape
+    a, b = BASE.ravel()[: rows * length].reshape(shape), np.arange(2 * rows, dtype=np.int32).reshape(rows, 2)
+    w = np.array(WORDS * 2, object)[: rows * length].reshape(shape)
+    model = connect("varied")
+    found = [model.infer_batch(a=a, w=w, b=b)]
+    found += [model.prepare(a=a, w=w, b=b).infer()] if rows <= 4 else []
+    for answers in found:
+        assert (answers["a_out"].shape, answers["w_out"].shape) == (shape, shape)
+        assert answers["a_out"].tolist() == a.tolist()
+        assert [item.decode() for item in answers["w_out"].ravel()] == w.ravel().tolist()
+        assert answers["b_out"].tolist() == b.tolist()
+    sample = model.infer_sample(a=a[0], w=w[0], b=b[0])
+    assert sample["a_out"].tolist() == a[0].tolist()
+    assert connect("any_length").infer_sample(x=a[0])["y"].tolist() == (2 * a[0]).tolist()
+
+
 def test_a_prepared_request_keeps_what_it_was_prepared_with(connect: Connect) -> None:
     model, x = connect("affine"), BASE[:2].copy()
     request = model.prepare(x=x)
