@@ -95,7 +95,7 @@ def _serving(count: int) -> Iterator[ServerInfo]:
         shutil.copytree(ROOT / REPOSITORY / MODEL, copy)
         path = copy / "config.pbtxt"
         path.write_text(re.sub(r"count: \d+", f"count: {count}", path.read_text()))
-        with serve(Path(scratch)) as server:
+        with serve(Path(scratch), "--trust-repository") as server:
             yield server
 
 

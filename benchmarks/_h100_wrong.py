@@ -123,6 +123,7 @@ def _served(step: Step) -> None:
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in ("digits_int8", "digits_fp16", MODEL)),
             "--strict-readiness=false",
+            "--trust-repository",
         ) as server:
             index = _index(server)
             step.row(repository_index=index)

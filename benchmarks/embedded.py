@@ -91,7 +91,7 @@ def _served(args: argparse.Namespace, name: str) -> dict[str, Any]:
         folder = _one_thread(args.repository / name, repository / name)
         os.sched_setaffinity(0, {CLIENT_CORE})
         ratios, details = [], []
-        with serve(repository, prefix=("taskset", "-c", str(SERVER_CORE))) as server:
+        with serve(repository, "--trust-repository", prefix=("taskset", "-c", str(SERVER_CORE))) as server:
             session = _Session(folder, BATCH[name])
             load = _Load(server, name, folder, BATCH[name])
             session.run(1.0)

@@ -27,6 +27,7 @@ from deploy.demo import LOAD  # noqa: E402
 from loadtest import _locust  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.files import sha256, write_json  # noqa: E402
+from planwright.integrity import OWN_HASH, record_hash  # noqa: E402
 
 MODEL = "digits"
 
@@ -91,7 +92,7 @@ def swap_rows(model: Path) -> None:
     onnx.save_model(graph, str(folder / "model.onnx"))
     build = json.loads((folder / "build.json").read_text())
     build["hashes"]["model.onnx"] = sha256(folder / "model.onnx")
-    write_json(folder / "build.json", build)
+    write_json(folder / "build.json", {**build, OWN_HASH: record_hash(build)})
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     console.add_json_flag(commands.add_parser("doctor", help="is this machine ready to build and serve"))
     check = commands.add_parser("lint", help="compare engine, config.pbtxt and config.yaml, without a server")
     check.add_argument("--config", type=Path, default=Path("config.yaml"))
-    back = commands.add_parser("rollback", help="serve the version before")
+    back = commands.add_parser("rollback", help="serve what was served before the last publish")
     back.add_argument("model", metavar="MODEL")
     for command in (check, back):
         command.add_argument(
@@ -83,17 +83,17 @@ def _lint(args: argparse.Namespace) -> int:
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    before, now = rollback(args.repository, args.model)
-    console.say(f"{args.model}: version {now} is served instead of {before}")
+    step = rollback(args.repository, args.model)
+    console.say(str(step))
     server = ServerInfo.read()
     if server is not None and Path(server.repository).resolve() == args.repository.resolve():
         if server.mode == "explicit":
             notify.load(server, args.model)
             console.say(f"loaded by the running server at {server.http_url}")
         else:
-            console.say(f"a server runs in mode {server.mode}: restart it to serve version {now}")
+            console.say(f"a server runs in mode {server.mode}: restart it to serve this")
     if args.json:
-        console.emit_json({"model": args.model, "before": before, "now": now})
+        console.emit_json(step.as_dict())
     return EXIT_OK
 
 

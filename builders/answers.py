@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
+
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays, Golden, Group
-from planwright.tensors import TensorSpec
+from planwright.spec import ModelSpec
 
 Run = Callable[[Arrays], Arrays]
 
@@ -30,12 +32,6 @@ def check_batches(
     return [merge(checks) for checks in found.values()]
 
 
-def natural_batch(inputs: Iterable[TensorSpec]) -> int:
-    """Return a batch size for a graph: 8 where its batch is dynamic, 0 (one by one, as it is) where it is not."""
-    firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
-    return 8 if firsts == {-1} else 0
-
-
 def check_group(
     run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
 ) -> list[OutputCheck]:
@@ -43,7 +39,7 @@ def check_group(
     inputs = group.inputs if batched else {name: array[0] for name, array in group.inputs.items()}
     answers = run(inputs)
     if not batched:
-        answers = {name: array[None] for name, array in answers.items()}
+        answers = {name: np.asarray(array)[None] for name, array in answers.items()}
     return [compare(name, expected, answers[name], tolerances[name]) for name, expected in group.outputs.items()]
 
 
@@ -66,14 +62,21 @@ def check_invariance(run: Run, golden: Golden, tolerances: Mapping[str, Toleranc
 
 
 def require(
-    stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str
+    stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str, fix: str = ""
 ) -> None:
-    """Raise a StageError with one fault per output that failed."""
+    """Raise a StageError with one fault per output that failed; `fix` comes before the general advice."""
+    advice = "; ".join(filter(None, [fix, "loosen 'accept' only if the error is acceptable to the model's users"]))
     faults = [
-        Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason,
-              "mend the model or the stage; loosen 'accept' only if the error is acceptable to its users", check_command)
+        Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason, advice, check_command)
         for check in checks
         if not check.passed
     ]  # fmt: skip
     if faults:
         raise StageError(stage, *faults)
+
+
+def precision_fix(spec: ModelSpec) -> str:
+    """Return what helps where a lower precision costs too much accuracy."""
+    if spec.precision == "int8":
+        return f"keep the nodes in FP32 that INT8 harms: {spec.command('-m builders search')} finds them"
+    return "" if spec.precision == "fp32" else "choose a higher precision"

@@ -39,7 +39,7 @@ def convert(source: Path, precision: str, golden: Golden, high: Sequence[str], s
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "inputs.npz"
         # the arrays' names are those of the inputs, which numpy's types take for its own arguments
-        np.savez(data, **next(golden.batches(size)).inputs)  # type: ignore[arg-type]
+        np.savez(data, **next(golden.feeds(size)))  # type: ignore[arg-type]
         return library.convert_to_mixed_precision(
             onnx_path=str(source),
             low_precision_type=precision,

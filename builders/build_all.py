@@ -24,7 +24,17 @@ from builders.stage import Job  # noqa: E402
 from builders.target_choice import choose  # noqa: E402
 from builders.targets import get_target  # noqa: E402
 from planwright import console  # noqa: E402
-from planwright.errors import EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Fault, MachineError, SpecError, did_you_mean  # noqa: E402
+from planwright.errors import (  # noqa: E402
+    EXIT_FAILED,
+    EXIT_MACHINE,
+    EXIT_OK,
+    Fault,
+    MachineError,
+    PlanwrightError,
+    SpecError,
+    StageError,
+    did_you_mean,
+)
 from planwright.files import HashCache  # noqa: E402
 from planwright.spec import RepositorySpec  # noqa: E402
 from planwright.spec_load import load_spec  # noqa: E402
@@ -135,14 +145,11 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
     if args.plan:
         rows = [(r.model, stage, *text.partition(": ")[::2]) for r in results for stage, text in r.stages.items()]
         console.table("what would be done", ["model", "stage", "action", "why"], rows)
-        return
     for result in results:
         if result.error is not None:
-            console.say()
-            console.say(
-                f"{result.model} failed" + (f" at stage {result.error.stage}" if hasattr(result.error, "stage") else "")
-            )
-            console.say(str(result.error))
+            _say_failure(result.model, result.error)
+    if args.plan:
+        return
     if any(result.status != "kept" for result in results):
         lines = [(r.model, r.status, r.version or "", f"{r.seconds:.1f}", r.note or _first_fix(r)) for r in results]
         console.table("summary", ["model", "status", "version", "seconds", "note"], lines)
@@ -151,6 +158,12 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
         ", ".join(f"{count} {status}" for status, count in counts.items())
         + f" in {own_s:.2f} s ({total_s:.2f} s with imports)"
     )
+
+
+def _say_failure(model: str, error: PlanwrightError) -> None:
+    console.say()
+    console.say(f"{model} failed" + (f" at stage {error.stage}" if isinstance(error, StageError) else ""))
+    console.say(str(error))
 
 
 def _first_fix(result: Result) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builders import batch_axis
 from builders.source import source_file
 from builders.stage import Job, Stage, record_of
 from builders.targets import Engine
@@ -60,18 +61,16 @@ def read_tensors(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     return inputs, outputs
 
 
-def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> str:
+def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> batch_axis.Kind:
     """Return how the engine batches: 'dynamic', 'fixed' (pad and split) or 'none' (one request, one tensor set)."""
-    if job.model.batch.fixed is not None:
-        return "fixed"
-    return "dynamic" if all(t.shape and t.shape[0] == -1 for t in inputs) else "none"
+    return batch_axis.kind(job.model.batch, inputs)
 
 
 def _check_batch(job: Job, engine: Engine) -> None:
     """Refuse a fixed-shape engine that config.yaml asks to batch.
 
     Raises:
-        StageError: Dynamic batching asked of a fixed batch, or another fixed batch than the engine has.
+        StageError: Dynamic batching requested for a fixed batch, or another fixed batch than the engine has.
     """
     model = job.model
     if model.batch.fixed is not None:
@@ -87,14 +86,20 @@ def _check_batch(job: Job, engine: Engine) -> None:
                 ),
             )
         return
-    wants = model.batch.given or "dynamic_batching" in model.serve
+    wants = model.batch.axis and (model.batch.given or "dynamic_batching" in model.serve)
     if wants and batch_kind(job, engine.inputs) == "none":
         place = model.where("batch") if model.batch.given else model.where("serve", "dynamic_batching")
         fixed = next(t for t in engine.inputs if not t.shape or t.shape[0] != -1)
-        fix = "leave out batch and dynamic_batching to serve it as it is, or export it with a dynamic first axis"
-        raise StageError(
-            "engine", Fault("dynamic batching asked of a fixed batch", place, f"the engine declares {fixed}", fix)
+        axis = (
+            f"axis 0 of input '{fixed.name}' is {fixed.shape[0]}"
+            if fixed.shape
+            else f"input '{fixed.name}' is a scalar"
         )
+        fix = "write 'batch: none' and no dynamic_batching to serve it as it is, or export it with a free first axis"
+        fault = Fault(
+            "dynamic batching requested for a fixed batch", place, f"{axis}; the engine declares {fixed}", fix
+        )
+        raise StageError("engine", fault)
 
 
 def _spec_part(job: Job) -> dict[str, Any]:
@@ -102,6 +107,7 @@ def _spec_part(job: Job) -> dict[str, Any]:
         "precision": job.model.precision,
         "fixed": job.model.batch.fixed,
         "batch_given": job.model.batch.given,
+        **({} if job.model.batch.axis else {"axis": False}),
     }
     if job.target.name == "tensorrt":
         part |= {

@@ -9,19 +9,21 @@ samples are compared by the hash of their bytes, so a sample never judges ranges
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders import answers
+from builders import batch_axis, declared, golden_checks
 from builders.source import Sample, Samples, Source, load_source, source_file
 from builders.stage import Job, Stage, installed
-from planwright.compare import DEFAULTS, indistinct
-from planwright.errors import Fault, StageError
+from builders.targets.ort import sentence
+from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.golden import Arrays, Golden, group_by_shape
 
 ENOUGH_CALIBRATION = (
@@ -31,7 +33,7 @@ ENOUGH_CALIBRATION = (
 
 def source_of(job: Job) -> Source:
     """Return the model's zoo source."""
-    return load_source(job.model, job.root, random_weights=job.random_weights)
+    return load_source(job.model, job.root, random_weights=job.random_weights, log=job.log)
 
 
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
@@ -40,19 +42,39 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     source = source_of(job)
     samples = source.samples()
     warnings = _sample_warnings(samples)
+    golden_checks.check_batch_axis(job, source, samples)
     golden = _answer(job, source, samples)
-    path = folder / "model.onnx"
-    source.write_onnx(path)
-    model = load_checked(path)
+    path, exported = folder / "model.onnx", folder / "exported"  # exporters may write weights beside the graph
+    exported.mkdir()
+    source.write_onnx(exported / path.name)
+    model = load_checked(exported / path.name)
+    shutil.rmtree(exported)
     asked = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
     opset = check_opset(model, asked, job.model.where("export", "opset"), job.target.max_opset)
-    for leftover in folder.glob("*.data"):
-        leftover.unlink()
+    declared.check(source, model, golden)
     rewrite(model, path)
     golden.save(folder / "golden.npz")
     _save_samples(folder, source, samples)
-    _prove(job, path, golden)
+    with _answering(job, source, path):
+        golden_checks.check_file(job, source, path, samples, golden)
+    warnings += [*source.warnings(), *golden_checks.equal_answers(golden)]
     return {"opset": opset, "weights": _weights(job), "golden": len(golden), "warnings": warnings}
+
+
+@contextlib.contextmanager
+def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
+    """Turn an error of ONNX Runtime into a StageError: the graph has a shape baked in that real samples do not have."""
+    try:
+        yield
+    except PlanwrightError:
+        raise
+    except Exception as error:  # onnxruntime's classes share no base
+        source.blame.record(error)
+        fix = "take sizes from x.shape inside the model, and name axes that vary in dynamic_axes; or use the other exporter"
+        fault = Fault(
+            "the ONNX file does not answer the golden samples", str(path), sentence(error), fix, source.blame.check
+        )
+        raise StageError("onnx", fault) from error
 
 
 def _weights(job: Job) -> str:
@@ -68,8 +90,8 @@ def _answer(job: Job, source: Source, samples: Samples) -> Golden:
     batched = source.batched
     outputs: list[Arrays] = []
     for sample in samples.golden:
-        answer = source.reference({name: array[None] if batched else array for name, array in sample.items()})
-        outputs.append({name: array[0] if batched else array for name, array in answer.items()})
+        answer = source.reference(batch_axis.rows([sample], 1 if batched else 0))
+        outputs.append({name: array[0] if batched else np.asarray(array) for name, array in answer.items()})
     for name in outputs[0]:
         values = [np.asarray(answer[name]) for answer in outputs]
         broken = sum(value.dtype.kind == "f" and not np.isfinite(value).all() for value in values)
@@ -77,7 +99,7 @@ def _answer(job: Job, source: Source, samples: Samples) -> Golden:
             why = f"{broken} of {len(values)} golden answers hold NaN or infinity, before any conversion"
             fix = "mend the weights or the preprocessing: the original model itself answers so"
             raise StageError("torch", Fault(f"output '{name}' is not a number", job.model.where("source"), why, fix))
-    meta = {"weights": _weights(job), "reference": source.spec.source}
+    meta = {"weights": _weights(job), "reference": source.spec.source, "batched": batched}
     return Golden(group_by_shape(samples.golden, outputs), meta)
 
 
@@ -149,60 +171,13 @@ def _fingerprint(sample: Sample) -> str:
 def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
     if samples.calibration:
         empty: list[Arrays] = [{} for _ in samples.calibration]
-        Golden(group_by_shape(samples.calibration, empty)).save(folder / "calibration.npz")
+        meta = {"batched": source.batched}
+        Golden(group_by_shape(samples.calibration, empty), meta).save(folder / "calibration.npz")
     if samples.test:
         truth = [{"truth": np.asarray(value)} for value in samples.truth]
-        Golden(group_by_shape(samples.test, truth)).save(folder / "test.npz")
+        Golden(group_by_shape(samples.test, truth), {"batched": source.batched}).save(folder / "test.npz")
     if source.labels():
         (folder / "labels.json").write_text(json.dumps({k: list(v) for k, v in source.labels().items()}))
-
-
-def _prove(job: Job, path: Path, golden: Golden) -> None:
-    """Run the ONNX file at batch 1, 3 and max against the torch answers."""
-    from builders.targets.ort import OrtEngine, open_session
-
-    open_session(path, stage="onnx")
-    engine = OrtEngine(path)
-    fixed = job.model.batch.fixed
-    batched = source_of(job).batched
-    sizes = [0] if not batched else [fixed] if fixed else sorted({1, 3, job.model.batch.bounds[2]})
-    tolerances = dict.fromkeys(golden.groups[0].outputs, DEFAULTS["fp32"])
-    try:
-        checks = answers.check_batches(engine.run, golden, tolerances, sizes)
-    except StageError:
-        raise
-    except Exception as error:  # onnxruntime's classes; the shape in its text is what the user needs
-        why = str(error).splitlines()[0]
-        fix = (
-            "the export froze the batch: avoid constants such as view(2, -1) in the model, or ask for batch: {fixed: N}"
-        )
-        raise StageError("onnx", Fault(f"the ONNX file does not run at batch {sizes}", str(path), why, fix)) from None
-    answers.require(
-        "onnx",
-        "the ONNX file differs from the original model",
-        checks,
-        lambda _: str(path),
-        f"python builders/build_all.py {job.model.name} --until export",
-    )
-
-
-def check_distinct(job: Job) -> None:
-    """Fail where golden answers are too alike for a swapped one to be noticed.
-
-    Raises:
-        StageError: stage 'export', naming output and pair.
-    """
-    golden = Golden.load(job.export_folder / "golden.npz")
-    tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
-    faults = [
-        Fault(f"golden samples of output '{name}' are too alike to tell apart", job.model.where("accept", name),
-              f"{share:.0%} of the pairs differ by more than twice the tolerance, 95% are needed; samples {pair[0]} and {pair[1]} do not",
-              "choose more varied golden samples, or tighten 'accept' for this output",
-              f"python builders/build_all.py {job.model.name} --until verify")
-        for name, share, pair in indistinct(golden, tolerances)
-    ]  # fmt: skip
-    if faults:
-        raise StageError("export", *faults)
 
 
 def _inputs(job: Job) -> dict[str, Path]:

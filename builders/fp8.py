@@ -38,6 +38,8 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
     from builders.onnx_check import opset_of, rewrite
 
     with int8.prepared(source, target.parent) as graph:  # the very graph that INT8 calibrates, so that its ranges serve
+        if not int8.weighted_nodes(graph):
+            raise StageError("graph", _nothing(job))
         ranges = int8.calibrate(job, graph)
     model = _raised(job, onnx.load(str(source)))
     pairs, high = quantize(model, int8._highest(ranges), int8.matching(source, job.model.keep_high))

@@ -24,8 +24,9 @@ import numpy as np
 from builders.residual import POOLS
 from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
+from planwright.errors import Fault, StageError
 from planwright.files import digest, write_json
-from planwright.golden import Golden, Group
+from planwright.golden import Arrays, Golden
 
 CHUNK = 16  # samples per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
 WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
@@ -33,10 +34,16 @@ CALIBRATED = [*WEIGHTED, *POOLS]  # more tensors than are quantized by weight: r
 
 
 def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
-    """Write the Q/DQ graph of the model."""
+    """Write the Q/DQ graph of the model.
+
+    Raises:
+        StageError: stage 'graph': no node of the model can run in INT8.
+    """
     with prepared(source, target.parent) as graph:
-        ranges = calibrate(job, graph)
         high = matching(graph, job.model.keep_high)
+        if not set(weighted_nodes(graph)) - set(high):  # the calibrator stops where there is nothing to calibrate
+            raise StageError("graph", _nothing(job, high))
+        ranges = calibrate(job, graph)
         pairs, residual = quantize(job, graph, ranges, target, high)
     return {
         "calibration": job.model.calibration.method,
@@ -45,6 +52,14 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
         "skip_edges": residual,
         "kept_high": high,
     }
+
+
+def _nothing(job: Job, high: Collection[str]) -> Fault:
+    why = f"the graph has no {', '.join(WEIGHTED[:-1])} or {WEIGHTED[-1]} with weights" + (
+        " beside those kept high" if high else ""
+    )
+    fix = "use fp32 or fp16: an INT8 engine of it would compute the same as FP32"
+    return Fault(f"nothing of {job.model.name} can run in INT8", job.model.where("precision"), why, fix)
 
 
 def quantize(job: Job, graph: Path, ranges: Path, target: Path, high: Collection[str]) -> tuple[int, int]:
@@ -163,8 +178,8 @@ def calibrate(job: Job, graph: Path) -> Path:
             str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=_method(job),
             extra_options={"symmetric": True},
         )  # fmt: skip
-        for group in samples.batches(job.model.batch.fixed or CHUNK):
-            calibrator.collect_data(_Reader(group))
+        for feed in samples.feeds(job.model.batch.fixed or CHUNK):
+            calibrator.collect_data(_Reader(feed))
         found = calibrator.compute_data()
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -176,8 +191,8 @@ def calibrate(job: Job, graph: Path) -> Path:
 class _Reader:
     """Feeds one chunk to onnxruntime's calibrator, which asks until it gets None."""
 
-    def __init__(self, group: Group) -> None:
-        self._batches = iter([group.inputs])
+    def __init__(self, feed: Arrays) -> None:
+        self._batches = iter([feed])
 
     def get_next(self) -> Any:
         """Return the next feed, or None."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders import answers, int8
+from builders import answers, batch_axis, int8
 from builders.stage import Job
 from planwright.compare import OutputCheck
 from planwright.errors import Fault, StageError
@@ -84,9 +84,8 @@ class _Trial:
         int8.quantize(self._job, self._graph, self._ranges, self._target, high)
         engine = OrtEngine(self._target, level="extended")
         tolerances = {name: self._job.model.tolerance(name) for name in self._golden.groups[0].outputs}
-        return answers.check_batches(
-            engine.run, self._golden, tolerances, [self._job.model.batch.fixed or answers.natural_batch(engine.inputs)]
-        )
+        size = batch_axis.run_size(self._job.model.batch, engine.inputs)
+        return answers.check_batches(engine.run, self._golden, tolerances, [size])
 
 
 def _fewest(passes: Callable[[int], bool], most: int) -> int | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders import answers, int8
+from builders import answers, batch_axis, int8
 from builders.bench_figures import Setting
 from builders.keep_high import Found
 from builders.stage import Job
@@ -109,7 +109,7 @@ class _Trials:
         """Answer the golden samples."""
         engine = self._job.target.load(folder)
         tolerances = {name: self._job.model.tolerance(name) for name in self._golden.groups[0].outputs}
-        size = self._job.model.batch.fixed or answers.natural_batch(engine.inputs)
+        size = batch_axis.run_size(self._job.model.batch, engine.inputs)
         try:
             return answers.check_batches(engine.run, self._golden, tolerances, [size])
         finally:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builders.pipeline import Result
+from builders.repository import Published
+from planwright import integrity, server_log
 from planwright.errors import Fault, StageError
 from planwright.server_info import ServerInfo
 
@@ -42,17 +44,21 @@ def load(server: ServerInfo, model: str) -> None:
     """Call the load API for one model.
 
     Raises:
-        StageError: stage 'serve': the server refuses it or is gone.
+        StageError: stage 'serve': its files are not what was published, or the server refuses it or is gone.
     """
+    folder = Path(server.repository) / model
+    damaged = integrity.damage(folder, Published(folder).served())
+    if damaged:
+        raise StageError("serve", *(integrity.fault(model, each) for each in damaged))
     url = f"http://{server.http_url}/v2/repository/models/{model}/load"
     headers = {"Content-Type": "application/json", **server.admin_headers}
     request = urllib.request.Request(url, data=b"{}", headers=headers, method="POST")
+    written = Path(server.log).stat().st_size if Path(server.log).is_file() else 0
     try:
         with urllib.request.urlopen(request, timeout=LOAD_TIMEOUT_S):
             return
     except urllib.error.HTTPError as error:
-        body = error.read().decode(errors="replace")
-        why = _message(body)
+        why = server_log.reason_in(server.log, model, offset=written) or _message(error.read().decode(errors="replace"))
     except OSError as error:
         why = str(error)
     raise StageError(

@@ -9,6 +9,7 @@ written out because Triton's core starts two instances of an onnxruntime model o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,24 +60,29 @@ def message(
     config.default_model_filename = job.target.filename
     config.max_batch_size = job.model.batch.bounds[2] if kind == "dynamic" else 0
     for tensor in inputs:
-        config.input.add(name=tensor.name, data_type=tensor.config_type, dims=_dims(tensor, kind))
+        _shaped(config.input.add(name=tensor.name, data_type=tensor.config_type), tensor, kind)
     for tensor in outputs:
-        config.output.add(
-            name=tensor.name,
-            data_type=tensor.config_type,
-            dims=_dims(tensor, kind),
-            label_filename=labels.get(tensor.name, ""),
-        )
+        labelled = config.output.add(name=tensor.name, data_type=tensor.config_type)
+        labelled.label_filename = labels.get(tensor.name, "")
+        _shaped(labelled, tensor, kind)
     for capability, filename in architectures.names(job).items():
         config.cc_model_filenames[capability] = filename
     config.version_policy.specific.versions.extend(versions)
     _instances(config, job)
-    _notes(config, job, kind)
+    _notes(config, job, kind, [tensor.name for tensor in (*inputs, *outputs) if not tensor.shape])
     return config
 
 
-def _dims(tensor: TensorSpec, kind: str) -> list[int]:
-    return list(tensor.shape[1:] if kind == "dynamic" else tensor.shape)
+def _shaped(item: Any, tensor: TensorSpec, kind: str) -> None:
+    """Set the dims of one tensor.
+
+    Triton has no empty dims: one number per sample is ``dims: [1]`` with an empty reshape. A model without a batch axis may not have an
+    empty reshape; there a scalar is ``dims: [1]``, which every onnxruntime backend turns into a scalar, and a parameter names it.
+    """
+    dims = tensor.shape[1:] if kind == "dynamic" else tensor.shape
+    item.dims.extend(dims or (1,))
+    if not dims and kind == "dynamic":
+        item.reshape.SetInParent()
 
 
 def _instances(config: Any, job: Job) -> None:
@@ -90,15 +96,17 @@ def _instances(config: Any, job: Job) -> None:
             group.kind = model_config_pb2.ModelInstanceGroup.Kind.Value(job.target.kind)
 
 
-def _notes(config: Any, job: Job, kind: str) -> None:
+def _notes(config: Any, job: Job, kind: str, scalars: Sequence[str]) -> None:
     """Write what clients and reports need to know as parameters, which every server passes on unread."""
+    if scalars:
+        config.parameters["planwright_scalars"].string_value = json.dumps(list(scalars))
     if kind == "fixed":
         config.parameters["planwright_fixed_batch"].string_value = str(job.model.batch.fixed)
     if job.target.name == "tensorrt":
         # our Python-based backend takes inputs that lie on the GPU where they lie; NVIDIA's C++ backend passes this by
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if job.model.slo.p99_ms is not None:
-        config.parameters["planwright_slo_p99_ms"].string_value = f"{job.model.slo.p99_ms:g}"
+        config.parameters["planwright_slo_p99_ms"].string_value = repr(job.model.slo.p99_ms).removesuffix(".0")
 
 
 def parse(text: str) -> Any:
@@ -111,3 +119,13 @@ def parse(text: str) -> Any:
     from tritonclient.grpc import model_config_pb2
 
     return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def served_versions(text: str) -> list[int]:
+    """Return the versions that a config.pbtxt serves, oldest first; none where it cannot be read."""
+    from google.protobuf import text_format
+
+    try:
+        return sorted(parse(text).version_policy.specific.versions)
+    except text_format.ParseError:  # someone edited the file; it will be written again
+        return []

@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders import autocast, pairing, publish
+from builders import autocast, error_log, pairing, publish
 from builders.engine import COMPILE
-from builders.export import EXPORT, check_distinct
+from builders.export import EXPORT
+from builders.golden_checks import check_distinct
 from builders.graph import GRAPH
 from builders.repository import Published
 from builders.stage import Decision, Job, Stage, decide, execute, mark_imported, record_of
 from builders.verify import VERIFY
-from planwright.errors import Fault, MachineError, PlanwrightError, StageError
+from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 
 STAGES: tuple[Stage, ...] = (EXPORT, GRAPH, COMPILE, VERIFY)
 NAMES = (*(stage.name for stage in STAGES), "publish")
@@ -70,10 +71,12 @@ def build(job: Job, request: Request, say: Say) -> Result:
     """Run the stages that are due, stop at the first that fails."""
     result, started = Result(job.model.name), time.perf_counter()
     try:
+        job.log.unlink(missing_ok=True)
+        _require_files(job)
         _run_stages(job, request, result, say)
         if request.until == "publish":
             _publish(job, result, say)
-        (job.build / job.model.name / "error.log").unlink(missing_ok=True)
+        job.log.unlink(missing_ok=True)
     except PlanwrightError as error:
         result.status, result.error = "failed", error
     except OSError as error:
@@ -92,6 +95,11 @@ def build(job: Job, request: Request, say: Say) -> Result:
     return result
 
 
+def _require_files(job: Job) -> None:
+    if job.model.missing:
+        raise SpecError(*job.model.missing)
+
+
 def _unexpected(job: Job, error: Exception) -> PlanwrightError:
     """Save the stack trace beside the model's files and name the line that raised.
 
@@ -108,14 +116,12 @@ def _unexpected(job: Job, error: Exception) -> PlanwrightError:
                 "python -m builders doctor",
             )
         )
-    log = job.build / job.model.name / "error.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(traceback.format_exception(error)))
+    error_log.append(job.log, "".join(traceback.format_exception(error)))
     frame = traceback.extract_tb(error.__traceback__)[-1]
     why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    fix = f"the whole stack trace is in {log}"
+    fix = f"the whole stack trace is in {job.log}"
     return PlanwrightError(
-        Fault(f"{job.model.name} stopped with an error of its code", f"{frame.filename}:{frame.lineno}", why, fix)
+        Fault(f"unexpected error while building {job.model.name}", f"{frame.filename}:{frame.lineno}", why, fix)
     )
 
 
@@ -189,7 +195,17 @@ def _publish(job: Job, result: Result, say: Say) -> None:
 
 def plan(job: Job, request: Request) -> Result:
     """Say what `build` would do and why, without doing it."""
-    result, changed = Result(job.model.name, status="kept"), ""
+    result = Result(job.model.name)
+    try:
+        _require_files(job)
+        _plan_stages(job, request, result)
+    except PlanwrightError as error:  # a zoo file that cannot be read; the other models are still planned
+        result.status, result.error = "failed", error
+    return result
+
+
+def _plan_stages(job: Job, request: Request, result: Result) -> None:
+    changed = ""
     for stage in _due(request):
         decision = Decision("run", f"{changed} will change") if changed else decide(stage, job, forced=request.force)
         result.stages[stage.name] = f"{decision.action}: {decision.why}"
@@ -199,4 +215,3 @@ def plan(job: Job, request: Request) -> Result:
         result.stages["publish"] = action if changed or action == "keep" else f"run: {action}"
     due = any(text.startswith("run") for text in result.stages.values())
     result.status = "due" if due else "kept"
-    return result

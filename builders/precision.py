@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from builders import answers
+from builders import answers, batch_axis
 from builders.stage import Job
 from planwright.errors import Fault, StageError
 from planwright.golden import Golden
@@ -69,15 +69,16 @@ def _check_answers(job: Job, target: Path) -> None:
     engine = OrtEngine(target, level="basic" if job.model.precision == "fp8" else "extended")
     golden = Golden.load(job.export_folder / "golden.npz")
     tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
-    size = job.model.batch.fixed or answers.natural_batch(engine.inputs)
+    size = batch_axis.run_size(job.model.batch, engine.inputs)
     checks = answers.check_batches(engine.run, golden, tolerances, [size])
-    command = f"python builders/build_all.py {job.model.name} --from graph --until graph"
+    command = job.model.build_command("--from", "graph", "--until", "graph")
     answers.require(
         "graph",
         f"{job.model.name} in {job.model.precision}",
         checks,
         lambda output: job.model.where("accept", output),
         command,
+        answers.precision_fix(job.model),
     )
 
 
@@ -127,8 +128,8 @@ def _peak(source: Path, golden: Golden, size: int) -> tuple[float, str]:
         session = open_session(path, level="extended")
         names = [output.name for output in session.get_outputs()]
         peak, where = 0.0, ""
-        for group in golden.batches(size):
-            for name, array in zip(names, session.run(names, group.inputs), strict=True):
+        for feed in golden.feeds(size):
+            for name, array in zip(names, session.run(names, feed), strict=True):
                 if array.dtype.kind == "f" and array.size and np.isfinite(array).any():
                     value = float(np.abs(array[np.isfinite(array)]).max())
                     if value > peak and value < MASK:

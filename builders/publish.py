@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders import architectures, pbtxt, repository
+from builders import architectures, pbtxt, repository, revisions
 from builders.engine import batch_kind, read_tensors
 from builders.repository import Published
+from builders.revisions import Config
 from builders.stage import Job, installed, record_of
 from planwright import __version__
 from planwright.errors import Fault, MachineError
 from planwright.files import digest, read_json, write_json
 from planwright.golden import Golden
+from planwright.integrity import BUILD, OWN_HASH, damage, record_hash
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def plan(job: Job) -> str:
     if version is None:
         return f"publish version {published.next_version()}"
     served = _served(job, published, version)
-    same = published.exists and (published.folder / "config.pbtxt").read_text() == _render(job, parts, served)
+    config = revisions.read(published.folder)
+    same = config is not None and config.sealed and config.body == _render(job, parts, served)
     return "keep" if same else "rewrite config.pbtxt"
 
 
@@ -74,10 +77,11 @@ def current(job: Job) -> bool:
     parts = _parts(job, read=False)
     if published.build(served[-1]).get("identity") != parts.identity:
         return False
-    folder, hashes = published.folder / str(served[-1]), published.build(served[-1])["hashes"]
-    if any(not (folder / n).is_file() or job.cache.of(folder / n) != value for n, value in hashes.items()):
+    if not published.whole(served[-1], job.cache.of) or damage(published.folder, served, job.cache.of):
         return False
-    return (published.folder / "config.pbtxt").read_text() == _render(job, parts, _served(job, published, served[-1]))
+    config = revisions.read(published.folder)
+    rendered = _render(job, parts, _served(job, published, served[-1]))
+    return config is not None and config.sealed and config.body == rendered
 
 
 def publish(job: Job) -> Outcome:
@@ -93,13 +97,22 @@ def publish(job: Job) -> Outcome:
         action = "kept" if version in published.served() else "served"
         if version is None:
             version, action = _new_version(job, published, parts), "published"
-        changed = repository.replace_config(published, _render(job, parts, _served(job, published, version)))
+        changed = _serve(published, _render(job, parts, _served(job, published, version)))
         removed = repository.prune(published, max(job.model.keep_versions, job.model.versions))
     except OSError as error:
         raise MachineError(_disk(job, error)) from None
     finally:
         repository.sweep_staging(job.build)
     return Outcome("config" if action == "kept" and changed else action, version, tuple(removed))
+
+
+def _serve(published: Published, body: str) -> bool:
+    """Make `body` the served config.pbtxt; returns whether it differs from what was served."""
+    before = revisions.read(published.folder)
+    after = before.after(body, tried=True) if before else Config(body)
+    if before != after:
+        revisions.write(published.folder, after)
+    return before is None or before.body != body
 
 
 def _disk(job: Job, error: OSError) -> Fault:
@@ -114,8 +127,9 @@ def _disk(job: Job, error: OSError) -> Fault:
 
 
 def _served(job: Job, published: Published, newest: int) -> list[int]:
-    """Return the versions to serve: the last `versions` up to the newest one."""
-    known = sorted({*(v for v in published.versions() if v < newest), newest})
+    """Return the versions to serve: the last `versions` whole ones up to the newest."""
+    older = [v for v in published.versions() if v < newest] if job.model.versions > 1 else []
+    known = [*(v for v in older if published.whole(v, job.cache.of)), newest]
     return known[-job.model.versions :]
 
 
@@ -157,9 +171,10 @@ def _new_version(job: Job, published: Published, parts: Parts) -> int:
     text = _render(job, parts, _served(job, published, version))
     for name, content in (parts.texts | {"config.pbtxt": _render(job, parts, [version])}).items():
         (folder / name).write_text(content)
-    write_json(folder / "build.json", build_record(job, parts, version, folder))
+    record = json.loads(json.dumps(build_record(job, parts, version, folder)))
+    write_json(folder / BUILD, {**record, OWN_HASH: record_hash(record)})
     if first:
-        (staging / "config.pbtxt").write_text(text)
+        revisions.write(staging, Config(text))
         staging.rename(published.folder)
     else:
         folder.rename(published.folder / str(version))

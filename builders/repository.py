@@ -1,7 +1,8 @@
 """The published repository: what is there, what is served, and the renames that change it.
 
 In      model_repository/.
-Out     `Published`, one model as it stands, and the three writes: a new version folder, config.pbtxt, pruning.
+Out     `Published`, one model as it stands, and two of the three writes: a new version folder and pruning; the third,
+        config.pbtxt, is in `builders.revisions`.
 
 A version folder never changes once it has its name. config.pbtxt is the only file that is replaced, by rename. So a
 kill at any instant leaves the repository as it was or fully new.
@@ -11,17 +12,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builders import pbtxt
 from planwright.errors import Fault, MachineError
-from planwright.files import read_json, sha256, write_atomic
-
-CONFIG = "config.pbtxt"
-BUILD = "build.json"
+from planwright.files import read_json, sha256
+from planwright.integrity import BUILD, CONFIG, HashOf, recorded, version_damage
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Published:
 
     def served(self) -> list[int]:
         """Return the versions that config.pbtxt serves, oldest first."""
-        config = self.config()
-        return sorted(config.version_policy.specific.versions) if config is not None else []
+        path = self.folder / CONFIG
+        return pbtxt.served_versions(path.read_text()) if path.is_file() else []
 
     def versions(self) -> list[int]:
         """Return the version folders on disk, oldest first."""
@@ -60,13 +58,10 @@ class Published:
         record = read_json(self.folder / str(version) / BUILD)
         return record if isinstance(record, dict) else {}
 
-    def whole(self, version: int) -> bool:
-        """True where every file that the version's build.json names has the bytes it had when it was published."""
-        hashes: Mapping[str, str] = self.build(version).get("hashes", {})
+    def whole(self, version: int, hash_of: HashOf = sha256) -> bool:
+        """True where the version holds the files that its build.json names, and no others, with the bytes they had."""
         folder = self.folder / str(version)
-        return bool(hashes) and all(
-            (folder / name).is_file() and sha256(folder / name) == value for name, value in hashes.items()
-        )
+        return bool(recorded(folder)) and not version_damage(folder, hash_of)
 
     def find(self, identity: str) -> int | None:
         """Return the newest whole version with this identity, also one that a killed run left unserved."""
@@ -128,20 +123,6 @@ def sweep_staging(build: Path) -> None:
         pid = folder.name.rpartition("-")[2]
         if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace_config(published: Published, text: str) -> bool:
-    """Replace config.pbtxt if its text differs; returns whether it did."""
-    path = published.folder / CONFIG
-    if path.is_file() and path.read_text() == text:
-        return False
-    write_atomic_beside(path, text)
-    return True
-
-
-def write_atomic_beside(path: Path, text: str) -> None:
-    """Write a file of a model folder by rename; the scratch name begins with a dot, which Triton passes over."""
-    write_atomic(path, text.encode())
 
 
 def prune(published: Published, keep: int) -> list[int]:

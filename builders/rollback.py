@@ -1,26 +1,55 @@
-"""rollback: back to the version before.
+"""rollback: one step back.
 
 In      a published model.
-Out     config.pbtxt of the older version, copied up by rename; version folders stay as they are.
+Out     the config.pbtxt that was served before, by rename; version folders stay as they are.
+
+One step is the last change of `serve` where only that changed, else the last new version.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from builders.repository import CONFIG, Published, replace_config
+from builders import pbtxt, revisions
+from builders.repository import Published
 from planwright.errors import Fault, PlanwrightError, SpecError, did_you_mean
+from planwright.integrity import CONFIG
 
 
-def rollback(repository: Path, model: str) -> tuple[int, int]:
-    """Serve the newest whole version older than the served one.
+@dataclass(frozen=True)
+class Step:
+    """What a rollback did.
 
-    Returns:
-        (version that was served, version that is served now).
+    Attributes:
+        model: The model.
+        before: Version that was served.
+        now: Version that is served.
+        fields: Fields of config.pbtxt that are other than before.
+    """
+
+    model: str
+    before: int
+    now: int
+    fields: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON value."""
+        return {**asdict(self), "change": "serve" if self.before == self.now else "version"}
+
+    def __str__(self) -> str:
+        if self.before == self.now:
+            return f"{self.model}: version {self.now} is served with its earlier {', '.join(self.fields)}"
+        return f"{self.model}: version {self.now} is served instead of {self.before}"
+
+
+def rollback(repository: Path, model: str) -> Step:
+    """Serve what was served before the last publish.
 
     Raises:
         SpecError: No such model (exit 2).
-        PlanwrightError: There is no older version that is whole (exit 1).
+        PlanwrightError: Nothing older is whole (exit 1).
     """
     published = Published(repository / model)
     if not published.exists:
@@ -28,21 +57,31 @@ def rollback(repository: Path, model: str) -> tuple[int, int]:
         raise SpecError(
             Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known))
         )
+    now = revisions.read(published.folder)
+    before, config = published.served(), published.config()
+    state = now.earlier() if now is not None else None
+    while state is not None and not _whole(published, state):
+        state = state.earlier()
+    if state is None:
+        raise PlanwrightError(_stuck(published, bool(now and now.past)))
+    revisions.write(published.folder, state)
+    fields = _differing(config, pbtxt.parse(state.body))
+    return Step(model, before[-1] if before else 0, state.versions[-1], fields)
+
+
+def _whole(published: Published, state: revisions.Config) -> bool:
+    return bool(state.versions) and all(map(published.whole, state.versions))
+
+
+def _differing(before: Any, now: Any) -> list[str]:
+    fields = sorted(field.name for field in now.DESCRIPTOR.fields if field.name != "version_policy")
+    return [name for name in fields if before is None or getattr(before, name) != getattr(now, name)]
+
+
+def _stuck(published: Published, older: bool) -> Fault:
     served = published.served()
-    now = served[-1] if served else 0
-    older = [version for version in published.versions() if version < now]
-    for version in reversed(older):
-        if published.whole(version):
-            replace_config(published, (published.folder / str(version) / CONFIG).read_text())
-            return now, version
     why = f"versions on disk: {', '.join(map(str, published.versions()))}; " + (
         "none of the older ones is whole" if older else "none is older"
     )
-    raise PlanwrightError(
-        Fault(
-            f"{model} cannot go back from version {now}",
-            str(published.folder),
-            why,
-            "build the older state again from its config.yaml",
-        )
-    )
+    what = f"{published.folder.name} cannot go back from version {served[-1] if served else 0}"
+    return Fault(what, str(published.folder), why, "build the earlier state again from its config.yaml")

@@ -1,7 +1,7 @@
-"""What a model in builders/zoo/ must say about itself.
+"""What a model in builders/zoo/, or in a Python file of the user's own, must say about itself.
 
 In      the model's part of config.yaml.
-Out     `Source`, the contract of a zoo file, and `load_source`, which finds the file.
+Out     `Source`, the contract of such a file, and `load_source`, which finds the file.
 
 A zoo file defines one class named ``Model``. PyTorch models extend `builders.torch_source.TorchSource`. Heavy libraries
 are imported inside methods, because verify asks `score` on machines that have no torch.
@@ -10,37 +10,28 @@ are imported inside methods, because verify asks `score` on machines that have n
 from __future__ import annotations
 
 import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
+from builders import contract, torchvision_shim
+from builders.samples import Sample, Samples
+from builders.user_code import Blame
 from planwright.errors import Fault, SpecError, did_you_mean
-from planwright.golden import Array, Arrays
+from planwright.files import digest
+from planwright.golden import Arrays
 from planwright.spec import ModelSpec
 
-Sample = Arrays  # input name -> array without a batch axis
+__all__ = ["Sample", "Samples", "Source", "load_source", "source_class", "source_file"]
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Real inputs for each use; a sample is a dict of arrays without a batch axis.
-
-    Attributes:
-        calibration: Inputs that set INT8 ranges; never among `golden`.
-        golden: Inputs whose FP32 answers every later check uses.
-        test: Held-out inputs for the task metric; empty where there is none.
-        truth: What is right for each test sample, first axis as long as `test`.
-    """
-
-    calibration: Sequence[Sample]
-    golden: Sequence[Sample]
-    test: Sequence[Sample] = ()
-    truth: Array = field(default_factory=lambda: np.zeros(0))
+_ZOO = Path(__file__).parent / "zoo"
 
 
 class Source(ABC):
@@ -57,6 +48,8 @@ class Source(ABC):
     options: ClassVar[Mapping[str, Any]] = {}
     metric: ClassVar[str] = ""
     random_weights_allowed: ClassVar[bool] = False
+
+    log: Path | None = None  # where the output of exporters and stack traces go
 
     def __init__(self, spec: ModelSpec, root: Path, *, random_weights: bool = False) -> None:
         self.spec, self.root, self.random_weights = spec, root, random_weights
@@ -75,9 +68,14 @@ class Source(ABC):
             raise SpecError(Fault(f"--random-weights makes no sense for {self.spec.name}", why=why, fix="leave it out"))
 
     @property
+    def blame(self) -> Blame:
+        """Who is named when this model's own code raises."""
+        return _blame(self.spec, self.root, self.log)
+
+    @property
     def batched(self) -> bool:
-        """True where axis 0 of every tensor is a batch axis; False for a graph that takes one tensor set."""
-        return True
+        """True where axis 0 of every tensor is a batch axis; False for a model that takes one tensor set."""
+        return self.spec.batch.axis
 
     @abstractmethod
     def samples(self) -> Samples:
@@ -95,6 +93,10 @@ class Source(ABC):
         """Return the files (weights, samples) whose bytes decide whether an export is still current."""
         return []
 
+    def warnings(self) -> list[str]:
+        """Return what a user should know of these samples and weights; it is printed and recorded."""
+        return []
+
     def labels(self) -> Mapping[str, Sequence[str]]:
         """Return class names per output."""
         return {}
@@ -104,17 +106,67 @@ class Source(ABC):
         raise NotImplementedError
 
 
-def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False) -> Source:
-    """Import ``builders/zoo/<name>.py`` and make its ``Model`` for this entry of config.yaml."""
-    return source_class(spec.source)(spec, root, random_weights=random_weights)
+def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False, log: Path | None = None) -> Source:
+    """Import ``builders/zoo/<name>.py`` and make its ``Model`` for this entry of config.yaml.
+
+    Args:
+        spec: The entry.
+        root: Folder of config.yaml.
+        random_weights: True where ``--random-weights`` names this model.
+        log: Where stack traces and the output of exporters go; None keeps neither.
+
+    Raises:
+        StageError: The file cannot be imported or breaks its contract; its functions raise the same from then on.
+    """
+    blame = _blame(spec, root, log)
+    kind = _class_of(blame)
+    with blame.during("Model()"):
+        source: Source = kind(spec, root, random_weights=random_weights)
+    source.log = log
+    guarded: Source = contract.guarded(source, blame)
+    return guarded
 
 
 def source_class(source: str) -> type[Source]:
-    """Return the class that ``zoo/<name>`` names."""
-    found: type[Source] = importlib.import_module(f"builders.zoo.{source.removeprefix('zoo/')}").Model
-    return found
+    """Return the class that ``zoo/<name>`` or the path of a Python file names."""
+    return _class_of(Blame(source, _file(source), _file(source).parent))
 
 
 def source_file(spec: ModelSpec) -> Path:
-    """Return the zoo file, which is one of the inputs of an export."""
-    return Path(__file__).parent / "zoo" / f"{spec.source.removeprefix('zoo/')}.py"
+    """Return the zoo file, or the user's own, which is one of the inputs of an export."""
+    return _file(spec.code)
+
+
+def _blame(spec: ModelSpec, root: Path, log: Path | None) -> Blame:
+    return Blame(spec.source, source_file(spec), root, spec.build_command("--until", "export"), log)
+
+
+def _file(source: str) -> Path:
+    return Path(source) if source.endswith(".py") else _ZOO / f"{source.removeprefix('zoo/')}.py"
+
+
+def _class_of(blame: Blame) -> type[Source]:
+    torchvision_shim.install()
+    with blame.during("its import"):
+        module = _imported(blame.file)
+    return contract.model_class(module, Source, blame)
+
+
+def _imported(file: Path) -> ModuleType:
+    """Import a zoo file, or a user's own by its path; what lies beside that can be imported too, after all libraries."""
+    if file.parent == _ZOO:
+        return importlib.import_module(f"builders.zoo.{file.stem}")
+    name = f"planwright_model_{digest(str(file))[:12]}"
+    if name not in sys.modules:
+        if str(file.parent) not in sys.path:
+            sys.path.append(str(file.parent))
+        found = spec_from_file_location(name, file)
+        assert found is not None
+        assert found.loader is not None
+        sys.modules[name] = module_from_spec(found)
+        try:
+            found.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

@@ -54,6 +54,11 @@ class Job:
         return self.build / self.model.name / "export"
 
     @property
+    def log(self) -> Path:
+        """Stack traces and what libraries printed, of a build that failed."""
+        return self.build / self.model.name / "error.log"
+
+    @property
     def graph_folder(self) -> Path:
         """The ONNX graph that carries the precision."""
         return self.build / self.model.name / "graph" / self.model.precision

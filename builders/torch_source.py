@@ -1,23 +1,26 @@
 """Base of the PyTorch models in the zoo: export by TorchScript or dynamo, answers by the eager model.
 
-In      ``build_model()`` of the subclass, an eval-mode module that takes its inputs in the order of `input_names`.
-Out     an FP32 ONNX file at the asked opset, and reference answers.
+In      ``build_model()`` of the subclass, a module that takes its inputs in the order of `input_names`.
+Out     an FP32 ONNX file at the requested opset, and reference answers.
 
 The dynamo exporter can stay at opset 18 in silence and accepts a model in train mode: the model is put into eval mode
-here, and `builders.onnx_check` reads the opset back.
+here, and `builders.onnx_check` reads the opset back. The fast path of attention is off around the export, because neither
+exporter knows its fused operator.
 """
 
 from __future__ import annotations
 
-import warnings
+import contextlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
+from builders import torch_contract, torch_export, torch_outputs
+from builders.batch_axis import rows
+from builders.error_log import captured
 from builders.source import Source
+from planwright.errors import PlanwrightError
 from planwright.golden import Arrays
 
 
@@ -25,7 +28,8 @@ class TorchSource(Source):
     """A PyTorch model.
 
     Class attributes:
-        input_names, output_names: In the order of the module's arguments and results.
+        input_names: In the order of the module's arguments.
+        output_names: In the order of the module's results; where it returns a dict, a dataclass or a namedtuple, their keys.
         dynamic_axes: Axes that vary beside the batch: input or output name → {axis: name}; axis 0 is the batch.
     """
 
@@ -41,9 +45,13 @@ class TorchSource(Source):
 
     @property
     def model(self) -> Any:
-        """The module, built once, in eval mode."""
+        """The module on the CPU, built once, in eval mode."""
         if self._built is None:
-            self._built = self.build_model().eval()
+            torch_contract.check_names(self)
+            with self.blame.during("build_model()"):
+                built = self.build_model()
+            torch_contract.check_module(self, built)
+            self._built = built.eval().cpu()
         return self._built
 
     def reference(self, inputs: Arrays) -> Arrays:
@@ -51,58 +59,49 @@ class TorchSource(Source):
         import torch
 
         model = self.model  # built first: a zoo file may train, which inference mode forbids
-        with torch.inference_mode():
-            answers = model(*(torch.from_numpy(inputs[name]) for name in self.input_names))
-        answers = answers if isinstance(answers, tuple) else (answers,)
-        return {name: answer.numpy() for name, answer in zip(self.output_names, answers, strict=True)}
+        try:
+            with torch.inference_mode():
+                answers = model(*torch_contract.tensors(self, inputs))
+        except PlanwrightError:
+            raise
+        except Exception as error:
+            raise torch_contract.refused(self, inputs, error) from error
+        found = torch_contract.named(self, answers)
+        return {name: answer.cpu().numpy() for name, answer in zip(self.output_names, found, strict=True)}
+
+    def warnings(self) -> list[str]:
+        """Name inputs of another float type than the weights: clients would have to send it."""
+        return torch_contract.other_types(self, self.samples().golden[0])
 
     def write_onnx(self, path: Path) -> None:
         """Export with a batch axis that is dynamic, or fixed where config.yaml says so."""
         import torch
 
+        samples = self.samples()
+        torch_contract.check_axes(self, samples)
         size = self.spec.batch.fixed or 2  # a batch of 1 would be taken for a constant by the tracer
-        example = self.samples().golden[0]
-        args = tuple(torch.from_numpy(np.stack([example[name]] * size)) for name in self.input_names)
+        example = rows([torch_export.example(self, samples.golden)], size if self.batched else 0)
+        args = torch_contract.tensors(self, example)
         self.model.requires_grad_(False)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the exporters warn about their own deprecations
-            if self.spec.export.exporter == "dynamo":
-                self._dynamo(args, path)
-            else:
-                self._torchscript(args, path)
+        with torch.no_grad():
+            keyed = torch_outputs.by_key(self.model(*args), self.output_names) is not None
+            module = torch_export.flat(self.model, self.output_names) if keyed else self.model
+            try:
+                with captured(self.log), _plain_attention():
+                    torch_export.export(self, module, args, path)
+            except PlanwrightError:
+                raise
+            except Exception as error:
+                raise torch_export.refused(self, module, args, error) from error
 
-    def _axes(self, name: str) -> dict[int, str]:
-        batch = {} if self.spec.batch.fixed else {0: "batch"}
-        return {**batch, **self.dynamic_axes.get(name, {})}
 
-    def _torchscript(self, args: Any, path: Path) -> None:
-        import torch
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    import torch
 
-        names = (*self.input_names, *self.output_names)
-        torch.onnx.export(
-            self.model,
-            args,
-            str(path),
-            dynamo=False,
-            opset_version=self.spec.export.opset,
-            input_names=list(self.input_names),
-            output_names=list(self.output_names),
-            dynamic_axes={name: self._axes(name) for name in names if self._axes(name)},
-        )
-
-    def _dynamo(self, args: Any, path: Path) -> None:
-        import torch
-
-        shapes = tuple(dict.fromkeys(self._axes(name), torch.export.Dim.DYNAMIC) for name in self.input_names)
-        torch.onnx.export(
-            self.model,
-            args,
-            str(path),
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-            opset_version=self.spec.export.opset,
-            input_names=list(self.input_names),
-            output_names=list(self.output_names),
-            dynamic_shapes=shapes,
-        )
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -6,21 +6,21 @@ Out     ``verify.json``: worst figures per output, batch invariance, the task me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders import answers
+from builders import answers, batch_axis
 from builders.engine import batch_kind
 from builders.export import source_of
 from builders.stage import Job, Stage
 from builders.targets import Engine
 from planwright.compare import Tolerance
-from planwright.errors import Fault, StageError
+from planwright.errors import Fault, StageError, did_you_mean
 from planwright.files import write_json
-from planwright.golden import Arrays, Golden
+from planwright.golden import Arrays, Golden, Group
 
 TEST_BATCH = 32
 
@@ -30,10 +30,11 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     golden = Golden.load(job.export_folder / "golden.npz")
     tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
     _check_names(job, engine, golden)
+    _check_accept(job, golden.groups[0].outputs.keys())
     sizes = batch_sizes(job, engine)
     checks = answers.check_batches(engine.run, golden, tolerances, sizes)
-    command = f"python builders/build_all.py {job.model.name} --from compile --until verify"
-    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, _where(job), command)
+    command, fix = job.model.build_command("--from", "compile", "--until", "verify"), answers.precision_fix(job.model)
+    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, _where(job), command, fix)
     if sizes[-1] > 1 and len(sizes) > 1:
         invariance = answers.check_invariance(engine.run, golden, tolerances, sizes[-1])
         answers.require("engine", "an answer depends on its neighbours in the batch", invariance, _where(job), command)
@@ -86,22 +87,49 @@ def _score(job: Job, engine: Engine) -> dict[str, float]:
         return {}
     source = source_of(job)
     test = Golden.load(path)
-    size = job.model.batch.bounds[2] if job.model.batch.fixed else min(TEST_BATCH, job.model.batch.bounds[2])
-    collected: list[Arrays] = []
-    for group in test.groups:
-        for start in range(0, len(group), size):
-            batch = group.take([i % len(group) for i in range(start, start + size)])
-            real = min(size, len(group) - start)
-            collected.append({name: array[:real] for name, array in engine.run(batch.inputs).items()})
+    size = batch_axis.run_size(job.model.batch, engine.inputs, min(TEST_BATCH, job.model.batch.bounds[2]))
+    collected = [part for group in test.groups for part in _answered(engine, group, size)]
     answers_all = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     truth = np.concatenate([group.outputs["truth"] for group in test.groups])
     value = source.score(answers_all, truth)
     least = job.model.score.get(source.metric)
     if least is not None and value < least:
-        fault = Fault(f"{source.metric} is {value:.4f}, {least} is asked for", job.model.where("score", source.metric),
-                      f"on {len(test)} held-out samples at {job.model.precision}", "choose a higher precision, or better calibration samples")  # fmt: skip
+        fix = answers.precision_fix(job.model) or "train the model further, or ask for less"
+        fault = Fault(f"{source.metric} is {value:.4f}, 'score' requires {least}", job.model.where("score", source.metric),
+                      f"on {len(test)} held-out samples at {job.model.precision}", fix, job.model.build_command("--until", "verify"))  # fmt: skip
         raise StageError("engine", fault)
     return {source.metric: round(value, 6)}
+
+
+def _answered(engine: Engine, group: Group, size: int) -> Iterator[Arrays]:
+    """Yield the answers to every sample of a group, in batches of `size`; 0 sends samples as they are."""
+    for start in range(0, len(group), size or 1):
+        batch = group.take([i % len(group) for i in range(start, start + (size or 1))])
+        real = min(size or 1, len(group) - start)
+        inputs = batch.inputs if size else {name: array[0] for name, array in batch.inputs.items()}
+        found = engine.run(inputs)
+        yield {name: array[:real] if size else np.asarray(array)[None] for name, array in found.items()}
+
+
+def _check_accept(job: Job, outputs: Collection[str]) -> None:
+    """Refuse thresholds that would judge nothing.
+
+    Raises:
+        StageError: ``accept`` names an output that the model does not have, or ``score`` a metric that it does not compute.
+    """
+    metric = source_of(job).metric
+    check = job.model.build_command("--until", "verify")
+    faults = [
+        Fault(f"'accept' names '{name}', which is not an output", job.model.where("accept", name),
+              fix=did_you_mean(name, outputs), check=check)
+        for name in job.model.accept if name not in outputs
+    ] + [
+        Fault(f"'score' names '{name}', which {job.model.source} does not compute", job.model.where("score", name),
+              fix=did_you_mean(name, [metric]) if metric else "remove the line, or give the model a metric", check=check)
+        for name in job.model.score if name != metric
+    ]  # fmt: skip
+    if faults:
+        raise StageError("verify", *faults)
 
 
 def _tolerances(job: Job) -> dict[str, dict[str, float | None]]:

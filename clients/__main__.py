@@ -33,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
         "models", nargs="*", metavar="MODEL", help="models to check; all published ones if none is named"
     )
     check.add_argument("--transport", action="append", choices=TRANSPORTS, help="only this one (repeatable)")
+    check.add_argument(
+        "--trust-repository", action="store_true", help="do not compare the files with what was published"
+    )
     check.add_argument("--batch", action="append", type=_batch, metavar="SIZE",
                        help="only this batch size, a number or 'max', and nothing in flight (repeatable)")  # fmt: skip
     check.add_argument("--verbose", action="store_true", help="a table row per batch size, not per transport")
@@ -75,7 +78,14 @@ def _validate(args: argparse.Namespace) -> int:
     rows: list[Row] = []
     gone: ConnectionFailed | None = None
     try:
-        found = validate(folder, names, args.transport or list(TRANSPORTS), _addresses(args), args.batch or ())
+        found = validate(
+            folder,
+            names,
+            args.transport or list(TRANSPORTS),
+            _addresses(args),
+            args.batch or (),
+            trust=args.trust_repository,
+        )
         for _, group in groupby(found, verdicts.stage):
             _say(_kept(group, rows), args.verbose)
     except ConnectionFailed as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planwright import integrity
 from planwright.compare import Tolerance
 from planwright.errors import Fault, MachineError, SpecError, did_you_mean
 from planwright.files import read_json
@@ -63,6 +64,17 @@ class PublishedVersion:
             if (self.folder / name).is_file():
                 return (self.folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
         return []
+
+
+def require_whole(version: PublishedVersion) -> None:
+    """Refuse files that are not what was published: right answers would say nothing about them.
+
+    Raises:
+        InvalidRequest: A file of the version, or config.pbtxt, was changed, is missing, or was added.
+    """
+    found = integrity.damage(version.folder.parent, [version.version])
+    if found:
+        raise InvalidRequest(*(integrity.fault(version.model, each) for each in found))
 
 
 def damaged(version: PublishedVersion, why: str) -> Fault:

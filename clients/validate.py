@@ -81,7 +81,13 @@ class Addresses:
 
 
 def validate(
-    folder: Path, names: list[str], transports: list[str], where: Addresses, batches: Sequence[str] = ()
+    folder: Path,
+    names: list[str],
+    transports: list[str],
+    where: Addresses,
+    batches: Sequence[str] = (),
+    *,
+    trust: bool = False,
 ) -> Iterator[Row]:
     """Check models one after the other, yielding rows as they are known.
 
@@ -91,6 +97,7 @@ def validate(
         transports: Some of `TRANSPORTS`.
         where: Addresses of the server.
         batches: Only these batch sizes, each a number or ``max``, and no requests in flight together; all when empty.
+        trust: Take the repository's files as they are.
 
     Raises:
         ConnectionFailed: The server cannot be reached, or went away.
@@ -106,14 +113,20 @@ def validate(
             yield _no_answer(name, "-", protocol, error)
             continue
         for number in versions:
-            yield from _validate_version(folder, name, number, transports, where, batches)
+            yield from _validate_version(folder, name, number, transports, where, batches, trust)
 
 
 def _validate_version(
-    folder: Path, name: str, number: str, transports: list[str], where: Addresses, batches: Sequence[str]
+    folder: Path, name: str, number: str, transports: list[str], where: Addresses, batches: Sequence[str], trust: bool
 ) -> Iterator[Row]:
     try:
         version = published.version(folder, name, number)
+        if not trust:
+            published.require_whole(version)
+    except InvalidRequest as error:
+        yield _no_answer(name, number, "files", error)
+        return
+    try:
         golden = version.golden()
         _check_golden(version, golden)
     except InvalidRequest as error:

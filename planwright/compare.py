@@ -9,6 +9,7 @@ element does not decide; ``cosine`` is over the flattened sample. Integers, bool
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from planwright.golden import Golden
 
 Array = NDArray[Any]
 
+_FLOATS = "fV"  # numpy kinds compared by distance; V is ml_dtypes' bfloat16
 DISTINCT_SHARE = 0.95  # share of golden pairs that must differ, or a swapped answer could pass (DESIGN section 1)
 
 
@@ -92,7 +94,7 @@ def compare(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> 
     """
     if expected.shape != actual.shape:
         return _failed(name, len(expected), f"shape {list(actual.shape)}, expected {list(expected.shape)}")
-    if expected.dtype.kind not in "fV" or actual.dtype.kind not in "fV":
+    if expected.dtype.kind not in _FLOATS or actual.dtype.kind not in _FLOATS:
         return _compare_exact(name, expected, actual, tolerance)
     return _compare_float(name, expected, actual, tolerance)
 
@@ -116,25 +118,45 @@ def merge(checks: list[OutputCheck]) -> OutputCheck:
     )
 
 
-def indistinct(golden: Golden, tolerances: dict[str, Tolerance]) -> list[tuple[str, float, tuple[int, int]]]:
-    """Find outputs whose golden samples are too alike to tell apart.
+@dataclass(frozen=True)
+class Alike:
+    """How far golden samples can be told apart by their answers.
 
-    A pair is distinct when its answers differ by more than twice the tolerance, so that a swapped answer fails.
-
-    Returns:
-        For each such output: name, share of distinct pairs, and the first alike pair.
+    Attributes:
+        distinct: Share of the pairs that some output tells apart.
+        equal: Share of the pairs whose answers are equal bit by bit, as labels and decision trees give them: to swap those is no mistake.
+        pair: The first pair that is neither, or the first equal one, as sample numbers.
+        fatal: True where a wrong answer could pass for a right one, or where all answers are equal, so that nothing is proved.
     """
-    faults = []
-    for output, tolerance in tolerances.items():
-        alike: list[tuple[int, int]] = []
-        total = 0
-        for group, i, j in golden.pairs():
-            total += 1
-            if _same(group.outputs[output][i], group.outputs[output][j], _doubled(tolerance)):
-                alike.append((i, j))
-        if alike and 1 - len(alike) / total < DISTINCT_SHARE:
-            faults.append((output, 1 - len(alike) / total, alike[0]))
-    return faults
+
+    distinct: float
+    equal: float
+    pair: tuple[int, int]
+    fatal: bool
+
+
+def indistinct(golden: Golden, tolerances: Mapping[str, Tolerance]) -> Alike | None:
+    """Say how far golden samples can be told apart; None where nearly all pairs can.
+
+    A pair is told apart when any output differs by more than twice its tolerance, so that a swapped answer fails there.
+    """
+    near: list[tuple[int, int]] = []
+    equal: list[tuple[int, int]] = []
+    total = 0
+    for group, i, j in golden.pairs():
+        total += 1
+        answers = group.outputs
+        if all(_same(answers[name][i], answers[name][j], _doubled(tolerances[name])) for name in answers):
+            (equal if all(_identical(array[i], array[j]) for array in answers.values()) else near).append((i, j))
+    distinct = 1 - (len(near) + len(equal)) / max(total, 1)
+    if not near + equal or distinct >= DISTINCT_SHARE:
+        return None
+    fatal = len(equal) == total or len(near) > (1 - DISTINCT_SHARE) * (total - len(equal))
+    return Alike(distinct, len(equal) / total, (near or equal)[0], fatal)
+
+
+def _identical(first: Array, second: Array) -> bool:
+    return np.array_equal(first, second, equal_nan=first.dtype.kind in _FLOATS)
 
 
 def _same(first: Array, second: Array, tolerance: Tolerance) -> bool:
@@ -172,9 +194,10 @@ def _compare_float(name: str, expected: Array, actual: Array, tolerance: Toleran
     count = len(expected)
     want = expected.reshape(count, -1).astype(np.float64)
     have = actual.reshape(count, -1).astype(np.float64)
-    if not np.array_equal(np.isfinite(want), np.isfinite(have)):
+    if not np.array_equal(_specials(want), _specials(have)):
         return _failed(name, count, "NaN or infinity where the expected answer has a number, or the other way round")
-    want, have = np.nan_to_num(want), np.nan_to_num(have)
+    # equal NaNs and infinities say nothing about distance: a mask's -inf must not hide an error beside it
+    want, have = (np.where(np.isfinite(array), array, 0.0) for array in (want, have))
     error = np.abs(want - have).max(axis=1, initial=0.0)
     scale = np.abs(want).max(axis=1, initial=0.0)
     relative = error / np.maximum(scale, np.finfo(np.float32).tiny)
@@ -184,6 +207,12 @@ def _compare_float(name: str, expected: Array, actual: Array, tolerance: Toleran
     reason = _why(error, relative, cosine, float(top1.mean()), tolerance)
     worst = (float(error.max()), float(relative.max()), float(cosine.min()))
     return OutputCheck(name, count, *worst, float(top1.mean()), float(close.mean()), not reason, reason)
+
+
+def _specials(array: Array) -> Array:
+    """Return 0 for a number, and a code of its own for NaN, infinity and minus infinity."""
+    found: Array = np.where(np.isnan(array), 2, np.where(np.isinf(array), np.sign(array), 0))
+    return found
 
 
 def _cosine(want: Array, have: Array) -> Array:

@@ -48,7 +48,7 @@ class Golden:
 
     Attributes:
         groups: Samples by shape.
-        meta: What the export stage noted: ``weights`` (``real`` or ``random``), ``reference``, ``seed``, ...
+        meta: What the export stage noted: ``weights`` (``real`` or ``random``), ``batched``, ``reference``, ``seed``, ...
     """
 
     groups: tuple[Group, ...]
@@ -62,6 +62,16 @@ class Golden:
         for group in self.groups:
             for start in range(0, len(group), size):
                 yield group.take([i % len(group) for i in range(start, start + size)])
+
+    @property
+    def batched(self) -> bool:
+        """False where a sample is a whole tensor set, to which no batch axis is added."""
+        return bool(self.meta.get("batched", True))
+
+    def feeds(self, size: int) -> Iterator[Arrays]:
+        """Yield what a model takes: batches of `size`, or every sample as it is where there is no batch axis."""
+        for group in self.batches(size if self.batched else 1):
+            yield group.inputs if self.batched else {name: array[0] for name, array in group.inputs.items()}
 
     def samples(self) -> Iterator[Group]:
         """Yield the samples one by one, each as a group of one."""

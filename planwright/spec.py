@@ -8,12 +8,16 @@ Field names below ``serve`` are Triton's own and are checked against Triton's Mo
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
 
 from planwright.compare import DEFAULTS, Tolerance
+from planwright.errors import Fault
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 Target = Literal["onnxruntime", "tensorrt"]
@@ -69,34 +73,68 @@ class SamplesSpec(_Frozen):
 
 
 class BatchSpec(_Frozen):
-    """The batch sizes that the engine takes: dynamic from min to max, or one fixed size."""
+    """The batch sizes that the engine takes: dynamic from min to max, one fixed size, or no batch axis at all.
+
+    ``batch: 8`` is short for ``{max: 8}``, and ``batch: none`` for ``{axis: false}``.
+    """
 
     min: Annotated[_Positive | None, Field(description="smallest batch; 1 if not given")] = None
     opt: Annotated[_Positive | None, Field(description="batch the engine is tuned for; max if not given")] = None
     max: Annotated[_Positive | None, Field(description="largest batch: Triton's max_batch_size")] = None
     fixed: Annotated[_Positive | None, Field(description="static batch; served with max_batch_size 0")] = None
+    axis: Annotated[
+        bool, Field(description="false: the model has no batch axis and is served as it is, one tensor set per request")
+    ] = True
 
     @model_validator(mode="after")
     def _one_way(self) -> BatchSpec:
-        if self.fixed is not None and (self.min, self.opt, self.max) != (None, None, None):
-            raise ValueError("give either 'fixed' or min/opt/max, not both")
+        dynamic = (self.min, self.opt, self.max) != (None, None, None)
+        if self.fixed is not None and dynamic:
+            raise mistake("give either 'fixed' or min/opt/max, not both", "remove one of them")
+        if not self.axis and (dynamic or self.fixed is not None):
+            raise mistake("a model without a batch axis has no batch sizes", "write only 'batch: none'")
         low, opt, high = self.bounds
         if not low <= opt <= high:
-            raise ValueError(f"needs min <= opt <= max, has {low}, {opt}, {high}")
+            raise self._disorder()
         return self
+
+    def _disorder(self) -> PydanticCustomError:
+        """Return the mistake, naming the first two sizes that are the wrong way round."""
+        given = [(name, size) for name, size in (("min", self.min), ("opt", self.opt), ("max", self.max)) if size]
+        pairs = [(a, b) for index, a in enumerate(given) for b in given[index + 1 :] if a[1] > b[1]]
+        (low, small), (high, large) = pairs[0]
+        return mistake(
+            f"{low} {small} is above {high} {large}; it needs min <= opt <= max", f"raise {high}, or lower {low}"
+        )
 
     @property
     def bounds(self) -> tuple[int, int, int]:
-        """Return (min, opt, max); all equal when fixed. Not given at all means up to 8."""
-        if self.fixed is not None:
-            return self.fixed, self.fixed, self.fixed
+        """Return (min, opt, max); all equal when fixed or without an axis. Not given at all means up to 8."""
+        if self.fixed is not None or not self.axis:
+            return (self.fixed or 1,) * 3
         high = self.max or self.opt or max(8, self.min or 1)
         return self.min or 1, self.opt or high, high
 
     @property
     def given(self) -> bool:
         """True where config.yaml says anything about the batch."""
-        return any(value is not None for value in (self.min, self.opt, self.max, self.fixed))
+        return not self.axis or any(value is not None for value in (self.min, self.opt, self.max, self.fixed))
+
+
+def _batch(value: Any) -> Any:
+    """Read ``batch: 8`` and ``batch: none``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"max": value}
+    if isinstance(value, str):
+        if value.lower() != "none":
+            raise mistake(f"'{value}' is not a batch", "write a number, none, or {min: 1, opt: 4, max: 8}")
+        return {"axis": False}
+    return value
+
+
+def mistake(what: str, fix: str) -> PydanticCustomError:
+    """Return what a validator raises: the mistake, and what to write instead."""
+    return PydanticCustomError("mistake", "{what}", {"what": what, "fix": fix})
 
 
 class ProfileSpec(_Frozen):
@@ -164,9 +202,22 @@ class AcceptSpec(_Frozen):
 
 
 class SloSpec(_Frozen):
-    """What the load test holds the model to."""
+    """What the load test holds the model to; ``slo: 50ms`` is short for ``{p99_ms: 50}``."""
 
     p99_ms: Annotated[float | None, Field(gt=0, description="99th percentile of latency")] = None
+
+
+_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def _slo(value: Any) -> Any:
+    """Read ``slo: 50ms``."""
+    if isinstance(value, dict | BaseModel):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", str(value))
+    if not found:
+        raise mistake(f"'{value}' is not a latency", "write 50ms (also us, s), or {p99_ms: 50}")
+    return {"p99_ms": float(found[1]) * _MS[found[2]]}
 
 
 class ModelEntry(_Frozen):
@@ -174,7 +225,12 @@ class ModelEntry(_Frozen):
 
     enabled: Annotated[bool, Field(description="false: built only when named on the command line")] = True
     extends: Annotated[str | None, Field(description="another model whose settings this one starts from")] = None
-    source: Annotated[str | None, Field(description="zoo/NAME, a file in builders/zoo/")] = None
+    source: Annotated[
+        str | None,
+        Field(
+            description="zoo/NAME, a file in builders/zoo/; or the path of an ONNX file or of a Python file with a class Model"
+        ),
+    ] = None
     file: Annotated[str | None, Field(description="zoo/onnx: the ONNX file, relative to config.yaml")] = None
     options: Annotated[dict[str, Any], Field(description="settings of the source")] = {}
     precision: Annotated[Precision, Field(description="precision that the engine computes in")] = "fp32"
@@ -184,7 +240,9 @@ class ModelEntry(_Frozen):
     autocast: Annotated[
         bool, Field(description="cast FP16 and BF16 by NVIDIA ModelOpt's AutoCast (package nvidia-modelopt)")
     ] = False
-    batch: BatchSpec = BatchSpec()
+    batch: Annotated[
+        BatchSpec, BeforeValidator(_batch, json_schema_input_type=BatchSpec | _Positive | Literal["none"])
+    ] = BatchSpec()
     export: ExportSpec = ExportSpec()
     samples: SamplesSpec = SamplesSpec()
     calibration: CalibrationSpec = CalibrationSpec()
@@ -194,7 +252,7 @@ class ModelEntry(_Frozen):
     serve: Annotated[dict[str, Any], Field(description="fields of Triton's ModelConfig")] = {}
     targets: Annotated[dict[Target, dict[str, Any]], Field(description="settings that hold on one target only")] = {}
     io_int64: Annotated[Literal["cast"] | None, Field(description="cast INT64 edges to INT32")] = None
-    slo: SloSpec = SloSpec()
+    slo: Annotated[SloSpec, BeforeValidator(_slo, json_schema_input_type=SloSpec | str)] = SloSpec()
     versions: Annotated[_Positive, Field(description="how many of the newest versions are served")] = 1
     keep_versions: Annotated[_Positive, Field(description="how many versions stay on disk")] = 3
 
@@ -242,6 +300,27 @@ class ModelSpec(ModelEntry):
     name: Annotated[str, Field(pattern=_NAME)]
     source: str
     _places: Any = PrivateAttr(default=None)
+    _missing: tuple[Fault, ...] = PrivateAttr(default=())
+    _config: Path = PrivateAttr(default=Path("config.yaml"))
+
+    def command(self, program: str, *flags: str) -> str:
+        """Return a command about this model, as an error offers it: ``python -m builders search digits --config other.yaml``."""
+        config = [] if self._config == Path("config.yaml") else ["--config", str(self._config)]
+        return shlex.join(["python", *program.split(), self.name, *flags, *config])
+
+    def build_command(self, *flags: str) -> str:
+        """Return the command that builds this model."""
+        return self.command("builders/build_all.py", *flags)
+
+    @property
+    def missing(self) -> tuple[Fault, ...]:
+        """Files that this model names and that are not there: it cannot be built, others can."""
+        return self._missing
+
+    @property
+    def code(self) -> str:
+        """``zoo/NAME``, or the absolute path of a Python file of the user's own."""
+        return str((self._config.parent / self.source).resolve()) if self.source.endswith(".py") else self.source
 
     def where(self, *loc: str | int) -> str:
         """Return ``config.yaml:14  models.resnet50.batch.max: 32`` for a setting, given or inherited."""

@@ -10,6 +10,7 @@ then check what needs more than one key. Faults met again through `extends` are 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ class _Loader:
 
     @property
     def _check(self) -> str:
-        return f"python builders/build_all.py --plan --config {self.path}"
+        config = [] if self.path == Path("config.yaml") else ["--config", str(self.path)]
+        return shlex.join(["python", "builders/build_all.py", "--plan", *config])
 
     def server(self) -> ServerSpec:
         """Return the server that the repository is made for; the embedded one where nothing else is said."""
@@ -211,13 +213,16 @@ class _Loader:
             path = ".".join(["models", name, *map(str, loc)])
             return f"{self.path}:{merged.line_of(loc)}  {path}" + (f": {value}" if value else "")
 
-        self._check_raw(merged.plain(), places)
+        values = merged.plain()
+        self._check_raw(values, places)
+        missing = self._missing_files(values, places)
         try:
-            spec = ModelSpec.model_validate({**merged.plain(), "name": name})
+            spec = ModelSpec.model_validate({**values, "name": name})
         except ValidationError as error:
             self._pydantic(error, merged, ("models", name))
+            self.faults += missing
             return None
-        spec._places = places
+        spec._places, spec._missing, spec._config = places, tuple(missing), self.path
         self.faults += [*_profile_faults(spec), *_batch_faults(spec)]
         return spec
 
@@ -233,14 +238,19 @@ class _Loader:
         serve = values.get("serve")
         if isinstance(serve, dict):
             self.faults += serve_fields.faults(serve, where)
-        samples = values.get("samples")
-        named = samples.get("file") if isinstance(samples, dict) else None
-        for loc, value in ((("file",), values.get("file")), (("samples", "file"), named)):
-            if isinstance(value, str) and not (self.path.parent / value).is_file():
-                why = f"looked for {self.path.parent / value}"
-                self.faults.append(Fault(f"there is no file {value}", where(*loc), why, "mend the path", self._check))
         if isinstance(values.get("source"), str):
             self.faults += _source_faults(values, where)
+
+    def _missing_files(self, values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
+        """Return a fault per file that the entry names and that is not there; such a model fails by itself."""
+        samples, source = values.get("samples"), values.get("source")
+        named = samples.get("file") if isinstance(samples, dict) else None
+        code = source if isinstance(source, str) and source.endswith(".py") else None
+        return [
+            Fault(f"there is no file {value}", where(*loc), f"looked for {self.path.parent / value}", "fix the path", self._check)
+            for loc, value in ((("source",), code), (("file",), values.get("file")), (("samples", "file"), named))
+            if isinstance(value, str) and not (self.path.parent / value).exists()
+        ]  # fmt: skip
 
     def check_selection(self, chosen: set[str]) -> None:
         known = list(as_mapping(self.root.get("models")))
@@ -282,7 +292,7 @@ def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fa
     source = values["source"]
     zoo = Path(__file__).resolve().parents[1] / "builders" / "zoo"
     names = sorted(f"zoo/{file.stem}" for file in zoo.glob("[a-z]*.py"))
-    if zoo.is_dir() and source not in names:
+    if zoo.is_dir() and source not in names and not source.endswith(".py"):
         return [Fault(f"there is no source '{source}'", where("source"), fix=did_you_mean(source, names))]
     if source == "zoo/onnx" and not values.get("file"):
         return [Fault("zoo/onnx needs the file to serve", where("source"), fix="add 'file: my.onnx'")]
@@ -295,11 +305,22 @@ def _line(fault: Fault) -> int:
 
 
 def _normal(node: Located) -> Located:
-    """Write ``samples: file.npz`` as ``samples: {file: file.npz}``, so that it merges with the counts."""
-    samples = node.get("samples")
-    if samples is None or not isinstance(samples.value, str):
-        return node
-    return Located({**node.value, "samples": Located({"file": samples}, samples.line)}, node.line)
+    """Write out what is short for several keys, so that it merges with them.
+
+    ``samples: file.npz`` is ``samples: {file: file.npz}``; ``source: models/half.onnx`` is ``source: zoo/onnx`` with ``file``.
+    """
+    samples, source = node.get("samples"), node.get("source")
+    longer: dict[str, Located] = {}
+    if samples is not None and isinstance(samples.value, str):
+        longer["samples"] = Located({"file": samples}, samples.line)
+    if source is not None and isinstance(source.value, str) and _names_a_file(source.value) and not node.get("file"):
+        longer |= {"source": Located("zoo/onnx", source.line), "file": source}
+    return Located({**node.value, **longer}, node.line) if longer else node
+
+
+def _names_a_file(source: str) -> bool:
+    """True for ``models/half.onnx``, false for ``zoo/half`` and for ``models/half.py``, which is code as a zoo file is."""
+    return not source.endswith(".py") and (bool(Path(source).suffix) or source.startswith(("./", "../", "/")))
 
 
 def _explain(item: Any, loc: Loc) -> tuple[str, str]:
@@ -309,6 +330,8 @@ def _explain(item: Any, loc: Loc) -> tuple[str, str]:
         return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1]))
     if item["type"] == "missing":
         return f"'{key}' is missing", f"add '{key}:'"
+    if item["type"] == "mistake":
+        return f"'{key}': {item['msg']}", str(item["ctx"]["fix"])
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict | list) else f", not {item['input']!r}"
     return f"'{key}': {message[0].lower()}{message[1:]}{given}", "write a value of that type"
@@ -348,10 +371,11 @@ def _batch_faults(model: ModelSpec) -> list[Fault]:
     batching = model.serve.get("dynamic_batching")
     if batching is None:
         return []
-    if model.batch.fixed is not None:
-        why = "a static engine takes one batch size, so the server has nothing to batch"
-        return [Fault("dynamic batching asked of a fixed batch", model.where("serve", "dynamic_batching"),
-                      f"{why}; {model.where('batch', 'fixed')}", "remove dynamic_batching, or give batch: {max: ...}")]  # fmt: skip
+    if model.batch.fixed is not None or not model.batch.axis:
+        kind, key = ("a fixed batch", ("fixed",)) if model.batch.axis else ("a model without a batch axis", ())
+        why = "each request is one run of the engine, so the server has nothing to batch"
+        return [Fault(f"dynamic batching requested for {kind}", model.where("serve", "dynamic_batching"),
+                      f"{why}; {model.where('batch', *key)}", "remove dynamic_batching, or give batch: {max: ...}")]  # fmt: skip
     preferred = batching.get("preferred_batch_size", []) if isinstance(batching, dict) else []
     high = model.batch.bounds[2]
     too_big = (

@@ -4,6 +4,8 @@ In      the command line, in tritonserver's own flag names.
 Out     a running server, `.planwright/server.json`, the ready table, and an exit code: 0 after SIGTERM, 130 after Ctrl-C,
         1 where no model could be loaded or the server or a model's process died, 2 and 3 for what was wrong beforehand.
 
+A model whose files are not what was published is refused by name, and the others are served.
+
 Under ``--json`` one line with the URLs is printed on standard output as soon as the server is ready, and the process
 keeps running: that is how other programs start it. Where it cannot start, standard output holds ``{"errors": [...]}``.
 """
@@ -12,20 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 from planwright import console
 from planwright.errors import EXIT_OK, Fault, StageError
 from planwright.polling import ended
 from planwright.server_info import ServerInfo
-from serving import options, preflight, process
+from serving import api, options, preflight, process, ready_table, trust
 from serving.process import Server
+from serving.ready_table import READY, Row
+from serving.trust import Refused
 from serving.watchdog import Watchdog
 
 POLL_S = 0.25
@@ -40,10 +42,14 @@ def main(argv: Sequence[str]) -> int:
     console.set_json("--json" in argv)
     chosen, faults = options.parse(argv)
     machine = preflight.check(chosen, faults)
+    refused = trust.refused(chosen)
+    chosen = trust.without(chosen, refused)
+    if chosen.good == ():
+        raise StageError("serve", *ready_table.faults(refused))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with contextlib.suppress(_Stopped):
-        _serve(process.start(chosen, machine))
+        _serve(process.start(chosen, machine), refused)
     return EXIT_OK
 
 
@@ -58,13 +64,13 @@ def _deaf() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _serve(server: Server) -> None:
+def _serve(server: Server, refused: Refused) -> None:
     try:
-        rows = _rows(server, server.wait_ready())
-        _refuse_nothing_ready(server, rows)
-        watchdog = Watchdog(server)  # before anybody is told, so that no death is missed
+        rows = ready_table.rows(server.options, server.wait_ready(), refused)
+        ready_table.require_one_ready(server.options, rows, refused)
+        watchdog = Watchdog(server)  # before its address is known, so that no death is missed
         info = _info(server)
-        _announce(server, info, rows)
+        _announce(server, info, rows, refused)
         info.write(server.options.server_file)  # whoever waits for the file may print at once, below the table
         if server.options.as_json:
             _emit(server, info, rows)
@@ -73,28 +79,6 @@ def _serve(server: Server) -> None:
         _deaf()
         _forget(server)
         server.stop()
-
-
-def _rows(server: Server, index: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return (model, version, status); in explicit mode only models that were asked for have a state."""
-    known = [model for model in index if model.get("state") or server.options.mode == "none"]
-    return [(model["name"], str(model.get("version", "")), _status(model)) for model in known]
-
-
-def _status(model: dict[str, Any]) -> str:
-    """Return READY, or the state and its reason without the Python frames that a stub adds."""
-    state = str(model.get("state") or "UNAVAILABLE")
-    reason = re.split(r"\n\s*At:\s*\n", str(model.get("reason", "")))[0].strip()
-    return state if state == "READY" or not reason else f"{state}: {reason}"
-
-
-def _refuse_nothing_ready(server: Server, rows: list[tuple[str, str, str]]) -> None:
-    if rows and not any(status == "READY" for _, _, status in rows):
-        folder, fix = server.options.repository, "mend the model, or build it again: python builders/build_all.py"
-        raise StageError(
-            "serve",
-            *(Fault(f"model '{name}' could not be loaded", str(folder / name), why, fix) for name, _, why in rows),
-        )
 
 
 def _info(server: Server) -> ServerInfo:
@@ -113,18 +97,21 @@ def _forget(server: Server) -> None:
         path.unlink(missing_ok=True)
 
 
-def _announce(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]) -> None:
+def _announce(server: Server, info: ServerInfo, rows: list[Row], refused: Refused) -> None:
     console.say(f"Triton {server.version} serves {server.options.repository}")
     console.table("", ["Model", "Version", "Status"], rows)
     console.say(f"http {info.http_url}  grpc {info.grpc_url}  metrics {info.metrics_url}/metrics  log {info.log}")
-    failed = sum(status != "READY" for _, _, status in rows)
+    for fault in ready_table.faults(refused):
+        console.say(fault.render())
+    failed = sum(row.status != READY for row in rows)
     if failed:
+        code = 400 if api.ask(f"http://{server.http_url}/v2/health/ready") is None else 200
         console.warn(
-            f"{failed} of {len(rows)} models are not ready, so /v2/health/ready answers 400; the ready ones are served"
+            f"{failed} of {len(rows)} models are not ready; the others are served, and /v2/health/ready answers {code}"
         )
 
 
-def _emit(server: Server, info: ServerInfo, rows: list[tuple[str, str, str]]) -> None:
+def _emit(server: Server, info: ServerInfo, rows: list[Row]) -> None:
     console.emit_json({
         "pid": info.pid, "server_pid": server.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,
         "metrics_url": info.metrics_url, "version": info.version, "mode": info.mode, "client_shm": info.client_shm,

@@ -52,6 +52,8 @@ class Options:
         log: Where the server's own output goes.
         as_json: Print one JSON document when ready.
         extra: Further flags of tritonserver, passed on as they are.
+        trust: Load models without comparing their files with what was published.
+        good: The models to load at start where others are refused; None: as `mode` and `load` say.
     """
 
     repository: Path
@@ -66,6 +68,8 @@ class Options:
     log: Path
     as_json: bool = False
     extra: Sequence[str] = ()
+    trust: bool = False
+    good: tuple[str, ...] | None = None
 
     @property
     def reachable_host(self) -> str:
@@ -107,6 +111,8 @@ def _add_own_flags(p: argparse.ArgumentParser) -> None:
     """Add what is the launcher's own, not tritonserver's."""
     add = p.add_argument
     add("--allow-client-shm", action="store_true", help="let clients register shared memory, of the system and of CUDA")
+    add("--trust-repository", action="store_true",
+        help="serve models whose files are not what was published")  # fmt: skip
     add(UNPATCHED, dest="everywhere", action="store_true",
         help="bind to 0.0.0.0: the embedded server has published holes, so only inside a container")  # fmt: skip
     add(
@@ -185,7 +191,7 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[Fault]]:
     options = Options(
         repositories[0], args.model_control_mode, args.load_model, ports, "0.0.0.0" if args.everywhere else "127.0.0.1",
         args.allow_client_shm, args.start_timeout_s, args.exit_timeout_secs, args.server_file,
-        args.log_file or args.server_file.parent / "server.log", args.json, extra,
+        args.log_file or args.server_file.parent / "server.log", args.json, extra, args.trust_repository,
     )  # fmt: skip
     return options, faults
 

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
 from planwright.spec import ModelSpec
@@ -34,7 +36,7 @@ class OrtEngine:
         """Answer one batch; text goes in and comes out as objects."""
         feeds = {name: _text(array) for name, array in inputs.items()}
         names = [tensor.name for tensor in self.outputs]
-        return dict(zip(names, self._session.run(names, feeds), strict=True))
+        return {name: np.asarray(array) for name, array in zip(names, self._session.run(names, feeds), strict=True)}
 
     def close(self) -> None:
         """Give the session back."""
@@ -93,11 +95,18 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated classes, all from one C++ status
-        raise StageError(stage, _refused(path, str(error))) from None
+        raise StageError(stage, _refused(path, error)) from None
 
 
-def _refused(path: Path, text: str) -> Fault:
-    why = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text).splitlines()[0]
+def sentence(error: BaseException) -> str:
+    """Return an error's first sentence, onnxruntime's without its status prefix and places in its own source."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    text = re.sub(r"\S*/\S+\.(?:cc|h|cpp):\d+ \S+\([^)]*\)( const)?\s*", "", text)
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _refused(path: Path, error: Exception) -> Fault:
+    text, why = str(error), sentence(error)
     if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text:
         return Fault("not a whole ONNX file", str(path), why, "the file is truncated or not ONNX: write it again")
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text:
@@ -119,6 +128,7 @@ def _tensor(item: Any) -> TensorSpec:
 
 
 def _text(array: Any) -> Any:
+    array = np.asarray(array)  # numpy makes a bare number of an array without axes
     if array.dtype.kind not in "OS":
         return array
     return array.astype(object) if array.dtype.kind == "S" else array

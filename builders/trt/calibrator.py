@@ -69,13 +69,18 @@ def full_batches(samples: Path, shapes: Shapes) -> tuple[list[dict[str, Any]], i
 
     Args:
         samples: The export's ``calibration.npz``.
-        shapes: Input name -> shape, the batch first.
+        shapes: Input name -> shape, the batch first where there is one.
     """
     from planwright.golden import Golden
 
     found: list[dict[str, Any]] = []
     total = 0
-    for group in Golden.load(samples).groups:
+    stored = Golden.load(samples)
+    if not stored.batched:
+        feeds = list(stored.feeds(1))
+        found = [feed for feed in feeds if all(list(feed[name].shape) == list(shape) for name, shape in shapes.items())]
+        return found, len(feeds) - len(found)
+    for group in stored.groups:
         size = len(next(iter(group.inputs.values())))
         total += size
         batch = next(iter(shapes.values()))[0]

@@ -3,7 +3,7 @@
 In      the model's part of config.yaml, the export's golden and calibration samples.
 Out     profiles as JSON: input -> {min, opt, max}.
 
-The batch axis follows ``batch``; any other axis that varies follows the real samples: from 1 to the largest seen, tuned for
+The batch axis, where there is one, follows ``batch``; any other axis that varies follows the real samples: from 1 to the largest seen, tuned for
 the one seen most often. Profiles are only used for inputs that the graph leaves open.
 """
 
@@ -29,19 +29,16 @@ def derive(graph: Path, spec: ModelSpec) -> list[dict[str, Any]]:
 def from_samples(export: Path, spec: ModelSpec) -> dict[str, Any]:
     """Derive one profile from the samples of an export."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
-    for path in (export / name for name in SAMPLES):
-        for group in Golden.load(path).groups if path.exists() else ():
-            for name, array in group.inputs.items():
-                shapes.setdefault(name, []).extend([array.shape[1:]] * len(array))
-    low, opt, high = spec.batch.bounds
+    stored = [Golden.load(path) for path in (export / name for name in SAMPLES) if path.exists()]
+    for group in (group for golden in stored for group in golden.groups):
+        for name, array in group.inputs.items():
+            shapes.setdefault(name, []).extend([array.shape[1:]] * len(array))
+    low, opt, high = ([size] if stored[0].batched else [] for size in spec.batch.bounds)
     return {
         name: {
-            "min": [
-                low,
-                *(min(1, *column) if len(set(column)) > 1 else column[0] for column in zip(*seen, strict=True)),
-            ],
-            "opt": [opt, *(Counter(column).most_common(1)[0][0] for column in zip(*seen, strict=True))],
-            "max": [high, *(max(column) for column in zip(*seen, strict=True))],
+            "min": low + [min(1, *column) if len(set(column)) > 1 else column[0] for column in zip(*seen, strict=True)],
+            "opt": opt + [Counter(column).most_common(1)[0][0] for column in zip(*seen, strict=True)],
+            "max": high + [max(column) for column in zip(*seen, strict=True)],
         }
         for name, seen in shapes.items()
     }

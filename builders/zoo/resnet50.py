@@ -17,7 +17,6 @@ import numpy as np
 
 from builders.source import Sample, Samples
 from builders.torch_source import TorchSource
-from builders.torchvision_shim import import_torchvision
 from planwright.errors import Fault, SpecError, StageError
 
 SIZE, TOP, SEED = 224, 5, 3
@@ -58,12 +57,14 @@ class Model(TorchSource):
         """ImageNet's class names."""
         if self.settings["top_k"]:
             return {}
-        torchvision = import_torchvision()
+        import torchvision
+
         return {"logits": torchvision.models.ResNet50_Weights.IMAGENET1K_V2.meta["categories"]}
 
     def build_model(self) -> Any:
         """Weights from torchvision's loader, or seeded random ones where the command line says so."""
-        torchvision = import_torchvision()
+        import torchvision
+
         body = _random(torchvision, self.samples()) if self.random_weights else self._pretrained(torchvision)
         return _wrap(body.eval(), self.settings["top_k"])
 

@@ -84,6 +84,9 @@ def test_a_running_server_loads_what_is_published_and_rolled_back(project: Proje
         beside(project, "builders/build_all.py")
         assert ask(server, "/config")["dynamic_batching"]["max_queue_delay_microseconds"] == 321
         beside(project, "-m", "builders", "rollback", "digits")
+        assert ask(server, "/config")["dynamic_batching"]["max_queue_delay_microseconds"] == 500
+        assert ask(server, "")["versions"] == ["2"]
+        beside(project, "-m", "builders", "rollback", "digits")
         assert ask(server, "")["versions"] == ["1"]
     finally:
         launched.stop()

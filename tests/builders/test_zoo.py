@@ -74,7 +74,7 @@ def test_dynamic_batching_asked_of_a_fixed_batch(empty: Callable[[str], Project]
     save(project.folder / "mine.onnx", 2)
     stage, text = failed(project)
     assert stage == "engine"
-    assert "dynamic batching asked of a fixed batch" in text
+    assert "dynamic batching requested for a fixed batch" in text
     assert "config.yaml:3" in text
 
 
@@ -228,15 +228,15 @@ def test_resnet50_takes_the_weights_that_lie_where_the_error_says(
 ) -> None:
     import torch
 
-    from builders.torchvision_shim import import_torchvision
+    model = resnet50(tmp_path)
+    import torchvision
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     place = tmp_path / "torch/hub/checkpoints/resnet50-11ad3fa6.pth"
     place.parent.mkdir(parents=True)
-    state = import_torchvision().models.resnet50(weights=None).state_dict()
+    state = torchvision.models.resnet50(weights=None).state_dict()
     torch.save(state, place)
-    model = resnet50(tmp_path).build_model()
-    assert torch.equal(model.body.fc.weight, state["fc.weight"])
+    assert torch.equal(model.build_model().body.fc.weight, state["fc.weight"])
 
 
 def test_changing_one_models_weights_builds_that_model_alone(empty: Callable[[str], Project]) -> None:
@@ -250,6 +250,61 @@ def test_changing_one_models_weights_builds_that_model_alone(empty: Callable[[st
         "mine": "kept",
         "other": "built",
     }
+
+
+def test_one_models_missing_file_does_not_stop_the_others(empty: Callable[[str], Project]) -> None:
+    project = empty("version: 1\nmodels:\n  gone: {source: models/gone.onnx}\n  mine: {source: mine.onnx, batch: 4}\n")
+    save(project.folder / "mine.onnx")
+    plan = project.build("--plan", "--json")
+    assert plan.code == 2
+    done = project.build("--json")
+    assert done.code == 2
+    for text in (plan.out, done.out):
+        gone, mine = json.loads(text)["models"]
+        assert gone["status"] == "failed"
+        assert "there is no file models/gone.onnx" in gone["errors"][0]["what"]
+        assert "config.yaml:3" in gone["errors"][0]["where"]
+        assert mine["status"] in ("due", "built")
+    assert (project.repository / "mine/1/model.onnx").exists()
+
+
+def test_thresholds_that_would_judge_nothing_are_refused(empty: Callable[[str], Project]) -> None:
+    project = empty(
+        "version: 1\nmodels:\n  mine: {source: mine.onnx, batch: 4, accept: {z: {cosine: 0.9}}, score: {accuracy: 1}}\n"
+    )
+    save(project.folder / "mine.onnx")
+    stage, text = failed(project)
+    assert stage == "verify"
+    assert "'accept' names 'z'" in text
+    assert "'score' names 'accuracy'" in text
+    assert "config.yaml:3  models.mine.accept.z" in text
+
+
+def test_a_python_file_beside_the_config_is_a_source(empty: Callable[[str], Project]) -> None:
+    """With what it imports from beside itself; a changed file is built again, a missing one named."""
+    project = empty("version: 1\nmodels:\n  mine: {source: code/mine.py, batch: 4}\n  gone: {source: code/gone.py}\n")
+    (project.folder / "code").mkdir()
+    (project.folder / "code/planwright_test_factor.py").write_text("FACTOR = 3\n")
+    text = (
+        (Path(__file__).resolve().parents[2] / "docs/add-a-model.md")
+        .read_text()
+        .split("```python\n")[1]
+        .split("```")[0]
+    )
+    code = "from planwright_test_factor import FACTOR\n" + text.replace("nn.Linear(4, 2)", "nn.Linear(4, FACTOR)")
+    (project.folder / "code/mine.py").write_text(code)
+    done = project.build("--json")
+    assert done.code == 2
+    mine, gone = json.loads(done.out)["models"]
+    assert (mine["status"], gone["status"]) == ("built", "failed")
+    assert "there is no file code/gone.py" in gone["errors"][0]["what"]
+    assert "dims: [3]" in (project.repository / "mine/config.pbtxt").read_text()
+    (project.folder / "code/mine.py").write_text(code.replace("64, 4", "48, 4"))
+    assert json.loads(project.build("mine", "--json").out)["models"][0]["status"] == "built"
+    (project.folder / "code/mine.py").write_text(code.replace("FACTOR)", "FACTOR + no_such)"))
+    broken = json.loads(project.build("mine", "--json").out)["models"][0]
+    assert broken["failed_stage"] == "export"
+    assert f"{project.folder}/code/mine.py:" in broken["errors"][0]["where"]
 
 
 def test_external_data_is_taken_along(empty: Callable[[str], Project]) -> None:
@@ -276,6 +331,15 @@ def failed_again(project: Project) -> str:
     return str(stage)
 
 
+def test_int8_of_a_graph_with_nothing_to_quantize_says_so(empty: Callable[[str], Project]) -> None:
+    project = empty(FIXED % ", batch: {max: 4}, precision: int8")
+    save(project.folder / "mine.onnx")  # one product with a number: no operator that INT8 would compute
+    stage, text = failed(project)
+    assert stage == "graph"
+    assert "nothing of mine can run in INT8" in text
+    assert "config.yaml:3  models.mine.precision" in text
+
+
 def test_a_graph_that_loses_too_much_is_named(project: Project) -> None:
     project.edit(
         "source: zoo/digits", "source: zoo/digits\n    precision: int8\n    accept: {scores: {cosine: 0.9999999}}"
@@ -285,6 +349,7 @@ def test_a_graph_that_loses_too_much_is_named(project: Project) -> None:
     report = json.loads(done.out)["models"][0]
     assert report["failed_stage"] == "graph"
     assert "config.yaml:6" in json.dumps(report["errors"])
+    assert f"python -m builders search digits --config {project.config}" in report["errors"][0]["fix"]
 
 
 def test_the_dynamo_exporter_and_its_opset(empty: Callable[[str], Project]) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from builders import revisions
 from loadtest import _tune_slo
 from planwright.errors import SpecError
+from planwright.integrity import unsealed
 from planwright.server_info import ServerInfo
 from planwright.spec_load import load_spec
 from tests._project import ROOT, Project
@@ -96,7 +98,8 @@ def test_what_is_surely_better_is_written(built: Project, config: Path, tmp_path
     shutil.copytree(built.repository, slow)
     pbtxt = slow / "digits/config.pbtxt"
     assert "max_queue_delay_microseconds: 500" in pbtxt.read_text()
-    pbtxt.write_text(pbtxt.read_text().replace("microseconds: 500", "microseconds: 3000000"))
+    body = pbtxt.read_text().replace("microseconds: 500", "microseconds: 3000000")
+    revisions.write(slow / "digits", revisions.Config(unsealed(body)[0]))
     config.write_text(
         config.read_text().replace("max_queue_delay_microseconds: 500", "max_queue_delay_microseconds: 3000000")
     )

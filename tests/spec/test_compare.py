@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planwright.compare import DEFAULTS, Tolerance, compare, indistinct, merge
+from planwright.compare import DEFAULTS, Alike, Tolerance, compare, indistinct, merge
 from planwright.golden import Golden, Group, group_by_shape
 
 
@@ -61,9 +61,52 @@ def test_too_alike_samples_are_found_and_varied_ones_are_not() -> None:
     alike = np.repeat(varied[:1], 16, axis=0) + rng.normal(size=(16, 10)).astype(np.float32) * 1e-5
     inputs = np.zeros((16, 1), np.float32)
     tolerances = {"y": DEFAULTS["fp32"]}
-    assert indistinct(Golden((Group({"x": inputs}, {"y": varied}),)), tolerances) == []
+    assert indistinct(Golden((Group({"x": inputs}, {"y": varied}),)), tolerances) is None
     found = indistinct(Golden((Group({"x": inputs}, {"y": alike}),)), tolerances)
-    assert [(name, share) for name, share, _ in found] == [("y", 0.0)]
+    assert found == Alike(distinct=0.0, equal=0.0, pair=(0, 1), fatal=True)
+
+
+def test_any_output_may_tell_a_pair_apart() -> None:
+    rng = np.random.default_rng(2)
+    inputs, labels = {"x": np.zeros((16, 1), np.float32)}, rng.integers(0, 2, (16, 1))
+    scores = rng.normal(size=(16, 2)).astype(np.float32)
+    tolerances = {"label": DEFAULTS["fp32"], "scores": DEFAULTS["fp32"]}
+    assert indistinct(Golden((Group(inputs, {"label": labels, "scores": scores}),)), tolerances) is None
+    near = np.repeat(scores[:1], 16, axis=0) + rng.normal(size=(16, 2)).astype(np.float32) * 1e-5
+    found = indistinct(Golden((Group(inputs, {"label": labels, "scores": near}),)), tolerances)
+    assert found is not None
+    assert found.fatal
+    i, j = found.pair
+    assert labels[i] == labels[j], "the pair that is named is one that no output tells apart"
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.float32, object])
+def test_equal_answers_are_no_danger_unless_all_are(dtype: type) -> None:
+    """Labels and decision trees repeat: to swap equal answers is no mistake, but a constant proves nothing."""
+    classes = np.array([0, 1] * 8).astype(bool)[:, None]
+    answers = classes.astype(dtype) if dtype is not object else np.where(classes, "ja", "nein").astype(object)
+    inputs = {"x": np.zeros((16, 1), np.float32)}
+    tolerances = {"y": DEFAULTS["fp32"]}
+    found = indistinct(Golden((Group(inputs, {"y": answers}),)), tolerances)
+    assert found == Alike(distinct=64 / 120, equal=56 / 120, pair=(0, 2), fatal=False)
+    constant = np.repeat(answers[:1], 16, axis=0)
+    found = indistinct(Golden((Group(inputs, {"y": constant}),)), tolerances)
+    assert found is not None
+    assert found.fatal
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+def test_equal_infinities_pass_and_hide_nothing(special: float) -> None:
+    expected = np.array([[special, 1.0, 2.0]])
+    assert compare("y", expected, expected.copy(), Tolerance()).passed
+    beside = expected.copy()
+    beside[0, 1] = 1.1
+    assert compare("y", expected, beside, Tolerance()).relative == pytest.approx(0.05)
+    for other in {np.nan, np.inf, -np.inf, 0.0} - {special}:
+        wrong = expected.copy()
+        wrong[0, 0] = other
+        if not (np.isnan(other) and np.isnan(special)):
+            assert not compare("y", expected, wrong, Tolerance()).passed
 
 
 def test_golden_files_keep_shapes_types_and_text(tmp_path: Path) -> None:

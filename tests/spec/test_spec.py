@@ -50,13 +50,13 @@ MISTAKES = [
     ("no version", "models: {d: {source: zoo/digits}}\n", "version: 1", 1),
     ("no source", "version: 1\nmodels:\n  d: {precision: fp32}\n", "'source' is missing", 3),
     ("no such source", "version: 1\nmodels:\n  d: {source: zoo/digitz}\n", "did you mean 'zoo/digits'?", 3),
-    (
-        "no such file",
-        "version: 1\nmodels:\n  d: {source: zoo/onnx, file: nowhere.onnx}\n",
-        "there is no file nowhere.onnx",
-        3,
-    ),
-    ("batch order", model("batch: {min: 8, opt: 4, max: 16}"), "min <= opt <= max", 5),
+    ("batch order", model("batch: {min: 8, opt: 4, max: 16}"), "min 8 is above opt 4", 5),
+    ("batch min above max", model("batch: {min: 8, max: 4}"), "raise max, or lower min", 5),
+    ("batch of words", model("batch: many"), "'many' is not a batch", 5),
+    ("batch sizes without an axis", model("batch: {axis: false, max: 4}"), "write only 'batch: none'", 5),
+    ("none and batcher", model("batch: none", "serve:", "  dynamic_batching: {}"), "without a batch axis", 7),
+    ("slo of words", model("slo: fast"), "write 50ms", 5),
+    ("slo without a unit", model("slo: 50"), "write 50ms", 5),
     ("batch both", model("batch: {fixed: 8, max: 16}"), "either 'fixed' or min/opt/max", 5),
     ("unsafe name", "version: 1\nmodels:\n  a b: {source: zoo/digits}\n", "cannot name a model", 3),
     ("extends nobody", model("extends: nobody"), "cannot extend 'nobody'", 5),
@@ -74,7 +74,7 @@ MISTAKES = [
     (
         "fixed and batcher",
         model("batch: {fixed: 4}", "serve:", "  dynamic_batching: {}"),
-        "dynamic batching asked of a fixed batch",
+        "dynamic batching requested for a fixed batch",
         7,
     ),
     (
@@ -109,8 +109,37 @@ def test_all_mistakes_are_told_in_one_pass_and_once(tmp_path: Path) -> None:
     )
     told = faults(tmp_path, text)
     assert told.count("unknown key 'precison'") == 1
-    assert len(re.findall("min <= opt <= max", told)) == 3
+    assert len(re.findall("min 9 is above max 3", told)) == 3
     assert len(re.findall("unknown field 'nonsense'", told)) == 3
+
+
+def test_natural_spellings_mean_what_they_say(tmp_path: Path) -> None:
+    (tmp_path / "half.onnx").touch()
+    text = """\
+version: 1
+models:
+  a: {source: half.onnx, batch: 8, slo: 50ms}
+  b: {source: zoo/digits, batch: none, slo: 1.5s}
+  c: {extends: a, batch: {max: 4}, slo: 200us}
+  d: {extends: c, batch: none}
+"""
+    a, b, c, d = load(tmp_path, text).models
+    assert (a.source, a.file) == ("zoo/onnx", "half.onnx")
+    assert [m.batch.bounds for m in (a, b, c, d)] == [(1, 8, 8), (1, 1, 1), (1, 4, 4), (1, 1, 1)]
+    assert [m.batch.axis for m in (a, b, c, d)] == [True, False, True, False]
+    assert [m.slo.p99_ms for m in (a, b, c)] == [50, 1500, 0.2]
+    assert a.where("batch", "max").startswith(f"{tmp_path}/config.yaml:3")
+
+
+def test_a_missing_file_is_its_own_models_fault(tmp_path: Path) -> None:
+    """The other models can still be built; the fault says where the file was looked for."""
+    text = "version: 1\nmodels:\n  d: {source: zoo/digits}\n  gone: {source: nowhere.onnx, samples: gone.npz}\n"
+    spec = load(tmp_path, text)
+    digits, gone = spec.models
+    assert digits.missing == ()
+    assert [fault.what for fault in gone.missing] == ["there is no file nowhere.onnx", "there is no file gone.npz"]
+    assert all("config.yaml:4" in fault.where and str(tmp_path) in fault.why for fault in gone.missing)
+    assert "there is no file nowhere.onnx" in faults(tmp_path, text.replace("samples:", "sample:")), "all at once"
 
 
 def test_defaults_extends_and_overlays(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""``build/<model>/error.log``: what libraries print and where stack traces go, so that the terminal shows neither.
+
+In      the path of the log, a block that calls a talkative library.
+Out     the log, with everything that the block printed, warned or logged, also from C.
+
+A build that succeeds removes the log; one that fails names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def append(log: Path, text: str) -> None:
+    """Add `text`; where that cannot be written, the error itself is what matters."""
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+@contextlib.contextmanager
+def captured(log: Path | None) -> Iterator[None]:
+    """Send everything that the block prints to the log; warnings too, each one once. None discards it."""
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with (log or Path(os.devnull)).open("a", encoding="utf-8") as stream, _warnings_to(stream), _output_to(stream):
+        yield
+
+
+@contextlib.contextmanager
+def _warnings_to(stream: Any) -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            yield
+        finally:
+            for item in caught:
+                stream.write(warnings.formatwarning(item.message, item.category, item.filename, item.lineno))
+
+
+@contextlib.contextmanager
+def _output_to(stream: Any) -> Iterator[None]:
+    """Redirect Python's streams and the file descriptors below them, which C libraries write to."""
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    _flush()
+    try:
+        for number, _ in kept:
+            os.dup2(stream.fileno(), number)
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            yield
+    finally:
+        stream.flush()
+        _flush()
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _flush() -> None:
+    """Write out what Python and the C library still hold for the present destination."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)

@@ -1,0 +1,98 @@
+"""What must hold of golden samples and of the file that answers them, before any precision is chosen.
+
+In      a zoo source, its samples, the ONNX file that was written.
+Out     nothing, or a `StageError`: axis 0 is not the batch, the file differs from the model, samples are too alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from builders import answers, batch_axis
+from builders.source import Samples, Source
+from builders.stage import Job
+from builders.zoo.onnx import Model as OnnxFile
+from planwright.compare import DEFAULTS, Tolerance, indistinct
+from planwright.errors import Fault, StageError
+from planwright.golden import Golden
+from planwright.spec import AcceptSpec
+
+EQUAL_SHARE = 0.05  # of the golden pairs; below it a warning would say little
+
+
+def check_batch_axis(job: Job, source: Source, samples: Samples) -> None:
+    """Prove that axis 0 is the batch, on the model as it was brought."""
+    stage, graph = ("onnx", source.path) if isinstance(source, OnnxFile) else ("torch", None)
+    probe = batch_axis.Probe(stage, source.reference, job.model.where(*_origin(job)), _same(job, samples), graph)
+    batch_axis.check(probe, samples.golden, _probed(job, source))
+
+
+def _origin(job: Job) -> tuple[str]:
+    """Return the key of config.yaml that says where the model comes from."""
+    return ("file",) if job.model.file else ("source",)
+
+
+def _probed(job: Job, source: Source) -> tuple[int, ...]:
+    if not source.batched:
+        return (0,)
+    return (job.model.batch.fixed,) if job.model.batch.fixed else batch_axis.PROBED
+
+
+def _same(job: Job, samples: Samples) -> Callable[[str], Tolerance]:
+    """Return what counts as the same FP32 answer: the default with `accept` on top; FP16 where samples are FP16."""
+    half = any(array.dtype == np.float16 for array in samples.golden[0].values())
+    base = DEFAULTS["fp16" if half else "fp32"]
+    return lambda output: replace(base, **job.model.accept.get(output, AcceptSpec()).model_dump(exclude_none=True))
+
+
+def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: Golden) -> None:
+    """Run the ONNX file at batch 1, 3 and max against the reference answers."""
+    from builders.targets.ort import OrtEngine, open_session
+
+    open_session(path, stage="onnx")
+    engine = OrtEngine(path)
+    fixed, tolerance = job.model.batch.fixed, _same(job, samples)
+    foreign = isinstance(source, OnnxFile)
+    if not foreign:
+        batch_axis.check(
+            batch_axis.Probe("onnx", engine.run, str(path), tolerance, path), samples.golden, _probed(job, source)
+        )
+    sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.bounds[2]})
+    answers.require(
+        "onnx",
+        "answers in a batch differ from answers alone" if foreign else "the ONNX file differs from the original model",
+        answers.check_batches(engine.run, golden, {name: tolerance(name) for name in golden.groups[0].outputs}, sizes),
+        lambda _: str(path),
+        job.model.build_command("--until", "export"),
+        "" if foreign else "make the model compute the same with and without its exporter, or use the other exporter",
+    )
+
+
+def check_distinct(job: Job) -> None:
+    """Fail where golden answers are too alike for a swapped one to be noticed.
+
+    Raises:
+        StageError: stage 'export', naming a pair that no output tells apart.
+    """
+    golden = Golden.load(job.export_folder / "golden.npz")
+    alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
+    if alike is not None and alike.fatal:
+        outputs = ", ".join(f"'{name}'" for name in golden.groups[0].outputs)
+        why = (f"{alike.distinct:.0%} of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
+               f"samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
+        fault = Fault("the golden samples are too alike to tell apart", job.model.where("accept"), why,
+                      "choose more varied golden samples, or tighten 'accept'", job.model.build_command("--until", "verify"))  # fmt: skip
+        raise StageError("export", fault)
+
+
+def equal_answers(golden: Golden) -> list[str]:
+    """Return a warning where many golden answers are equal: labels and decision trees repeat by nature."""
+    alike = indistinct(golden, {name: Tolerance() for name in golden.groups[0].outputs})
+    if alike is None or alike.fatal or alike.equal < EQUAL_SHARE:
+        return []
+    return [f"{alike.equal:.0%} of the golden pairs have equal answers, so an answer that is swapped with an equal one is not noticed; "
+            "scores beside labels, or more varied golden samples, would tell them apart"]  # fmt: skip

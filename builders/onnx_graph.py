@@ -1,0 +1,99 @@
+"""What an ONNX graph says about itself, read without its weights.
+
+In      the path of an ONNX file.
+Out     names of axes, random nodes, shapes that are baked into Reshape nodes.
+
+Used to explain a measurement: nothing here decides whether a model is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# operators whose answer differs from run to run, https://onnx.ai/onnx/operators/
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+
+
+def read(path: Path) -> Any:
+    """Return the ModelProto without external weights."""
+    import onnx
+
+    return onnx.load(str(path), load_external_data=False)
+
+
+def nodes(graph: Any) -> Iterator[Any]:
+    """Yield every node, those of subgraphs (If, Loop, Scan) included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from nodes(inner)
+
+
+def first_axes(model: Any, *, outputs: bool) -> dict[str, str | int | None]:
+    """Return tensor -> symbol or length of axis 0; None where there is no axis, an empty word where it is free and unnamed."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    items = graph.output if outputs else [item for item in graph.input if item.name not in weights]
+    return {item.name: _first_axis(item.type.tensor_type) for item in items}
+
+
+def _first_axis(kind: Any) -> str | int | None:
+    if not kind.HasField("shape"):
+        return ""
+    dims = kind.shape.dim
+    if not dims:
+        return None
+    return int(dims[0].dim_value) if dims[0].HasField("dim_value") else str(dims[0].dim_param)
+
+
+def random_nodes(model: Any) -> list[str]:
+    """Return the nodes that make the answers random, as ``'name' (Operator)``."""
+    return [_described(node) for node in nodes(model.graph) if node.op_type in RANDOM or _training_dropout(model, node)]
+
+
+def _training_dropout(model: Any, node: Any) -> bool:
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    flag = _constants(model.graph).get(node.input[2])
+    return flag is None or bool(flag.any())
+
+
+def baked_reshapes(model: Any, output: str) -> list[str]:
+    """Return the Reshape nodes behind `output` whose first length is a constant, the nearest first."""
+    constants = _constants(model.graph)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found, seen, ahead = [], set(), [output]
+    while ahead:
+        node = made_by.get(ahead.pop(0))
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        if shape is not None and shape.size and shape.ravel()[0] > 0:
+            found.append(f"{_described(node)} reshapes to {shape.ravel().tolist()}")
+        ahead.extend(node.input)
+    return found
+
+
+def _constants(graph: Any) -> dict[str, Any]:
+    """Return the small integer and boolean constants by name; weights, which may lie in other files, are left out."""
+    import onnx
+
+    small = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            tensors.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
+    here = onnx.TensorProto.DEFAULT
+    return {
+        name: onnx.numpy_helper.to_array(tensor)
+        for name, tensor in tensors.items()
+        if tensor.data_type in small and tensor.data_location == here
+    }
+
+
+def _described(node: Any) -> str:
+    return f"node '{node.name or (node.output[0] if node.output else '')}' ({node.op_type})"

@@ -1,0 +1,93 @@
+"""torchvision's operators for detection models, for a CPU-only torch beside which its compiled ones do not load.
+
+In      tensors on the CPU, as torchvision's own functions pass them.
+Out     `nms`, `roi_align`, and the shape of the latter for tracing.
+
+They follow torchvision/csrc/ops/cpu/{nms,roi_align}_kernel.cpp. RoIAlign is an average of bilinear samples on a grid, and
+both the average and the interpolation are separable: one small matrix along each axis gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def nms(dets: Any, scores: Any, iou_threshold: float) -> Any:
+    """Return the indices of the boxes to keep, best score first; a box goes where its IoU with a better one is above the threshold.
+
+    Args:
+        dets: ``(boxes, 4)`` as x1, y1, x2, y2.
+        scores: ``(boxes,)``.
+        iou_threshold: A box with exactly this overlap stays.
+    """
+    import torch
+
+    order = torch.argsort(scores, descending=True, stable=True)
+    x1, y1, x2, y2 = dets[order].detach().float().numpy().T
+    area = (x2 - x1) * (y2 - y1)
+    alive = np.ones(len(order), bool)
+    for i in range(len(order)):
+        if not alive[i]:
+            continue
+        later = slice(i + 1, None)
+        width = np.minimum(x2[i], x2[later]) - np.maximum(x1[i], x1[later])
+        height = np.minimum(y2[i], y2[later]) - np.maximum(y1[i], y1[later])
+        both = np.maximum(width, 0) * np.maximum(height, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # two empty boxes: NaN, which is not above the threshold
+            alive[later] &= ~(both / (area[i] + area[later] - both) > iou_threshold)
+    return order[torch.from_numpy(alive)]
+
+
+def roi_align(
+    features: Any, rois: Any, scale: float, height: int, width: int, sampling_ratio: int, aligned: bool
+) -> Any:
+    """Return ``(rois, channels, height, width)``: each region averaged into a grid.
+
+    Args:
+        features: ``(batch, channels, rows, columns)``.
+        rois: ``(rois, 5)``: index into the batch, then x1, y1, x2, y2 in the coordinates of the image.
+        scale: From the image's coordinates to those of `features`.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        sampling_ratio: Samples per cell and axis; as many as the cell has rows or columns where it is not positive.
+        aligned: True shifts coordinates by half a pixel.
+    """
+    features = features.detach()
+    found = roi_align_shape(features, rois, scale, height, width, sampling_ratio, aligned)
+    regions = rois.detach().float().numpy()
+    corners = regions[:, 1:] * np.float32(scale) - np.float32(0.5 if aligned else 0)
+    for index, (x1, y1, x2, y2) in enumerate(corners):
+        rows = _weights(y1, y2, height, features.shape[2], sampling_ratio, aligned).to(features)
+        columns = _weights(x1, x2, width, features.shape[3], sampling_ratio, aligned).to(features)
+        found[index] = rows @ features[int(regions[index, 0])] @ columns.T
+    return found
+
+
+def roi_align_shape(
+    features: Any, rois: Any, scale: float, height: int, width: int, sampling_ratio: int, aligned: bool
+) -> Any:
+    """Return an empty tensor of the shape that `roi_align` has."""
+    return features.new_empty((rois.shape[0], features.shape[1], height, width))
+
+
+def _weights(low: np.float32, high: np.float32, cells: int, size: int, ratio: int, aligned: bool) -> Any:
+    """Return ``(cells, size)``: how much each of `size` positions along an axis adds to each cell of a region.
+
+    In FP32 as the original computes, because the number of samples is a rounded quotient.
+    """
+    import torch
+
+    length = high - low if aligned else np.maximum(high - low, np.float32(1))
+    cell = length / np.float32(cells)
+    count = ratio if ratio > 0 else max(int(np.ceil(cell)), 0)
+    steps = np.arange(cells * count)
+    grid = low + (steps + np.float32(0.5)) * (cell / max(count, 1))
+    inside = (grid >= -1.0) & (grid <= size)  # samples farther out add nothing
+    place = np.clip(grid, 0, size - 1)
+    below = place.astype(int)
+    weights = np.zeros((cells * count, size), np.float32)
+    np.add.at(weights, (steps, below), (below + 1 - place) * inside)
+    np.add.at(weights, (steps, np.minimum(below + 1, size - 1)), (place - below) * inside)
+    return torch.from_numpy(weights.reshape(cells, count, size).sum(1) / max(count, 1))
