@@ -18,7 +18,7 @@ from pathlib import Path
 _STARTED = time.perf_counter()
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from builders import notify, pipeline  # noqa: E402
+from builders import notify, pipeline, serve_check  # noqa: E402
 from builders.pipeline import Request, Result  # noqa: E402
 from builders.stage import Job  # noqa: E402
 from builders.target_choice import choose  # noqa: E402
@@ -74,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
     console.set_json(args.json)
     target, reason = choose(args.target, needs_engine=not args.plan and args.until not in ("export", "graph"))
     console.say(f"target {target}: {reason}")
-    spec = load_spec(args.config, target, select=[*args.models, *args.random_weights])
+    select = [*args.models, *args.random_weights]
+    spec = load_spec(args.config, target, select=select, further=serve_check.from_file)
     jobs = _jobs(args, spec)
     request = Request(args.until, args.start, args.force)
     if args.plan:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders import autocast, error_log, pairing, publish
+from builders import autocast, error_log, pairing, publish, serve_check
 from builders.engine import COMPILE
 from builders.export import EXPORT
 from builders.golden_checks import check_distinct
@@ -134,6 +134,8 @@ def _run_stages(job: Job, request: Request, result: Result, say: Say) -> None:
     _require_earlier(job, request)
     checked = False
     for stage in _due(request):
+        if stage is VERIFY:
+            serve_check.check(job)
         decision = decide(stage, job, forced=request.force)
         result.stages[stage.name] = f"{decision.action}: {decision.why}"
         if decision.action == "run":
@@ -179,6 +181,7 @@ def _tell_warnings(job: Job, result: Result, say: Say) -> None:
 
 def _publish(job: Job, result: Result, say: Say) -> None:
     pairing.check(job)
+    serve_check.check(job)
     if publish.current(job):
         result.stages["publish"] = "keep: unchanged"
         result.version = Published(job.repository / job.model.name).served()[-1]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders import architectures, pbtxt, repository, revisions
+from builders import architectures, pbtxt, repository, revisions, serve_check
 from builders.engine import batch_kind, read_tensors
 from builders.repository import Published
 from builders.revisions import Config
@@ -56,7 +56,12 @@ class Parts:
 
 
 def plan(job: Job) -> str:
-    """Say what `publish` would do, for ``--plan``."""
+    """Say what `publish` would do, for ``--plan``.
+
+    Raises:
+        SpecError: `serve` does not fit the engine.
+    """
+    serve_check.check(job)
     published = Published(job.repository / job.model.name)
     parts = _parts(job, read=False)
     version = published.find(parts.identity)
