@@ -46,14 +46,14 @@ def _warm_ups(config: Any, inputs: Sequence[TensorSpec], folder: Path | None) ->
         loc: Loc = ("model_warmup", index, "inputs")
         for name in sorted(sample.inputs):
             if name not in known:
-                why = f"the engine has {', '.join(map(str, inputs))}"
+                why = f"the model has {', '.join(map(str, inputs))}"
                 yield (*loc, name), f"the warm-up has an input '{name}'", why, did_you_mean(name, known)
             else:
                 yield from _tensor(sample.inputs[name], known[name], (*loc, name))
                 yield from _file(sample.inputs[name], known[name], (*loc, name), folder)
         missing = [tensor for name, tensor in known.items() if name not in sample.inputs]
         if missing:
-            why = f"the engine needs {', '.join(map(str, missing))}"
+            why = f"the model needs {', '.join(map(str, missing))}"
             yield loc, f"the warm-up lacks input '{missing[0].name}'", why, _example(missing[0])
 
 
@@ -63,14 +63,12 @@ def _tensor(item: Any, tensor: TensorSpec, loc: Loc) -> Iterator[Broken]:
     given = model_config_pb2.DataType.Name(item.data_type)
     if item.data_type and given != tensor.config_type:
         what = f"warm-up input '{tensor.name}' is {given}"
-        yield (*loc, "data_type"), what, f"the engine has {tensor}", f"data_type: {tensor.config_type}"
+        yield (*loc, "data_type"), what, f"the model has {tensor}", f"data_type: {tensor.config_type}"
     dims = tuple(item.dims)
     if any(size < 0 for size in dims) or shape_fits(tensor.shape, dims):  # an open axis is refused before any build
         return
     batch = len(dims) == len(tensor.shape) + 1
-    why = f"the engine has {tensor}" + (
-        "; batch_size says how many samples, so dims has no batch axis" if batch else ""
-    )
+    why = f"the model has {tensor}" + ("; batch_size says how many samples, so dims has no batch axis" if batch else "")
     yield (*loc, "dims"), f"warm-up input '{tensor.name}' has dims {list(dims)}", why, _example(tensor)
 
 
@@ -106,7 +104,7 @@ def _graphs(config: Any, inputs: Sequence[TensorSpec]) -> Iterator[Broken]:
         for place, part in ((loc, spec), ((*loc, "graph_lower_bound"), spec.graph_lower_bound)):
             for name in sorted(part.input):
                 if name not in known:
-                    why = f"the engine has {', '.join(known)}"
+                    why = f"the model has {', '.join(known)}"
                     yield (
                         (*place, "input", name),
                         f"the CUDA graph has an input '{name}'",
