@@ -206,6 +206,20 @@ def target_faults(serve: Mapping[str, Any], target: str, where: Where) -> list[F
     return found
 
 
+def embedded_faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
+    """Return the fields of `serve` that the embedded server passes over in silence."""
+    why = "the embedded server's backends are Python and have none; NVIDIA's image has"
+    return [
+        Fault(
+            "execution_accelerators have no effect",
+            where("serve", *loc),
+            why,
+            "remove it, or name the image in server:",
+        )
+        for loc in _present(serve, ("optimization", "execution_accelerators"))
+    ]
+
+
 def version_faults(serve: Mapping[str, Any], server: tuple[int, int], where: Where) -> list[Fault]:
     """Return the fields of `serve` that a server of version `server` cannot read."""
     return [

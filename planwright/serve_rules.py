@@ -197,10 +197,6 @@ def _others(config: Any) -> Iterator[Broken]:
         if key.startswith("planwright_"):
             why = "clients and reports read what a build writes there"
             yield ("parameters", key), f"the parameter '{key}' is Planwright's own", why, "choose another name"
-    if config.optimization.execution_accelerators.gpu_execution_accelerator:
-        loc = ("optimization", "execution_accelerators", "gpu_execution_accelerator")
-        why = "the onnxruntime target runs on the CPU, and a TensorRT plan has no further accelerator"
-        yield loc, "gpu_execution_accelerator has no effect", why, "build for the tensorrt target instead"
 
 
 def _preferred(config: Any, max_batch: int, where: Where) -> Iterator[Broken]:

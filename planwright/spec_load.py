@@ -268,6 +268,7 @@ class _Loader:
         """Note what this target, server or version cannot do for a model."""
         add = self.faults.extend
         add(serve_fields.target_faults(model.serve, self.target, model.where))
+        add(serve_fields.embedded_faults(model.serve, model.where) if server.embedded else [])
         add(serve_fields.version_faults(model.serve, server_version(server), model.where))
         if self.target == "tensorrt" and server.image and not server.tensorrt:
             why = "a plan loads only under the TensorRT that built it, and every image has another one"
