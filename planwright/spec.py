@@ -116,6 +116,11 @@ class BatchSpec(_Frozen):
         return self.min or 1, self.opt or high, high
 
     @property
+    def served_max(self) -> int:
+        """Triton's max_batch_size; 0 where a request is one run of the engine."""
+        return self.bounds[2] if self.axis and self.fixed is None else 0
+
+    @property
     def given(self) -> bool:
         """True where config.yaml says anything about the batch."""
         return not self.axis or any(value is not None for value in (self.min, self.opt, self.max, self.fixed))
