@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builders import autocast
+from builders.external_data import with_data
 from builders.stage import Job, Stage, installed
 
 
@@ -22,8 +23,9 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     target = folder / f"model.{job.model.precision}.onnx"
     if job.model.precision in ("fp32", "tf32") or _native(job):
         shutil.copyfile(source, target)
-        for part in job.export_folder.glob("model.onnx.data"):
-            shutil.copyfile(part, folder / part.name)
+        for name, part in with_data(source).items():
+            if part != source:
+                shutil.copyfile(part, folder / name)
         return {"precision": job.model.precision, **_native_figures(job, source)}
     from builders.precision import convert
 
@@ -56,7 +58,7 @@ def _inputs(job: Job) -> dict[str, Path]:
     names = ["model.onnx", "golden.npz"] if job.model.precision not in ("fp32", "tf32") else ["model.onnx"]
     if job.model.precision in ("int8", "fp8"):
         names.append("calibration.npz")
-    return {name: job.export_folder / name for name in names}
+    return {name: job.export_folder / name for name in names} | with_data(job.export_folder / "model.onnx")
 
 
 def _tools(job: Job) -> dict[str, str | None]:

@@ -24,6 +24,7 @@ import numpy as np
 from builders.residual import POOLS
 from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
+from planwright import console
 from planwright.errors import Fault, StageError
 from planwright.files import digest, write_json
 from planwright.golden import Arrays, Golden
@@ -161,7 +162,7 @@ def calibrate(job: Job, graph: Path) -> Path:
     """
     from onnxruntime.quantization import create_calibrator
 
-    samples = Golden.load(job.export_folder / "calibration.npz")
+    samples = Golden.load(_samples(job))
     parts = {
         "graph": job.cache.of(graph, read=True),
         "samples": job.cache.of(job.export_folder / "calibration.npz"),
@@ -178,7 +179,8 @@ def calibrate(job: Job, graph: Path) -> Path:
             str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=_method(job),
             extra_options={"symmetric": True},
         )  # fmt: skip
-        for feed in samples.feeds(job.model.batch.fixed or CHUNK):
+        size = job.model.batch.fixed or CHUNK
+        for feed in console.progress(job.line("graph", "calibration"), samples.feeds(size), samples.runs(size)):
             calibrator.collect_data(_Reader(feed))
         found = calibrator.compute_data()
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +188,18 @@ def calibrate(job: Job, graph: Path) -> Path:
         cache, {name: [np.asarray(bound).tolist() for bound in data.range_value] for name, data in found.items()}
     )
     return cache
+
+
+def _samples(job: Job) -> Path:
+    path = job.export_folder / "calibration.npz"
+    if not path.exists():
+        why = "they are made only for models whose precision needs them"
+        fix = "set precision: int8 for the model and build it"
+        check = job.model.build_command("--until", "export")
+        raise StageError(
+            "graph", Fault("there are no calibration samples", job.model.where("precision"), why, fix, check)
+        )
+    return path
 
 
 class _Reader:

@@ -17,6 +17,9 @@ from planwright.tensors import TensorSpec, datatype_from_numpy
 # operators whose answer differs from run to run, https://onnx.ai/onnx/operators/
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
+# attributes that list texts an operator looks for, https://onnx.ai/onnx/operators/index.html#ai-onnx-ml
+KNOWN_TEXTS = ("keys_strings", "cats_strings", "pool_strings", "string_vocabulary", "classlabels_strings")
+
 
 def read(path: Path) -> Any:
     """Return the ModelProto without external weights."""
@@ -120,3 +123,34 @@ def _constants(graph: Any) -> dict[str, Any]:
 
 def _described(node: Any) -> str:
     return f"node '{node.name or (node.output[0] if node.output else '')}' ({node.op_type})"
+
+
+def axes(model: Any) -> dict[str, tuple[int | str, ...]]:
+    """Return input -> length of each axis, or its symbol where it is free: an empty word where it has none."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {
+        item.name: tuple(
+            int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param)
+            for dim in item.type.tensor_type.shape.dim
+        )
+        for item in model.graph.input
+        if item.name not in weights
+    }
+
+
+def words(model: Any) -> list[str]:
+    """Return the texts that the graph compares its inputs with: keys, categories, vocabularies, constants; each once."""
+    found: dict[str, None] = {}
+    for node in nodes(model.graph):
+        for attribute in node.attribute:
+            if attribute.name in KNOWN_TEXTS:
+                found.update(dict.fromkeys(item.decode(errors="replace") for item in attribute.strings))
+            if attribute.HasField("t"):
+                found.update(dict.fromkeys(_texts(attribute.t)))
+    for tensor in model.graph.initializer:
+        found.update(dict.fromkeys(_texts(tensor)))
+    return [word for word in found if word]
+
+
+def _texts(tensor: Any) -> list[str]:
+    return [item.decode(errors="replace") for item in tensor.string_data]

@@ -22,6 +22,7 @@ from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.located import Loc, Located, as_mapping, load_located, overlay
 from planwright.spec import (
     _NAME,
+    CALIBRATED,
     EMBEDDED_SERVER,
     ModelEntry,
     ModelSpec,
@@ -189,10 +190,14 @@ class _Loader:
             self._fault(f"model '{name}' must be a mapping", ("models", name), fix="source: zoo/digits")
             return None
         bad_overlays = [k for k in as_mapping(merged.get("targets")) if k not in ("onnxruntime", "tensorrt")]
-        target_node = as_mapping(merged.get("targets")).get(self.target)
-        if target_node is not None and not bad_overlays:
-            merged = overlay(merged, _normal(target_node))
-        return self._validated(name, merged)
+        overlays = as_mapping(merged.get("targets"))
+        precisions = tuple(node.text_of(("precision",)) for node in (merged, *overlays.values()))
+        if self.target in overlays and not bad_overlays:
+            merged = overlay(merged, _normal(overlays[self.target]))
+        spec = self._validated(name, merged)
+        if spec is not None:
+            spec._precisions = precisions
+        return spec
 
     def _merged(self, name: str, seen: tuple[str, ...]) -> Located | None:
         entries = as_mapping(self.root.get("models"))
@@ -275,6 +280,10 @@ class _Loader:
             why = "a plan loads only under the TensorRT that built it, and every image has another one"
             fix = f"add it, all four parts; the image knows: docker run --rm {server.image} sh -c 'dpkg -l | grep libnvinfer'"
             add([Fault("server.tensorrt is missing", f"{server.where}  server", why, fix, self._check)])
+        if model.precision in CALIBRATED and not model.samples.calibration:
+            why = f"{model.precision} takes its ranges from calibration samples"
+            add([Fault(f"{model.precision} without calibration samples", model.where("samples", "calibration"), why,
+                       "raise samples.calibration (500 or more are advised), or choose another precision", self._check)])  # fmt: skip
         if self.target == "onnxruntime" and model.precision == "int8" and model.calibration.native:
             why = (
                 "only TensorRT 8.6 has a calibrator of its own; without Q/DQ in the graph onnxruntime computes in FP32"
