@@ -42,7 +42,7 @@ class TorchBench:
         group = Golden.load(job.export_folder / "golden.npz")
         hello = self._ask(
             {
-                "spec": job.model.model_dump(mode="json"),
+                "spec": job.model.model_dump(mode="json") | {"source": job.model.code},
                 "root": str(job.root.resolve()),
                 "random_weights": group.meta.get("weights") == "random",
                 "inputs": {

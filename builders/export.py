@@ -56,7 +56,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
         calibration.write(job, source, samples, samples.golden, folder)
     with _answering(job, source, path):
         golden_checks.check_file(job, source, path, samples, golden)
-    warnings += [*fewer, *source.warnings(), *golden_checks.label_doubts(golden)]
+    warnings += [*fewer, *source.warnings(), *golden_checks.equal_answers(golden)]
     return {"opset": opset, "weights": golden.meta["weights"], "golden": len(golden), "warnings": warnings}
 
 

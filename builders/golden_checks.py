@@ -21,6 +21,8 @@ from planwright.errors import Fault, StageError
 from planwright.golden import Golden
 from planwright.spec import AcceptSpec
 
+EQUAL_SHARE = 0.05  # of the golden pairs; below it a warning would say little
+
 
 def check_batch_axis(job: Job, source: Source, samples: Samples) -> None:
     """Prove that axis 0 is the batch, on the model as it was brought."""
@@ -78,20 +80,19 @@ def check_distinct(job: Job) -> None:
     """
     golden = Golden.load(job.export_folder / "golden.npz")
     alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
-    if alike is not None and not alike.labels_only:
+    if alike is not None and alike.fatal:
         outputs = ", ".join(f"'{name}'" for name in golden.groups[0].outputs)
-        why = (f"{alike.share:.0%} of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
+        why = (f"{alike.distinct:.0%} of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
                f"samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
         fault = Fault("the golden samples are too alike to tell apart", job.model.where("accept"), why,
-                      "choose more varied golden samples, or tighten 'accept'",
-                      job.model.build_command("--until", "verify"))  # fmt: skip
+                      "choose more varied golden samples, or tighten 'accept'", job.model.build_command("--until", "verify"))  # fmt: skip
         raise StageError("export", fault)
 
 
-def label_doubts(golden: Golden) -> list[str]:
-    """Say that labels alone repeat: a swapped answer is noticed only between samples of different labels."""
+def equal_answers(golden: Golden) -> list[str]:
+    """Return a warning where many golden answers are equal: labels and decision trees repeat by nature."""
     alike = indistinct(golden, {name: Tolerance() for name in golden.groups[0].outputs})
-    if alike is None or not alike.labels_only:
+    if alike is None or alike.fatal or alike.equal < EQUAL_SHARE:
         return []
-    return [f"labels are all that the model answers, and {alike.share:.0%} of the golden pairs differ: an answer that is swapped "
-            "with an equal label is not noticed; scores beside the labels would tell them apart"]  # fmt: skip
+    return [f"{alike.equal:.0%} of the golden pairs have equal answers, so an answer that is swapped with an equal one is not noticed; "
+            "scores beside labels, or more varied golden samples, would tell them apart"]  # fmt: skip

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from planwright.tensors import TensorSpec, datatype_from_numpy
+
 # operators whose answer differs from run to run, https://onnx.ai/onnx/operators/
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
@@ -33,6 +35,27 @@ def nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from nodes(inner)
+
+
+def inputs(model: Any) -> list[TensorSpec]:
+    """Return the inputs that a caller gives, -1 for each free axis.
+
+    Raises:
+        KeyError: Triton has no such type.
+    """
+    import onnx
+
+    weights = {tensor.name for tensor in model.graph.initializer}
+    given = [item for item in model.graph.input if item.name not in weights]
+    kinds = [(item.name, item.type.tensor_type) for item in given]
+    return [
+        TensorSpec(
+            name,
+            datatype_from_numpy(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+            tuple(int(dim.dim_value) if dim.HasField("dim_value") else -1 for dim in kind.shape.dim),
+        )
+        for name, kind in kinds
+    ]
 
 
 def first_axes(model: Any, *, outputs: bool) -> dict[str, str | int | None]:

@@ -1,7 +1,7 @@
-"""What a model in builders/zoo/ must say about itself.
+"""What a model in builders/zoo/, or in a Python file of the user's own, must say about itself.
 
 In      the model's part of config.yaml.
-Out     `Source`, the contract of a zoo file, and `load_source`, which finds the file.
+Out     `Source`, the contract of such a file, and `load_source`, which finds the file.
 
 A zoo file defines one class named ``Model``. PyTorch models extend `builders.torch_source.TorchSource`. Heavy libraries
 are imported inside methods, because verify asks `score` on machines that have no torch.
@@ -10,9 +10,12 @@ are imported inside methods, because verify asks `score` on machines that have n
 from __future__ import annotations
 
 import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
@@ -21,10 +24,14 @@ from builders import contract, local_imports, torchvision_shim
 from builders.samples import Sample, Samples
 from builders.user_code import ROOT, Blame
 from planwright.errors import Fault, SpecError, did_you_mean
+from planwright.files import digest
 from planwright.golden import Arrays
 from planwright.spec import ModelSpec
 
 __all__ = ["Sample", "Samples", "Source", "load_source", "source_class", "source_file", "source_files"]
+
+
+_ZOO = Path(__file__).parent / "zoo"
 
 
 class Source(ABC):
@@ -121,13 +128,13 @@ def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False, lo
 
 
 def source_class(source: str) -> type[Source]:
-    """Return the class that ``zoo/<name>`` names."""
-    return _class_of(Blame(source, _file(source), Path.cwd()))
+    """Return the class that ``zoo/<name>`` or the path of a Python file names."""
+    return _class_of(Blame(source, _file(source), _file(source).parent))
 
 
 def source_file(spec: ModelSpec) -> Path:
-    """Return the zoo file, which is one of the inputs of an export."""
-    return _file(spec.source)
+    """Return the zoo file, or the user's own, which is one of the inputs of an export."""
+    return _file(spec.code)
 
 
 def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
@@ -142,11 +149,31 @@ def _blame(spec: ModelSpec, root: Path, log: Path | None) -> Blame:
 
 
 def _file(source: str) -> Path:
-    return Path(__file__).parent / "zoo" / f"{source.removeprefix('zoo/')}.py"
+    return Path(source) if source.endswith(".py") else _ZOO / f"{source.removeprefix('zoo/')}.py"
 
 
 def _class_of(blame: Blame) -> type[Source]:
     torchvision_shim.install()
     with blame.during("its import"):
-        module = importlib.import_module(f"builders.zoo.{blame.file.stem}")
+        module = _imported(blame.file)
     return contract.model_class(module, Source, blame)
+
+
+def _imported(file: Path) -> ModuleType:
+    """Import a zoo file, or a user's own by its path; what lies beside that can be imported too, after all libraries."""
+    if file.parent == _ZOO:
+        return importlib.import_module(f"builders.zoo.{file.stem}")
+    name = f"planwright_model_{digest(str(file))[:12]}"
+    if name not in sys.modules:
+        if str(file.parent) not in sys.path:
+            sys.path.append(str(file.parent))
+        found = spec_from_file_location(name, file)
+        assert found is not None
+        assert found.loader is not None
+        sys.modules[name] = module_from_spec(found)
+        try:
+            found.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

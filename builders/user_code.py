@@ -127,7 +127,8 @@ def place_of(kind: type, name: str) -> str:
     """Return ``file:line`` where a class or the nearest of its parents says `name`; of the class itself where none does."""
     owner = next((part for part in kind.__mro__ if name in vars(part)), kind)
     file = Path(getattr(sys.modules[owner.__module__], "__file__", ""))
-    if ROOT / "builders" / "zoo" not in file.parents:  # the base class: the user's class is where it belongs
+    ours = ROOT in file.parents and ROOT / "builders" / "zoo" not in file.parents
+    if ours:  # the base class: the user's class is where it belongs
         owner, file = kind, Path(getattr(sys.modules[kind.__module__], "__file__", ""))
     return f"{shown(file)}:{_line_of(file, owner.__name__, name)}"
 

@@ -148,7 +148,7 @@ def _fault(row: Row, args: argparse.Namespace) -> Fault:
 def _infer(args: argparse.Namespace) -> int:
     where = _addresses(args)
     with TritonModel(
-        args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol
+        args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol, allow_nan=True
     ) as model:
         try:
             info = model.info

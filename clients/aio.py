@@ -26,7 +26,7 @@ from .aio_transports import AsyncGrpc, AsyncHttp
 from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
-from .options import RETRIES, TIMEOUT_S, Options, Tls
+from .options import RETRIES, TIMEOUT_S, Options, Tls, checked_seconds
 from .registrar import SharedMemory
 from .request import Request
 from .shm import Regions
@@ -83,7 +83,7 @@ class AsyncTritonModel:
         # a caller that is cancelled must not leave the others with half an answer on the connection
         return await asyncio.shield(reading)
 
-    async def infer_sample(self, *args: Any, **inputs: Any) -> Arrays:
+    async def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample: arrays without a batch axis in and out."""
         info = await self.info()
         answers = await self._answer(
@@ -91,14 +91,14 @@ class AsyncTritonModel:
         )
         return {name: array[0] for name, array in answers.items()}
 
-    async def infer_batch(self, *args: Any, **inputs: Any) -> Arrays:
+    async def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch; what exceeds one request is split and sent together."""
         info = await self.info()
         return await self._answer(
             info, core.check_batch(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
         )
 
-    async def prepare(self, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
+    async def prepare(self, /, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
         """Build a request once, to be sent many times; takes what `infer_batch` takes.
 
         Raises:
@@ -114,7 +114,7 @@ class AsyncTritonModel:
         Raises:
             RequestTimeout: It does not in time; the fault says what the last answer was.
         """
-        deadline, last = time.monotonic() + timeout_s, "no answer yet"
+        deadline, last = time.monotonic() + checked_seconds(timeout_s, zero=True), "no answer yet"
         while time.monotonic() < deadline:
             try:
                 await asyncio.wait_for(self.info(), max(deadline - time.monotonic(), 0.001))

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planwright.errors import Fault, did_you_mean
 from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
 
+from .convert import Array as Array
+from .convert import Arrays as Arrays
+from .convert import as_array, sendable
 from .errors import InvalidRequest, ServerError
 
-Array = NDArray[Any]
-Arrays = dict[str, Array]
 FIXED_BATCH = "planwright_fixed_batch"  # parameter in config.pbtxt of a static engine: pad to it and split
 
 
@@ -75,7 +75,13 @@ def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
 
 def _tensor(item: Mapping[str, Any], fixed: int) -> TensorSpec:
     dims = tuple(int(dim) for dim in item["dims"])
-    return TensorSpec(str(item["name"]), datatype_from_config(str(item["data_type"])), dims[1:] if fixed else dims)
+    spec = TensorSpec(str(item["name"]), datatype_from_config(str(item["data_type"])), dims[1:] if fixed else dims)
+    try:
+        _ = spec.numpy_dtype
+    except KeyError:
+        fix = "let the model take and answer FP16 or FP32, and convert inside"
+        raise InvalidRequest(Fault(f"'{spec.name}' is {spec.datatype}, which numpy does not have", fix=fix)) from None
+    return spec
 
 
 def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
@@ -88,9 +94,11 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
     arrays: Arrays = {}
     for tensor in info.inputs:
         if tensor.name in inputs:
-            array = _array(info, tensor, inputs[tensor.name])
+            array = as_array(info.name, tensor.name, inputs[tensor.name])
             found = _tensor_faults(info, tensor, array)
-            faults += found or _value_faults(info, tensor, array, allow_nan)
+            if not found:
+                array, found = sendable(info.name, tensor.name, array, allow_nan=allow_nan)
+            faults += found
             arrays[tensor.name] = array
     if not faults and info.batches:
         sizes = {name: len(array) for name, array in arrays.items()}
@@ -104,7 +112,7 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
             faults.append(Fault(f"{info.name}: the batch is empty", fix="send at least one sample"))
     if faults:
         raise InvalidRequest(*faults)
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return arrays
 
 
 def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
@@ -120,8 +128,7 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
             fix="call infer_batch with whole tensors",
         )
         raise InvalidRequest(fault)
-    specs = {tensor.name: tensor for tensor in info.inputs}
-    batched = {name: _array(info, specs.get(name), value)[None] for name, value in inputs.items()}
+    batched = {name: as_array(info.name, name, value)[None] for name, value in inputs.items()}
     wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]
     if wrong:
         fix = "call infer_batch, or take one sample out of the batch"
@@ -135,38 +142,10 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
     return check_batch(info, batched, allow_nan=allow_nan)
 
 
-def _array(info: ModelInfo, tensor: TensorSpec | None, value: Any) -> Array:
-    """Return `value` as an array; lists of different lengths are none."""
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        what = f"{info.name}: input '{tensor.name}' is no array" if tensor else f"{info.name}: an input is no array"
-        raise InvalidRequest(Fault(what, why=str(error), fix="give numpy arrays, or lists of equal lengths")) from None
-
-
-def _value_faults(info: ModelInfo, tensor: TensorSpec, array: Array, allow_nan: bool) -> list[Fault]:
-    # min is NaN when any element is, and needs no second array of the size of the first
-    if array.dtype.kind == "f" and array.size and not allow_nan and np.isnan(array.min()):
-        count = int(np.isnan(array).sum())
-        fix = "clean the data, or say TritonModel(..., allow_nan=True) where the model expects NaN"
-        return [
-            Fault(f"{info.name}: input '{tensor.name}' holds NaN", why=f"{count} of {array.size} elements", fix=fix)
-        ]
-    if array.dtype.kind == "O":
-        strange = {type(item).__name__ for item in array.ravel() if not isinstance(item, (str, bytes))}
-        if strange:
-            what, why = (
-                f"{info.name}: input '{tensor.name}' must hold text",
-                f"it holds a {', a '.join(sorted(strange))}",
-            )
-            return [Fault(what, why=why, fix="give str or bytes")]
-    return []
-
-
 def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
     names = [tensor.name for tensor in info.inputs]
     unknown = [
-        Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(name, names))
+        Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(str(name), names))
         for name in inputs
         if name not in names
     ]

@@ -21,7 +21,7 @@ from planwright.errors import Fault
 
 from . import core, failures, forks, transports, wire
 from .core import Arrays, ModelInfo
-from .discover import PROTOCOLS, Protocol, address, is_encrypted
+from .discover import Protocol, address, is_encrypted
 from .errors import (
     ClientError,
     ConnectionFailed,
@@ -30,7 +30,7 @@ from .errors import (
     RequestTimeout,
     SharedMemoryUnavailable,
 )
-from .options import LONGEST_S, RETRIES, TIMEOUT_S, Options, Tls
+from .options import RETRIES, TIMEOUT_S, Tls, check_choices, checked_options, checked_seconds
 from .pool import Pool
 from .registrar import ServerRegistrar
 from .registrar import SharedMemory as SharedMemory
@@ -63,9 +63,10 @@ class TritonModel:
         version: str = "", timeout_s: float = TIMEOUT_S, retries: int = RETRIES, tls: Tls | None = None,
         headers: Mapping[str, str] | None = None, allow_nan: bool = False,
     ) -> None:  # fmt: skip
-        _check_choices(model, protocol, shared_memory, timeout_s)
-        self.model, self.version, self.protocol, self.allow_nan = model, str(version), protocol, allow_nan
-        self.options = Options(timeout_s, retries, dict(headers or {}), tls or (Tls() if is_encrypted(url) else None))
+        version = "" if version is None else str(version)
+        check_choices(model=model, version=version, url=url, protocol=protocol, shared_memory=shared_memory)
+        self.model, self.version, self.protocol, self.allow_nan = model, version, protocol, allow_nan
+        self.options = checked_options(timeout_s, retries, headers, tls or (Tls() if is_encrypted(url) else None))
         self.address = address(url, protocol)
         self._info: ModelInfo | None = None
         self._closed = False
@@ -89,7 +90,7 @@ class TritonModel:
             self._info = self._retry(self._read_info)
         return self._info
 
-    def infer_sample(self, *args: Any, **inputs: Any) -> Arrays:
+    def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample: arrays without a batch axis in and out.
 
         Pass inputs by name, in the model's order, or as one mapping.
@@ -97,11 +98,11 @@ class TritonModel:
         arrays = core.check_sample(self.info, self._named(args, inputs), allow_nan=self.allow_nan)
         return {name: array[0] for name, array in self._answer(arrays).items()}
 
-    def infer_batch(self, *args: Any, **inputs: Any) -> Arrays:
+    def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch: arrays ``(samples, ...)`` in and out; more than the server takes at once is split."""
         return self._answer(core.check_batch(self.info, self._named(args, inputs), allow_nan=self.allow_nan))
 
-    def prepare(self, *args: Any, **inputs: Any) -> PreparedRequest:
+    def prepare(self, /, *args: Any, **inputs: Any) -> PreparedRequest:
         """Build a request once, to be sent many times; takes what `infer_batch` takes.
 
         With shared memory each prepared request has memory of its own, so others may be sent in between.
@@ -128,7 +129,7 @@ class TritonModel:
         Raises:
             RequestTimeout: It does not in time; the fault says what the last answer was.
         """
-        deadline, last = time.monotonic() + timeout_s, "no answer yet"
+        deadline, last = time.monotonic() + checked_seconds(timeout_s, zero=True), "no answer yet"
         while time.monotonic() < deadline:
             try:
                 self._info = self._read_info()
@@ -237,6 +238,10 @@ class TritonModel:
     def built(self, info: ModelInfo, chunk: core.Chunk) -> Request:
         """Return a request that is ready to be sent, with shared memory of its own where the client uses any."""
         self.check_open()
+        if (
+            self.memory is not None
+        ):  # it may have to be filled in again, and the caller may have changed the arrays by then
+            chunk = core.Chunk({name: array.copy() for name, array in chunk.arrays.items()}, chunk.rows)
         request = Request(info, chunk, self.protocol, None if self.memory is None else self.memory.make())
         if request.in_shared_memory:
             self._prepared.add(request)
@@ -308,7 +313,7 @@ class PreparedRequest:
             return self._model.send(request)
         timeout_s = self._model.options.timeout_s
         turn = request.turn
-        if not turn.acquire(timeout=min(timeout_s, LONGEST_S)):
+        if not turn.acquire(timeout=timeout_s):
             raise failures.timed_out(self._model.address, timeout_s)
         try:
             return self._model.send(request)
@@ -357,14 +362,3 @@ def not_ready(model: str, timeout_s: float, where: str, last: str) -> RequestTim
     return RequestTimeout(
         Fault(f"'{model}' was not ready within {timeout_s:g} s", where, last, "see the server's ready table")
     )
-
-
-def _check_choices(model: str, protocol: str, shared_memory: str | None, timeout_s: float) -> None:
-    if not model:
-        raise InvalidRequest(Fault("the model's name is empty", fix="name a model that the server serves"))
-    if protocol not in PROTOCOLS:
-        raise InvalidRequest(Fault(f"there is no protocol '{protocol}'", fix="use http or grpc"))
-    if shared_memory not in (None, "system", "cuda"):
-        raise InvalidRequest(Fault(f"there is no shared memory '{shared_memory}'", fix="use system, cuda, or None"))
-    if not timeout_s > 0:
-        raise InvalidRequest(Fault(f"timeout_s is {timeout_s}", fix="give seconds greater than 0"))

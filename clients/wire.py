@@ -55,6 +55,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     OverflowError,
+    RecursionError,
     struct.error,
 )  # what reading garbage raises
 
@@ -88,7 +89,7 @@ def _http_input(name: str, array: Array, place: Place | None) -> Any:
 
     tensor = InferInput(name, list(array.shape), datatype_from_numpy(array.dtype))
     if place is None:
-        tensor.set_data_from_numpy(_objects(array))
+        tensor.set_data_from_numpy(array)
     else:
         tensor.set_shared_memory(place.region, place.size_bytes, offset=place.offset)
     return tensor
@@ -254,11 +255,11 @@ def _varint(value: int) -> bytes:
 
 
 def _raw(array: Array) -> bytes:
-    if array.dtype.kind not in "OSU":
+    if array.dtype.kind != "O":
         return array.tobytes()
     from tritonclient.utils import serialize_byte_tensor
 
-    packed = serialize_byte_tensor(_objects(array))
+    packed = serialize_byte_tensor(array)
     return bytes(packed.item()) if packed.size else b""
 
 
@@ -270,7 +271,3 @@ def _from_raw(content: bytes | memoryview, spec: TensorSpec) -> Array:
 
     texts: Array = deserialize_bytes_tensor(content)
     return texts.reshape(spec.shape)
-
-
-def _objects(array: Array) -> Array:
-    return array.astype(object) if array.dtype.kind in "SU" else array

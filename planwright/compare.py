@@ -120,36 +120,43 @@ def merge(checks: list[OutputCheck]) -> OutputCheck:
 
 @dataclass(frozen=True)
 class Alike:
-    """Golden samples that are too alike: a swapped answer could pass.
+    """How far golden samples can be told apart by their answers.
 
     Attributes:
-        share: Share of the pairs that some output tells apart.
-        pair: The first pair that none does, as sample numbers.
-        labels_only: True where every output is integers, booleans or text, which repeat by nature.
+        distinct: Share of the pairs that some output tells apart.
+        equal: Share of the pairs whose answers are equal bit by bit, as labels and decision trees give them: to swap those is no mistake.
+        pair: The first pair that is neither, or the first equal one, as sample numbers.
+        fatal: True where a wrong answer could pass for a right one, or where all answers are equal, so that nothing is proved.
     """
 
-    share: float
+    distinct: float
+    equal: float
     pair: tuple[int, int]
-    labels_only: bool
+    fatal: bool
 
 
 def indistinct(golden: Golden, tolerances: Mapping[str, Tolerance]) -> Alike | None:
-    """Say whether the golden samples are too alike to tell apart; None where they are not.
+    """Say how far golden samples can be told apart; None where nearly all pairs can.
 
     A pair is told apart when any output differs by more than twice its tolerance, so that a swapped answer fails there.
     """
-    alike: list[tuple[int, int]] = []
+    near: list[tuple[int, int]] = []
+    equal: list[tuple[int, int]] = []
     total = 0
     for group, i, j in golden.pairs():
         total += 1
         answers = group.outputs
         if all(_same(answers[name][i], answers[name][j], _doubled(tolerances[name])) for name in answers):
-            alike.append((i, j))
-    share = 1 - len(alike) / max(total, 1)
-    if not alike or share >= DISTINCT_SHARE:
+            (equal if all(_identical(array[i], array[j]) for array in answers.values()) else near).append((i, j))
+    distinct = 1 - (len(near) + len(equal)) / max(total, 1)
+    if not near + equal or distinct >= DISTINCT_SHARE:
         return None
-    kinds = {array.dtype.kind for group in golden.groups for array in group.outputs.values()}
-    return Alike(share, alike[0], labels_only=not kinds & set(_FLOATS))
+    fatal = len(equal) == total or len(near) > (1 - DISTINCT_SHARE) * (total - len(equal))
+    return Alike(distinct, len(equal) / total, (near or equal)[0], fatal)
+
+
+def _identical(first: Array, second: Array) -> bool:
+    return np.array_equal(first, second, equal_nan=first.dtype.kind in _FLOATS)
 
 
 def _same(first: Array, second: Array, tolerance: Tolerance) -> bool:

@@ -119,6 +119,11 @@ class BatchSpec(_Frozen):
         return self.min or 1, self.opt or high, high
 
     @property
+    def served_max(self) -> int:
+        """Triton's max_batch_size; 0 where a request is one run of the engine."""
+        return self.bounds[2] if self.axis and self.fixed is None else 0
+
+    @property
     def given(self) -> bool:
         """True where config.yaml says anything about the batch."""
         return not self.axis or any(value is not None for value in (self.min, self.opt, self.max, self.fixed))
@@ -229,7 +234,10 @@ class ModelEntry(_Frozen):
     enabled: Annotated[bool, Field(description="false: built only when named on the command line")] = True
     extends: Annotated[str | None, Field(description="another model whose settings this one starts from")] = None
     source: Annotated[
-        str | None, Field(description="zoo/NAME, a file in builders/zoo/; or the path of an ONNX file")
+        str | None,
+        Field(
+            description="zoo/NAME, a file in builders/zoo/; or the path of an ONNX file or of a Python file with a class Model"
+        ),
     ] = None
     file: Annotated[str | None, Field(description="zoo/onnx: the ONNX file, relative to config.yaml")] = None
     options: Annotated[dict[str, Any], Field(description="settings of the source")] = {}
@@ -322,6 +330,11 @@ class ModelSpec(ModelEntry):
     def missing(self) -> tuple[Fault, ...]:
         """Files that this model names and that are not there: it cannot be built, others can."""
         return self._missing
+
+    @property
+    def code(self) -> str:
+        """``zoo/NAME``, or the absolute path of a Python file of the user's own."""
+        return str((self._config.parent / self.source).resolve()) if self.source.endswith(".py") else self.source
 
     def where(self, *loc: str | int) -> str:
         """Return ``config.yaml:14  models.resnet50.batch.max: 32`` for a setting, given or inherited."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from planwright import serve_fields
+from planwright import serve_fields, serve_rules
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.located import Loc, Located, as_mapping, load_located, overlay
 from planwright.spec import (
@@ -35,13 +35,19 @@ from planwright.spec import (
 _TOP = ("version", "server", "defaults", "models", "loadtest")
 
 
-def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> RepositorySpec:
+Further = Callable[[ModelSpec, Path], list[Fault]]
+
+
+def load_spec(
+    path: Path, target: Target, *, select: Iterable[str] = (), further: Further | None = None
+) -> RepositorySpec:
     """Read, merge and validate config.yaml for one target.
 
     Args:
         path: The file.
         target: ``onnxruntime`` or ``tensorrt``.
         select: Models whose target rules matter; all enabled ones when empty.
+        further: Returns what the files of a model show to be wrong, given the model and the folder of config.yaml.
 
     Raises:
         SpecError: With every fault in the file.
@@ -56,6 +62,7 @@ def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> Repo
     for model in models:
         if model.name in chosen:
             loader.check_target(model, server)
+            loader.faults += further(model, path.parent) if further else []
     if loader.faults:
         raise SpecError(*loader.distinct())
     return RepositorySpec(path=path, root=path.parent, target=target, server=server, models=tuple(models))
@@ -229,6 +236,7 @@ class _Loader:
             return None
         spec._places, spec._missing, spec._config = places, tuple(missing), self.path
         self.faults += [*_profile_faults(spec), *_batch_faults(spec)]
+        self.faults += serve_rules.batch_faults(spec.serve, spec.batch.served_max, spec.where)
         return spec
 
     def _pydantic(self, error: ValidationError, node: Located, prefix: Loc) -> None:
@@ -242,17 +250,18 @@ class _Loader:
         """Check what can be checked even where the entry has other faults, so that all are told at once."""
         serve = values.get("serve")
         if isinstance(serve, dict):
-            self.faults += serve_fields.faults(serve, where)
+            self.faults += serve_fields.faults(serve, where) + serve_rules.faults(serve, where)
         if isinstance(values.get("source"), str):
             self.faults += _source_faults(values, where)
 
     def _missing_files(self, values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
         """Return a fault per file that the entry names and that is not there; such a model fails by itself."""
-        samples = values.get("samples")
+        samples, source = values.get("samples"), values.get("source")
         named = samples.get("file") if isinstance(samples, dict) else None
+        code = source if isinstance(source, str) and source.endswith(".py") else None
         return [
             Fault(f"there is no file {value}", where(*loc), f"looked for {self.path.parent / value}", "fix the path", self._check)
-            for loc, value in ((("file",), values.get("file")), (("samples", "file"), named))
+            for loc, value in ((("source",), code), (("file",), values.get("file")), (("samples", "file"), named))
             if isinstance(value, str) and not (self.path.parent / value).exists()
         ]  # fmt: skip
 
@@ -265,6 +274,7 @@ class _Loader:
         """Note what this target, server or version cannot do for a model."""
         add = self.faults.extend
         add(serve_fields.target_faults(model.serve, self.target, model.where))
+        add(serve_fields.embedded_faults(model.serve, model.where) if server.embedded else [])
         add(serve_fields.version_faults(model.serve, server_version(server), model.where))
         if self.target == "tensorrt" and server.image and not server.tensorrt:
             why = "a plan loads only under the TensorRT that built it, and every image has another one"
@@ -300,7 +310,7 @@ def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fa
     source = values["source"]
     zoo = Path(__file__).resolve().parents[1] / "builders" / "zoo"
     names = sorted(f"zoo/{file.stem}" for file in zoo.glob("[a-z]*.py"))
-    if zoo.is_dir() and source not in names:
+    if zoo.is_dir() and source not in names and not source.endswith(".py"):
         return [Fault(f"there is no source '{source}'", where("source"), fix=did_you_mean(source, names))]
     if source == "zoo/onnx" and not values.get("file"):
         return [Fault("zoo/onnx needs the file to serve", where("source"), fix="add 'file: my.onnx'")]
@@ -327,8 +337,8 @@ def _normal(node: Located) -> Located:
 
 
 def _names_a_file(source: str) -> bool:
-    """True for ``models/half.onnx``, false for ``zoo/half``."""
-    return bool(Path(source).suffix) or source.startswith(("./", "../", "/"))
+    """True for ``models/half.onnx``, false for ``zoo/half`` and for ``models/half.py``, which is code as a zoo file is."""
+    return not source.endswith(".py") and (bool(Path(source).suffix) or source.startswith(("./", "../", "/")))
 
 
 def _explain(item: Any, loc: Loc) -> tuple[str, str]:
@@ -376,21 +386,11 @@ def _profile_faults(model: ModelSpec) -> list[Fault]:
 
 
 def _batch_faults(model: ModelSpec) -> list[Fault]:
-    batching = model.serve.get("dynamic_batching")
-    if batching is None:
+    if model.serve.get("dynamic_batching") is None:
         return []
     if model.batch.fixed is not None or not model.batch.axis:
         kind, key = ("a fixed batch", ("fixed",)) if model.batch.axis else ("a model without a batch axis", ())
         why = "each request is one run of the engine, so the server has nothing to batch"
         return [Fault(f"dynamic batching requested for {kind}", model.where("serve", "dynamic_batching"),
                       f"{why}; {model.where('batch', *key)}", "remove dynamic_batching, or give batch: {max: ...}")]  # fmt: skip
-    preferred = batching.get("preferred_batch_size", []) if isinstance(batching, dict) else []
-    high = model.batch.bounds[2]
-    too_big = (
-        [size for size in preferred if isinstance(size, int) and size > high] if isinstance(preferred, list) else []
-    )
-    if not too_big:
-        return []
-    return [Fault(f"preferred_batch_size {too_big[0]} is above max_batch_size {high}",
-                  model.where("serve", "dynamic_batching", "preferred_batch_size"),
-                  model.where("batch", "max"), f"raise batch.max to {max(too_big)}, or prefer at most {high}")]  # fmt: skip
+    return []

@@ -143,3 +143,16 @@ def echo(repository: Path, name: str, datatypes: Sequence[str]) -> Path:
     io = tensors("input", *((f"in_{d}", d, [3]) for d in datatypes))
     io += tensors("output", *((f"out_{d}", d, [3]) for d in datatypes))
     return publish(repository, name, made, f"max_batch_size: 4\n{io}{instances(1)}dynamic_batching {{ }}\n")
+
+
+def varied(repository: Path, name: str = "varied") -> Path:
+    """Publish a model that answers numbers ``a`` and text ``w`` of any length and numbers ``b`` of two, as ``a_out`` and so on."""
+    kinds = {"a": ("FP32", "m", -1), "w": ("STRING", "k", -1), "b": ("INT32", 2, 2)}
+    made = model(
+        [helper.make_node("Identity", [k], [f"{k}_out"]) for k in kinds],
+        [value(k, d, ["n", dim]) for k, (d, dim, _) in kinds.items()],
+        [value(f"{k}_out", d, ["n", dim]) for k, (d, dim, _) in kinds.items()],
+    )
+    io = tensors("input", *((k, d, [dim]) for k, (d, _, dim) in kinds.items()))
+    io += tensors("output", *((f"{k}_out", d, [dim]) for k, (d, _, dim) in kinds.items()))
+    return publish(repository, name, made, f"max_batch_size: 4\n{io}{instances(1)}")

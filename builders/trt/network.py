@@ -27,7 +27,7 @@ def method_of(source: str) -> Fill | None:
 
 def wanted(spec: ModelSpec) -> str | None:
     """Return the source that fills the network itself; None where the ONNX file is parsed."""
-    return spec.source if method_of(spec.source) else None
+    return spec.code if method_of(spec.code) else None
 
 
 def fill(trt: Any, network: Any, source: str, graph: Path) -> Mapping[str, Any]:

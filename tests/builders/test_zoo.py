@@ -280,6 +280,33 @@ def test_thresholds_that_would_judge_nothing_are_refused(empty: Callable[[str], 
     assert "config.yaml:3  models.mine.accept.z" in text
 
 
+def test_a_python_file_beside_the_config_is_a_source(empty: Callable[[str], Project]) -> None:
+    """With what it imports from beside itself; a changed file is built again, a missing one named."""
+    project = empty("version: 1\nmodels:\n  mine: {source: code/mine.py, batch: 4}\n  gone: {source: code/gone.py}\n")
+    (project.folder / "code").mkdir()
+    (project.folder / "code/planwright_test_factor.py").write_text("FACTOR = 3\n")
+    text = (
+        (Path(__file__).resolve().parents[2] / "docs/add-a-model.md")
+        .read_text()
+        .split("```python\n")[1]
+        .split("```")[0]
+    )
+    code = "from planwright_test_factor import FACTOR\n" + text.replace("nn.Linear(4, 2)", "nn.Linear(4, FACTOR)")
+    (project.folder / "code/mine.py").write_text(code)
+    done = project.build("--json")
+    assert done.code == 2
+    mine, gone = json.loads(done.out)["models"]
+    assert (mine["status"], gone["status"]) == ("built", "failed")
+    assert "there is no file code/gone.py" in gone["errors"][0]["what"]
+    assert "dims: [3]" in (project.repository / "mine/config.pbtxt").read_text()
+    (project.folder / "code/mine.py").write_text(code.replace("64, 4", "48, 4"))
+    assert json.loads(project.build("mine", "--json").out)["models"][0]["status"] == "built"
+    (project.folder / "code/mine.py").write_text(code.replace("FACTOR)", "FACTOR + no_such)"))
+    broken = json.loads(project.build("mine", "--json").out)["models"][0]
+    assert broken["failed_stage"] == "export"
+    assert f"{project.folder}/code/mine.py:" in broken["errors"][0]["where"]
+
+
 def test_external_data_is_taken_along(empty: Callable[[str], Project]) -> None:
     project = empty(FIXED % ", batch: {max: 4}")
     save(project.folder / "plain.onnx")

@@ -26,8 +26,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[ServerInfo]:
-    """A server that lets clients use shared memory; ``sleeper`` answers when it likes and has no golden samples."""
+    """A server that lets clients use shared memory; ``sleeper``, ``varied`` (any length) and ``echo`` (every type) have no golden samples."""
     _models.sleeper(repository, "sleeper")
+    _models.varied(repository)
+    _models.echo(repository, "echo", list(_models.ONNX_TYPES))
     with running_server(repository, "--allow-client-shm") as info:
         yield info
 

@@ -63,7 +63,7 @@ def test_too_alike_samples_are_found_and_varied_ones_are_not() -> None:
     tolerances = {"y": DEFAULTS["fp32"]}
     assert indistinct(Golden((Group({"x": inputs}, {"y": varied}),)), tolerances) is None
     found = indistinct(Golden((Group({"x": inputs}, {"y": alike}),)), tolerances)
-    assert found == Alike(0.0, (0, 1), labels_only=False)
+    assert found == Alike(distinct=0.0, equal=0.0, pair=(0, 1), fatal=True)
 
 
 def test_any_output_may_tell_a_pair_apart() -> None:
@@ -72,15 +72,27 @@ def test_any_output_may_tell_a_pair_apart() -> None:
     scores = rng.normal(size=(16, 2)).astype(np.float32)
     tolerances = {"label": DEFAULTS["fp32"], "scores": DEFAULTS["fp32"]}
     assert indistinct(Golden((Group(inputs, {"label": labels, "scores": scores}),)), tolerances) is None
-    found = indistinct(Golden((Group(inputs, {"label": labels}),)), tolerances)
+    near = np.repeat(scores[:1], 16, axis=0) + rng.normal(size=(16, 2)).astype(np.float32) * 1e-5
+    found = indistinct(Golden((Group(inputs, {"label": labels, "scores": near}),)), tolerances)
     assert found is not None
-    assert found.labels_only
-    alike = np.repeat(scores[:1], 16, axis=0)
-    found = indistinct(Golden((Group(inputs, {"label": labels, "scores": alike}),)), tolerances)
-    assert found is not None
-    assert not found.labels_only
+    assert found.fatal
     i, j = found.pair
     assert labels[i] == labels[j], "the pair that is named is one that no output tells apart"
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.float32, object])
+def test_equal_answers_are_no_danger_unless_all_are(dtype: type) -> None:
+    """Labels and decision trees repeat: to swap equal answers is no mistake, but a constant proves nothing."""
+    classes = np.array([0, 1] * 8).astype(bool)[:, None]
+    answers = classes.astype(dtype) if dtype is not object else np.where(classes, "ja", "nein").astype(object)
+    inputs = {"x": np.zeros((16, 1), np.float32)}
+    tolerances = {"y": DEFAULTS["fp32"]}
+    found = indistinct(Golden((Group(inputs, {"y": answers}),)), tolerances)
+    assert found == Alike(distinct=64 / 120, equal=56 / 120, pair=(0, 2), fatal=False)
+    constant = np.repeat(answers[:1], 16, axis=0)
+    found = indistinct(Golden((Group(inputs, {"y": constant}),)), tolerances)
+    assert found is not None
+    assert found.fatal
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
