@@ -1,7 +1,7 @@
 """The user's own modules that a zoo file needs: they decide what it builds as much as the file itself.
 
 In      a zoo file.
-Out     the Python files of the checkout that it imports, directly or through others, read without running them.
+Out     the Python files of the checkout or beside it that it imports, directly or through others, read without running them.
 
 Ours are left out, except those in builders/zoo: what they do is covered by the revision of each stage.
 """
@@ -9,37 +9,37 @@ Ours are left out, except those in builders/zoo: what they do is covered by the 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
-def files(start: Path, root: Path, is_users: Callable[[Path], bool]) -> list[Path]:
+def files(start: Path, roots: Sequence[Path], is_users: Callable[[Path], bool]) -> list[Path]:
     """Return the files that `start` imports.
 
     Args:
         start: The zoo file.
-        root: Folder on Python's path: the checkout.
+        roots: Folders on Python's path where the user's modules may be: the checkout, and that of the file.
         is_users: Says which files count.
     """
     found: dict[Path, None] = {}
     ahead = [start]
     while ahead:
         file = ahead.pop()
-        for name in _imported(file, root):
-            for path in _resolved(name, root):
+        for name in _imported(file, roots):
+            for path in (path for root in roots for path in _resolved(name, root)):
                 if path not in found and path != start and is_users(path):
                     found[path] = None
                     ahead.append(path)
     return sorted(found)
 
 
-def _imported(file: Path, root: Path) -> Iterator[tuple[str, ...]]:
+def _imported(file: Path, roots: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     """Yield the dotted names that a file imports, as parts; for ``from a import b`` also ``a.b``, which may be a module."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError, ValueError):  # the import itself will tell
         return
-    package = file.parent.relative_to(root).parts
+    package = next((file.parent.relative_to(root).parts for root in roots if file.is_relative_to(root)), ())
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
