@@ -120,6 +120,7 @@ def _spec_part(job: Job) -> dict[str, Any]:
         "source": model.source,
         "options": model.options,
         "fixed_batch": model.batch.fixed,
+        **({} if model.batch.axis else {"axis": False}),
         "export": model.export.model_dump(),
         "samples": model.samples.model_dump() | ({} if model.calibrates else {"calibration": 0}),
         "io_int64": model.io_int64,

@@ -138,10 +138,13 @@ def source_file(spec: ModelSpec) -> Path:
 
 
 def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
-    """Return the zoo file as ``source``, and the user's modules that it imports, by their path in the checkout."""
+    """Return the zoo file as ``source``, and the user's modules that it imports, by their path from where Python finds them."""
     blame = _blame(spec, root, None)
-    found = local_imports.files(blame.file, ROOT, blame.is_users)
-    return {"source": blame.file, **{str(path.relative_to(ROOT)): path for path in found}}
+    roots = [ROOT] if blame.file.parent == _ZOO else [ROOT, blame.file.parent]
+    found = local_imports.files(blame.file, roots, blame.is_users)
+    return {"source": blame.file} | {
+        next(str(path.relative_to(root)) for root in roots if root in path.parents): path for path in found
+    }
 
 
 def _blame(spec: ModelSpec, root: Path, log: Path | None) -> Blame:

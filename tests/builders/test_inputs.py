@@ -225,7 +225,7 @@ def test_imports_are_followed_through_packages(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = local_imports.files(tmp_path / "zoo/model.py", tmp_path, lambda path: True)
+    found = local_imports.files(tmp_path / "zoo/model.py", [tmp_path], lambda path: True)
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "late.py", "mine/__init__.py", "mine/blocks.py", "mine/net.py", "shared/layers.py", "zoo/other.py",
     ]  # fmt: skip
