@@ -4,7 +4,7 @@ In      a zoo source.
 Out     ``model.onnx``, ``golden.npz``, ``calibration.npz``, ``test.npz`` and, where there are classes, ``labels.json``.
 
 The FP32 answers of the original model are taken here, once; everything later is judged by them. Calibration samples are made
-and kept only where the model's precision, on this target or the other, takes its ranges from them.
+only where the model's precision, on this target or the other, takes its ranges from them (`builders.calibration`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from builders import declared, external_data, golden_checks, reference, sample_checks
+from builders import calibration, declared, external_data, golden_checks, reference, twins
 from builders.source import Sample, Samples, Source, load_source, source_files
 from builders.stage import Job, Stage, installed
 from builders.targets.ort import sentence
 from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.files import write_json
-from planwright.golden import Arrays, Golden, group_by_shape
+from planwright.golden import Golden, group_by_shape
 
 
 def source_of(job: Job) -> Source:
@@ -37,8 +37,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     from builders.onnx_check import check_opset, load_checked, rewrite
 
     source = source_of(job)
-    samples, warnings = sample_checks.distinct(job, source.samples())
-    calibration, more = sample_checks.calibration(job, source, samples)
+    samples, warnings = twins.distinct(job, source.samples())
     golden_checks.check_batch_axis(job, source, samples)
     kept, golden, fewer = reference.answers(job, source, samples.golden)
     samples = replace(samples, golden=kept)
@@ -52,10 +51,12 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     declared.check(source, model, golden)
     rewrite(model, path)
     golden.save(folder / "golden.npz")
-    _save_samples(folder, source, samples, calibration)
+    _save_samples(folder, source, samples)
+    if job.model.calibrates:
+        calibration.write(job, source, samples, samples.golden, folder)
     with _answering(job, source, path):
         golden_checks.check_file(job, source, path, samples, golden)
-    warnings += [*more, *fewer, *source.warnings(), *golden_checks.equal_answers(golden)]
+    warnings += [*fewer, *source.warnings(), *golden_checks.equal_answers(golden)]
     return {"opset": opset, "weights": golden.meta["weights"], "golden": len(golden), "warnings": warnings}
 
 
@@ -75,12 +76,8 @@ def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
         raise StageError("onnx", fault) from error
 
 
-def _save_samples(folder: Path, source: Source, samples: Samples, calibration: Sequence[Sample]) -> None:
-    if calibration:
-        empty: list[Arrays] = [{} for _ in calibration]
-        meta = {"batched": source.batched}
-        Golden(group_by_shape(calibration, empty), meta).save(folder / "calibration.npz")
-    write_json(folder / "shapes.json", _shapes([*samples.golden, *samples.test, *_at_hand(samples), *calibration]))
+def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
+    write_json(folder / "shapes.json", _shapes([*samples.golden, *samples.test, *_at_hand(samples)]))
     if samples.test:
         truth = [{"truth": np.asarray(value)} for value in samples.truth]
         Golden(group_by_shape(samples.test, truth), {"batched": source.batched}).save(folder / "test.npz")
@@ -120,9 +117,9 @@ def _spec_part(job: Job) -> dict[str, Any]:
         "source": model.source,
         "options": model.options,
         "fixed_batch": model.batch.fixed,
-        **({} if model.batch.axis else {"axis": False}),
+        **({} if model.batch.axis else {"batch_axis": False}),
         "export": model.export.model_dump(),
-        "samples": model.samples.model_dump() | ({} if model.calibrates else {"calibration": 0}),
+        "samples": model.samples.model_dump(exclude={"calibration"}),
         "io_int64": model.io_int64,
         "random_weights": job.random_weights,
     }

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from builders import calibration
 from builders.residual import POOLS
 from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
@@ -162,10 +163,11 @@ def calibrate(job: Job, graph: Path) -> Path:
     """
     from onnxruntime.quantization import create_calibrator
 
-    samples = Golden.load(_samples(job))
+    file = calibration.ensure(job)
+    samples = Golden.load(file)
     parts = {
         "graph": job.cache.of(graph, read=True),
-        "samples": job.cache.of(job.export_folder / "calibration.npz"),
+        "samples": job.cache.of(file),
         "method": job.model.calibration.method,
         "operators": CALIBRATED,
         "holds": "ranges",
@@ -188,18 +190,6 @@ def calibrate(job: Job, graph: Path) -> Path:
         cache, {name: [np.asarray(bound).tolist() for bound in data.range_value] for name, data in found.items()}
     )
     return cache
-
-
-def _samples(job: Job) -> Path:
-    path = job.export_folder / "calibration.npz"
-    if not path.exists():
-        why = "they are made only for models whose precision needs them"
-        fix = "set precision: int8 for the model and build it"
-        check = job.model.build_command("--until", "export")
-        raise StageError(
-            "graph", Fault("there are no calibration samples", job.model.where("precision"), why, fix, check)
-        )
-    return path
 
 
 class _Reader:

@@ -167,7 +167,7 @@ def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
         extras = "" if autocast.PACKAGE not in missing else f"; this one: .venv/bin/{autocast.INSTALL}"
         fix = f"install it (make setup{extras}), or export on another machine and copy build/ here"
         raise MachineError(Fault(f"{job.model.name}: this machine cannot {stage.name}", why=why, fix=fix))
-    say(f"{job.model.name:<16} {stage.name:<8} ... {decision.why}")
+    say(job.line(stage.name, decision.why))
     record = execute(stage, job)
     say(f"{job.model.name:<16} {stage.name:<8} done in {record['seconds']:.1f} s")
 
@@ -186,8 +186,9 @@ def _require_earlier(job: Job, request: Request) -> None:
 
 def _tell_warnings(job: Job, result: Result, say: Say) -> None:
     if result.status == "built":
-        for text in record_of(job.export_folder).get("result", {}).get("warnings", []):
-            say(f"{job.model.name:<16} warning: {text}")
+        for folder in (job.export_folder, job.graph_folder):
+            for text in record_of(folder).get("result", {}).get("warnings", []):
+                say(f"{job.model.name:<16} warning: {text}")
 
 
 def _publish(job: Job, trial: TrialServer, result: Result, say: Say) -> None:

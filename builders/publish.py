@@ -256,7 +256,9 @@ def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str
         "slo": job.model.slo.model_dump(exclude_none=True),
         "checks": records["verify"].get("result", {}),
         "realised": records["compile"].get("result", {}).get("realised", {}),
-        "warnings": records["export"].get("result", {}).get("warnings", []),
+        "warnings": [
+            text for stage in ("export", "graph") for text in records[stage].get("result", {}).get("warnings", [])
+        ],
         "hashes": {file.name: job.cache.of(file, read=True) for file in sorted(folder.iterdir())},
         "versions": {
             "python": platform.python_version(),

@@ -6,7 +6,7 @@ Out     `Golden`, no larger than a limit, because it is published with the model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def answers(job: Job, source: Source, samples: Sequence[Sample]) -> tuple[list[S
     _require_numbers(job, kept, outputs)
     weights = "random" if job.random_weights else "real"
     meta = {"weights": weights, "reference": source.spec.source, "batched": source.batched}
-    return kept, Golden(group_by_shape(kept, outputs), meta), warnings
+    return kept, Golden(group_by_shape(kept, outputs), meta), [*warnings, *_infinite(outputs)]
 
 
 def _answer(source: Source, sample: Sample) -> Arrays:
@@ -60,16 +60,30 @@ def _size(arrays: Arrays) -> int:
 
 
 def _require_numbers(job: Job, samples: Sequence[Sample], outputs: Sequence[Arrays]) -> None:
-    """Refuse NaN, unless the sample holds NaN itself: a model that passes it on is right to. Infinity is an ordinary mask."""
+    """Refuse NaN, unless its sample holds NaN or infinity: a model may pass on what it is given. -inf is an ordinary mask."""
     for name in outputs[0]:
         broken = sum(
-            _nan(answer[name]) and not any(map(_nan, s.values())) for s, answer in zip(samples, outputs, strict=True)
+            _has(np.isnan, answer[name]) and not _odd(sample) for sample, answer in zip(samples, outputs, strict=True)
         )
         if broken:
-            why = f"{broken} of {len(outputs)} golden answers hold NaN, before any conversion, and their samples hold none"
+            why = f"{broken} of {len(outputs)} golden answers hold NaN, before any conversion; their samples hold no NaN or infinity"
             fix = "correct the weights or the preprocessing: the original model itself answers so"
             raise StageError("torch", Fault(f"output '{name}' is not a number", job.model.where("source"), why, fix))
 
 
-def _nan(array: Any) -> bool:
-    return bool(array.dtype.kind == "f" and np.isnan(array).any())
+def _infinite(outputs: Sequence[Arrays]) -> list[str]:
+    """Return a warning per output that is infinite upwards, which is seldom meant."""
+    counts = {name: sum(_has(np.isposinf, answer[name]) for answer in outputs) for name in outputs[0]}
+    return [
+        f"output '{name}' is infinite in {count} of {len(outputs)} golden answers"
+        for name, count in counts.items()
+        if count
+    ]
+
+
+def _odd(sample: Sample) -> bool:
+    return any(_has(lambda values: ~np.isfinite(values), array) for array in sample.values())
+
+
+def _has(test: Callable[[Any], Any], array: Any) -> bool:
+    return bool(array.dtype.kind == "f" and test(array).any())

@@ -161,4 +161,4 @@ def _loaded(stored: Any, key: str) -> Array:
     if kind.endswith(_BYTES):
         return text.unpacked(stored[key], stored[f"{kind.removesuffix(_BYTES)}{_LENGTHS}/{place}"])
     array: Array = stored[key]
-    return text.decoded(array) if text.is_text(array) else array
+    return array.astype(object) if text.is_text(array) else array

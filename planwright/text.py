@@ -1,6 +1,6 @@
-"""Text tensors: str in memory, bytes with their lengths on disk.
+"""Text tensors: str for a model, bytes with their lengths on disk.
 
-In      numpy arrays of text in any of numpy's forms: ``<U``, ``S``, or objects.
+In      numpy arrays of text in any of numpy's forms: ``<U``, ``S``, or objects of str or bytes.
 Out     object arrays of str, and a form that an npz holds without pickle.
 
 numpy's fixed-width forms cannot hold text that ends with NUL, so a packed array keeps every length. Bytes that are not UTF-8
@@ -54,9 +54,9 @@ def packed(array: Array) -> tuple[Array, Array]:
 
 
 def unpacked(content: Array, lengths: Array) -> Array:
-    """Return what `packed` was given, as str."""
+    """Return what `packed` was given, as objects of bytes: the form in which text comes from a server."""
     whole, ends = content.tobytes(), np.cumsum(lengths.ravel())
-    items = [_decoded(whole[end - length : end]) for end, length in zip(ends, lengths.ravel(), strict=True)]
+    items = [whole[end - length : end] for end, length in zip(ends, lengths.ravel(), strict=True)]
     return _objects(items, lengths.shape)
 
 

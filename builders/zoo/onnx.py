@@ -144,7 +144,8 @@ class Model(Source):
 
     @cached_property
     def _graph(self) -> Any:
-        return onnx_graph.read(self.path)
+        """The graph without its weights, once it is known to be whole."""
+        return onnx_graph.read(self.path) if self.engine else None
 
     @property
     def _inputs(self) -> list[Input]:

@@ -1,69 +1,87 @@
-"""Which samples are used, and what is doubtful about them.
+"""Calibration samples: what sets the ranges of INT8 and FP8, made only for models whose precision needs them.
 
-In      the samples of a source.
-Out     golden samples without twins; calibration samples, where the precision needs them, that are not golden ones; warnings.
+In      a source, its golden samples.
+Out     ``calibration.npz`` and ``calibration.json`` (how many were requested, what is doubtful about them) in the export's folder.
 
-Samples are compared by the hash of their bytes, so a sample never judges ranges that it set.
+Models that differ in precision alone share one export, so a model whose export has none makes them when its graph is lowered.
+No golden sample is among them: samples are compared by the hash of their bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders.samples import LEAST_GOLDEN, Sample, Samples, fingerprint, native, sample_fault
+from builders.samples import Sample, Samples, fingerprint, native, sample_fault
 from builders.source import Source
 from builders.stage import Job
 from builders.user_code import place_of
 from planwright import console
 from planwright.console import many
 from planwright.errors import Fault, StageError
+from planwright.files import read_json, write_json
+from planwright.golden import Arrays, Golden, group_by_shape
+from planwright.spec import CALIBRATED
 
-ENOUGH_CALIBRATION = (
-    500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
-)
-
-
-def distinct(job: Job, samples: Samples) -> tuple[Samples, list[str]]:
-    """Return the samples with every golden one once, and a warning where there were twins.
-
-    Raises:
-        StageError: stage 'export': fewer than two different golden samples are left.
-    """
-    golden = list({fingerprint(sample): sample for sample in reversed(samples.golden)}.values())[::-1]
-    twins = len(samples.golden) - len(golden)
-    if len(golden) < LEAST_GOLDEN:
-        why, fix = f"all {len(samples.golden)} are the same", f"give at least {LEAST_GOLDEN} different samples"
-        raise StageError("export", Fault("the golden samples are all alike", _place(job), why, fix))
-    warnings = [f"{many(twins, 'golden sample')} repeated: each is used once"] if twins else []
-    return replace(samples, golden=golden), warnings
+ENOUGH = 500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
+FILE, NOTES = "calibration.npz", "calibration.json"
 
 
-def calibration(job: Job, source: Source, samples: Samples) -> tuple[list[Sample], list[str]]:
-    """Return the calibration samples, each once and none a golden one, and warnings; none where no precision needs them.
+def ensure(job: Job) -> Path:
+    """Return the file of calibration samples, made now where the export has none or another number was requested.
 
     Raises:
-        StageError: stage 'export': the precision needs some and there are none, or one does not fit the others.
+        StageError: stage 'export': there are none, or one does not fit the others.
     """
-    if not job.model.calibrates:
-        return [], []
-    golden = {fingerprint(sample) for sample in samples.golden}
+    from builders.export import source_of
+
+    folder = job.export_folder
+    if (
+        not (folder / FILE).exists()
+        or (read_json(folder / NOTES) or {}).get("requested") != job.model.samples.calibration
+    ):
+        source = source_of(job)
+        golden = [_sample(group.inputs) for group in Golden.load(folder / "golden.npz").samples()]
+        write(job, source, source.samples(), golden, folder)
+    return folder / FILE
+
+
+def _sample(inputs: Arrays) -> Sample:
+    return native({name: array[0] for name, array in inputs.items()})
+
+
+def warnings(job: Job) -> list[str]:
+    """Return what is doubtful about the calibration samples that were made."""
+    return list((read_json(job.export_folder / NOTES) or {}).get("warnings", []))
+
+
+def write(job: Job, source: Source, samples: Samples, golden: Sequence[Sample], folder: Path) -> None:
+    """Write the calibration samples: each once, none a golden one.
+
+    Raises:
+        StageError: stage 'export': none is left for a precision that needs them, or one does not fit the golden samples.
+    """
+    known = {fingerprint(sample) for sample in golden}
     found: dict[str, Sample] = {}
     constant = saturated = 0
     rows = console.progress(job.line("export", "calibration samples"), samples.calibration, len(samples.calibration))
     for index, sample in enumerate(rows):
-        _require_fit(source, sample, samples.golden[0], index)
+        _require_fit(source, sample, golden[0], index)
         found.setdefault(fingerprint(usable := native(sample)), usable)
         numbers = [array for array in usable.values() if array.size and array.dtype.kind in "iuf"]
         constant += bool(numbers) and all(np.ptp(array) == 0 for array in numbers)
         saturated += any(_saturated(array) for array in usable.values())
-    kept = [sample for key, sample in found.items() if key not in golden]
-    if not kept and job.model.precision in ("int8", "fp8"):
+    kept = [sample for key, sample in found.items() if key not in known]
+    if not kept:
+        if job.model.precision not in CALIBRATED:  # only the other target would need them
+            return
         raise StageError("export", _none_left(job, samples))
-    return kept, list(_warnings(samples, kept, len(found), constant, saturated))
+    Golden(group_by_shape(kept, [{} for _ in kept]), {"batched": source.batched}).save(folder / FILE)
+    texts = [*_counts(samples, kept, len(found), constant, saturated), *_range_warnings(kept, golden)]
+    write_json(folder / NOTES, {"requested": job.model.samples.calibration, "warnings": texts})
 
 
 def _require_fit(source: Source, sample: Any, first: Sample, index: int) -> None:
@@ -86,19 +104,18 @@ def _place(job: Job) -> str:
     return job.model.where("samples")
 
 
-def _warnings(samples: Samples, kept: list[Sample], distinct: int, constant: int, saturated: int) -> Iterator[str]:
+def _counts(samples: Samples, kept: list[Sample], distinct: int, constant: int, saturated: int) -> Iterator[str]:
     shared, repeated = distinct - len(kept), len(samples.calibration) - distinct
     if shared:
         yield f"{many(shared, 'calibration sample')} left out: golden samples too, and INT8 must not be judged by what it was fitted to"
     if repeated:
         yield f"{many(repeated, 'calibration sample')} repeated: each is used once"
-    if len(kept) < ENOUGH_CALIBRATION:
-        yield f"{len(kept)} distinct calibration samples, fewer than {ENOUGH_CALIBRATION}: INT8 ranges may be poor"
+    if len(kept) < ENOUGH:
+        yield f"{len(kept)} distinct calibration samples, fewer than {ENOUGH}: INT8 ranges may be poor"
     if constant:
         yield f"{many(constant, 'calibration sample')} constant"
     if saturated:
         yield f"{many(saturated, 'calibration sample')} saturated (over half of their values at the type's limit)"
-    yield from _range_warnings(kept, samples.golden)
 
 
 def _saturated(array: Any) -> bool:
