@@ -1,7 +1,7 @@
 """The user's own modules that a zoo file needs: they decide what it builds as much as the file itself.
 
 In      a zoo file.
-Out     the Python files of the checkout or beside it that it imports, directly or through others, read without running them.
+Out     the Python files of the checkout, or beside it, that it imports, directly or through others, read without running them.
 
 Ours are left out, except those in builders/zoo: what they do is covered by the revision of each stage.
 """
@@ -18,7 +18,7 @@ def files(start: Path, roots: Sequence[Path], is_users: Callable[[Path], bool]) 
 
     Args:
         start: The zoo file.
-        roots: Folders on Python's path where the user's modules may be: the checkout, and that of the file.
+        roots: Folders on Python's path that hold the user's modules: the checkout, the folder of a file of the user's own.
         is_users: Says which files count.
     """
     found: dict[Path, None] = {}
@@ -26,7 +26,7 @@ def files(start: Path, roots: Sequence[Path], is_users: Callable[[Path], bool]) 
     while ahead:
         file = ahead.pop()
         for name in _imported(file, roots):
-            for path in (path for root in roots for path in _resolved(name, root)):
+            for path in _resolved(name, roots):
                 if path not in found and path != start and is_users(path):
                     found[path] = None
                     ahead.append(path)
@@ -39,7 +39,8 @@ def _imported(file: Path, roots: Sequence[Path]) -> Iterator[tuple[str, ...]]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError, ValueError):  # the import itself will tell
         return
-    package = next((file.parent.relative_to(root).parts for root in roots if file.is_relative_to(root)), ())
+    root = next((root for root in roots if root in file.parents), file.parent)
+    package = file.parent.relative_to(root).parts
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
@@ -50,10 +51,10 @@ def _imported(file: Path, roots: Sequence[Path]) -> Iterator[tuple[str, ...]]:
             yield from ((*base, alias.name) for alias in node.names)
 
 
-def _resolved(name: tuple[str, ...], root: Path) -> Iterator[Path]:
+def _resolved(name: tuple[str, ...], roots: Sequence[Path]) -> Iterator[Path]:
     """Yield the files that importing a dotted name runs: each package's ``__init__`` and the module."""
-    for length in range(1, len(name) + 1):
-        place = root.joinpath(*name[:length])
+    places = (root.joinpath(*name[:length]) for root in roots for length in range(1, len(name) + 1))
+    for place in places:
         for path in (place / "__init__.py", place.with_name(f"{place.name}.py")):
             if path.is_file():
                 yield path

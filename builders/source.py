@@ -138,12 +138,13 @@ def source_file(spec: ModelSpec) -> Path:
 
 
 def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
-    """Return the zoo file as ``source``, and the user's modules that it imports, by their path in the checkout or beside it."""
+    """Return the zoo file as ``source``, and the user's modules that it imports, by their path from where Python finds them."""
     blame = _blame(spec, root, None)
     roots = [ROOT] if blame.file.parent == _ZOO else [ROOT, blame.file.parent]
     found = local_imports.files(blame.file, roots, blame.is_users)
-    named = {str(path.relative_to(next(root for root in roots if path.is_relative_to(root)))): path for path in found}
-    return {"source": blame.file, **named}
+    return {"source": blame.file} | {
+        next(str(path.relative_to(root)) for root in roots if root in path.parents): path for path in found
+    }
 
 
 def _blame(spec: ModelSpec, root: Path, log: Path | None) -> Blame:

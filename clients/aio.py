@@ -89,7 +89,7 @@ class AsyncTritonModel:
         answers = await self._answer(
             info, core.check_sample(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
         )
-        return {name: array[0] for name, array in answers.items()}
+        return {name: array[0, ...] for name, array in answers.items()}
 
     async def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch; what exceeds one request is split and sent together."""

@@ -8,8 +8,9 @@ The sync and the async client share everything here; they differ only in how the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,18 @@ import numpy as np
 from planwright.errors import Fault, did_you_mean
 from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
 
+from . import failures
 from .convert import Array as Array
 from .convert import Arrays as Arrays
 from .convert import as_array, sendable
 from .errors import InvalidRequest, ServerError
 
-FIXED_BATCH = "planwright_fixed_batch"  # parameter in config.pbtxt of a static engine: pad to it and split
+# parameters of config.pbtxt
+FIXED_BATCH = "planwright_fixed_batch"  # of a static engine: pad to it and split
+SCALARS = (
+    "planwright_scalars"  # JSON list: tensors of a model without a batch axis that are scalars, which Triton calls [1]
+)
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,11 @@ class ModelInfo:
 
     Attributes:
         name, version: As served; version is empty for "the newest".
-        inputs, outputs: Shapes of one sample for a model that batches, of the whole tensor for one that does not.
+        inputs, outputs: The model's own shapes: of one sample for a model that batches, of the whole tensor for one that does not.
         max_batch_size: Largest batch of one request; 0 where there is no batch axis.
         fixed_batch: Batch of a static engine, which the client fills up and cuts; 0 for none.
         parameters: ``parameters`` of config.pbtxt.
+        sent: Shapes in requests and answers, without the batch axis, of tensors where they are not the model's own.
     """
 
     name: str
@@ -44,6 +52,7 @@ class ModelInfo:
     max_batch_size: int
     fixed_batch: int
     parameters: Mapping[str, str]
+    sent: Mapping[str, Shape] = field(default_factory=dict)
 
     @property
     def batches(self) -> bool:
@@ -68,24 +77,65 @@ def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
     """Build a `ModelInfo` from the config that the server answers."""
     parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
     fixed = int(parameters.get(FIXED_BATCH, 0))
-    sides = [tuple(_tensor(item, fixed) for item in config.get(kind, [])) for kind in ("input", "output")]
-    limit = int(config.get("max_batch_size", 0))
-    return ModelInfo(name, version, sides[0], sides[1], limit, fixed, parameters)
+    scalars = set(json.loads(parameters.get(SCALARS, "[]")))
+    sides = [[_tensor(item, fixed, scalars) for item in config.get(kind, [])] for kind in ("input", "output")]
+    inputs, outputs = (tuple(spec for spec, _ in side) for side in sides)
+    sent = {spec.name: shape for side in sides for spec, shape in side if shape != spec.shape}
+    return ModelInfo(name, version, inputs, outputs, int(config.get("max_batch_size", 0)), fixed, parameters, sent)
 
 
-def _tensor(item: Mapping[str, Any], fixed: int) -> TensorSpec:
-    dims = tuple(int(dim) for dim in item["dims"])
-    spec = TensorSpec(str(item["name"]), datatype_from_config(str(item["data_type"])), dims[1:] if fixed else dims)
+def _tensor(item: Mapping[str, Any], fixed: int, scalars: Collection[str]) -> tuple[TensorSpec, Shape]:
+    """Return a tensor of the model's own shape, and the shape that travels."""
+    name, reshape = str(item["name"]), item.get("reshape")
+    dims = _shape(item["dims"])
+    own = dims if reshape is None else _shape(reshape.get("shape", []))
+    own = () if name in scalars else own
+    spec = TensorSpec(name, datatype_from_config(str(item["data_type"])), own[1:] if fixed else own)
     try:
         _ = spec.numpy_dtype
     except KeyError:
         fix = "let the model take and answer FP16 or FP32, and convert inside"
-        raise InvalidRequest(Fault(f"'{spec.name}' is {spec.datatype}, which numpy does not have", fix=fix)) from None
-    return spec
+        raise InvalidRequest(Fault(f"'{name}' is {spec.datatype}, which numpy does not have", fix=fix)) from None
+    return spec, dims[1:] if fixed else dims
+
+
+def _shape(dims: Iterable[Any]) -> Shape:
+    return tuple(int(dim) for dim in dims)
+
+
+def as_sent(info: ModelInfo, arrays: Arrays) -> Arrays:
+    """Return arrays of the model's own shapes in those of a request."""
+    return arrays if not info.sent else _reshaped(info, info.inputs, arrays, back=False)
+
+
+def as_own(info: ModelInfo, arrays: Arrays) -> Arrays:
+    """Return arrays of an answer in the model's own shapes.
+
+    Raises:
+        ServerError: The answer has other shapes than config.pbtxt says.
+    """
+    if not info.sent:
+        return arrays
+    try:
+        return _reshaped(info, info.outputs, arrays, back=True)
+    except (ValueError, IndexError) as error:
+        raise failures.unreadable(info.name, error) from None
+
+
+def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, back: bool) -> Arrays:
+    found, axis = dict(arrays), int(info.batches)
+    for spec in specs:
+        if spec.name in arrays and spec.name in info.sent:
+            array, pair = arrays[spec.name], (spec.shape, info.sent[spec.name])
+            before, after = reversed(pair) if back else pair
+            # Triton's rule: the open dims of both shapes stand for each other in their order
+            sizes = [size for dim, size in zip(before, array.shape[axis:], strict=True) if dim == -1]
+            found[spec.name] = array.reshape(array.shape[:axis] + tuple(sizes.pop(0) if d == -1 else d for d in after))
+    return found
 
 
 def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
-    """Return contiguous arrays in the model's order, ``(samples, *shape)``; without a batch axis, ``shape``.
+    """Return contiguous arrays in the model's order, ``(samples, *shape)``, without a batch axis ``shape``, shaped as they travel.
 
     Raises:
         InvalidRequest: With every name, type and shape that does not fit, before anything is sent.
@@ -112,7 +162,7 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
             faults.append(Fault(f"{info.name}: the batch is empty", fix="send at least one sample"))
     if faults:
         raise InvalidRequest(*faults)
-    return arrays
+    return as_sent(info, arrays)
 
 
 def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:

@@ -59,7 +59,8 @@ def _read(path: Path, info: ModelInfo) -> Arrays | None:
     if suffix == ".json":
         return _json(path, info)
     if suffix == ".txt" and len(info.inputs) == 1 and info.inputs[0].datatype == "BYTES":
-        return {info.inputs[0].name: np.array([path.read_text(encoding="utf-8").strip()], dtype=object)}
+        text = np.array(path.read_text(encoding="utf-8").strip(), dtype=object)
+        return {info.inputs[0].name: text.reshape((1,) * len(info.inputs[0].shape))}
     return None
 
 

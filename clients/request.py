@@ -14,7 +14,7 @@ from typing import Any
 from planwright.errors import Fault
 
 from . import wire
-from .core import Arrays, Chunk, ModelInfo
+from .core import Arrays, Chunk, ModelInfo, as_own
 from .discover import Protocol
 from .errors import InvalidRequest
 from .shm import Regions
@@ -60,8 +60,9 @@ class Request:
             answers = wire.http_answer(self.info, content, header_length, self._outputs)
         else:
             answers = wire.grpc_answer(self.info, reply, self._outputs)
+        answers = as_own(self.info, answers)
         if self._regions is not None and self._outputs:
-            rows = len(next(iter(self.chunk.arrays.values())))
+            rows = len(next(iter(self.chunk.arrays.values()))) if self.info.batches else 0
             answers |= self._regions.take(self.info, self._outputs, rows)
         return answers
 

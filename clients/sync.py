@@ -96,7 +96,7 @@ class TritonModel:
         Pass inputs by name, in the model's order, or as one mapping.
         """
         arrays = core.check_sample(self.info, self._named(args, inputs), allow_nan=self.allow_nan)
-        return {name: array[0] for name, array in self._answer(arrays).items()}
+        return {name: array[0, ...] for name, array in self._answer(arrays).items()}
 
     def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch: arrays ``(samples, ...)`` in and out; more than the server takes at once is split."""

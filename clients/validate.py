@@ -237,7 +237,7 @@ def batch_sizes(info: ModelInfo, chosen: Sequence[str] = ()) -> list[int]:
 
 def sample_inputs(info: ModelInfo, group: Group) -> Arrays:
     """Return golden inputs as `infer_batch` and `prepare` take them; without a batch axis, the first sample's tensors."""
-    return group.inputs if info.batches else {name: array[0] for name, array in group.inputs.items()}
+    return group.inputs if info.batches else {name: array[0, ...] for name, array in group.inputs.items()}
 
 
 def _ask(model: TritonModel, group: Group, version: PublishedVersion) -> list[OutputCheck]:

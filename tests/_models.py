@@ -71,6 +71,14 @@ def tensors(kind: str, *items: tuple[str, str, Sequence[int]]) -> str:
     )
 
 
+def reshaped(kind: str, *items: tuple[str, str, Sequence[int], Sequence[int]]) -> str:
+    """Return entries of a config.pbtxt from (name, datatype, dims, the model's own shape)."""
+    return "".join(
+        f'{kind} {{ name: "{name}" data_type: TYPE_{datatype} dims: {list(dims)} reshape {{ shape: {list(own)} }} }}\n'
+        for name, datatype, dims, own in items
+    )
+
+
 def instances(count: int) -> str:
     """Return an ``instance_group`` for the CPU."""
     return f"instance_group {{ count: {count} kind: KIND_CPU }}\n"

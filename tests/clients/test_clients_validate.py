@@ -67,7 +67,9 @@ def test_a_right_model_passes_every_transport_and_batch(server: ServerInfo, repo
     assert {row.verdict for row in found} == {"ok"}, found
     expected = {
         "fixed": {"1", "4"},
+        "fixed_numbers": {"1", "4"},
         "foreign": {"whole"},
+        "scalars": {"whole"},
         "affine": {"1", "4", "8", "8 in flight"},
     }.get(name, {"1", "2", "4", "8 in flight"})
     for transport in ("http", "grpc", "shm"):
