@@ -25,7 +25,6 @@ from tritonclient.grpc import service_pb2
 from clients import TritonModel
 from clients import published as repository
 from loadtest import _choice, _run, _settings
-from loadtest._versions import newest_served
 
 grpc.experimental.gevent.init_gevent()
 SETTINGS = _settings.read({**os.environ, "PLANWRIGHT_CHECK": "0"})
@@ -46,9 +45,7 @@ class Counted(User):
         """Choose samples and connect."""
         self.name = SETTINGS.weighted[0]
         with TritonModel(self.name, SETTINGS.http_url) as model:
-            version = repository.version(
-                SETTINGS.repository, self.name, newest_served(SETTINGS.http_url, self.name, model)
-            )
+            version = repository.version(SETTINGS.repository, self.name, model.versions()[-1])
         self.samples = [group.inputs for group in version.golden().batches(1)]
         self.outputs = list(version.golden().groups[0].outputs)
         self.turn = 0

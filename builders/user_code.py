@@ -101,7 +101,7 @@ class Blame:
         if ROOT in path.parents:
             inside = path.relative_to(ROOT).parts
             return inside[0] not in _OWN or inside[:2] == ("builders", "zoo")
-        return self.root.resolve() in path.parents
+        return bool({self.root.resolve(), self.file.parent} & {*path.parents})
 
     def _disk_is_full(self, error: BaseException) -> bool:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

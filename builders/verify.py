@@ -15,6 +15,7 @@ import numpy as np
 from builders import answers, batch_axis
 from builders.engine import batch_kind
 from builders.export import source_of
+from builders.external_data import with_data
 from builders.stage import Job, Stage
 from builders.targets import Engine
 from planwright.compare import Tolerance
@@ -142,7 +143,7 @@ def _spec_part(job: Job) -> dict[str, Any]:
 
 
 def _inputs(job: Job) -> dict[str, Path]:
-    found = {job.target.filename: job.compile_folder / job.target.filename}
+    found = with_data(job.compile_folder / job.target.filename)
     found |= {name: job.export_folder / name for name in ("golden.npz", "test.npz")}
     return {label: path for label, path in found.items() if path.exists() or label != "test.npz"}
 

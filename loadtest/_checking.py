@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 BUDGET, LIMIT, WISH = 0.012, 0.02, 0.05
-FIRST = 5  # answers of a process that are checked before there is a cost to hold against the budget
+FIRST = 5  # answers of a process that are checked before their cost is held against the budget
 
 cpu_s = time.process_time
 
@@ -69,12 +69,19 @@ class Checker:
         self.begin()
 
     def begin(self) -> None:
-        """Forget earlier runs."""
+        """Begin a run."""
         self.cost = Cost()
+        self._tracks: set[object] = set()
         self._began_s = cpu_s()
 
-    def wants(self, *, first: bool) -> bool:
-        """Say whether to check an answer; the first one of each user is wanted where the budget has room."""
+    def wants(self, *, first: bool, track: object = None) -> bool:
+        """Say whether to check an answer.
+
+        The first of a `track`, a model over a transport, always is; the first one of each user where the budget has room.
+        """
+        if track is not None and track not in self._tracks:
+            self._tracks.add(track)
+            return True
         if not first and self._random.random() >= self._share:
             return False
         return self._free or self.cost.count < FIRST or self.cost.total_s <= BUDGET * (cpu_s() - self._began_s)

@@ -36,6 +36,11 @@ def tags_of(user: Any) -> list[str]:
     return [tag for task in user.tasks for tag in sorted(getattr(task, "locust_tag_set", ()))]
 
 
+def transport_of(user: Any) -> str:
+    """Return the transport of a user class of ours; empty for a class of another kind."""
+    return str(getattr(user, "transport", ""))
+
+
 def _wanted(tags: list[str], asked: set[str], refused: set[str], *, named: bool) -> bool:
     if asked or refused:
         return (not asked or bool(asked & set(tags))) and not (tags and set(tags) <= refused)

@@ -1,19 +1,23 @@
 """Hands arrivals to users at the moment they are due.
 
 In      `Arrival`s, the moment that counts as zero.
-Out     `Feed.take`: the time a request was due, for the next free user of its model.
+Out     `Feed.take`: the next request for a user that is free, and the moment it was due.
 
 A gevent timer comes half a millisecond late and more, because its loop waits in whole milliseconds. So a thread of the system
 sleeps until the next arrival and wakes the loop, which comes within about a tenth. Requests that no user is free for
 wait here and are sent as soon as one is: their latency counts from the moment they were due, and how many waited is counted.
+
+At the end nothing more becomes due, and what waits is still handed out for a while: where the server keeps up, the queue is
+empty within a moment, so a request is never held against a run only because the run ended.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -34,19 +38,20 @@ class Feed:
     """One process's arrivals.
 
     Attributes:
-        due: Requests that became due.
+        due: Requests that became due while the load went on.
         waited: Those of them for which no user was free.
         late: How late the others went out, in µs.
     """
 
     def __init__(self, arrivals: Iterator[Arrival], models: Iterable[str], length_s: float = math.inf) -> None:
         self._arrivals, self._length_s = arrivals, length_s
-        self._queues: dict[str, Any] = {name: SimpleQueue() for name in models}
-        self._idle: Counter[str] = Counter()
+        self._waiting: dict[str, deque[float]] = {name: deque() for name in models}
+        self._idle: dict[str, deque[_Idle]] = {name: deque() for name in models}
         self._ready: deque[tuple[float, str]] = deque()
         self._wake = gevent.get_hub().loop.async_()
         self._zero = self._last = 0.0
-        self._exhausted = False
+        self._deadline = math.inf
+        self._exhausted = self._released = False
         self._taken = 0
         self.ended = self.begun = False
         self.due = self.waited = 0
@@ -65,7 +70,12 @@ class Feed:
     @property
     def left(self) -> int:
         """Requests that are due and were not sent."""
-        return self.due + len(self._ready) - self._taken
+        return self.due - self._taken + (0 if self.ended else len(self._ready))
+
+    @property
+    def unsent(self) -> int:
+        """Those of them that could have been sent: they were still waiting when the time after the end was over."""
+        return self.left if clock() >= self._deadline else 0
 
     @property
     def finished(self) -> bool:
@@ -78,28 +88,44 @@ class Feed:
         self._wake.start(self._deliver)
         _start_thread(self._run, ())
 
-    def end(self) -> None:
-        """Let nothing become due any more, and send waiting users home; what is due and not sent stays counted in `left`."""
-        if not self.ended:
-            self.ended, self._last = True, clock()
-            self._wake.stop()
-            self._send_home()
+    def end(self, grace_s: float) -> float:
+        """Let nothing become due any more; what waits is handed out for another `grace_s`. Returns the moment of the end.
 
-    def take(self, model: str) -> float | None:
-        """Wait for the next request of a model and return the moment it was due; None at the end."""
-        self._idle[model] += 1
-        item: tuple[float, bool] | None = self._queues[model].get()
-        self._idle[model] -= 1
-        if item is None or self.ended:
-            self._queues[model].put(None)  # for the next one who waits
-            return None
-        due, waited = item
-        self._taken += 1
-        if waited:
+        Arrivals that the event loop has not seen yet fell due while it was busy with ending the run: the load ended before them.
+        """
+        if not self.ended:
+            self._deadline = clock() + grace_s
+            self.ended, self._last = True, min([due for due, _ in self._ready] or [clock()])
+            self._wake.stop()
+            self._release_users()
+        return self._last
+
+    def take(self, models: Sequence[str]) -> Arrival | None:
+        """Wait for the next request of one of these models; `due_s` is the moment it was due. None at the end."""
+        waiting = [name for name in models if self._waiting[name]]
+        if waiting and clock() < self._deadline:
+            name = min(waiting, key=lambda each: self._waiting[each][0])
             self.waited += 1
-        else:
-            self.late.record_value(min(max(round((clock() - due) * 1e6), LOWEST_US), HIGHEST_US))
-        return due
+            self._taken += 1
+            return Arrival(self._waiting[name].popleft(), name)
+        arrival = None if self._released else self._wait(models)
+        if arrival is not None:
+            self._taken += 1
+            self.late.record_value(min(max(round((clock() - arrival.due_s) * 1e6), LOWEST_US), HIGHEST_US))
+        return arrival
+
+    def _wait(self, models: Sequence[str]) -> Arrival | None:
+        idle = _Idle()
+        for name in models:
+            self._idle[name].append(idle)
+        try:
+            arrival: Arrival | None = idle.inbox.get()
+            return arrival
+        finally:
+            idle.give(None)  # a user that is stopped takes nothing any more
+            for name in models:
+                with suppress(ValueError):
+                    self._idle[name].remove(idle)
 
     def _run(self) -> None:
         """Sleep until each arrival and wake the loop; the system's own thread."""
@@ -118,11 +144,35 @@ class Feed:
         while self._ready:
             due, model = self._ready.popleft()
             self.due += 1
-            queue = self._queues[model]
-            queue.put((due, queue.qsize() >= self._idle[model]))
+            self._hand_over(Arrival(due, model))
         if self._exhausted:
-            self._send_home()
+            self._release_users()
 
-    def _send_home(self) -> None:
-        for queue in self._queues.values():
-            queue.put(None)
+    def _hand_over(self, arrival: Arrival) -> None:
+        """Give an arrival to the user of its model that has been idle for longest, or let it wait."""
+        users = self._idle[arrival.model]
+        while users:
+            if users.popleft().give(arrival):
+                return
+        self._waiting[arrival.model].append(arrival.due_s)
+
+    def _release_users(self) -> None:
+        self._released = True
+        for users in self._idle.values():
+            while users:
+                users.popleft().give(None)
+
+
+class _Idle:
+    """A user that waits for a request of any of its models; it is given one thing, once."""
+
+    def __init__(self) -> None:
+        self.inbox: Any = SimpleQueue()
+        self._given = False
+
+    def give(self, arrival: Arrival | None) -> bool:
+        """Wake the user; False where it was woken before."""
+        given, self._given = self._given, True
+        if not given:
+            self.inbox.put(arrival)
+        return not given

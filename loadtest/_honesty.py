@@ -1,11 +1,12 @@
-"""What makes a run's figures doubtful, and what makes it fail.
+"""Decide whether a run passed, failed or is inconclusive.
 
 In      report.json's value before its verdict, what ended the run.
 Out     ``verdict``: pass, fail or inconclusive, with reasons; the loud one first.
 
-Bad: the server gone, wrong or failed or unanswered requests, an SLO missed, requests that were due and never sent. Doubtful: the
-client as the limit, sends that came late by the client's own fault, counters of the server that disagree, a rate that was not
-offered, windows that differ, checking that cost too much, too few requests for a 99th percentile.
+Bad: the server gone, wrong or failed or unanswered requests, an SLO missed, requests that were due and never sent. Doubtful: a
+chosen model or transport that got no request, the client as the limit, sends that came late by the client's own fault, counters of
+the server that disagree, a rate that was not offered, windows that differ, checking that cost too much, too few requests for a
+99th percentile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LATE_SHARE, LATE_US = (
     0.1,
     1000.0,
 )  # lateness of the median send against the median latency, where it is more than a millisecond
-RATE_OFF = 0.005  # offered against asked for
+RATE_OFF = 0.005  # offered against configured
 STABLE, WINDOWS = 0.1, 3  # perf_analyzer's rule: three windows within 10%
 LEAST_WINDOW_S = 3
 LOUD = "THE CLIENT IS THE LIMIT"
@@ -38,14 +39,36 @@ def verdict(report: dict[str, Any], *, stopped_by: str, lost_server: bool, stead
     for row in report["models"]:
         bad += _bad(row)
     bad += _never_sent(report["load"])
-    doubts = [*_client(report), *_counted(report), *_offered(report["load"]), *_checking(report["client"])]
+    doubts = [*_client(report), *_counted(report), *_offered(report), *_checking(report["client"])]
     for row in report["models"]:
         doubts += _few(row)
-        doubts += _unstable(row, report["warmup_s"]) if steady else []
-    if not report["models"]:
-        doubts.append("nothing was measured")
+        doubts += (
+            _unstable(row, report["warmup_s"], report["warmup_s"] + report.get("window_s", math.inf)) if steady else []
+        )
+    doubts += _not_requested(report) if report["models"] else ["nothing was measured"]
     status = "fail" if bad else "inconclusive" if doubts else "pass"
     return {"status": status, "reasons": [*bad, *doubts]}
+
+
+def passed(report: dict[str, Any]) -> str:
+    """Return what a run that passed has shown, and for which models.
+
+    Example:
+        >>> row = {"model": "a", "checked": 3, "slo": {"p99_ms": 20.0}}
+        >>> passed({"models": [row, {"model": "b", "checked": 4, "slo": {}}]})
+        'no request failed, none of 7 checked answers is wrong, the SLO of a is met, b has no SLO'
+    """
+    checked = sum(row["checked"] for row in report["models"])
+    limits = {row["model"]: bool(row["slo"]) for row in report["models"]}
+    having, lacking = ([name for name, has in limits.items() if has is given] for given in (True, False))
+    parts = [
+        "no request failed",
+        f"none of {checked} checked answers is wrong" if checked else "no answer was checked",
+        f"the SLO of {', '.join(having)} is met" if having else "",
+        f"{', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no SLO" if lacking else "",
+        "the server's counters are not known" if report.get("server_note") else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _bad(row: dict[str, Any]) -> Iterator[str]:
@@ -57,15 +80,28 @@ def _bad(row: dict[str, Any]) -> Iterator[str]:
     if row["unanswered"]:
         yield f"{name}: {row['unanswered']} requests were never answered"
     if limit_ms is not None and row["measured"] and p99_ms > limit_ms:
-        yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {limit_ms:g} ms"
+        yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {limit_ms:.15g} ms"
 
 
 def _never_sent(load: dict[str, Any]) -> Iterator[str]:
     if load["unsent"]:
         yield (
-            f"{load['unsent']} of {load['due']} requests were due and never sent: the server does not keep up with this rate, "
-            "or there are too few connections (--users)"
+            f"{load['unsent']} of {load['due']} requests were due and never sent, not even after the load had ended: the server does "
+            "not keep up with this rate, or there are too few connections (--users)"
         )
+
+
+def _not_requested(report: dict[str, Any]) -> Iterator[str]:
+    """Name models, transports and else pairs of them that were to be covered and got no request."""
+    pairs = [tuple(pair) for pair in report.get("not_requested", [])]
+    models, transports = ({row[key] for row in report["models"]} for key in ("model", "protocol"))
+    for model in dict.fromkeys(model for model, _ in pairs if model not in models):
+        yield f"{model} got no request: run longer, or leave it out of PLANWRIGHT_MODELS"
+    for transport in dict.fromkeys(transport for _, transport in pairs if transport not in transports):
+        yield f"nothing was sent over {transport}: give more users (--users), or choose transports with --tags"
+    for model, transport in pairs:
+        if model in models and transport in transports:
+            yield f"{model} got no request over {transport}: run longer, or give more users (--users)"
 
 
 def _few(row: dict[str, Any]) -> Iterator[str]:
@@ -75,8 +111,13 @@ def _few(row: dict[str, Any]) -> Iterator[str]:
 
 def _client(report: dict[str, Any]) -> Iterator[str]:
     client, load = report["client"], report["load"]
-    server_busy = max((row.get("busy_share", 0.0) for row in report["server"].values()), default=0.0)
-    if client["cpu_share"] > BUSY and server_busy < SERVER_BUSY:
+    server_busy = max((row.get("busy_share", 0.0) for row in report["server"].values()), default=None)
+    if client["cpu_share"] > BUSY and server_busy is None:
+        yield (
+            f"{LOUD}, or the server is: the client used {client['cpu_share']:.0%} of a core, and how busy the server was is not known; "
+            "give locust --processes, or read the rates as a lower bound"
+        )
+    elif client["cpu_share"] > BUSY and server_busy is not None and server_busy < SERVER_BUSY:
         yield (
             f"{LOUD}: it used {client['cpu_share']:.0%} of a core while the server's instances computed {server_busy:.0%} of the "
             "time; give locust --processes, or read the rates as a lower bound"
@@ -90,30 +131,48 @@ def _client(report: dict[str, Any]) -> Iterator[str]:
 def _counted(report: dict[str, Any]) -> Iterator[str]:
     for model, server in report["server"].items():
         rows = [row for row in report["models"] if row["model"] == model]
-        ours = sum(row["requests"] - row["failures"] + row["wrong"] for row in rows)
-        in_flight = sum(row["unanswered"] + row["cancelled"] for row in rows)
-        if rows and not 0 <= server["requests"] - ours <= in_flight:
-            yield f"{model}: the server counted {server['requests']} answers, the client {ours}: is somebody else asking it?"
+        ours, theirs = sum(row["requests"] - row["failures"] + row["wrong"] for row in rows), server["requests"]
+        # the server may have counted a request that was cut off, or that failed for the client
+        unknown = sum(row["unanswered"] + row["cancelled"] + row["failures"] - row["wrong"] for row in rows)
+        changes = ", ".join(server.get("changes", []))
+        if rows and changes:
+            yield f"{model}: {changes} during the run: its figures are not of one version that was loaded all the time"
+        if rows and theirs > ours + unknown:
+            yield f"{model}: the server counted {theirs} answers, the client {ours}: is another client sending requests?"
+        elif rows and theirs < ours and not changes:
+            yield f"{model}: the server counted {theirs} answers, the client {ours}: was it loaded again, or is it one of several servers?"
 
 
-def _offered(load: dict[str, Any]) -> Iterator[str]:
+def _offered(report: dict[str, Any]) -> Iterator[str]:
+    load, due = report["load"], max(report["load"]["due"], 1)
     asked, offered = load["asked_per_s"], load["offered_per_s"]
-    chance = 3 / math.sqrt(max(load["due"], 1)) if load["arrivals"] == "poisson" else 0.0  # three standard deviations
-    if asked and abs(offered / asked - 1) > max(RATE_OFF, chance):
-        yield f"{offered:.1f} requests per second were offered, {asked:.1f} were asked for"
+    chance = 3 / math.sqrt(due) if load["arrivals"] == "poisson" else 0.0  # three standard deviations
+    edge = (
+        report["client"].get("processes", 1) / due
+    )  # each process may have one more request, or one less, at the edges of its run
+    if asked and abs(offered / asked - 1) > max(RATE_OFF, chance, edge):
+        yield f"{offered:.1f} requests per second were offered, {asked:.1f} were configured"
 
 
 def _checking(client: dict[str, Any]) -> Iterator[str]:
     share = client["checking"]
-    if share["high"] > LIMIT:
+    if share.get(
+        "automatic"
+    ):  # the budget is kept, but for a few first answers: these matter by what they take of a core
+        if share["high"] * client["cpu_share"] > LIMIT:
+            yield (
+                f"checking {share['count']} answers took up to {share['high'] * client['cpu_share']:.1%} of a core, more than "
+                f"{LIMIT:.0%}, because they are large: run longer"
+            )
+    elif share["high"] > LIMIT:
         yield (
             f"checking answers cost the client {share['share']:.1%} of its CPU time (up to {share['high']:.1%}), more than "
             f"{LIMIT:.0%}: lower PLANWRIGHT_CHECK, or leave it out"
         )
 
 
-def _unstable(row: dict[str, Any], warmup_s: float) -> Iterator[str]:
-    windows = stability(row["series"], warmup_s)
+def _unstable(row: dict[str, Any], warmup_s: float, end_s: float) -> Iterator[str]:
+    windows = stability(row["series"], warmup_s, end_s)
     if windows is not None and not windows["stable"]:
         yield (
             f"{_name(row)}: the last {WINDOWS} windows differ by more than {STABLE:.0%} "
@@ -121,12 +180,12 @@ def _unstable(row: dict[str, Any], warmup_s: float) -> Iterator[str]:
         )
 
 
-def stability(series: Sequence[dict[str, float]], warmup_s: float) -> dict[str, Any] | None:
+def stability(series: Sequence[dict[str, float]], warmup_s: float, end_s: float = math.inf) -> dict[str, Any] | None:
     """Compare the last three windows; None where the run is too short for windows of three seconds.
 
-    The first and the last row are left out: they are cut short.
+    Only rows that lie between the end of the warm-up and the end of the load count, and not the first, in which users connect.
     """
-    rows = [row for row in series[1:-1] if row["t_s"] >= warmup_s]
+    rows = [row for row in series[1:] if warmup_s <= row["t_s"] and row["t_s"] + row["width_s"] <= end_s]
     size = len(rows) // WINDOWS
     if not rows or size * rows[0]["width_s"] < LEAST_WINDOW_S:
         return None

@@ -22,15 +22,16 @@ from clients import ClientError, ConnectionFailed, PreparedRequest, RequestTimeo
 from clients import published as repository
 from clients.discover import Protocol
 from clients.sync import SharedMemory
-from clients.validate import check_answers
+from clients.validate import check_answers, sample_inputs
 from loadtest._checking import Checker
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
+from loadtest._switched import Answers
 from planwright.golden import Golden, Group
 
-CANCELLED_S = 1.0  # a user that is stopped while it rests may wake up and send before the stop reaches it
 PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
 MOST_RIGHT = 64
+LOOK_AGAIN_S = 1.0  # how old the knowledge of the version that is served may be
 OWN_PAYLOADS = 4  # shared memory is the user's own, so few requests per user
 # what a report calls a transport -> protocol, and where tensors lie
 TRANSPORTS: dict[str, tuple[Protocol, SharedMemory | None]] = {
@@ -42,6 +43,9 @@ clock = time.perf_counter
 
 class WrongAnswerError(Exception):
     """The server answered, but not what the golden sample says."""
+
+
+UNKNOWN = Exception("another version answered, and what it should answer is not known")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Payloads:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._built: dict[tuple[str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
+        self._newest: dict[str, tuple[float, Answers | None]] = {}
 
     def of(
         self, name: str, protocol: Protocol, model: TritonModel, *, own: bool
@@ -87,7 +92,9 @@ class Payloads:
         for size in dict(self._settings.batches):
             groups = list(golden.batches(min(size, model.info.limit)))
             groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
-            found[size] = [Payload(model.prepare(_inputs(model, group)), group, own, _rows(group)) for group in groups]
+            found[size] = [
+                Payload(model.prepare(sample_inputs(model.info, group)), group, own, _rows(group)) for group in groups
+            ]
         # a common multiple, so that a size's share does not hang on how many groups the golden samples make of it
         longest = math.lcm(*map(len, found.values()))
         return [
@@ -97,9 +104,19 @@ class Payloads:
         ]
 
     def _version(self, name: str, model: TritonModel) -> repository.PublishedVersion:
-        from loadtest._versions import newest_served
+        return repository.version(self._settings.repository, name, model.versions()[-1])
 
-        return repository.version(self._settings.repository, name, newest_served(self._settings.http_url, name, model))
+    def switched(self, name: str, model: TritonModel, known: str) -> Answers | None:
+        """Return the answers of a version that has taken over from `known`; None where that is still the newest one."""
+        read_s, found = self._newest.get(name, (-math.inf, None))
+        if clock() - read_s > LOOK_AGAIN_S:
+            version = model.versions()[-1]
+            if found is None or found.version.version != version:
+                found = (
+                    None if version == known else Answers(repository.version(self._settings.repository, name, version))
+                )
+            self._newest[name] = clock(), found
+        return found
 
 
 class Session:
@@ -109,11 +126,12 @@ class Session:
         self, settings: Settings, payloads: Payloads, recorder: Recorder, checker: Checker, transport: str, name: str
     ) -> None:
         self._recorder, self._checker, self._transport, self._name = recorder, checker, transport, name
+        self._payloads = payloads
         protocol, memory = TRANSPORTS[transport]
         url = settings.grpc_url if protocol == "grpc" else settings.http_url
         self._model = TritonModel(
-            name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s
-        )
+            name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s, allow_nan=True
+        )  # golden samples may hold NaN where the model takes it for a missing value
         self._choices, self._version = payloads.of(name, protocol, self._model, own=memory is not None)
         self._mine: dict[int, PreparedRequest] = {}
         self._random = random.Random()
@@ -126,7 +144,7 @@ class Session:
             fire: locust's ``request`` event.
             due: In an open loop, the moment the request was due: its latency counts from there.
         """
-        if self._recorder.ended:
+        if due is None and self._recorder.over:
             return
         payload = self._choices[self._random.randrange(len(self._choices))]
         error: Exception | None = None
@@ -138,15 +156,17 @@ class Session:
         except ClientError as caught:
             error = caught
         except gevent.GreenletExit:
-            if clock() - sent < CANCELLED_S:
-                self._recorder.cancelled(self._name, self._transport)
+            self._recorder.cut_off(self._name, self._transport, clock() - sent)
             raise
         done = clock()
         began = sent if due is None else due
         self._asked += 1
-        checked = answers is not None and self._checker.wants(first=self._asked == 1)
+        checked = answers is not None and self._checker.wants(
+            first=self._asked == 1, track=(self._name, self._transport)
+        )
         if checked:
             error = self._checker.run(lambda: self._wrong(payload, answers))
+            checked, error = (False, None) if error is UNKNOWN else (True, error)
         self._tell(fire, began, done, sent, error, checked, answers, payload.samples)
         if isinstance(error, ConnectionFailed):
             time.sleep(PAUSE_AFTER_FAILURE_S)
@@ -177,7 +197,7 @@ class Session:
             exception=error, context={},
         )  # fmt: skip
 
-    def _wrong(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
+    def _wrong(self, payload: Payload, answers: Any) -> Exception | None:
         """Compare with the golden answer; an answer that was right before is right again, byte for byte."""
         seen = _bytes_of(answers)
         if seen is not None and seen in payload.right:
@@ -187,11 +207,22 @@ class Session:
             payload.right.add(seen)
         return error
 
-    def _compared(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
+    def _compared(self, payload: Payload, answers: Any) -> Exception | None:
         batched = self._model.info.batches
         shaped = {name: array[: payload.samples] if batched else array[None] for name, array in answers.items()}
-        failed = [check for check in check_answers(payload.group, shaped, self._version) if not check.passed]
-        return WrongAnswerError(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
+        error = _differs(payload.group, shaped, self._version)
+        return error and self._compared_with_newer(payload, shaped, error)
+
+    def _compared_with_newer(self, payload: Payload, shaped: Any, error: Exception) -> Exception | None:
+        """Compare with the version that has taken over meanwhile; `error` stands where none has."""
+        try:
+            newer = self._payloads.switched(self._name, self._model, self._version.version)
+        except ClientError:
+            return UNKNOWN
+        expected = newer.to(payload.group.inputs) if newer else None
+        if newer is None:
+            return error
+        return UNKNOWN if expected is None else _differs(expected, shaped, newer.version)
 
     def close(self) -> None:
         """Close the connection; a gRPC channel left open would keep the process from ending."""
@@ -204,12 +235,13 @@ def _bytes_of(answers: Any) -> tuple[bytes, ...] | None:
     return None if any(array.dtype.kind == "O" for array in arrays) else tuple(array.tobytes() for array in arrays)
 
 
+def _differs(group: Group, answers: Any, version: repository.PublishedVersion) -> WrongAnswerError | None:
+    failed = [check for check in check_answers(group, answers, version) if not check.passed]
+    return WrongAnswerError(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
+
+
 def _rows(group: Group) -> int:
     return len(next(iter(group.inputs.values())))
-
-
-def _inputs(model: TritonModel, group: Group) -> Any:
-    return group.inputs if model.info.batches else {name: array[0] for name, array in group.inputs.items()}
 
 
 def _text(error: Exception | None) -> str:

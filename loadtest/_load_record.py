@@ -79,12 +79,15 @@ class LoadRecord:
             "late_us": _figures(self.late),
         }  # fmt: skip
 
-    def client(self) -> dict[str, Any]:
-        """Return report.json's ``client``; ``cpu_share`` is that of the busiest process."""
+    def client(self, *, automatic: bool = False) -> dict[str, Any]:
+        """Return report.json's ``client``.
+
+        ``cpu_share`` is that of the busiest process; `automatic` says that nobody gave a share of answers to check.
+        """
         share, low, high = self.cost.share()
         return {
             "cpu_s": round(self.cpu_s, 3), "cpu_share": round(self.busiest, 4), "processes": self.processes, "loop_lag_us": _figures(self.lag),
-            "checking": {"count": self.cost.count, "share": round(share, 5), "low": round(low, 5), "high": round(high, 5)},
+            "checking": {"count": self.cost.count, "share": round(share, 5), "low": round(low, 5), "high": round(high, 5), "automatic": automatic},
         }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clients import TritonModel, published
+from clients.validate import sample_inputs
 
 _PERCENTILE = re.compile(r"^(\d+\.\d+) percentile latency \(ns\)\s*: (\d+)", re.MULTILINE)
 _FIGURES = {
@@ -45,11 +46,11 @@ class Workers:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.failures = 0
         self.sent = 0
-        connect = {"protocol": job["protocol"], "retries": 0, "timeout_s": job["timeout_s"]}
+        connect = {"protocol": job["protocol"], "retries": 0, "timeout_s": job["timeout_s"], "allow_nan": True}
         models = [TritonModel(job["model"], job["url"], **connect) for _ in range(job["connections"])]
         first = models[0]
         version = published.version(Path(job["repository"]), job["model"], job["version"])
-        self.requests = [first.prepare(group.inputs) for group in version.golden().batches(1)]
+        self.requests = [first.prepare(sample_inputs(first.info, group)) for group in version.golden().batches(1)]
         self._threads = [threading.Thread(target=self._work, args=(model,), daemon=True) for model in models]
         for thread in self._threads:
             thread.start()

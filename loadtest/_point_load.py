@@ -58,7 +58,7 @@ class Measured:
         throughput_per_s: Samples per second.
         latency_us: p50, p90, p95, p99, p99.9, mean, min, max.
         requests: Answered after the warm-up.
-        failures, wrong: Over the whole run.
+        failures, wrong: Over the whole run; a request that was never answered is a failure.
         errors: What went wrong, in words.
         mean_batch: Samples per execution, by the server's counters.
         batches: (size, count) of executed batches.
@@ -167,7 +167,7 @@ def _figures(report: dict[str, Any], model: str, usage: Usage) -> Measured:
     seen = usage.cpu_s is not None and inferences > 0
     return Measured(
         throughput_per_s=row["throughput_per_s"], latency_us=row["latency_us"], requests=answered,
-        failures=row["failures"], wrong=row["wrong"], errors=tuple(errors),
+        failures=row["failures"] + row.get("unanswered", 0), wrong=row["wrong"], errors=tuple(errors),
         mean_batch=server.get("mean_batch", 0.0),
         batches=tuple((batch["size"], batch["count"]) for batch in server.get("batches", [])),
         client_cores=_client_cores(report),

@@ -40,7 +40,7 @@ class Bench:
         self.server, self.model = server, model
         self.base = self.config()
         self.published = _point.setting_of(self.base)
-        self.identity = _server.identity(server.http_url)
+        self.identity = _server.Server(server.http_url, server.grpc_url).identity()
         self.untuned: Setting | None = None
 
     def prepare(self) -> None:

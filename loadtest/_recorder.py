@@ -25,6 +25,7 @@ MOST_ERRORS, OTHER = 50, "other errors"
 COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window", "samples")
 
 MOST_FRESH = 1024
+CANCELLED_S = 1.0  # a user that is stopped while it rests may wake up and send before the stop reaches it
 clock = time.perf_counter
 
 
@@ -68,7 +69,7 @@ class Track:
         cancels: Requests that were cut off with their user; neither answered nor missed.
         failures, wrong, checked: Counts over the whole run.
         measured: Requests that began after the warm-up.
-        in_window: Successful ones of them that ended before the load did.
+        in_window: Successful requests that ended between the end of the warm-up and the end of the load, whenever they began.
         samples: What these held: what throughput is made of.
         errors: Text → count.
     """
@@ -125,6 +126,9 @@ class Track:
 class Recorder:
     """All tracks of this process.
 
+    A request under way at the end of the warm-up, or of the load, belongs to neither side of it: throughput counts answers
+    by the moment they came, latencies are those of requests that began after the warm-up.
+
     Attributes:
         started, warm_until, ended: Moments of ``time.perf_counter``; `ended` is 0 while the load goes on.
     """
@@ -132,16 +136,28 @@ class Recorder:
     def __init__(self) -> None:
         self.tracks: dict[tuple[str, str], Track] = {}
         self.started = self.warm_until = self.ended = 0.0
+        self._slowest_s: dict[tuple[str, str], float] = {}
 
     def start(self, warmup_s: float) -> None:
-        """Forget what was and begin a run now."""
+        """Drop earlier records and begin a run now."""
         self.tracks.clear()
+        self._slowest_s.clear()
         self.started, self.ended = clock(), 0.0
         self.warm_until = self.started + warmup_s
 
     def end(self, moment: float | None = None) -> None:
         """The load is over, or was at `moment`; answers that still come count as answers, not as throughput."""
         self.ended = self.ended or moment or clock()
+
+    @property
+    def slowest_s(self) -> float:
+        """The longest time from send to answer so far."""
+        return max(self._slowest_s.values(), default=0.0)
+
+    @property
+    def over(self) -> bool:
+        """True where the load has ended."""
+        return 0 < self.ended <= clock()
 
     @property
     def window_s(self) -> float:
@@ -152,9 +168,10 @@ class Recorder:
         """Note that a request goes out; one that never ends is missed later."""
         self._track(model, protocol).sent += 1
 
-    def cancelled(self, model: str, protocol: str) -> None:
-        """Note that a request was cut off with its user."""
-        self._track(model, protocol).cancels += 1
+    def cut_off(self, model: str, protocol: str, under_way_s: float) -> None:
+        """Note that a request was cut off with its user; it is missed only where others had their answer within that time."""
+        known = under_way_s < max(CANCELLED_S, self._slowest_s.get((model, protocol), 0.0))
+        self._track(model, protocol).cancels += known
 
     def record(
         self,
@@ -184,14 +201,24 @@ class Recorder:
             track.series.failed(second)
             return
         track.series.answered(second, latency_us)
+        taken_us = latency_us if service_us is None else service_us
+        self._slowest_s[model, protocol] = max(self._slowest_s.get((model, protocol), 0.0), taken_us / 1e6)
+        if self.warm_until <= done and (not self.ended or done <= self.ended):
+            track.in_window += 1
+            track.samples += samples
         if warm:
-            track.in_window += not self.ended
-            track.samples += 0 if self.ended else samples
             track.measured_us.add(latency_us)
-            track.service_us.add(latency_us if service_us is None else service_us)
+            track.service_us.add(taken_us)
+
+    def answers(self) -> dict[str, int]:
+        """Return how many answers came from each model, wrong ones included."""
+        found: Counter[str] = Counter()
+        for (model, _), track in self.tracks.items():
+            found[model] += track.requests - track.failures + track.wrong
+        return found
 
     def drain(self) -> list[list[Any]]:
-        """Return and forget what was recorded since the last call, for a report to the master."""
+        """Return and drop what was recorded since the last call, for a report to the master."""
         parts = [[model, protocol, track.encode()] for (model, protocol), track in self.tracks.items()]
         self.tracks.clear()
         return parts

@@ -47,7 +47,7 @@ class Row:
         slo_us: Limit of p99; None where there is none.
         requests: All that ended or never did.
         failures: Those that failed or were never answered, without the wrong answers.
-        spans: Rows of the time series that lie between the end of the warm-up and the end of the run.
+        spans: Rows of the time series that lie between the end of the warm-up and the end of the load.
     """
 
     model: str
@@ -157,7 +157,8 @@ def _rows(report: Value) -> Iterator[Row]:
     parts = (environment, environment["server"], environment["versions"], report["server"], report["verdict"])
     if not all(isinstance(part, dict) for part in parts):
         raise TypeError("environment, server or verdict")
-    warm_s, end_s = _finite(report["warmup_s"]), _finite(report["duration_s"])
+    warm_s = _finite(report["warmup_s"])
+    end_s = warm_s + _finite(report["window_s"]) if "window_s" in report else _finite(report["duration_s"])
     for row in report["models"]:
         wrong, lost = _count(row["wrong"]), _count(row.get("unanswered", 0))
         limit_ms = row["slo"].get("p99_ms")

@@ -20,7 +20,6 @@ from typing import Any
 
 from clients import published
 from loadtest import _locust
-from loadtest._versions import newest_served
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, StageError
 from planwright.server_info import SERVER_FILE, ServerInfo
@@ -83,6 +82,9 @@ def drive(load: dict[str, Any], environment: dict[str, str], runs: Path, *flags:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=load["duration_s"] + SPARE_S
     )
     report = _locust.report(runs, done.stdout + done.stderr)
+    if not report["models"]:
+        why = "; ".join(report["verdict"]["reasons"])
+        raise StageError("load", Fault("the load measured nothing", why=why, fix=_locust.TRY))
     row = report["models"][0]
     return {
         "requests": row["requests"], "failures": row["failures"] + row["unanswered"], "rate_per_s": report["load"]["offered_per_s"],
@@ -99,9 +101,10 @@ def loadgen(load: dict[str, Any], server: ServerInfo, repository: Path, url: str
     """
     from clients import TritonModel
 
-    with TritonModel(load["model"], server.http_url) as model:
-        version = newest_served(server.http_url, load["model"], model)
-    address = url or (server.http_url if load["protocol"] == "http" else server.grpc_url)
+    own = server.http_url if load["protocol"] == "http" else server.grpc_url
+    with TritonModel(load["model"], own, protocol=load["protocol"]) as model:
+        version = model.versions()[-1]
+    address = url or own
     job = {**load, "url": address, "version": version, "repository": str(repository), "timeout_s": 60.0, "seed": 1}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(job, file)

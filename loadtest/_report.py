@@ -18,7 +18,8 @@ from typing import Any
 
 from clients import published
 from loadtest import _plots
-from loadtest._honesty import stability, verdict
+from loadtest._counters import Counted
+from loadtest._honesty import passed, stability, verdict
 from loadtest._recorder import Track, bars, curve, up_to
 from loadtest._settings import Settings
 from planwright.errors import Fault, SpecError
@@ -30,17 +31,17 @@ PERCENTILES = (50, 90, 95, 99, 99.9)
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run hands over; see `_run.Run`."""
+    """What a run hands over; see `_run.Run`. `chosen` is every model and transport that was to be covered."""
 
     tracks: dict[tuple[str, str], Track]
+    chosen: list[tuple[str, str]]
     duration_s: float
     window_s: float
     users: int
-    server: dict[str, Any]
+    counted: Counted
     identity: dict[str, Any]
     client: dict[str, Any]
     load: dict[str, Any]
-    lost_server: bool
     stopped_by: str
 
 
@@ -58,11 +59,13 @@ def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, A
         "users": measured.users,
         "load": measured.load,
         "models": models,
-        "server": measured.server,
+        "not_requested": [list(pair) for pair in measured.chosen if pair not in measured.tracks],
+        "server": measured.counted.models,
+        "server_note": measured.counted.note,
         "client": measured.client,
     }
     report["verdict"] = verdict(
-        report, stopped_by=measured.stopped_by, lost_server=measured.lost_server, steady=settings.steady
+        report, stopped_by=measured.stopped_by, lost_server=measured.counted.lost, steady=settings.steady
     )
     save(folder, report, page=settings.page)
     return folder, report
@@ -127,6 +130,7 @@ def render(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["ms"] = lambda us: f"{us / 1000:.2f}" if us < 100_000 else f"{us / 1000:.0f}"
+    environment.filters["passed"] = passed
     environment.filters["count"] = lambda value: f"{value:,.0f}"
     draw = {"run": _plots.run, "sweep": _plots.sweep, "tune": _plots.tune}[report["kind"]]
     return environment.get_template("report.html.j2").render(
@@ -135,7 +139,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def _model(settings: Settings, measured: Measured, model: str, protocol: str, track: Track) -> dict[str, Any]:
-    build = _build(settings.repository / model)
+    build = _build(settings.repository / model, measured.counted.versions.get(model, ""))
     slo = slo_of(settings.repository / model, build)
     answered = track.latencies.get_total_count()
     within = up_to(track.latencies, slo["p99_ms"] * 1000) if slo else answered
@@ -165,7 +169,7 @@ def _model(settings: Settings, measured: Measured, model: str, protocol: str, tr
         "series": track.series.as_rows(),
         "errors": [{"text": text, "count": count} for text, count in track.errors.most_common()],
     }
-    row["stability"] = stability(row["series"], settings.warmup_s)
+    row["stability"] = stability(row["series"], settings.warmup_s, settings.warmup_s + measured.window_s)
     return row
 
 
@@ -182,9 +186,13 @@ def latencies(histogram: Any) -> dict[str, float]:
     }
 
 
-def _build(folder: Path) -> dict[str, Any]:
-    found = sorted(folder.glob("*/build.json"), key=lambda path: int(path.parent.name))
-    return published.version(folder.parent, folder.name, found[-1].parent.name).build if found else {}
+def _build(folder: Path, served: str) -> dict[str, Any]:
+    """Return build.json of the version that is served, or of the newest one where that is not known."""
+    found = read_json(folder / served / "build.json") if served else None
+    if isinstance(found, dict):
+        return found
+    newest = published.newest(folder.parent, folder.name)
+    return newest.build if newest else {}
 
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
@@ -193,7 +201,7 @@ def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
 
     path = folder / "config.pbtxt"
     text = path.read_text() if path.is_file() else ""
-    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([\d.]+)"', text)
+    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([-+.\de]+)"', text)
     return {"p99_ms": float(match[1])} if match else ({} if text else dict(build.get("slo", {})))
 
 

@@ -5,22 +5,27 @@ Out     runs/<id>/report.json and report.html, the verdict as the process's exit
 
 In a distributed run the workers send their tracks with locust's own reports, and only the master (or a lone process)
 looks at the server and writes. The clock of what is measured starts when users are connected, and stops when locust begins to
-stop them; requests that are then under way are waited for, so that slow answers at the end are not lost.
+stop them. Requests that are then under way are waited for, so that slow answers at the end are not lost, and those that wait
+for a connection are still sent, for `BACKLOG_S` or as long as the slowest answer took: only a server that does not keep up
+leaves some that are never sent.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from loadtest import _arrivals, _forget, _report, _server
-from loadtest._arrivals import Share
+from loadtest import _arrivals, _choice, _forget, _report
+from loadtest._arrivals import Arrival, Share
 from loadtest._checking import Checker, Cost
+from loadtest._counters import Counters
 from loadtest._feed import Feed, clock
-from loadtest._honesty import LOUD
+from loadtest._honesty import LOUD, passed
 from loadtest._load_record import LoadRecord
 from loadtest._recorder import Recorder
 from loadtest._settings import Settings
@@ -30,6 +35,7 @@ from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, PlanwrightError
 KEY, STOP, LAST, SHARE = "planwright", "planwright_stop", "planwright_last", "planwright_share"
 COLLECT_TIMEOUT_S = 10.0
 DRAIN_S = 10.0  # how long requests under way are waited for at the end, where --stop-timeout says nothing
+BACKLOG_S = 1.0  # how long requests that wait for a connection at the end are still sent
 CONNECTING_S = 10.0  # an open loop waits so long for its connections, then begins with those that are there
 LAG_EVERY_S = 0.05
 
@@ -42,7 +48,7 @@ class Run:
         self.checker = Checker(settings.check)
         self.feed: Feed | None = None
         self._share = Share()
-        self._before: _server.Snapshot | None = None
+        self._counters = Counters(settings)
         self._given_up: PlanwrightError | None = None
         self._watching: list[Any] = []
         self._reset()
@@ -50,8 +56,11 @@ class Run:
     def _reset(self) -> None:
         self._started_s, self._cpu_s, self._reported_at = 0.0, time.process_time(), clock()
         self._given_up = None
-        self._peak_users = self._waiting = self._connected = 0
-        self._ended = False
+        self._peak_users = self._connected = 0
+        self._ended = self._stopped = self._sent_last = False
+        self._workers: set[str] = set()
+        self._collected: set[str] = set()
+        self._used: tuple[float, float] | None = None
         self._finished: set[str] = set()
         self._window_s = 0.0
         self._others, self._own = LoadRecord(), LoadRecord()
@@ -70,6 +79,7 @@ class Run:
         """Take the server's counters and begin to record."""
         import gevent
 
+        inspect.stack()  # locust calls it as it stops users; the first call reads source files for 30 ms, in which no answer is seen
         self._reset()
         self.recorder.start(self.settings.warmup_s)
         self.checker.begin()
@@ -77,9 +87,10 @@ class Run:
         environment.stop_timeout = environment.stop_timeout or DRAIN_S
         if _is_master(environment):
             for index, client in enumerate(environment.runner.clients.values()):
+                self._workers.add(client.id)
                 environment.runner.send_message(SHARE, [index, environment.runner.worker_count], client_id=client.id)
         if not _is_worker(environment):
-            self._before = self._snapshot()
+            self._counters.begin()
         if _is_master(environment):
             watch = self._watch_workers
         else:
@@ -88,6 +99,7 @@ class Run:
         self._watching = [
             gevent.spawn(watch, environment.runner),
             gevent.spawn(_forget.for_ever, environment.runner.stats),
+            *([] if _is_worker(environment) else [gevent.spawn(self._counters.follow)]),
         ]
 
     def connected(self, runner: Any) -> None:
@@ -99,14 +111,25 @@ class Run:
             self._begin_feed()
 
     def stopping(self, environment: Any, **_: Any) -> None:
-        """The load is over: nothing becomes due any more, and the clock of the throughput stops."""
-        self._ended = True
-        self.recorder.end()
-        if self.feed is not None:
-            self.feed.end()
+        """The load is over: nothing becomes due any more, and the clocks of throughput and of the client's CPU time stop."""
+        self._ended, self._used = True, (time.process_time(), clock())
+        grace_s = max(BACKLOG_S, self.recorder.slowest_s)
+        self.recorder.end(self.feed.end(grace_s) if self.feed is not None else None)
+
+    def next_due(self, models: Sequence[str]) -> Arrival | None:
+        """Wait for the next request of an open loop to one of these models; None at the end."""
+        if self.feed is None:
+            return None
+        arrival = self.feed.take(models)
+        if self.feed.finished:  # the load lasts until the profile ends, and longer where requests still wait
+            self.recorder.end(max(self.feed.last_moment, clock()))
+        return arrival
 
     def stop(self, environment: Any, **_: Any) -> None:
-        """Write the report."""
+        """Write the report; locust may say more than once that a test has stopped."""
+        if self._stopped:
+            return
+        self._stopped = True
         for greenlet in self._watching:
             greenlet.kill()
         if _is_worker(environment) or not self._started_s:
@@ -114,18 +137,24 @@ class Run:
         if _is_master(environment):
             self._collect(environment.runner)
         duration_s = time.monotonic() - self._started_s
-        after = self._snapshot()
-        server = _server.difference(self._before, after) if self._before and after else {}
+        window_s = self._window_s or self.recorder.window_s
+        counted = self._counters.end(window_s + self.settings.warmup_s, self.recorder.answers())
         self._others.add(self._part())
         measured = _report.Measured(
-            self.recorder.tracks, duration_s, self._window_s or self.recorder.window_s, self._peak_users or environment.runner.user_count,
-            server, _server.identity(self.settings.http_url), self._others.client(), self._load(), lost_server=after is None,
+            self.recorder.tracks, self._chosen(environment), duration_s, window_s,
+            self._peak_users or environment.runner.user_count, counted, self._counters.server.identity(),
+            self._others.client(automatic=self.settings.check is None), self._load(),
             stopped_by=self._given_up.faults[0].what if self._given_up else "",
         )  # fmt: skip
         folder, report = _report.write_run(self.settings, measured)
         _tell(folder / ("report.html" if self.settings.page else "report.json"), report)
         if report["verdict"]["status"] == "fail":
             environment.process_exit_code = environment.process_exit_code or EXIT_FAILED
+
+    def _chosen(self, environment: Any) -> list[tuple[str, str]]:
+        """Return every model and transport that the run was to cover."""
+        transports = dict.fromkeys(map(_choice.transport_of, environment.user_classes))
+        return [(model, transport) for model, _ in self.settings.models for transport in transports if transport]
 
     def give_up(self, environment: Any, error: PlanwrightError) -> None:
         """End the test for a reason that every user would meet again."""
@@ -172,7 +201,7 @@ class Run:
             if not self.feed.begun and self._connected and clock() - began > CONNECTING_S:
                 self._begin_feed()
             if self.feed.finished:
-                self.recorder.end(self.feed.last_moment)
+                self.recorder.end(max(self.feed.last_moment, clock()))
                 if type(runner).__name__ == "LocalRunner":
                     gevent.spawn(runner.quit)
                 return
@@ -186,17 +215,17 @@ class Run:
         gevent.spawn(runner.quit)
 
     def _part(self) -> dict[str, Any]:
-        """Return and forget what this process has to say of its part of the load."""
-        cpu_s, now = time.process_time(), clock()
+        """Return and drop what this process has to say of its part of the load."""
+        cpu_s, now = self._used or (time.process_time(), clock())
         own, self._own = self._own, LoadRecord()
         own.cpu_s = cpu_s - self._cpu_s
         own.busiest = own.cpu_s / max(now - self._reported_at, 1e-9) if now - self._reported_at > 1 else 0.0
         self._cpu_s, self._reported_at = cpu_s, now
         own.cost = Cost(*self.checker.drain())  # type: ignore[arg-type]
-        if self._ended:
+        if self._stopped:
             own.processes = int(self._connected > 0)
             if self.feed is not None:
-                own.due, own.waited, own.unsent = self.feed.due, self.feed.waited, self.feed.left
+                own.due, own.waited, own.unsent = self.feed.due, self.feed.waited, self.feed.unsent
                 own.offered_per_s, own.late = self.feed.due / max(self.feed.span_s, 1e-9), self.feed.late
                 self.feed = None
         return own.encode()
@@ -215,18 +244,21 @@ class Run:
     def _initialise(self, environment: Any, **_: Any) -> None:
         """Take workers' last records, and leave on Ctrl-C by locust's own way out for SIGTERM.
 
-        Python's own way would raise inside whichever user happens to run.
+        Python's own way would raise inside whichever user happens to run. A terminal sends Ctrl-C to workers too: they send
+        their last records before they leave.
         """
         import gevent
 
         if _is_master(environment):
-            environment.runner.register_message(LAST, lambda msg, **_: self._take_last(msg.data))
+            environment.runner.register_message(LAST, lambda msg, **_: self._take_last(msg.node_id, msg.data))
         elif _is_worker(environment):
             environment.runner.register_message(STOP, lambda environment, **_: self._send_last(environment))
             environment.runner.register_message(SHARE, lambda msg, **_: self._take_share(msg.data))
 
         def leave() -> None:
             environment.process_exit_code = EXIT_INTERRUPTED
+            if _is_worker(environment):
+                self._send_last(environment)
             os.kill(os.getpid(), signal.SIGTERM)
 
         gevent.signal_handler(signal.SIGINT, leave)
@@ -237,29 +269,28 @@ class Run:
     def _collect(self, runner: Any) -> None:
         """Stop the workers and wait for their last records.
 
-        When locust quits, it fires test_stop before it tells the workers, and their own last reports come too late.
+        When locust quits, it fires test_stop before its message reaches the workers, and their own last reports come too late. A
+        worker that has stopped is not among locust's clients for a moment, so those that began count; one that died does not.
         """
         import gevent
 
-        self._waiting = len(runner.clients.all)
         runner.send_message(STOP)
         with gevent.Timeout(COLLECT_TIMEOUT_S + DRAIN_S, False):
-            while self._waiting > 0:
+            while self._workers - self._collected - {client.id for client in runner.clients.missing}:
                 gevent.sleep(0.05)
 
     def _send_last(self, environment: Any) -> None:
+        if self._sent_last:
+            return
+        self._sent_last = True
         environment.runner.stop()
         last: dict[str, Any] = {}
         self._to_master(last)
         environment.runner.send_message(LAST, last[KEY])
 
-    def _take_last(self, part: dict[str, Any]) -> None:
-        self._from_worker("", {KEY: part})
-        self._waiting -= 1
-
-    def _snapshot(self) -> _server.Snapshot | None:
-        names = [name for name, _ in self.settings.models]
-        return _server.snapshot(self.settings.http_url, self.settings.metrics_url, names)
+    def _take_last(self, client_id: str, part: dict[str, Any]) -> None:
+        self._from_worker(client_id, {KEY: part})
+        self._collected.add(client_id)
 
     def _spawned(self, user_count: int, **_: Any) -> None:
         self._peak_users = max(self._peak_users, user_count)
@@ -299,9 +330,12 @@ def _tell(file: Any, report: dict[str, Any]) -> None:
         console.say(f"{load['arrivals']} arrivals, {load['offered_per_s']:.1f} requests/s: {load['due']} due, {load['waited']} waited for "
                     f"a connection, {load['unsent']} never sent; sends were {load['late_us']['p50'] / 1000:.2f} ms late (p50)")  # fmt: skip
     verdict = report["verdict"]
+    if report["server_note"]:
+        console.say(report["server_note"])
     for reason in verdict["reasons"]:
         if reason.startswith(LOUD):
             console.say(f"\n{'!' * 72}\n!!!  {LOUD}\n{'!' * 72}\n")
             break
-    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in verdict["reasons"]))
+    shown = verdict["reasons"] or ([passed(report)] if verdict["status"] == "pass" else [])
+    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in shown))
     console.say(f"report: {file}")

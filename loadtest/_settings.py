@@ -57,7 +57,6 @@ class Settings:
     repository: Path
     http_url: str
     grpc_url: str
-    metrics_url: str
     server: ServerInfo | None
     page: bool = True
     rate_text: str = ""
@@ -125,7 +124,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         runs=Path(environment.get("PLANWRIGHT_RUNS", "runs")), repository=repository, server=server,
         http_url=environment.get("PLANWRIGHT_URL") or (server.http_url if server else "localhost:8000"),
         grpc_url=environment.get("PLANWRIGHT_GRPC_URL") or (server.grpc_url if server else "localhost:8001"),
-        metrics_url=server.metrics_url if server else "localhost:8002", **numbers,
+        **numbers,
     )  # fmt: skip
 
 

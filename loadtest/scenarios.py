@@ -15,10 +15,8 @@ from __future__ import annotations
 
 from locust import LoadTestShape, User, constant, events, tag, task  # isort: skip
 
-import itertools
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +26,7 @@ import grpc.experimental.gevent
 
 from loadtest import _choice, _run, _settings
 from loadtest._load import TRANSPORTS, Payloads, Session
+from loadtest._turns import Turns
 from planwright import console
 from planwright.errors import PlanwrightError
 
@@ -40,53 +39,72 @@ except PlanwrightError as error:
 
 RUN = _run.Run(SETTINGS)
 PAYLOADS = Payloads(SETTINGS)
-# one wheel per transport: users are spawned in turn, and one shared wheel could give each transport a single model
-_NAMES: dict[str, Iterator[str]] = {transport: itertools.cycle(SETTINGS.weighted) for transport in TRANSPORTS}
+TURNS = {transport: Turns(SETTINGS.weighted) for transport in TRANSPORTS}
 
 RUN.listen(events)
 events.init.add_listener(_choice.choose)
 
 
 class Infer(User):
-    """One connection. Closed loop: the next request goes out when the last is answered. Open loop: when one is due."""
+    """One request in flight. Closed loop: the next goes out when the last is answered. Open loop: when one is due.
+
+    Where there are fewer users than models, a user has several models and a connection for each, and takes them in turn.
+    """
 
     abstract = True
     host = f"http://{SETTINGS.http_url}"
     wait_time = constant(0 if SETTINGS.arrivals != "closed" else SETTINGS.wait_s)
     transport: ClassVar[str] = "http"
-    session: Session | None = None
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.name = next(_NAMES[self.transport])
+        self.sessions: dict[str, Session] = {}
+        self._turn = 0
 
     def on_start(self) -> None:
         """Connect; a server that is not there ends the test with one clear message."""
-        try:
-            self.session = Session(SETTINGS, PAYLOADS, RUN.recorder, RUN.checker, self.transport, self.name)
-        except PlanwrightError as error:
-            RUN.give_up(self.environment, error)
-        else:
+        TURNS[self.transport].join(self)
+        if self.connect():
             RUN.connected(self.environment.runner)
 
     def on_stop(self) -> None:
-        """Close the connection."""
-        if self.session is not None:
-            self.session.close()
+        """Close the connections."""
+        TURNS[self.transport].leave(self)
+        for session in self.sessions.values():
+            session.close()
+
+    def connect(self) -> bool:
+        """Connect to this user's models that it has no connection for, which may change with the number of users."""
+        try:
+            while lacking := [name for name in TURNS[self.transport].models(self) if name not in self.sessions]:
+                self.sessions[lacking[0]] = Session(
+                    SETTINGS, PAYLOADS, RUN.recorder, RUN.checker, self.transport, lacking[0]
+                )
+        except PlanwrightError as error:
+            RUN.give_up(self.environment, error)
+            return False
+        return True
 
     def ask(self) -> None:
         """Send requests until this user is to rest or to end; locust's way from task to task costs as much as a request's bookkeeping."""
-        self.ask_once()
-        while not (SETTINGS.wait_s or RUN.recorder.ended) and self.session is not None and self._state == "running":
-            self.ask_once()
+        while self.ask_once() and not SETTINGS.wait_s:
+            pass
 
-    def ask_once(self) -> None:
-        """Send one request; in an open loop the next one that is due."""
-        due = RUN.feed.take(self.name) if RUN.feed is not None else None
-        if self.session is not None and (due is not None or RUN.feed is None):
-            self.session.ask(self.environment.events.request.fire, due)
-        elif RUN.feed is not None:
+    def ask_once(self) -> bool:
+        """Send one request; in an open loop the next one that is due. Returns whether another may follow at once."""
+        if not self.connect():
+            return False
+        models, fire = TURNS[self.transport].models(self), self.environment.events.request.fire
+        if SETTINGS.arrivals == "closed":
+            self._turn += 1
+            self.sessions[models[self._turn % len(models)]].ask(fire)
+            return not RUN.recorder.over and self._state == "running"
+        arrival = RUN.next_due(models)
+        if arrival is None:
             time.sleep(0.05)  # nothing is due any more: until locust ends this user
+            return False
+        self.sessions[arrival.model].ask(fire, arrival.due_s)
+        return self._state == "running" or RUN.recorder.over  # after the end, what still waits is sent
 
 
 class InferHttp(Infer):

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,14 @@ class HashCache:
         self._known[str(path.absolute())] = [*identity, value]
         self._changed = True
         return value
+
+    def remember(self, what: str, path: Path, compute: Callable[[Path], list[str]]) -> list[str]:
+        """Return `compute(path)`, which follows from the file's bytes alone; computed once per content."""
+        key = f"{what} {self.of(path)}"  # no absolute path begins so
+        if key not in self._known:
+            self._known[key] = compute(path)
+            self._changed = True
+        return self._known[key]
 
     def save(self) -> None:
         """Write the cache if anything was added; on a full disk the hashes are simply taken again next time."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from planwright.server_info import ServerInfo
-from tests._project import ROOT
+from tests._project import ROOT, Project
+from tests._server import running_server
+from tests.loadtest import _kinds
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,23 @@ def finished(code: int, text: str, scratch: Path) -> LoadRun:
 def run(served: ServerInfo, tmp_path_factory: pytest.TempPathFactory) -> LoadRun:
     """Six seconds over both protocols; the users rest a little, so that no machine is so busy that the client is the limit."""
     return locust(served, tmp_path_factory.mktemp("load"), "-u", "4", "-r", "4", "-t", "6s", wait_s="0.02")
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """A server on models of many kinds, and their names."""
+
+    server: ServerInfo
+    project: Project
+    models: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinds]:
+    """Models of many kinds, built and served by one server."""
+    project = Project(tmp_path_factory.mktemp("kinds"))
+    names = _kinds.write(project.folder)
+    done = project.build()
+    assert done.code == 0, done.out + done.err
+    with running_server(project.repository, "--allow-client-shm") as server:
+        yield Kinds(server, project, tuple(names))

@@ -54,6 +54,34 @@ def test_what_comes_after_the_load_is_no_throughput() -> None:
     assert track.latencies.get_total_count() == track.in_window + 1
 
 
+def test_throughput_counts_answers_by_the_moment_they_came() -> None:
+    recorder = Recorder()
+    recorder.start(5.0)
+    recorder.end(recorder.started + 10.0)
+    for began_s, took_s in ((4.5, 0.4), (4.5, 1.0), (6.0, 1.0), (9.5, 0.4), (9.5, 1.0), (10.5, 0.1)):
+        recorder.record("m", "http", recorder.started + began_s, took_s * 1e6, samples=2)
+    track = recorder.tracks["m", "http"]
+    assert (track.in_window, track.samples) == (3, 6), (
+        "one began in the warm-up and ended after it, two more lie inside"
+    )
+    assert track.latencies.get_total_count() == track.measured == 4, "those that began after the warm-up"
+    assert recorder.slowest_s == pytest.approx(1.0)
+    assert not recorder.over, "the load ends in ten seconds"
+
+
+def test_a_request_that_is_cut_off_sooner_than_others_were_answered_is_not_missed() -> None:
+    recorder = Recorder()
+    recorder.start(0)
+    for under_way_s in (0.5, 12.0, 20.0):
+        recorder.sent("slow", "http")
+        recorder.cut_off("slow", "http", under_way_s)
+        recorder.record("slow", "http", recorder.started, 15e6)
+    recorder.sent("fast", "http")
+    recorder.cut_off("fast", "http", 12.0)
+    assert recorder.tracks["slow", "http"].cancels == 2, "20 s is longer than the slowest answer took"
+    assert recorder.tracks["fast", "http"].cancels == 0
+
+
 def test_the_warm_up_does_not_count() -> None:
     recorder = Recorder()
     recorder.start(5.0)
@@ -144,8 +172,19 @@ def report(**changes: Any) -> dict[str, Any]:
         "late_us": {"p50": 100.0, "p99": 400.0, "max": 900.0},
     }  # fmt: skip
     server: dict[str, Any] = {"m": {"requests": 10_000, "busy_share": 0.5}}
-    client: dict[str, Any] = {"cpu_share": 0.4, "checking": {"share": 0.01, "low": 0.009, "high": 0.011}}
-    found: dict[str, Any] = {"warmup_s": 1, "load": load, "models": [row], "server": server, "client": client}
+    client: dict[str, Any] = {
+        "cpu_share": 0.4,
+        "processes": 2,
+        "checking": {"count": 90, "share": 0.01, "low": 0.009, "high": 0.011},
+    }
+    found: dict[str, Any] = {
+        "warmup_s": 1,
+        "window_s": 19,
+        "load": load,
+        "models": [row],
+        "server": server,
+        "client": client,
+    }
     for path, value in changes.items():
         owner, _, key = path.rpartition("__")
         place: dict[str, Any] = {"row": row, "load": load, "server": server["m"], "client": client}[owner]
@@ -172,13 +211,18 @@ def test_a_healthy_run_passes() -> None:
         ({"load__unsent": 40}, "fail", "were due and never sent"),
         ({"client__cpu_share": 0.97}, "inconclusive", _honesty.LOUD),
         ({"load__late_us": {"p50": 3000.0}}, "inconclusive", "more than 3.0 ms late"),
-        ({"server__requests": 10_400}, "inconclusive", "is somebody else asking it?"),
+        ({"server__requests": 10_400}, "inconclusive", "is another client sending requests?"),
         ({"server__requests": 9_900}, "inconclusive", "the server counted 9900"),
         ({"load__offered_per_s": 495.0}, "inconclusive", "495.0 requests per second were offered"),
         (
-            {"client__checking": {"share": 0.019, "low": 0.01, "high": LIMIT + 0.01}},
+            {"client__checking": {"count": 90, "share": 0.019, "low": 0.01, "high": LIMIT + 0.01}},
             "inconclusive",
             "checking answers cost",
+        ),
+        (
+            {"client__checking": {"automatic": True, "count": 5, "share": 0.1, "low": 0.05, "high": 0.15}},
+            "inconclusive",
+            "checking 5 answers took up to 6.0% of a core",
         ),
         ({"row__measured": 60}, "inconclusive", "too few for a 99th percentile"),
     ],
@@ -187,6 +231,30 @@ def test_what_is_bad_or_doubtful_is_told(changes: dict[str, Any], status: str, w
     found, reasons = judged(**changes)
     assert found == status
     assert words in reasons
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "load__asked_per_s": 20.0,
+            "load__offered_per_s": 20.2,
+            "load__due": 92,
+        },  # one request more, at the edge of 4.6 s
+        # some first answers, in a client that has little else to do
+        {"client__checking": {"automatic": True, "count": 10, "share": 0.03, "low": 0.02, "high": 0.04}},
+    ],
+)
+def test_what_lies_at_the_edge_of_a_run_is_no_doubt(changes: dict[str, Any]) -> None:
+    assert judged(**changes) == ("pass", "")
+
+
+def test_the_server_may_have_counted_what_failed_for_the_client() -> None:
+    """A request that timed out may have been answered later: it fails the run, and says nothing of other clients."""
+    status, reasons = judged(row__failures=7)
+    assert status == "fail"
+    assert "another client" not in reasons
+    assert "another client" in judged(row__failures=7, server__requests=10_001)[1]
 
 
 def test_a_busy_client_is_not_the_limit_where_the_server_is_busier() -> None:
@@ -207,6 +275,17 @@ def test_windows_that_differ_are_not_stable() -> None:
     assert status == "inconclusive"
     assert "the last 3 windows differ" in reasons
     assert _honesty.stability(series[:8], 1) is None, "windows of less than three seconds say nothing"
+
+
+def test_answers_that_come_after_the_load_are_in_no_window() -> None:
+    series = report()["models"][0]["series"]
+    for row in series[14:]:
+        row["answers"] = 40  # a slow server works off what was under way
+    assert judged(row__series=series)[0] == "inconclusive"
+    found = _honesty.verdict(
+        {**report(row__series=series), "window_s": 13}, stopped_by="", lost_server=False, steady=True
+    )
+    assert found == {"status": "pass", "reasons": []}
 
 
 def test_a_load_that_changes_on_purpose_need_not_be_stable() -> None:

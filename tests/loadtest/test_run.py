@@ -84,16 +84,21 @@ def started(server: ServerInfo, folder: Path, run_time: str) -> subprocess.Popen
 
 def wait_loaded(server: ServerInfo) -> None:
     """Wait until more requests were answered than a warm-up holds, however slowly locust comes up."""
+    wait_answers(server, "digits", 20)
+    time.sleep(2)
+
+
+def wait_answers(server: ServerInfo, model: str, count: int) -> None:
+    """Wait until the server has answered `count` requests more than now."""
 
     def answered() -> int:
-        with urllib.request.urlopen(f"http://{server.http_url}/v2/models/digits/stats", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{server.http_url}/v2/models/{model}/stats", timeout=10) as answer:
             return int(json.load(answer)["model_stats"][0]["inference_stats"]["success"]["count"])
 
     before, deadline = answered(), time.monotonic() + 60
-    while answered() < before + 20:
+    while answered() < before + count:
         assert time.monotonic() < deadline, "no load came"
         time.sleep(0.1)
-    time.sleep(2)
 
 
 def test_a_server_that_dies_leaves_a_report_and_a_failure(built: Project, tmp_path: Path) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from planwright.server_info import ServerInfo
-from tests.loadtest.conftest import LoadRun, locust
+from tests._project import ROOT
+from tests.loadtest.conftest import LoadRun, environment, finished, locust
+from tests.loadtest.test_run import wait_loaded
 
 OPEN = ("-u", "16", "-r", "16")
 
@@ -28,6 +34,45 @@ def test_an_open_loop_offers_its_rate_and_ends_by_itself(served: ServerInfo, tmp
     assert load["asked_per_s"] == pytest.approx(60)
     assert load["due"] == 300 if arrivals == "constant" else 200 < load["due"] < 400
     assert load["offered_per_s"] == pytest.approx(load["due"] / 5, rel=0.05)
+
+
+def assert_ended_in_peace(done: LoadRun) -> None:
+    """What was due, or under way, as the run was ended is in no verdict, and all that was due was sent."""
+    load, rows = done.report["load"], done.report["models"]
+    assert load["unsent"] == 0
+    assert load["due"] == sum(row["requests"] + row["cancelled"] for row in rows) > 100
+    assert done.report["verdict"]["status"] != "fail", done.text
+    assert not any("offered" in reason or "counted" in reason for reason in done.report["verdict"]["reasons"]), (
+        done.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "rate", "flags"), [("poisson", "400", ()), ("constant", "50", ("--processes", "2"))]
+)
+def test_an_open_loop_that_is_ended_by_its_run_time_is_no_failure(
+    served: ServerInfo, tmp_path: Path, arrivals: str, rate: str, flags: tuple[str, ...]
+) -> None:
+    done = locust(served, tmp_path, *OPEN, "-t", "5s", *flags, arrivals=arrivals, rate=rate)
+    assert done.code == 0, done.text
+    assert_ended_in_peace(done)
+
+
+@pytest.mark.parametrize("flags", [(), ("--processes", "2")])
+def test_an_open_loop_that_is_ended_by_ctrl_c_is_no_failure(
+    served: ServerInfo, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """A terminal sends Ctrl-C to the whole group, so to the workers as well."""
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", *OPEN, *flags]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(served, tmp_path, arrivals="poisson", rate="200"), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+    wait_loaded(served)
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    done = finished(process.returncode, text, tmp_path)
+    assert done.code == 130, done.text
+    assert_ended_in_peace(done)
+    assert len(list((tmp_path / "runs").iterdir())) == 1, "one run, one report"
 
 
 def test_latency_counts_from_the_moment_due(served: ServerInfo, tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Tiny models of many kinds, built by the real build: what a load test must be able to send, whatever people bring.
+
+In      a project's folder.
+Out     ONNX files, samples and the config.yaml that builds them.
+
+Every answer depends on its input, so that a swapped, stale or constant one is wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tests._models import constant, model, value
+
+RNG = np.random.default_rng(7)
+HEAD = "version: 1\ndefaults: {samples: {golden: 8, calibration: 8}}\nmodels:\n"
+SLOW_ROUNDS = 300_000  # turns of a loop, about 0.3 s of a core
+
+
+def write(folder: Path) -> list[str]:
+    """Write all of them; returns their names."""
+    entries = [_nan(folder), _integers(folder), _labels(folder), _whole(folder)]
+    _config(folder, entries)
+    return [name for name, _ in entries]
+
+
+def write_slow(folder: Path) -> None:
+    """Write a model that takes some tenths of a second for each answer."""
+    _config(folder, [_slow(folder)])
+
+
+def _config(folder: Path, entries: list[tuple[str, str]]) -> None:
+    lines = [f"  {name}: {{source: zoo/onnx, file: {name}.onnx{more}}}\n" for name, more in entries]
+    (folder / "config.yaml").write_text(HEAD + "".join(lines))
+
+
+def _save(folder: Path, name: str, made: Any, more: str = "", **samples: Any) -> tuple[str, str]:
+    onnx.save(made, folder / f"{name}.onnx")
+    if samples:
+        np.savez(folder / f"{name}.npz", **samples)
+        more += f", samples: {{file: {name}.npz}}"
+    return name, more
+
+
+def _nan(folder: Path) -> tuple[str, str]:
+    """A model that takes NaN for a missing value, in every other sample."""
+    nodes = [
+        helper.make_node("IsNaN", ["x"], ["missing"]),
+        helper.make_node("Where", ["missing", "instead", "x"], ["clean"]),
+        helper.make_node("MatMul", ["clean", "w"], ["y"]),
+    ]
+    x = RNG.normal(size=(16, 6)).astype(np.float32)
+    x[::2, 3] = np.nan
+    weights = [constant("instead", np.float32(0.5)), constant("w", RNG.normal(size=(6, 4)).astype(np.float32))]
+    made = model(nodes, [value("x", "FP32", ["n", 6])], [value("y", "FP32", ["n", 4])], weights)
+    return _save(folder, "missing", made, x=x)
+
+
+def _integers(folder: Path) -> tuple[str, str]:
+    """INT64 and BOOL in and out."""
+    nodes = [
+        helper.make_node("Cast", ["flag"], ["number"], to=onnx.TensorProto.INT64),
+        helper.make_node("Add", ["ids", "number"], ["sum"]),
+        helper.make_node("Not", ["flag"], ["inverse"]),
+    ]
+    ids = np.arange(16 * 5, dtype=np.int64).reshape(16, 5) * 7
+    made = model(
+        nodes, [value("ids", "INT64", ["n", 5]), value("flag", "BOOL", ["n", 5])],
+        [value("sum", "INT64", ["n", 5]), value("inverse", "BOOL", ["n", 5])],
+    )  # fmt: skip
+    flag = np.array([[bool(sample >> bit & 1) for bit in range(5)] for sample in range(16)])
+    return _save(folder, "integers", made, ids=ids, flag=flag)
+
+
+def _labels(folder: Path) -> tuple[str, str]:
+    """Class ids and nothing else, another one for each sample."""
+    made = model(
+        [helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=1)],
+        [value("x", "FP32", ["n", 16])], [value("label", "INT64", ["n", 1])],
+    )  # fmt: skip
+    return _save(folder, "labels", made, x=np.roll(np.eye(16, dtype=np.float32), 5, axis=1))
+
+
+def _whole(folder: Path) -> tuple[str, str]:
+    """No batch axis: one set of tensors per request."""
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], [value("x", "FP32", [2, 3])], [value("y", "FP32", [2, 3])],
+        [constant("w", RNG.normal(size=(3, 3)).astype(np.float32))],
+    )  # fmt: skip
+    return _save(folder, "whole", made, x=RNG.normal(size=(16, 2, 3)).astype(np.float32))
+
+
+def _slow(folder: Path) -> tuple[str, str]:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["count", "step"], ["counted"])],
+        "body",
+        [value("turn", "INT64", []), value("go", "BOOL", []), value("count", "FP32", [])],
+        [value("go_on", "BOOL", []), value("counted", "FP32", [])],
+        [constant("step", np.float32(1))],
+    )
+    nodes = [
+        helper.make_node("Loop", ["turns", "", "zero"], ["total"], body=body),
+        helper.make_node("Add", ["x", "total"], ["y"]),
+    ]
+    weights = [constant("turns", np.int64(SLOW_ROUNDS)), constant("zero", np.float32(0))]
+    made = model(nodes, [value("x", "FP32", ["n", 2])], [value("y", "FP32", ["n", 2])], weights)
+    return _save(
+        folder, "slow", made, ", batch: {min: 1, opt: 1, max: 1}", x=RNG.normal(size=(16, 2)).astype(np.float32) * 1e6
+    )

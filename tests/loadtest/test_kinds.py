@@ -1,0 +1,151 @@
+"""Load tests of models of every kind: what validate sends, they send, and no chosen model or transport is passed over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loadtest import _honesty, _report
+from loadtest._turns import Turns
+from tests._models import model, value
+from tests._project import ROOT, Project
+from tests.loadtest.conftest import Kinds, LoadRun, locust
+from tests.loadtest.test_records_of_load import report as made
+from tests.loadtest.test_referee import referee
+
+
+def covered(done: LoadRun, kinds: Kinds, *transports: str) -> None:
+    """Every model got requests over every transport, and every answer was checked and right."""
+    rows = done.report["models"]
+    assert {(row["model"], row["protocol"]) for row in rows} == {(m, t) for m in kinds.models for t in transports}
+    for row in rows:
+        assert row["requests"] > 0
+        assert row["checked"] == row["requests"], row
+        assert (row["failures"], row["wrong"], row["unanswered"]) == (0, 0, 0), row["errors"]
+    assert done.report["not_requested"] == []
+    assert not any("no request" in reason for reason in done.report["verdict"]["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("tag", "users", "flags"), [("http", "1", ()), ("grpc", "2", ("--processes", "2")), ("shm", "3", ())]
+)
+def test_few_users_cover_every_model(
+    kinds: Kinds, tmp_path: Path, tag: str, users: str, flags: tuple[str, ...]
+) -> None:
+    done = locust(kinds.server, tmp_path, "-u", users, "-r", users, "-t", "4s", "--tags", tag, *flags, check="1")
+    assert done.code == 0, done.text
+    covered(done, kinds, tag)
+
+
+def test_few_connections_of_an_open_loop_cover_every_model(kinds: Kinds, tmp_path: Path) -> None:
+    done = locust(kinds.server, tmp_path, "-u", "2", "-r", "2", check="1", arrivals="constant", rate="60:4s")
+    assert done.code == 0, done.text
+    covered(done, kinds, "http", "grpc")
+    assert done.report["load"]["due"] == 240 == sum(row["requests"] for row in done.report["models"])
+
+
+def test_a_transport_without_a_user_is_named_and_no_pass(kinds: Kinds, tmp_path: Path) -> None:
+    done = locust(kinds.server, tmp_path, "-u", "1", "-t", "4s", "--tags", "http", "shm", wait_s="0.01")
+    used = {row["protocol"] for row in done.report["models"]}
+    assert len(used) == 1
+    (left,) = {"http", "shm"} - used
+    assert done.report["verdict"]["status"] == "inconclusive"
+    assert any(f"nothing was sent over {left}" in reason for reason in done.report["verdict"]["reasons"]), done.text
+    assert {tuple(pair) for pair in done.report["not_requested"]} == {(name, left) for name in kinds.models}
+
+
+def test_a_model_that_a_trace_never_names_is_named_and_no_pass(kinds: Kinds, tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("\n".join(f"{number / 100},labels" for number in range(300)))
+    done = locust(
+        kinds.server, tmp_path, "-u", "2", "-r", "2", "--tags", "http", arrivals=f"trace:{tmp_path}/trace.csv", models="labels,whole"
+    )  # fmt: skip
+    assert done.code == 0, done.text
+    assert done.report["verdict"]["status"] == "inconclusive"
+    assert any("whole got no request" in reason for reason in done.report["verdict"]["reasons"]), done.text
+
+
+@pytest.mark.parametrize(("name", "protocol"), [("missing", "grpc"), ("whole", "http")])
+def test_the_referee_sends_what_validate_sends(kinds: Kinds, tmp_path: Path, name: str, protocol: str) -> None:
+    load = ("--rate", "40", "--duration-s", "2", "--connections", "4", "--protocol", protocol)
+    done = referee(kinds.server, tmp_path, name, *load, "--json")
+    assert done.returncode == 0, done.stderr
+    for row in json.loads(done.stdout)["rows"]:
+        assert row["failures"] == 0
+        assert row["requests"] > 40
+
+
+def test_a_sweep_sends_what_validate_sends(kinds: Kinds, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "loadtest", "sweep", "missing", "--instances", "1", "--repeats", "1", "--duration-s", "1",
+               "--repository", str(kinds.project.repository), "--runs", str(tmp_path), "--json"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (point,) = json.loads(done.stdout)["points"]
+    assert (point["failures"], point["wrong"]) == (0, 0)
+    assert point["throughput_per_s"]["mean"] > 0
+
+
+@pytest.mark.parametrize("users", [1, 2, 3, 4, 7, 12])
+def test_users_share_the_models_by_their_weights(users: int) -> None:
+    names = ["a", "a", "a", "b", "c"]
+    turns, each = Turns(names), [object() for _ in range(users)]
+    for user in each:
+        turns.join(user)
+    shares = [turns.models(user) for user in each]
+    if users <= len(names):
+        assert sorted(name for share in shares for name in share) == names
+    else:  # with users enough, each keeps to one model
+        assert [share for (share,) in shares] == [names[place % len(names)] for place in range(users)]
+
+
+def test_a_user_that_leaves_hands_its_models_on() -> None:
+    turns = Turns(["a", "b"])
+    turns.join("first")
+    turns.join("second")
+    assert (turns.models("first"), turns.models("second")) == (("a",), ("b",))
+    turns.leave("first")
+    assert turns.models("second") == ("a", "b")
+
+
+def passed(*rows: dict[str, Any]) -> str:
+    return _honesty.passed({**made(), "models": [{**made()["models"][0], **row} for row in rows]})
+
+
+def test_a_pass_speaks_of_the_slos_that_there_are() -> None:
+    assert "SLO of m is met" in passed({})
+    both = passed({"model": "a"}, {"model": "b", "slo": {}})
+    assert "the SLO of a is met" in both
+    assert "b has no SLO" in both
+    assert "met" not in passed({"slo": {}})
+    assert "no answer was checked" in passed({"checked": 0})
+    assert "none of 100 checked" in passed({"model": "a"}, {"model": "b"})
+
+
+@pytest.mark.parametrize(
+    ("given", "limit_ms"), [("1000000", 1e6), ("0.00005", 5e-5), ("1234567.25", 1234567.25), ("20", 20)]
+)
+def test_an_slo_keeps_its_digits_from_config_yaml_to_the_verdict(tmp_path: Path, given: str, limit_ms: float) -> None:
+    import onnx
+    from onnx import helper
+
+    project = Project(tmp_path)
+    onnx.save(
+        model([helper.make_node("Neg", ["x"], ["y"])], [value("x", "FP32", ["n", 3])], [value("y", "FP32", ["n", 3])]),
+        tmp_path / "m.onnx",
+    )
+    project.config.write_text(
+        f"version: 1\nmodels: {{m: {{source: zoo/onnx, file: m.onnx, slo: {{p99_ms: {given}}}}}}}\n"
+    )
+    assert project.build().code == 0
+    slo = _report.slo_of(project.repository / "m", {})
+    assert slo == {"p99_ms": limit_ms}
+    row = {"slo": slo, "latency_us": {"p50": 1.0, "p99": np.nextafter(limit_ms, np.inf) * 1000}}
+    missed = {**made(), "models": [{**made()["models"][0], **row}]}
+    verdict = _honesty.verdict(missed, stopped_by="", lost_server=False, steady=True)
+    assert verdict["status"] == "fail"
+    assert f"the SLO is {limit_ms:.15g} ms" in verdict["reasons"][0]
