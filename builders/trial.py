@@ -130,9 +130,7 @@ class TrialServer:
             raise StageError("serve", _refused(job, str(error))) from None
 
     def _answers(self, job: Job, server: ServerInfo) -> int:
-        """Return how many rows of validate were checked; none of a sequence model, whose requests the clients cannot make."""
-        if job.model.serve.get("sequence_batching") is not None:
-            return 0
+        """Return how many rows of validate were checked."""
         name = job.model.name
         command = [sys.executable, "-m", "clients", "validate", name, "--json", "--transport", "http", "--batch", "1",
                    "--batch", "max", "--trust-repository", "--repository", str(self._folder / "repository"),
