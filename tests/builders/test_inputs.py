@@ -215,6 +215,19 @@ def test_what_a_zoo_file_imports_and_reads_is_watched(empty: Callable[[str], Pro
         deeper.unlink()
 
 
+def test_what_lies_beside_a_users_own_file_is_watched(empty: Callable[[str], Project]) -> None:
+    project = empty("version: 1\nmodels:\n  mine: {source: code/mine.py}\n")
+    folder = project.folder / "code"
+    folder.mkdir()
+    (folder / "mine_layers.py").write_text("SEED = 4\n")
+    text = PLAIN.replace("manual_seed(0)", "manual_seed(SEED)")
+    (folder / "mine.py").write_text(HEAD + "from mine_layers import SEED\n" + text)
+    assert project.build("--until", "export").code == 0
+    assert planned(project)["mine"] == "keep: unchanged"
+    (folder / "mine_layers.py").write_text("SEED = 5\n")
+    assert planned(project)["mine"] == "run: file mine_layers.py changed"
+
+
 def test_imports_are_followed_through_packages(tmp_path: Path) -> None:
     files = {
         "zoo/model.py": "import mine.net as n, json\nfrom shared import layers\nfrom . import other\n",
