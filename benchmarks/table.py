@@ -158,9 +158,9 @@ def _shared(record: dict[str, Any]) -> list[str]:
     return [
         "## One client, many threads and forked children",
         "",
-        f"`python benchmarks/shared_client.py`: one client of {record['model']} per transport, used by {record['threads']} threads of its own process and of",
-        "each of",
-        f"{record['children']} forked children at once, {record['requests']} requests per thread, a third of them prepared before the fork.",
+        f"`python benchmarks/shared_client.py`: one client of {record['model']} per transport, used at once by its own process and",
+        f"{record['children']} forked children with {record['threads']} threads each, {record['requests']} requests per thread, "
+        "a third of them prepared before the fork.",
         "",
         "| transport | requests | right | wrong | errors | hung | regions left | seconds |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -155,7 +155,8 @@ def _infer(args: argparse.Namespace) -> int:
         except ModelUnavailable as error:
             raise _unknown(args, error) from None
         inputs = read_inputs(args.file, info)
-        answers = model.infer_sample(inputs) if info.batches else model.infer_batch(inputs)
+        call = model.standalone()
+        answers = call.infer_sample(inputs) if info.batches else call.infer_batch(inputs)
     if args.json:
         console.emit_json({name: jsonable(array) for name, array in answers.items()})
         return EXIT_OK

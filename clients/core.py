@@ -23,6 +23,7 @@ from .convert import Array as Array
 from .convert import Arrays as Arrays
 from .convert import as_array, sendable
 from .errors import InvalidRequest, ServerError
+from .sequence import Step
 
 # parameters of config.pbtxt
 FIXED_BATCH = "planwright_fixed_batch"  # of a static engine: pad to it and split
@@ -43,6 +44,8 @@ class ModelInfo:
         fixed_batch: Batch of a static engine, which the client fills up and cuts; 0 for none.
         parameters: ``parameters`` of config.pbtxt.
         sent: Shapes in requests and answers, without the batch axis, of tensors where they are not the model's own.
+        sequence: True where requests belong to sequences (``sequence_batching``), and each is one sample.
+        decoupled: True where a request has any number of answers, which these clients do not read.
     """
 
     name: str
@@ -53,6 +56,8 @@ class ModelInfo:
     fixed_batch: int
     parameters: Mapping[str, str]
     sent: Mapping[str, Shape] = field(default_factory=dict)
+    sequence: bool = False
+    decoupled: bool = False
 
     @property
     def batches(self) -> bool:
@@ -62,15 +67,16 @@ class ModelInfo:
     @property
     def limit(self) -> int:
         """Most samples of one request."""
-        return self.fixed_batch or self.max_batch_size or 1
+        return self.fixed_batch or (self.max_batch_size if not self.sequence else 0) or 1
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One request: arrays as sent, and how many of their rows are real (the rest fills a static batch)."""
+    """One request: arrays as sent, how many of their rows are real (the rest fills a static batch), its place in a sequence."""
 
     arrays: Arrays
     rows: int
+    step: Step | None = None
 
 
 def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
@@ -81,7 +87,11 @@ def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
     sides = [[_tensor(item, fixed, scalars) for item in config.get(kind, [])] for kind in ("input", "output")]
     inputs, outputs = (tuple(spec for spec, _ in side) for side in sides)
     sent = {spec.name: shape for side in sides for spec, shape in side if shape != spec.shape}
-    return ModelInfo(name, version, inputs, outputs, int(config.get("max_batch_size", 0)), fixed, parameters, sent)
+    return ModelInfo(
+        name, version, inputs, outputs, int(config.get("max_batch_size", 0)), fixed, parameters, sent,
+        sequence=config.get("sequence_batching") is not None,
+        decoupled=bool((config.get("model_transaction_policy") or {}).get("decoupled")),
+    )  # fmt: skip
 
 
 def _tensor(item: Mapping[str, Any], fixed: int, scalars: Collection[str]) -> tuple[TensorSpec, Shape]:
@@ -101,6 +111,29 @@ def _tensor(item: Mapping[str, Any], fixed: int, scalars: Collection[str]) -> tu
 
 def _shape(dims: Iterable[Any]) -> Shape:
     return tuple(int(dim) for dim in dims)
+
+
+def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return inputs by name, whichever way the caller passed them.
+
+    Raises:
+        InvalidRequest: More positional inputs than the model has, or one given twice.
+    """
+    if len(args) == 1 and isinstance(args[0], Mapping) and not inputs:
+        return args[0]
+    names = [tensor.name for tensor in info.inputs]
+    if len(args) > len(names):
+        raise InvalidRequest(
+            Fault(
+                f"{info.name} takes {len(names)} inputs",
+                why=f"got {len(args)}; they are {', '.join(names)}",
+                fix="pass them by name",
+            )
+        )
+    both = [name for name in names[: len(args)] if name in inputs]
+    if both:
+        raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by place"))
+    return {**dict(zip(names, args, strict=False)), **inputs}
 
 
 def as_sent(info: ModelInfo, arrays: Arrays) -> Arrays:
@@ -132,6 +165,27 @@ def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, b
             sizes = [size for dim, size in zip(before, array.shape[axis:], strict=True) if dim == -1]
             found[spec.name] = array.reshape(array.shape[:axis] + tuple(sizes.pop(0) if d == -1 else d for d in after))
     return found
+
+
+def check_step(info: ModelInfo, step: Step | None) -> None:
+    """Refuse what the server would refuse, or pass by in silence.
+
+    Raises:
+        InvalidRequest: The model answers sequences only, knows none, or is decoupled.
+    """
+    if info.decoupled:
+        why, fix = "its model_transaction_policy says decoupled", "call it with tritonclient's streams"
+        raise InvalidRequest(Fault(f"'{info.name}' may answer a request any number of times", why=why, fix=fix))
+    if info.sequence and step is None:
+        fix = "call model.sequence(id, start=..., end=...).infer_sample(...), or model.standalone() for sequences of one request"
+        raise InvalidRequest(
+            Fault(f"'{info.name}' answers sequences", why="its config.pbtxt has sequence_batching", fix=fix)
+        )
+    if step is not None and not info.sequence:
+        fix = "call the client itself"
+        raise InvalidRequest(
+            Fault(f"'{info.name}' knows no sequences", why="its config.pbtxt has no sequence_batching", fix=fix)
+        )
 
 
 def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
@@ -234,27 +288,35 @@ def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fa
     return faults
 
 
-def split(info: ModelInfo, arrays: Arrays) -> Iterator[Chunk]:
-    """Yield requests that the server takes: at most `limit` samples each, a static batch filled by repeating."""
+def split(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Iterator[Chunk]:
+    """Yield requests that the server takes: at most `limit` samples each, a static batch filled by repeating.
+
+    Raises:
+        InvalidRequest: They are several of one sequence.
+    """
+    step = step and step.numbered()
     if not info.batches:
-        yield Chunk(arrays, 0)
+        yield Chunk(arrays, 0, step)
         return
     total = len(next(iter(arrays.values())))
+    if step and total > 1:
+        fix = "call infer_sample once for each, in their order"
+        raise InvalidRequest(Fault("a request of a sequence is one sample", why=f"got {total}", fix=fix))
     for start in range(0, total, info.limit):
         rows = min(info.limit, total - start)
         part = {name: array[start : start + rows] for name, array in arrays.items()}
         if info.fixed_batch and rows < info.fixed_batch:
             part = {name: np.resize(array, (info.fixed_batch, *array.shape[1:])) for name, array in part.items()}
-        yield Chunk(part, rows)
+        yield Chunk(part, rows, step)
 
 
-def only_chunk(info: ModelInfo, arrays: Arrays) -> Chunk:
+def only_chunk(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Chunk:
     """Return the one request that holds everything.
 
     Raises:
         InvalidRequest: It takes several.
     """
-    chunks = list(split(info, arrays))
+    chunks = list(split(info, arrays, step))
     if len(chunks) > 1:
         why = f"the server takes {info.limit} samples at once"
         raise InvalidRequest(Fault("a prepared request must be one request", why=why, fix="prepare smaller batches"))

@@ -16,7 +16,7 @@ from planwright.errors import Fault
 from . import wire
 from .core import Arrays, Chunk, ModelInfo, as_own
 from .discover import Protocol
-from .errors import InvalidRequest
+from .errors import ClientError, InvalidRequest
 from .shm import Regions
 
 
@@ -46,6 +46,10 @@ class Request:
             build = wire.http_body if self._protocol == "http" else wire.grpc_request
             self._message = build(self.info, self.chunk, inputs, self._outputs)
         return self._message
+
+    def may_repeat(self, error: ClientError) -> bool:
+        """Say whether it may be sent again; what may have run would count twice in a sequence."""
+        return error.retry_safe and not (self.chunk.step and error.reached)
 
     def decode(self, reply: Any) -> Arrays:
         """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, bytes over gRPC.

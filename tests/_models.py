@@ -164,3 +164,32 @@ def varied(repository: Path, name: str = "varied") -> Path:
     io = tensors("input", *((k, d, [dim]) for k, (d, _, dim) in kinds.items()))
     io += tensors("output", *((f"{k}_out", d, [dim]) for k, (d, _, dim) in kinds.items()))
     return publish(repository, name, made, f"max_batch_size: 4\n{io}{instances(1)}")
+
+
+def steps(repository: Path, name: str = "steps", *, how: str = "direct { }") -> Path:
+    """Publish a model of sequences that answers x + x, and what the server says of each request: ``flags`` (start, end) and ``who`` (the id)."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Concat", ["START", "END"], ["flags"], axis=1),
+        helper.make_node("Identity", ["ID"], ["who"]),
+    ]
+    made = model(
+        nodes,
+        [
+            value("x", "FP32", ["n", 4]),
+            value("START", "INT32", ["n", 1]),
+            value("END", "INT32", ["n", 1]),
+            value("ID", "UINT64", ["n", 1]),
+        ],
+        [value("y", "FP32", ["n", 4]), value("flags", "INT32", ["n", 2]), value("who", "UINT64", ["n", 1])],
+    )
+    io = tensors("input", ("x", "FP32", [4])) + tensors(
+        "output", ("y", "FP32", [4]), ("flags", "INT32", [2]), ("who", "UINT64", [1])
+    )
+    flags = "".join(
+        f'control_input {{ name: "{flag}" control {{ kind: CONTROL_SEQUENCE_{flag} int32_false_true: [0, 1] }} }} '
+        for flag in ("START", "END")
+    )
+    who = 'control_input { name: "ID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } }'
+    batching = f"sequence_batching {{ max_sequence_idle_microseconds: 20000000 {how} {flags} {who} }}\n"
+    return publish(repository, name, made, f"max_batch_size: 4\n{io}{instances(1)}{batching}")

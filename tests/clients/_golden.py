@@ -270,6 +270,28 @@ def shapes(repository: Path) -> Path:
     return publish(repository, "shapes", made, config, samples, batch={"kind": "dynamic", "max": 4})
 
 
+def odd_numbers(repository: Path) -> Path:
+    """Publish y = log(x) with inputs that make -inf, inf and NaN of it, and an input that is NaN itself."""
+    made = _models.model(
+        [helper.make_node("Log", ["x"], ["y"])],
+        [_models.value("x", "FP32", ["n", 4])],
+        [_models.value("y", "FP32", ["n", 4])],
+    )
+    io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [4]))
+    odd = (np.nan, 0.0, np.inf, -1.0)
+    samples = [{"x": np.float32([1 + i, 2 * i + 1, odd[i % 4], 3])} for i in range(8)]
+    config = f"max_batch_size: 4\n{io}{_models.instances(1)}{BATCHING}"
+    return publish(repository, "odd_numbers", made, config, samples, batch={"kind": "dynamic", "max": 4})
+
+
+def sequence(repository: Path) -> Path:
+    """Publish y = x W as a model whose requests belong to sequences."""
+    io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [3]))
+    config = f"max_batch_size: 4\n{io}{_models.instances(1)}sequence_batching {{ oldest {{ max_candidate_sequences: 8 }} }}\n"
+    samples = [{"x": floats(4)} for _ in range(8)]
+    return publish(repository, "sequence", affine_model(), config, samples, batch={"kind": "dynamic", "max": 4})
+
+
 def reverser(repository: Path, name: str = "reverser") -> Path:
     """Publish a model that mixes up the answers of one execution; right as long as each runs alone."""
     end = np.array([np.iinfo(np.int64).min])
@@ -290,6 +312,20 @@ def reverser(repository: Path, name: str = "reverser") -> Path:
 
 def all_models(repository: Path) -> Path:
     """Publish every well-behaved model; returns the repository."""
-    for make in (affine, fixed, foreign, two, any_length, text, classes, per_sample, scalars, fixed_numbers, shapes):
+    for make in (
+        affine,
+        fixed,
+        foreign,
+        two,
+        any_length,
+        text,
+        classes,
+        per_sample,
+        scalars,
+        fixed_numbers,
+        shapes,
+        sequence,
+        odd_numbers,
+    ):
         make(repository)
     return repository

@@ -45,9 +45,10 @@ def same(expected: Any, actual: Any) -> bool:
 def test_every_golden_sample_gets_its_answer(connect: Connect, repository: Path, name: str) -> None:
     golden = Golden.load(repository / name / "1" / "golden.npz")
     model = connect(name)
+    call = model.standalone()
     for group in golden.samples():
         sample = {key: array[0] for key, array in group.inputs.items()}
-        answers = model.infer_sample(sample) if model.info.batches else model.infer_batch(sample)
+        answers = call.infer_sample(sample) if model.info.batches else call.infer_batch(sample)
         for key, expected in group.outputs.items():
             assert isinstance(answers[key], np.ndarray)
             assert answers[key].shape == expected.shape[1:]
@@ -195,8 +196,8 @@ def test_the_async_twin_answers_many_at_once(server: ServerInfo, repository: Pat
         async with AsyncTritonModel(name, url, protocol=protocol, shared_memory=memory) as model:
             groups = list(version.golden().samples())
             samples = [{key: array[0] for key, array in group.inputs.items()} for group in groups]
-            batches = (await model.info()).batches
-            found = await asyncio.gather(*(model.infer_sample(s) if batches else model.infer_batch(s) for s in samples))
+            batches, call = (await model.info()).batches, await model.standalone()
+            found = await asyncio.gather(*(call.infer_sample(s) if batches else call.infer_batch(s) for s in samples))
             for group, answers in zip(groups, found, strict=True):
                 assert all(same(expected[0, ...], answers[key]) for key, expected in group.outputs.items())
 
