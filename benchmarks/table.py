@@ -33,6 +33,7 @@ def page() -> str:
         _section(_honesty, "load_honesty"),
         _section(_client, "load_client"),
         _section(_answers, "load_answers"),
+        _section(_shared, "shared_client"),
         _section(_soak, "load_soak"),
         _section(_tune, "tune"),
         _section(_same, "tune_aa"),
@@ -144,6 +145,27 @@ def _answers(record: dict[str, Any]) -> list[str]:
         f"({total['requests']} requests,",
         f"{total['checked']} answers checked) {record['accused']} were accused. Of {len(swapped)} on a server whose digits swaps the answers of requests",
         f"that it merges, {record['caught']} were caught: {min(shares):.1%} to {max(shares):.1%} of the checked answers were wrong.",
+        "",
+        f"{record['created'][:10]}, {_where(record)}.",
+    ]
+
+
+def _shared(record: dict[str, Any]) -> list[str]:
+    counts = ("requests", "right", "wrong", "errors", "hung", "regions_left")
+    rows = [
+        f"| {r['transport']} | {' | '.join(str(r[name]) for name in counts)} | {r['seconds']:.0f} |"
+        for r in record["rows"]
+    ]
+    return [
+        "## One client, many threads and forked children",
+        "",
+        f"`python benchmarks/shared_client.py`: one client of {record['model']} per transport, used at once by its own process and",
+        f"{record['children']} forked children with {record['threads']} threads each, {record['requests']} requests per thread, "
+        "a third of them prepared before the fork.",
+        "",
+        "| transport | requests | right | wrong | errors | hung | regions left | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *rows,
         "",
         f"{record['created'][:10]}, {_where(record)}.",
     ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builders import bench_command, doctor, notify, study
-from builders.lint import lint
+from builders.lint import lint, notes
 from builders.rollback import rollback
 from builders.stage import Job
 from builders.target_choice import choose
@@ -76,6 +76,8 @@ def _lint(args: argparse.Namespace) -> int:
             ["model", "what", "where", "why", "fix"],
             [(f.model, f.what, f.where, f.why, f.fix) for f in findings],
         )
+    for note in notes(args.repository):
+        console.say(f"note: {note}")
     console.say(f"{len(findings)} disagreements")
     if args.json:
         console.emit_json([finding.as_dict() for finding in findings])

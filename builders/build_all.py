@@ -18,7 +18,7 @@ from pathlib import Path
 _STARTED = time.perf_counter()
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from builders import notify, pipeline  # noqa: E402
+from builders import notify, pipeline, serve_check, trial  # noqa: E402
 from builders.pipeline import Request, Result  # noqa: E402
 from builders.stage import Job  # noqa: E402
 from builders.target_choice import choose  # noqa: E402
@@ -62,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--random-weights", metavar="MODEL", action="append", default=[], help="build MODEL with seeded random weights"
     )
+    p.add_argument(trial.FLAG, dest="trial_load", action="store_false",
+                   help="publish without loading the model in a server first; build.json records it")  # fmt: skip
     p.add_argument("--repository", type=Path, help="where to publish (default: model_repository beside the config)")
     p.add_argument("--build", type=Path, help="where intermediate files go (default: build beside the config)")
     console.add_json_flag(p)
@@ -74,13 +76,16 @@ def main(argv: Sequence[str]) -> int:
     console.set_json(args.json)
     target, reason = choose(args.target, needs_engine=not args.plan and args.until not in ("export", "graph"))
     console.say(f"target {target}: {reason}")
-    spec = load_spec(args.config, target, select=[*args.models, *args.random_weights])
+    select = [*args.models, *args.random_weights]
+    spec = load_spec(args.config, target, select=select, further=serve_check.from_file)
     jobs = _jobs(args, spec)
-    request = Request(args.until, args.start, args.force)
     if args.plan:
+        request = Request(args.until, args.start, args.force)
         results = [pipeline.plan(job, request) for job in jobs]
     else:
-        results = [pipeline.build(job, request, console.say) for job in jobs]
+        with trial.TrialServer(_build_folder(args, spec), wanted=args.trial_load) as server:
+            request = Request(args.until, args.start, args.force, server)
+            results = [pipeline.build(job, request, console.say) for job in jobs]
         notify.tell(results, _repository(args, spec), console.say)
     _summary(args, results, target, reason)
     return _exit_code(results)
@@ -100,7 +105,7 @@ def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
         for m in spec.models
         if m.name in args.models or (not args.models and (m.enabled or m.name in args.random_weights))
     ]
-    build = args.build or spec.root / "build"
+    build = _build_folder(args, spec)
     try:
         build.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,6 +128,11 @@ def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
         )
         for model in chosen
     ]
+
+
+def _build_folder(args: argparse.Namespace, spec: RepositorySpec) -> Path:
+    folder: Path = args.build or spec.root / "build"
+    return folder
 
 
 def _repository(args: argparse.Namespace, spec: RepositorySpec) -> Path:

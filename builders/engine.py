@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from builders import batch_axis
-from builders.source import source_file
+from builders.external_data import with_data
+from builders.source import source_files
 from builders.stage import Job, Stage, record_of
 from builders.targets import Engine
 from builders.trt import network
@@ -119,11 +120,11 @@ def _spec_part(job: Job) -> dict[str, Any]:
 
 
 def _inputs(job: Job) -> dict[str, Path]:
-    files = {job.graph_file.name: job.graph_file}
+    files = with_data(job.graph_file) | {name: Path(name) for name in job.model.compile.plugins}
     if job.model.precision == "int8" and job.model.calibration.native:
         files["calibration.npz"] = job.export_folder / "calibration.npz"
     if job.target.name == "tensorrt" and network.wanted(job.model):
-        files["source"] = source_file(job.model)
+        files |= source_files(job.model, job.root)
     return files
 
 

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builders import autocast
+from builders import autocast, calibration
+from builders.external_data import with_data
 from builders.stage import Job, Stage, installed
+from planwright.spec import CALIBRATED
 
 
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
@@ -22,12 +24,14 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     target = folder / f"model.{job.model.precision}.onnx"
     if job.model.precision in ("fp32", "tf32") or _native(job):
         shutil.copyfile(source, target)
-        for part in job.export_folder.glob("model.onnx.data"):
-            shutil.copyfile(part, folder / part.name)
+        for name, part in with_data(source).items():
+            if part != source:
+                shutil.copyfile(part, folder / name)
         return {"precision": job.model.precision, **_native_figures(job, source)}
     from builders.precision import convert
 
-    return convert(job, source, target)
+    figures = convert(job, source, target)
+    return {**figures, "warnings": calibration.warnings(job)} if job.model.precision in CALIBRATED else figures
 
 
 def _native(job: Job) -> bool:
@@ -40,6 +44,7 @@ def _native_figures(job: Job, source: Path) -> dict[str, Any]:
         return {}
     from builders.int8 import matching
 
+    calibration.ensure(job)  # for the machine with the GPU, which may not have the source's libraries
     return {"calibration": "native", "kept_high": matching(source, job.model.keep_high)}
 
 
@@ -47,16 +52,16 @@ def _spec_part(job: Job) -> dict[str, Any]:
     part: dict[str, Any] = {"precision": job.model.precision, "keep_high": job.model.keep_high}
     if job.model.autocast:
         part["autocast"] = True
-    if job.model.precision in ("int8", "fp8"):
+    if job.model.precision in CALIBRATED:
         part["calibration"] = job.model.calibration.model_dump()
     return part
 
 
 def _inputs(job: Job) -> dict[str, Path]:
     names = ["model.onnx", "golden.npz"] if job.model.precision not in ("fp32", "tf32") else ["model.onnx"]
-    if job.model.precision in ("int8", "fp8"):
+    if job.model.precision in CALIBRATED:
         names.append("calibration.npz")
-    return {name: job.export_folder / name for name in names}
+    return {name: job.export_folder / name for name in names} | with_data(job.export_folder / "model.onnx")
 
 
 def _tools(job: Job) -> dict[str, str | None]:

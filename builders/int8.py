@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from builders import calibration
 from builders.residual import POOLS
 from builders.residual import quantize as quantize_residuals
 from builders.stage import Job
+from planwright import console
 from planwright.errors import Fault, StageError
 from planwright.files import digest, write_json
 from planwright.golden import Arrays, Golden
@@ -161,10 +163,11 @@ def calibrate(job: Job, graph: Path) -> Path:
     """
     from onnxruntime.quantization import create_calibrator
 
-    samples = Golden.load(job.export_folder / "calibration.npz")
+    file = calibration.ensure(job)
+    samples = Golden.load(file)
     parts = {
         "graph": job.cache.of(graph, read=True),
-        "samples": job.cache.of(job.export_folder / "calibration.npz"),
+        "samples": job.cache.of(file),
         "method": job.model.calibration.method,
         "operators": CALIBRATED,
         "holds": "ranges",
@@ -178,7 +181,8 @@ def calibrate(job: Job, graph: Path) -> Path:
             str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=_method(job),
             extra_options={"symmetric": True},
         )  # fmt: skip
-        for feed in samples.feeds(job.model.batch.fixed or CHUNK):
+        size = job.model.batch.fixed or CHUNK
+        for feed in console.progress(job.line("graph", "calibration"), samples.feeds(size), samples.runs(size)):
             calibrator.collect_data(_Reader(feed))
         found = calibrator.compute_data()
     cache.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builders import pbtxt
+from builders import pbtxt, revisions
 from builders.repository import Published
 from builders.stage import Job
 from builders.targets import get_target
+from builders.trial import FLAG
 from planwright import integrity
 from planwright.errors import PlanwrightError
 from planwright.golden import Golden
@@ -52,6 +53,14 @@ def lint(jobs: Iterable[Job], repository: Path) -> Iterator[Finding]:
                 )
             continue
         yield from _model(name, published, job, rebuild)
+
+
+def notes(repository: Path) -> Iterator[str]:
+    """Return what is worth knowing of published models, and no disagreement."""
+    for path in sorted(repository.glob(f"*/{CONFIG}")):
+        config = revisions.read(path.parent)
+        if config is not None and not config.tried:
+            yield f"{path.parent.name} was published with {FLAG}; a build without it loads the model in a server"
 
 
 def _model(name: str, published: Published, job: Job | None, rebuild: str) -> Iterator[Finding]:

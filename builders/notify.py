@@ -6,15 +6,12 @@ Out     the load API called (explicit mode), or one line that says to restart.
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builders.pipeline import Result
 from builders.repository import Published
-from planwright import integrity, server_log
+from planwright import integrity, triton_admin
 from planwright.errors import Fault, StageError
 from planwright.server_info import ServerInfo
 
@@ -50,31 +47,14 @@ def load(server: ServerInfo, model: str) -> None:
     damaged = integrity.damage(folder, Published(folder).served())
     if damaged:
         raise StageError("serve", *(integrity.fault(model, each) for each in damaged))
-    url = f"http://{server.http_url}/v2/repository/models/{model}/load"
-    headers = {"Content-Type": "application/json", **server.admin_headers}
-    request = urllib.request.Request(url, data=b"{}", headers=headers, method="POST")
-    written = Path(server.log).stat().st_size if Path(server.log).is_file() else 0
     try:
-        with urllib.request.urlopen(request, timeout=LOAD_TIMEOUT_S):
-            return
-    except urllib.error.HTTPError as error:
-        why = server_log.reason_in(server.log, model, offset=written) or _message(error.read().decode(errors="replace"))
-    except OSError as error:
-        why = str(error)
-    raise StageError(
-        "serve",
-        Fault(
+        triton_admin.load(server, model, timeout_s=LOAD_TIMEOUT_S)
+    except triton_admin.RefusedError as error:
+        fault = Fault(
             f"the running server did not load {model}",
-            url,
-            why,
+            triton_admin.url(server, model, "load"),
+            str(error),
             f"see its log: {server.log}",
             "python -m builders lint",
-        ),
-    )
-
-
-def _message(body: str) -> str:
-    try:
-        return str(json.loads(body).get("error", body))
-    except json.JSONDecodeError:
-        return body
+        )
+        raise StageError("serve", fault) from None

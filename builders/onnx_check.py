@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import external_data
 from planwright.errors import Fault, StageError
 
 MAX_IR_VERSION = 10  # of ONNX 1.16; read by every runtime from ONNX Runtime 1.18 and TensorRT 8.6 on
@@ -26,12 +27,16 @@ def load_checked(path: Path) -> Any:
     """Return the ModelProto with its weights.
 
     Raises:
-        StageError: stage 'onnx': not a whole file, or onnx.checker in full mode refuses it.
+        StageError: stage 'onnx': not a whole file, a weights file is missing, or onnx.checker in full mode refuses it.
     """
     import onnx
 
     try:
+        external_data.check(path)
         model = onnx.load(str(path))
+        external_data.load(model, path.parent)
+    except StageError:
+        raise
     except Exception as error:  # protobuf and onnx share no error class
         fault = Fault(
             "not a whole ONNX file", str(path), _first_line(error), "the file is truncated or not ONNX: write it again"

@@ -12,8 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from planwright.tensors import TensorSpec, datatype_from_numpy
+
 # operators whose answer differs from run to run, https://onnx.ai/onnx/operators/
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+
+# attributes that list texts an operator looks for, https://onnx.ai/onnx/operators/index.html#ai-onnx-ml
+KNOWN_TEXTS = ("keys_strings", "cats_strings", "pool_strings", "string_vocabulary", "classlabels_strings")
 
 
 def read(path: Path) -> Any:
@@ -30,6 +35,27 @@ def nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from nodes(inner)
+
+
+def inputs(model: Any) -> list[TensorSpec]:
+    """Return the inputs that a caller gives, -1 for each free axis.
+
+    Raises:
+        KeyError: Triton has no such type.
+    """
+    import onnx
+
+    weights = {tensor.name for tensor in model.graph.initializer}
+    given = [item for item in model.graph.input if item.name not in weights]
+    kinds = [(item.name, item.type.tensor_type) for item in given]
+    return [
+        TensorSpec(
+            name,
+            datatype_from_numpy(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+            tuple(int(dim.dim_value) if dim.HasField("dim_value") else -1 for dim in kind.shape.dim),
+        )
+        for name, kind in kinds
+    ]
 
 
 def first_axes(model: Any, *, outputs: bool) -> dict[str, str | int | None]:
@@ -97,3 +123,34 @@ def _constants(graph: Any) -> dict[str, Any]:
 
 def _described(node: Any) -> str:
     return f"node '{node.name or (node.output[0] if node.output else '')}' ({node.op_type})"
+
+
+def axes(model: Any) -> dict[str, tuple[int | str, ...]]:
+    """Return input -> length of each axis, or its symbol where it is free: an empty word where it has none."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {
+        item.name: tuple(
+            int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param)
+            for dim in item.type.tensor_type.shape.dim
+        )
+        for item in model.graph.input
+        if item.name not in weights
+    }
+
+
+def words(model: Any) -> list[str]:
+    """Return the texts that the graph compares its inputs with: keys, categories, vocabularies, constants; each once."""
+    found: dict[str, None] = {}
+    for node in nodes(model.graph):
+        for attribute in node.attribute:
+            if attribute.name in KNOWN_TEXTS:
+                found.update(dict.fromkeys(item.decode(errors="replace") for item in attribute.strings))
+            if attribute.HasField("t"):
+                found.update(dict.fromkeys(_texts(attribute.t)))
+    for tensor in model.graph.initializer:
+        found.update(dict.fromkeys(_texts(tensor)))
+    return [word for word in found if word]
+
+
+def _texts(tensor: Any) -> list[str]:
+    return [item.decode(errors="replace") for item in tensor.string_data]

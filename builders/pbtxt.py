@@ -38,9 +38,13 @@ def render(
         versions: Versions to serve, oldest first; the newest one's label files are named.
         labels: Output name → label file, relative to the model folder.
     """
+    return printed(message(job, inputs, outputs, versions, labels))
+
+
+def printed(config: Any) -> str:
+    """Return the text of a ModelConfig message."""
     from google.protobuf import text_format
 
-    config = message(job, inputs, outputs, versions, labels)
     text = str(text_format.MessageToString(config, use_short_repeated_primitives=True))
     zero = "" if config.max_batch_size else "max_batch_size: 0\n"
     return HEADER + text + zero

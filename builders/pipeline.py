@@ -11,15 +11,17 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from builders import autocast, error_log, pairing, publish
+from builders import autocast, error_log, pairing, publish, serve_check
 from builders.engine import COMPILE
 from builders.export import EXPORT
 from builders.golden_checks import check_distinct
 from builders.graph import GRAPH
 from builders.repository import Published
 from builders.stage import Decision, Job, Stage, decide, execute, mark_imported, record_of
+from builders.trial import TrialServer
 from builders.verify import VERIFY
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 
@@ -38,11 +40,13 @@ class Request:
         until: Last stage to run.
         start: First stage to run; the outputs of earlier ones are taken as they are.
         force: Run every stage from `start` on, whatever the records say.
+        trial: The server that loads what is about to be published.
     """
 
     until: str = "publish"
     start: str = "export"
     force: bool = False
+    trial: TrialServer = field(default_factory=lambda: TrialServer(Path(), wanted=False))
 
 
 @dataclass
@@ -75,7 +79,7 @@ def build(job: Job, request: Request, say: Say) -> Result:
         _require_files(job)
         _run_stages(job, request, result, say)
         if request.until == "publish":
-            _publish(job, result, say)
+            _publish(job, request.trial, result, say)
         job.log.unlink(missing_ok=True)
     except PlanwrightError as error:
         result.status, result.error = "failed", error
@@ -134,6 +138,9 @@ def _run_stages(job: Job, request: Request, result: Result, say: Say) -> None:
     _require_earlier(job, request)
     checked = False
     for stage in _due(request):
+        if stage is VERIFY:
+            serve_check.check(job)
+            _get_ready(job, request)
         decision = decide(stage, job, forced=request.force)
         result.stages[stage.name] = f"{decision.action}: {decision.why}"
         if decision.action == "run":
@@ -147,6 +154,12 @@ def _run_stages(job: Job, request: Request, result: Result, say: Say) -> None:
     _tell_warnings(job, result, say)
 
 
+def _get_ready(job: Job, request: Request) -> None:
+    """Let the trial server start while the engine is verified, where something will be published."""
+    if request.until == "publish" and not publish.current(job, tried=request.trial.wanted):
+        request.trial.start()
+
+
 def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
     missing = [name for name, found in stage.tools(job).items() if found is None]
     if missing:
@@ -154,7 +167,7 @@ def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
         extras = "" if autocast.PACKAGE not in missing else f"; this one: .venv/bin/{autocast.INSTALL}"
         fix = f"install it (make setup{extras}), or export on another machine and copy build/ here"
         raise MachineError(Fault(f"{job.model.name}: this machine cannot {stage.name}", why=why, fix=fix))
-    say(f"{job.model.name:<16} {stage.name:<8} ... {decision.why}")
+    say(job.line(stage.name, decision.why))
     record = execute(stage, job)
     say(f"{job.model.name:<16} {stage.name:<8} done in {record['seconds']:.1f} s")
 
@@ -173,20 +186,26 @@ def _require_earlier(job: Job, request: Request) -> None:
 
 def _tell_warnings(job: Job, result: Result, say: Say) -> None:
     if result.status == "built":
-        for text in record_of(job.export_folder).get("result", {}).get("warnings", []):
-            say(f"{job.model.name:<16} warning: {text}")
+        for folder in (job.export_folder, job.graph_folder):
+            for text in record_of(folder).get("result", {}).get("warnings", []):
+                say(f"{job.model.name:<16} warning: {text}")
 
 
-def _publish(job: Job, result: Result, say: Say) -> None:
+def _publish(job: Job, trial: TrialServer, result: Result, say: Say) -> None:
     pairing.check(job)
-    if publish.current(job):
+    serve_check.check(job)
+    if publish.current(job, tried=trial.wanted):
         result.stages["publish"] = "keep: unchanged"
         result.version = Published(job.repository / job.model.name).served()[-1]
         return
-    outcome = publish.publish(job)
+    outcome = publish.publish(job, trial)
     words = {"published": f"version {outcome.version} published", "config": "config.pbtxt rewritten",
              "served": f"version {outcome.version} served again", "kept": "unchanged"}  # fmt: skip
-    result.note, result.version = words[outcome.action], outcome.version
+    proof = outcome.proof or {}
+    if "server" in proof:
+        say(f"{job.model.name:<16} trial    answered by Triton {proof['server']} in {proof['seconds']:.1f} s")
+    untried = f", no server loaded it first ({proof['skipped']})" if "skipped" in proof else ""
+    result.note, result.version = words[outcome.action] + untried, outcome.version
     result.stages["publish"] = f"run: {result.note}"
     result.status = "built"
     removed = f", pruned {', '.join(map(str, outcome.removed))}" if outcome.removed else ""

@@ -18,25 +18,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders import architectures, pbtxt, repository, revisions
+from builders import architectures, pbtxt, repository, revisions, serve_check
 from builders.engine import batch_kind, read_tensors
 from builders.repository import Published
 from builders.revisions import Config
 from builders.stage import Job, installed, record_of
+from builders.trial import FLAG, TrialServer
 from planwright import __version__
 from planwright.errors import Fault, MachineError
 from planwright.files import digest, read_json, write_json
 from planwright.golden import Golden
-from planwright.integrity import BUILD, OWN_HASH, damage, record_hash
+from planwright.integrity import BUILD, CONFIG, OWN_HASH, damage, record_hash
+
+Proof = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'."""
+    """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'.
+
+    Attributes:
+        action: One of these words.
+        version: The newest version that is served.
+        removed: Versions that were pruned.
+        proof: What the trial load found; None where nothing changed.
+    """
 
     action: str
     version: int
     removed: tuple[int, ...] = ()
+    proof: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,12 @@ class Parts:
 
 
 def plan(job: Job) -> str:
-    """Say what `publish` would do, for ``--plan``."""
+    """Say what `publish` would do, for ``--plan``.
+
+    Raises:
+        SpecError: `serve` does not fit the engine.
+    """
+    serve_check.check(job)
     published = Published(job.repository / job.model.name)
     parts = _parts(job, read=False)
     version = published.find(parts.identity)
@@ -68,8 +84,13 @@ def plan(job: Job) -> str:
     return "keep" if same else "rewrite config.pbtxt"
 
 
-def current(job: Job) -> bool:
-    """True where the repository already serves exactly this, judged by remembered hashes."""
+def current(job: Job, *, tried: bool = True) -> bool:
+    """True where the repository already serves exactly this, judged by remembered hashes.
+
+    Args:
+        job: The model's build.
+        tried: Whether a server must have loaded it before it was published.
+    """
     published = Published(job.repository / job.model.name)
     served = published.served()
     if not served:
@@ -81,35 +102,51 @@ def current(job: Job) -> bool:
         return False
     config = revisions.read(published.folder)
     rendered = _render(job, parts, _served(job, published, served[-1]))
-    return config is not None and config.sealed and config.body == rendered
+    return config is not None and config.sealed and config.body == rendered and (config.tried or not tried)
 
 
-def publish(job: Job) -> Outcome:
-    """Put the built model into the repository.
+def publish(job: Job, trial: TrialServer) -> Outcome:
+    """Put the built model into the repository, after a server has loaded it where anything changes.
 
     Raises:
-        MachineError: The repository cannot be written (exit 3); what was served stays served.
+        StageError: stage 'serve': the server found here does not load it, or does not answer right.
+        MachineError: The repository cannot be written, or there is no server (exit 3); what was served stays served.
     """
     published = Published(job.repository / job.model.name)
     parts = _parts(job, read=True)
     try:
         version = published.find(parts.identity)
         action = "kept" if version in published.served() else "served"
+        proof: Proof | None
         if version is None:
-            version, action = _new_version(job, published, parts), "published"
-        changed = _serve(published, _render(job, parts, _served(job, published, version)))
+            version, proof = _new_version(job, published, parts, trial)
+            action, body = "published", _render(job, parts, _served(job, published, version))
+        else:
+            body = _render(job, parts, _served(job, published, version))
+            proof = _proof_of(job, published, body, trial)
+        changed = _serve(published, body, proof)
         removed = repository.prune(published, max(job.model.keep_versions, job.model.versions))
     except OSError as error:
         raise MachineError(_disk(job, error)) from None
     finally:
         repository.sweep_staging(job.build)
-    return Outcome("config" if action == "kept" and changed else action, version, tuple(removed))
+    action = "config" if action == "kept" and changed else action
+    return Outcome(action, version, tuple(removed), proof)
 
 
-def _serve(published: Published, body: str) -> bool:
+def _proof_of(job: Job, published: Published, body: str, trial: TrialServer) -> Proof | None:
+    """Try a changed config.pbtxt with versions that are published already; None where there is nothing to try."""
+    now = revisions.read(published.folder)
+    if now is not None and now.body == body and (now.tried or not trial.wanted):
+        return None
+    return trial.prove(job, body, {version: published.folder / str(version) for version in pbtxt.served_versions(body)})
+
+
+def _serve(published: Published, body: str, proof: Proof | None) -> bool:
     """Make `body` the served config.pbtxt; returns whether it differs from what was served."""
     before = revisions.read(published.folder)
-    after = before.after(body, tried=True) if before else Config(body)
+    tried = before.tried if proof is None and before else (proof or {}).get("skipped") != FLAG
+    after = before.after(body, tried=tried) if before else Config(body, tried=tried)
     if before != after:
         revisions.write(published.folder, after)
     return before is None or before.body != body
@@ -159,26 +196,42 @@ def _render(job: Job, parts: Parts, versions: list[int]) -> str:
     return pbtxt.render(job, inputs, outputs, versions, named)
 
 
-def _new_version(job: Job, published: Published, parts: Parts) -> int:
-    """Assemble beside the repository, then rename: the whole model folder at first, the version folder later."""
+def _new_version(job: Job, published: Published, parts: Parts, trial: TrialServer) -> tuple[int, Proof]:
+    """Assemble beside the repository, try it, then rename: the whole model folder at first, the version folder later."""
     version = published.next_version()
     first = not published.folder.exists()
     staging = repository.staging(job.build, job.repository, job.model.name)
+    try:
+        folder = _staged(job, parts, version, staging)
+        served = _served(job, published, version)
+        body = _render(job, parts, served)
+        proof = trial.prove(job, body, {v: folder if v == version else published.folder / str(v) for v in served})
+        _write_record(folder, {**published_record(folder), "trial_load": proof})
+        if first:
+            revisions.write(staging, Config(body, tried=proof.get("skipped") != FLAG))
+            staging.rename(published.folder)
+        else:
+            folder.rename(published.folder / str(version))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return version, proof
+
+
+def _staged(job: Job, parts: Parts, version: int, staging: Path) -> Path:
     folder = staging / str(version)
     folder.mkdir()
     for name, source in parts.files.items():
         shutil.copyfile(source, folder / name)
-    text = _render(job, parts, _served(job, published, version))
-    for name, content in (parts.texts | {"config.pbtxt": _render(job, parts, [version])}).items():
+    for name, content in (parts.texts | {CONFIG: _render(job, parts, [version])}).items():
         (folder / name).write_text(content)
-    record = json.loads(json.dumps(build_record(job, parts, version, folder)))
-    write_json(folder / BUILD, {**record, OWN_HASH: record_hash(record)})
-    if first:
-        revisions.write(staging, Config(text))
-        staging.rename(published.folder)
-    else:
-        folder.rename(published.folder / str(version))
-    return version
+    _write_record(folder, build_record(job, parts, version, folder))
+    return folder
+
+
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write build.json with a hash of itself."""
+    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != OWN_HASH}))
+    write_json(folder / BUILD, {**plain, OWN_HASH: record_hash(plain)})
 
 
 def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str, Any]:
@@ -203,7 +256,9 @@ def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str
         "slo": job.model.slo.model_dump(exclude_none=True),
         "checks": records["verify"].get("result", {}),
         "realised": records["compile"].get("result", {}).get("realised", {}),
-        "warnings": records["export"].get("result", {}).get("warnings", []),
+        "warnings": [
+            text for stage in ("export", "graph") for text in records[stage].get("result", {}).get("warnings", [])
+        ],
         "hashes": {file.name: job.cache.of(file, read=True) for file in sorted(folder.iterdir())},
         "versions": {
             "python": platform.python_version(),
@@ -223,7 +278,7 @@ def _folders(job: Job) -> dict[str, Path]:
     }
 
 
-def parse_record(path: Path) -> dict[str, Any]:
-    """Return a build.json."""
-    record: dict[str, Any] = json.loads(path.read_text())
+def published_record(folder: Path) -> dict[str, Any]:
+    """Return the build.json of a version folder."""
+    record: dict[str, Any] = json.loads((folder / BUILD).read_text())
     return record

@@ -8,12 +8,15 @@ Calibration samples may be a lazy sequence, because most precisions need none: t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
+from planwright import text
 from planwright.errors import Fault
 from planwright.golden import Array, Arrays
 from planwright.tensors import datatype_from_numpy
@@ -39,6 +42,40 @@ class Samples:
     truth: Array = field(default_factory=lambda: np.zeros(0))
 
 
+class Later(Sequence[Sample]):
+    """Samples that are made when the first of them is taken, for calibration samples that cost time.
+
+    Example:
+        >>> rows = Later(lambda: [{"x": np.zeros(2)}])
+        >>> len(rows)
+        1
+    """
+
+    def __init__(self, make: Callable[[], Sequence[Sample]]) -> None:
+        self._made = functools.cache(make)
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        return self._made()[index]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return `count` of the numbers below `total`, evenly spaced: a file sorted by class is seen whole.
+
+    Example:
+        >>> spread(10, 3), spread(2, 5)
+        ([1, 5, 8], [0, 1])
+    """
+    count = min(total, count)
+    return [(2 * index + 1) * total // (2 * count) for index in range(count)]
+
+
 def checked(found: Any, names: Sequence[str], where: str, check: str) -> tuple[Samples | None, list[Fault]]:
     """Return usable samples, or None and what is wrong with `found`.
 
@@ -62,11 +99,23 @@ def checked(found: Any, names: Sequence[str], where: str, check: str) -> tuple[S
 
 
 def native(sample: Mapping[str, Any]) -> Sample:
-    """Return a sample as C-contiguous arrays in this machine's byte order, so that its bytes mean the same everywhere."""
+    """Return a sample as C-contiguous arrays in this machine's byte order, its text as str: the same everywhere."""
     return {name: _native(np.asarray(value)) for name, value in sample.items()}
 
 
+def fingerprint(sample: Sample) -> str:
+    """Return a hash of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(sample):
+        array = np.ascontiguousarray(sample[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes())
+    return digest.hexdigest()
+
+
 def _native(array: Array) -> Array:
+    if text.is_text(array):
+        return text.decoded(array)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
 
 
@@ -110,17 +159,42 @@ def sample_fault(sample: Any, first: Any, names: Sequence[str]) -> tuple[str, st
     return None
 
 
-def _array_fault(name: str, value: Any, first: Any) -> tuple[str, str, str] | None:
-    if not isinstance(value, np.ndarray | np.generic):
-        fix = f"hand over {name}.numpy()" if hasattr(value, "numpy") else f"np.asarray({name}, dtype=...)"
-        return f"input '{name}' is {_described(value)}", "a sample holds numpy arrays", fix
+def _array_fault(name: str, found: Any, first: Any) -> tuple[str, str, str] | None:
+    if not isinstance(found, np.ndarray | np.generic):
+        fix = f"hand over {name}.numpy()" if hasattr(found, "numpy") else f"np.asarray({name}, dtype=...)"
+        return f"input '{name}' is {_described(found)}", "a sample holds numpy arrays", fix
+    value: Array = np.asarray(found)
     try:
         datatype_from_numpy(value.dtype)
     except KeyError:
         return f"input '{name}' is {value.dtype}", "Triton has no such type", "cast it to a number type, bool or str"
-    if value.dtype != first.dtype and "U" not in value.dtype.kind + first.dtype.kind:
+    if text.is_text(value):
+        return _text_fault(name, value, first)
+    if value.dtype != first.dtype:
         why = f"golden[0] has {first.dtype}"
         return f"input '{name}' is {value.dtype}", why, f"cast them alike: .astype(np.{first.dtype})"
+    return _rank_fault(name, value, first)
+
+
+def _text_fault(name: str, value: Array, first: Array) -> tuple[str, str, str] | None:
+    """Refuse what is not text, and text that UTF-8 cannot say, which no client could send."""
+    if not text.is_text(first):
+        return f"input '{name}' is text", f"golden[0] has {first.dtype}", "hand over one type for each input"
+    for item in value.ravel():
+        try:
+            item if isinstance(item, bytes) else item.encode()
+        except AttributeError:
+            return (
+                f"input '{name}' holds {_described(item)}",
+                "an array of objects holds text",
+                "hand over str or numbers",
+            )
+        except UnicodeEncodeError as error:
+            return f"input '{name}' is not valid text", str(error), "clean it: text.encode(errors='replace').decode()"
+    return _rank_fault(name, value, first)
+
+
+def _rank_fault(name: str, value: Array, first: Array) -> tuple[str, str, str] | None:
     if value.ndim != first.ndim:
         why = f"golden[0] has {first.ndim} axes {list(first.shape)}"
         return f"input '{name}' has {value.ndim} axes {list(value.shape)}", why, "a sample has no batch axis"

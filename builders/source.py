@@ -20,15 +20,15 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from builders import contract, torchvision_shim
-from builders.samples import Sample, Samples
-from builders.user_code import Blame
+from builders import contract, local_imports, torchvision_shim
+from builders.samples import Later, Sample, Samples
+from builders.user_code import ROOT, Blame
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.files import digest
 from planwright.golden import Arrays
 from planwright.spec import ModelSpec
 
-__all__ = ["Sample", "Samples", "Source", "load_source", "source_class", "source_file"]
+__all__ = ["Later", "Sample", "Samples", "Source", "load_source", "source_class", "source_file", "source_files"]
 
 
 _ZOO = Path(__file__).parent / "zoo"
@@ -135,6 +135,16 @@ def source_class(source: str) -> type[Source]:
 def source_file(spec: ModelSpec) -> Path:
     """Return the zoo file, or the user's own, which is one of the inputs of an export."""
     return _file(spec.code)
+
+
+def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
+    """Return the zoo file as ``source``, and the user's modules that it imports, by their path from where Python finds them."""
+    blame = _blame(spec, root, None)
+    roots = [ROOT] if blame.file.parent == _ZOO else [ROOT, blame.file.parent]
+    found = local_imports.files(blame.file, roots, blame.is_users)
+    return {"source": blame.file} | {
+        next(str(path.relative_to(root)) for root in roots if root in path.parents): path for path in found
+    }
 
 
 def _blame(spec: ModelSpec, root: Path, log: Path | None) -> Blame:

@@ -58,6 +58,10 @@ class Job:
         """Stack traces and what libraries printed, of a build that failed."""
         return self.build / self.model.name / "error.log"
 
+    def line(self, stage: str, text: str) -> str:
+        """Return a line about this model for the terminal."""
+        return f"{self.model.name:<16} {stage:<8} ... {text}"
+
     @property
     def graph_folder(self) -> Path:
         """The ONNX graph that carries the precision."""

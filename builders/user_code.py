@@ -4,7 +4,7 @@ In      a call into that code.
 Out     a `StageError` with the user's own file and line, and the whole stack trace in the model's error.log.
 
 The line is that of the last call that lies in the user's files, also behind an exporter that raised an error of its own
-(``raise ... from``): the frames of the libraries below it say little to somebody who wrote twenty lines of PyTorch.
+(``raise ... from``): the frames of the libraries below it say little to the author of twenty lines of PyTorch.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Blame:
         if ROOT in path.parents:
             inside = path.relative_to(ROOT).parts
             return inside[0] not in _OWN or inside[:2] == ("builders", "zoo")
-        return self.root.resolve() in path.parents
+        return bool({self.root.resolve(), self.file.parent} & {*path.parents})
 
     def _disk_is_full(self, error: BaseException) -> bool:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -148,14 +148,15 @@ def _fault(row: Row, args: argparse.Namespace) -> Fault:
 def _infer(args: argparse.Namespace) -> int:
     where = _addresses(args)
     with TritonModel(
-        args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol
+        args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol, allow_nan=True
     ) as model:
         try:
             info = model.info
         except ModelUnavailable as error:
             raise _unknown(args, error) from None
         inputs = read_inputs(args.file, info)
-        answers = model.infer_sample(inputs) if info.batches else model.infer_batch(inputs)
+        call = model.standalone()
+        answers = call.infer_sample(inputs) if info.batches else call.infer_batch(inputs)
     if args.json:
         console.emit_json({name: jsonable(array) for name, array in answers.items()})
         return EXIT_OK

@@ -26,11 +26,12 @@ from .aio_transports import AsyncGrpc, AsyncHttp
 from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
-from .options import RETRIES, TIMEOUT_S, Options, Tls
+from .options import RETRIES, TIMEOUT_S, Options, Tls, checked_seconds
 from .registrar import SharedMemory
 from .request import Request
+from .sequence import AsyncSequence, Step, step
 from .shm import Regions
-from .sync import TritonModel, is_answer, named, not_ready
+from .sync import TritonModel, is_answer, not_ready
 
 
 class Home:
@@ -83,30 +84,54 @@ class AsyncTritonModel:
         # a caller that is cancelled must not leave the others with half an answer on the connection
         return await asyncio.shield(reading)
 
-    async def infer_sample(self, *args: Any, **inputs: Any) -> Arrays:
+    async def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample: arrays without a batch axis in and out."""
-        info = await self.info()
-        answers = await self._answer(
-            info, core.check_sample(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
-        )
-        return {name: array[0] for name, array in answers.items()}
+        return await self.infer_sample_at(None, args, inputs)
 
-    async def infer_batch(self, *args: Any, **inputs: Any) -> Arrays:
+    async def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch; what exceeds one request is split and sent together."""
-        info = await self.info()
-        return await self._answer(
-            info, core.check_batch(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
-        )
+        return await self.infer_batch_at(None, args, inputs)
 
-    async def prepare(self, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
+    async def prepare(self, /, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
         """Build a request once, to be sent many times; takes what `infer_batch` takes.
 
         Raises:
             InvalidRequest: It does not fit into one request.
         """
+        return await self.prepare_at(None, args, inputs)
+
+    def sequence(
+        self, sequence_id: int | str | None = None, *, start: bool = False, end: bool = False
+    ) -> AsyncSequence:
+        """Return what sends requests of a sequence; see `TritonModel.sequence`. Await each before the next is sent."""
+        return AsyncSequence(self, step(sequence_id, start=start, end=end))
+
+    async def standalone(self) -> AsyncTritonModel | AsyncSequence:
+        """Return what sends each request by itself; see `TritonModel.standalone`."""
+        return self.sequence(start=True, end=True) if (await self.info()).sequence else self
+
+    async def infer_sample_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
+        """Answer one sample at a place in a sequence."""
         info = await self.info()
-        arrays = core.check_batch(info, named(info, args, inputs), allow_nan=self._sync.allow_nan)
-        return AsyncPreparedRequest(self, self._sync.built(info, core.only_chunk(info, arrays)))
+        core.check_step(info, at)
+        arrays = core.check_sample(info, core.named(info, args, inputs), allow_nan=self._sync.allow_nan)
+        return {name: array[0, ...] for name, array in (await self._answer(info, arrays, at)).items()}
+
+    async def infer_batch_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
+        """Answer a batch at a place in a sequence."""
+        info = await self.info()
+        core.check_step(info, at)
+        arrays = core.check_batch(info, core.named(info, args, inputs), allow_nan=self._sync.allow_nan)
+        return await self._answer(info, arrays, at)
+
+    async def prepare_at(
+        self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
+    ) -> AsyncPreparedRequest:
+        """Build a request at a place in a sequence."""
+        info = await self.info()
+        core.check_step(info, at)
+        arrays = core.check_batch(info, core.named(info, args, inputs), allow_nan=self._sync.allow_nan)
+        return AsyncPreparedRequest(self, self._sync.built(info, core.only_chunk(info, arrays, at)))
 
     async def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the server answers for the model.
@@ -114,7 +139,7 @@ class AsyncTritonModel:
         Raises:
             RequestTimeout: It does not in time; the fault says what the last answer was.
         """
-        deadline, last = time.monotonic() + timeout_s, "no answer yet"
+        deadline, last = time.monotonic() + checked_seconds(timeout_s, zero=True), "no answer yet"
         while time.monotonic() < deadline:
             try:
                 await asyncio.wait_for(self.info(), max(deadline - time.monotonic(), 0.001))
@@ -166,8 +191,8 @@ class AsyncTritonModel:
         if home is not None:
             forks.leave_to_parent(home)
 
-    async def _answer(self, info: ModelInfo, arrays: Arrays) -> Arrays:
-        chunks = list(core.split(info, arrays))
+    async def _answer(self, info: ModelInfo, arrays: Arrays, at: Step | None) -> Arrays:
+        chunks = list(core.split(info, arrays, at))
         return core.join(chunks, await asyncio.gather(*(self._send_chunk(info, chunk) for chunk in chunks)))
 
     async def _send_chunk(self, info: ModelInfo, chunk: Chunk) -> Arrays:
@@ -184,7 +209,7 @@ class AsyncTritonModel:
             try:
                 return await self._send_once(request)
             except ClientError as error:
-                if not error.retry_safe:
+                if not request.may_repeat(error):
                     raise
                 await asyncio.sleep(pause_s)
         return await self._send_once(request)

@@ -8,21 +8,29 @@ The sync and the async client share everything here; they differ only in how the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planwright.errors import Fault, did_you_mean
 from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
 
+from . import failures
+from .convert import Array as Array
+from .convert import Arrays as Arrays
+from .convert import as_array, sendable
 from .errors import InvalidRequest, ServerError
+from .sequence import Step
 
-Array = NDArray[Any]
-Arrays = dict[str, Array]
-FIXED_BATCH = "planwright_fixed_batch"  # parameter in config.pbtxt of a static engine: pad to it and split
+# parameters of config.pbtxt
+FIXED_BATCH = "planwright_fixed_batch"  # of a static engine: pad to it and split
+SCALARS = (
+    "planwright_scalars"  # JSON list: tensors of a model without a batch axis that are scalars, which Triton calls [1]
+)
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,13 @@ class ModelInfo:
 
     Attributes:
         name, version: As served; version is empty for "the newest".
-        inputs, outputs: Shapes of one sample for a model that batches, of the whole tensor for one that does not.
+        inputs, outputs: The model's own shapes: of one sample for a model that batches, of the whole tensor for one that does not.
         max_batch_size: Largest batch of one request; 0 where there is no batch axis.
         fixed_batch: Batch of a static engine, which the client fills up and cuts; 0 for none.
         parameters: ``parameters`` of config.pbtxt.
+        sent: Shapes in requests and answers, without the batch axis, of tensors where they are not the model's own.
+        sequence: True where requests belong to sequences (``sequence_batching``), and each is one sample.
+        decoupled: True where a request has any number of answers, which these clients do not read.
     """
 
     name: str
@@ -44,6 +55,9 @@ class ModelInfo:
     max_batch_size: int
     fixed_batch: int
     parameters: Mapping[str, str]
+    sent: Mapping[str, Shape] = field(default_factory=dict)
+    sequence: bool = False
+    decoupled: bool = False
 
     @property
     def batches(self) -> bool:
@@ -53,33 +67,129 @@ class ModelInfo:
     @property
     def limit(self) -> int:
         """Most samples of one request."""
-        return self.fixed_batch or self.max_batch_size or 1
+        return self.fixed_batch or (self.max_batch_size if not self.sequence else 0) or 1
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One request: arrays as sent, and how many of their rows are real (the rest fills a static batch)."""
+    """One request: arrays as sent, how many of their rows are real (the rest fills a static batch), its place in a sequence."""
 
     arrays: Arrays
     rows: int
+    step: Step | None = None
 
 
 def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
     """Build a `ModelInfo` from the config that the server answers."""
     parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
     fixed = int(parameters.get(FIXED_BATCH, 0))
-    sides = [tuple(_tensor(item, fixed) for item in config.get(kind, [])) for kind in ("input", "output")]
-    limit = int(config.get("max_batch_size", 0))
-    return ModelInfo(name, version, sides[0], sides[1], limit, fixed, parameters)
+    scalars = set(json.loads(parameters.get(SCALARS, "[]")))
+    sides = [[_tensor(item, fixed, scalars) for item in config.get(kind, [])] for kind in ("input", "output")]
+    inputs, outputs = (tuple(spec for spec, _ in side) for side in sides)
+    sent = {spec.name: shape for side in sides for spec, shape in side if shape != spec.shape}
+    return ModelInfo(
+        name, version, inputs, outputs, int(config.get("max_batch_size", 0)), fixed, parameters, sent,
+        sequence=config.get("sequence_batching") is not None,
+        decoupled=bool((config.get("model_transaction_policy") or {}).get("decoupled")),
+    )  # fmt: skip
 
 
-def _tensor(item: Mapping[str, Any], fixed: int) -> TensorSpec:
-    dims = tuple(int(dim) for dim in item["dims"])
-    return TensorSpec(str(item["name"]), datatype_from_config(str(item["data_type"])), dims[1:] if fixed else dims)
+def _tensor(item: Mapping[str, Any], fixed: int, scalars: Collection[str]) -> tuple[TensorSpec, Shape]:
+    """Return a tensor of the model's own shape, and the shape that travels."""
+    name, reshape = str(item["name"]), item.get("reshape")
+    dims = _shape(item["dims"])
+    own = dims if reshape is None else _shape(reshape.get("shape", []))
+    own = () if name in scalars else own
+    spec = TensorSpec(name, datatype_from_config(str(item["data_type"])), own[1:] if fixed else own)
+    try:
+        _ = spec.numpy_dtype
+    except KeyError:
+        fix = "let the model take and answer FP16 or FP32, and convert inside"
+        raise InvalidRequest(Fault(f"'{name}' is {spec.datatype}, which numpy does not have", fix=fix)) from None
+    return spec, dims[1:] if fixed else dims
+
+
+def _shape(dims: Iterable[Any]) -> Shape:
+    return tuple(int(dim) for dim in dims)
+
+
+def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return inputs by name, whichever way the caller passed them.
+
+    Raises:
+        InvalidRequest: More positional inputs than the model has, or one given twice.
+    """
+    if len(args) == 1 and isinstance(args[0], Mapping) and not inputs:
+        return args[0]
+    names = [tensor.name for tensor in info.inputs]
+    if len(args) > len(names):
+        raise InvalidRequest(
+            Fault(
+                f"{info.name} takes {len(names)} inputs",
+                why=f"got {len(args)}; they are {', '.join(names)}",
+                fix="pass them by name",
+            )
+        )
+    both = [name for name in names[: len(args)] if name in inputs]
+    if both:
+        raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by place"))
+    return {**dict(zip(names, args, strict=False)), **inputs}
+
+
+def as_sent(info: ModelInfo, arrays: Arrays) -> Arrays:
+    """Return arrays of the model's own shapes in those of a request."""
+    return arrays if not info.sent else _reshaped(info, info.inputs, arrays, back=False)
+
+
+def as_own(info: ModelInfo, arrays: Arrays) -> Arrays:
+    """Return arrays of an answer in the model's own shapes.
+
+    Raises:
+        ServerError: The answer has other shapes than config.pbtxt says.
+    """
+    if not info.sent:
+        return arrays
+    try:
+        return _reshaped(info, info.outputs, arrays, back=True)
+    except (ValueError, IndexError) as error:
+        raise failures.unreadable(info.name, error) from None
+
+
+def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, back: bool) -> Arrays:
+    found, axis = dict(arrays), int(info.batches)
+    for spec in specs:
+        if spec.name in arrays and spec.name in info.sent:
+            array, pair = arrays[spec.name], (spec.shape, info.sent[spec.name])
+            before, after = reversed(pair) if back else pair
+            # Triton's rule: the open dims of both shapes stand for each other in their order
+            sizes = [size for dim, size in zip(before, array.shape[axis:], strict=True) if dim == -1]
+            found[spec.name] = array.reshape(array.shape[:axis] + tuple(sizes.pop(0) if d == -1 else d for d in after))
+    return found
+
+
+def check_step(info: ModelInfo, step: Step | None) -> None:
+    """Refuse what the server would refuse, or pass by in silence.
+
+    Raises:
+        InvalidRequest: The model answers sequences only, knows none, or is decoupled.
+    """
+    if info.decoupled:
+        why, fix = "its model_transaction_policy says decoupled", "call it with tritonclient's streams"
+        raise InvalidRequest(Fault(f"'{info.name}' may answer a request any number of times", why=why, fix=fix))
+    if info.sequence and step is None:
+        fix = "call model.sequence(id, start=..., end=...).infer_sample(...), or model.standalone() for sequences of one request"
+        raise InvalidRequest(
+            Fault(f"'{info.name}' answers sequences", why="its config.pbtxt has sequence_batching", fix=fix)
+        )
+    if step is not None and not info.sequence:
+        fix = "call the client itself"
+        raise InvalidRequest(
+            Fault(f"'{info.name}' knows no sequences", why="its config.pbtxt has no sequence_batching", fix=fix)
+        )
 
 
 def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
-    """Return contiguous arrays in the model's order, ``(samples, *shape)``; without a batch axis, ``shape``.
+    """Return contiguous arrays in the model's order, ``(samples, *shape)``, without a batch axis ``shape``, shaped as they travel.
 
     Raises:
         InvalidRequest: With every name, type and shape that does not fit, before anything is sent.
@@ -88,9 +198,11 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
     arrays: Arrays = {}
     for tensor in info.inputs:
         if tensor.name in inputs:
-            array = _array(info, tensor, inputs[tensor.name])
+            array = as_array(info.name, tensor.name, inputs[tensor.name])
             found = _tensor_faults(info, tensor, array)
-            faults += found or _value_faults(info, tensor, array, allow_nan)
+            if not found:
+                array, found = sendable(info.name, tensor.name, array, allow_nan=allow_nan)
+            faults += found
             arrays[tensor.name] = array
     if not faults and info.batches:
         sizes = {name: len(array) for name, array in arrays.items()}
@@ -104,7 +216,7 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
             faults.append(Fault(f"{info.name}: the batch is empty", fix="send at least one sample"))
     if faults:
         raise InvalidRequest(*faults)
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return as_sent(info, arrays)
 
 
 def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
@@ -120,8 +232,7 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
             fix="call infer_batch with whole tensors",
         )
         raise InvalidRequest(fault)
-    specs = {tensor.name: tensor for tensor in info.inputs}
-    batched = {name: _array(info, specs.get(name), value)[None] for name, value in inputs.items()}
+    batched = {name: as_array(info.name, name, value)[None] for name, value in inputs.items()}
     wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]
     if wrong:
         fix = "call infer_batch, or take one sample out of the batch"
@@ -135,38 +246,10 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
     return check_batch(info, batched, allow_nan=allow_nan)
 
 
-def _array(info: ModelInfo, tensor: TensorSpec | None, value: Any) -> Array:
-    """Return `value` as an array; lists of different lengths are none."""
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        what = f"{info.name}: input '{tensor.name}' is no array" if tensor else f"{info.name}: an input is no array"
-        raise InvalidRequest(Fault(what, why=str(error), fix="give numpy arrays, or lists of equal lengths")) from None
-
-
-def _value_faults(info: ModelInfo, tensor: TensorSpec, array: Array, allow_nan: bool) -> list[Fault]:
-    # min is NaN when any element is, and needs no second array of the size of the first
-    if array.dtype.kind == "f" and array.size and not allow_nan and np.isnan(array.min()):
-        count = int(np.isnan(array).sum())
-        fix = "clean the data, or say TritonModel(..., allow_nan=True) where the model expects NaN"
-        return [
-            Fault(f"{info.name}: input '{tensor.name}' holds NaN", why=f"{count} of {array.size} elements", fix=fix)
-        ]
-    if array.dtype.kind == "O":
-        strange = {type(item).__name__ for item in array.ravel() if not isinstance(item, (str, bytes))}
-        if strange:
-            what, why = (
-                f"{info.name}: input '{tensor.name}' must hold text",
-                f"it holds a {', a '.join(sorted(strange))}",
-            )
-            return [Fault(what, why=why, fix="give str or bytes")]
-    return []
-
-
 def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
     names = [tensor.name for tensor in info.inputs]
     unknown = [
-        Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(name, names))
+        Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(str(name), names))
         for name in inputs
         if name not in names
     ]
@@ -205,27 +288,35 @@ def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fa
     return faults
 
 
-def split(info: ModelInfo, arrays: Arrays) -> Iterator[Chunk]:
-    """Yield requests that the server takes: at most `limit` samples each, a static batch filled by repeating."""
+def split(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Iterator[Chunk]:
+    """Yield requests that the server takes: at most `limit` samples each, a static batch filled by repeating.
+
+    Raises:
+        InvalidRequest: They are several of one sequence.
+    """
+    step = step and step.numbered()
     if not info.batches:
-        yield Chunk(arrays, 0)
+        yield Chunk(arrays, 0, step)
         return
     total = len(next(iter(arrays.values())))
+    if step and total > 1:
+        fix = "call infer_sample once for each, in their order"
+        raise InvalidRequest(Fault("a request of a sequence is one sample", why=f"got {total}", fix=fix))
     for start in range(0, total, info.limit):
         rows = min(info.limit, total - start)
         part = {name: array[start : start + rows] for name, array in arrays.items()}
         if info.fixed_batch and rows < info.fixed_batch:
             part = {name: np.resize(array, (info.fixed_batch, *array.shape[1:])) for name, array in part.items()}
-        yield Chunk(part, rows)
+        yield Chunk(part, rows, step)
 
 
-def only_chunk(info: ModelInfo, arrays: Arrays) -> Chunk:
+def only_chunk(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Chunk:
     """Return the one request that holds everything.
 
     Raises:
         InvalidRequest: It takes several.
     """
-    chunks = list(split(info, arrays))
+    chunks = list(split(info, arrays, step))
     if len(chunks) > 1:
         why = f"the server takes {info.limit} samples at once"
         raise InvalidRequest(Fault("a prepared request must be one request", why=why, fix="prepare smaller batches"))

@@ -40,9 +40,25 @@ def address(url: str | None, protocol: Protocol, server_file: Path = SERVER_FILE
     if not separator or bare.endswith("]"):
         host, port = bare, str(DEFAULT_PORTS[protocol])
     good_host = host and not set(host) & set("/ ?#@") and (":" not in host or (host[0], host[-1]) == ("[", "]"))
-    if not good_host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InvalidRequest(Fault(f"'{url}' is not an address", fix="write host:port, such as localhost:8000"))
-    return f"{host}:{port}"
+    if not good_host or not (port.isascii() and port.isdecimal() and len(port) < 6) or not 0 < int(port) < 65536:
+        raise _no_address(url)
+    return f"{_ascii(host, url)}:{port}"
+
+
+def _ascii(host: str, url: str) -> str:
+    """Return a host as DNS and the headers of requests have it: the letters of other alphabets as IDNA writes them."""
+    try:
+        found = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        found = ""
+    if not found.isprintable() or not found:
+        raise _no_address(url)
+    return found
+
+
+def _no_address(url: str) -> InvalidRequest:
+    shown = url.encode("utf-8", "backslashreplace").decode()
+    return InvalidRequest(Fault(f"'{shown}' is not an address", fix="write host:port, such as localhost:8000"))
 
 
 def is_encrypted(url: str | None) -> bool:

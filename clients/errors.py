@@ -21,11 +21,12 @@ class ClientError(PlanwrightError):
 
     Attributes:
         retry_safe: True where the request may be sent again: no part of an answer came, or the server said that it is
-            not available now. Models keep no state between requests, so a second run changes nothing.
+            not available now. A model that keeps no state between requests may as well run twice.
+        reached: False where it certainly reached no model, so that even a request of a sequence may be sent again.
     """
 
-    def __init__(self, *faults: Fault | str, retry_safe: bool = False) -> None:
-        self.retry_safe = retry_safe
+    def __init__(self, *faults: Fault | str, retry_safe: bool = False, reached: bool = True) -> None:
+        self.retry_safe, self.reached = retry_safe, reached
         super().__init__(*faults)
 
 

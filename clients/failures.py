@@ -36,7 +36,7 @@ def refused(address: str, error: BaseException) -> ConnectionFailed:
         fix=_START,
         check=f"curl http://{address}/v2/health/ready",
     )
-    return ConnectionFailed(fault, retry_safe=True)
+    return ConnectionFailed(fault, retry_safe=True, reached=False)
 
 
 def lost(address: str, error: BaseException, *, answered: bool = False) -> ConnectionFailed:
@@ -96,7 +96,7 @@ def from_text(model: str, text: str, *, bad_request: bool, unavailable: bool, co
         fault = Fault(
             f"the server does not answer for '{model}'", why=text or code, fix=fix, check="python -m clients validate"
         )
-        return ModelUnavailable(fault, retry_safe=code in ("HTTP 503", "UNAVAILABLE"))
+        return ModelUnavailable(fault, retry_safe=code in ("HTTP 503", "UNAVAILABLE"), reached=False)
     if bad_request:
         fix = "compare with the model's inputs: TritonModel(...).info"
         return InvalidRequest(Fault(f"the server refused the request to '{model}'", why=text or code, fix=fix))
@@ -126,8 +126,8 @@ def no_shared_memory(text: str) -> SharedMemoryUnavailable:
     else:
         what = "the server does not let clients register shared memory"
         fix = "start the server with --allow-client-shm, on the same machine; or leave shared_memory out"
-    # never reached a model, and a client sends it again in other memory
-    return SharedMemoryUnavailable(Fault(what, why=text, fix=fix), retry_safe=_FORGOTTEN in text.lower())
+    # a client sends it again in other memory
+    return SharedMemoryUnavailable(Fault(what, why=text, fix=fix), retry_safe=_FORGOTTEN in text.lower(), reached=False)
 
 
 def _text(error: BaseException) -> str:

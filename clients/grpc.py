@@ -9,7 +9,6 @@ under gevent need a switch of their own; in a forked child they hang or end the 
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import struct
@@ -26,7 +25,7 @@ from .discover import split_address
 from .errors import ClientError, ConnectionFailed, InvalidRequest
 from .grpc_status import INFER, SERVICE, error_from_status
 from .http2 import Connection, NotHttp2Error, Reply, encode
-from .options import LONGEST_S, Options
+from .options import Options, checked_headers
 
 _STATUS_DIGITS = 6
 _PREFIX = struct.Struct(">BI")  # of a message: is it compressed, its length
@@ -40,7 +39,6 @@ _CODES = (
 # what a proxy means that answers by itself, https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
 _STATUSES = {"400": "INTERNAL", "401": "UNAUTHENTICATED", "403": "PERMISSION_DENIED", "404": "UNIMPLEMENTED", "429": "UNAVAILABLE",
              "502": "UNAVAILABLE", "503": "UNAVAILABLE", "504": "UNAVAILABLE"}  # fmt: skip
-_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9113, 8.2.1
 _RESETS = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}  # the rest: INTERNAL
 
 
@@ -57,7 +55,7 @@ class GrpcTransport:
         self._used = 0.0
         self._turn = threading.Lock()
         self._unreadable = DecodeError
-        self._metadata = tuple(_field(name, value) for name, value in options.headers.items())
+        self._metadata = tuple((name.lower(), value) for name, value in checked_headers(options.headers).items())
         self._heads = {INFER: self._describe(INFER)}
         forks.register(self)
 
@@ -120,7 +118,7 @@ class GrpcTransport:
         body = _PREFIX.pack(0, len(message)) + message
         deadline = time.monotonic() + self._options.timeout_s
         turn = self._turn
-        if not turn.acquire(blocking=False) and not turn.acquire(timeout=min(self._options.timeout_s, LONGEST_S)):
+        if not turn.acquire(blocking=False) and not turn.acquire(timeout=self._options.timeout_s):
             raise failures.timed_out(self.address, self._options.timeout_s)
         try:
             reply = self._exchange(self._heads.get(path) or self._describe(path), body, deadline)
@@ -208,15 +206,3 @@ class GrpcTransport:
             said = ", ".join(f"{name} {value}" for name, value in fields.items()) or "nothing"
             return failures.unreadable(model, ValueError(f"no gRPC status; it says {said}"))
         return error_from_status(code, text, model, self.address, self._options)
-
-
-def _field(name: str, value: str) -> tuple[str, str]:
-    """Return a header as HTTP/2 has it.
-
-    Raises:
-        InvalidRequest: It holds what a header cannot.
-    """
-    if not _FIELD_NAME.fullmatch(name.lower()) or not value.isprintable() or not value.isascii():
-        why = "a name is letters, digits and -, a value one line of ASCII"
-        raise InvalidRequest(Fault(f"header '{name.strip()}' cannot be sent", why=why, fix="give headers of one line"))
-    return name.lower(), value

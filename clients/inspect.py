@@ -7,13 +7,12 @@ Out     the answer, with class names and the five best where the output looks li
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from planwright.errors import Fault, MachineError
+from planwright.errors import Fault, MachineError, PlanwrightError
 from planwright.tensors import TensorSpec
 
 from .core import Array, Arrays, ModelInfo
@@ -22,8 +21,6 @@ from .errors import InvalidRequest
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMS = "an image, .npy (one input), .npz (one array per input), .json ({input: values}), .txt (a text input)"
 TOP = 5
-# what numpy, json and Pillow say of a file that is not what its name says, or of values that do not fit the type
-_UNREADABLE = (OSError, ValueError, TypeError, OverflowError, EOFError, RecursionError, zipfile.BadZipFile)
 
 
 def read_inputs(path: Path, info: ModelInfo) -> Arrays:
@@ -36,7 +33,9 @@ def read_inputs(path: Path, info: ModelInfo) -> Arrays:
         raise InvalidRequest(Fault(f"there is no file {path}", fix=f"name {FORMS}"))
     try:
         found = _read(path, info)
-    except _UNREADABLE as error:
+    except PlanwrightError:
+        raise
+    except Exception as error:  # numpy, zipfile, json and Pillow share no base
         raise InvalidRequest(
             Fault(f"cannot read {path}", why=str(error) or type(error).__name__, fix=f"give {FORMS}")
         ) from None
@@ -60,7 +59,8 @@ def _read(path: Path, info: ModelInfo) -> Arrays | None:
     if suffix == ".json":
         return _json(path, info)
     if suffix == ".txt" and len(info.inputs) == 1 and info.inputs[0].datatype == "BYTES":
-        return {info.inputs[0].name: np.array([path.read_text().strip()], dtype=object)}
+        text = np.array(path.read_text(encoding="utf-8").strip(), dtype=object)
+        return {info.inputs[0].name: text.reshape((1,) * len(info.inputs[0].shape))}
     return None
 
 
@@ -96,10 +96,25 @@ def _image(path: Path, tensor: TensorSpec) -> Array:
 
 
 def _json(path: Path, info: ModelInfo) -> Arrays:
-    document: Any = json.loads(path.read_text())
+    document: Any = json.loads(path.read_text(encoding="utf-8"))
     values = document if isinstance(document, dict) else {_only(info, path).name: document}
-    types = {tensor.name: tensor.numpy_dtype for tensor in info.inputs}
-    return {str(name): np.array(value, dtype=types.get(str(name))) for name, value in values.items()}
+    specs = {tensor.name: tensor for tensor in info.inputs}
+    return {name: _values(value, specs[name]) if name in specs else np.array(value) for name, value in values.items()}
+
+
+def _values(value: Any, tensor: TensorSpec) -> Array:
+    """Return numbers of JSON in the model's type; a number that the type does not hold is not rounded or wrapped into it."""
+    if tensor.datatype == "BYTES":
+        return np.array(value, dtype=object)
+    given = np.array(value)
+    if given.dtype.kind not in "biuf":
+        raise TypeError(f"the model takes {tensor}, not a {type(value).__name__} of that content")
+    with np.errstate(all="ignore"):
+        made = given.astype(tensor.numpy_dtype)
+    kept = np.isfinite(made) == np.isfinite(given) if made.dtype.kind == "f" else made == given
+    if not kept.all():
+        raise ValueError(f"the model takes {tensor}, which does not hold {given[~kept].ravel()[0]}")
+    return made
 
 
 def jsonable(array: Array) -> Any:

@@ -1,21 +1,28 @@
-"""Options of a client as objects.
+"""Options of a client, checked.
 
-In      nothing.
-Out     `Tls`, `Options`, `ssl_context`; times in seconds.
+In      what a caller gave.
+Out     `Tls`, `Options`, `ssl_context`; times in seconds. What cannot be is an `InvalidRequest` that names the option.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from planwright.errors import Fault
 
+from .discover import PROTOCOLS
 from .errors import InvalidRequest
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 60.0, 2, 0.1
+_MOST_RETRIES, _DOUBLINGS = 1000, 7
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 LONGEST_S = 1e6  # neither a lock nor a socket takes a longer time-out than its C type
 
 
@@ -52,7 +59,94 @@ class Options:
     def pauses_s(self) -> Iterator[float]:
         """Yield the pause before each retry: doubling, with jitter so that clients do not retry in step."""
         for attempt in range(self.retries):
-            yield BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5)
+            yield BACKOFF_S * 2 ** min(attempt, _DOUBLINGS) * random.uniform(0.5, 1.5)
+
+
+def checked_options(timeout_s: Any, retries: Any, headers: Any, tls: Any) -> Options:
+    """Return the options.
+
+    Raises:
+        InvalidRequest: One of them is not what it must be.
+    """
+    if not _is_number(retries) or retries != retries // 1 or retries < 0 or retries > _MOST_RETRIES:
+        raise _refused("retries", retries, f"give a whole number from 0 to {_MOST_RETRIES}")
+    if not isinstance(tls, (Tls, type(None))):
+        raise _refused("tls", tls, "give Tls(...)")
+    if headers is not None and not isinstance(headers, Mapping):
+        raise _refused("headers", headers, "give a mapping from names to values")
+    return Options(checked_seconds(timeout_s), int(retries), dict(headers or {}), tls)
+
+
+def checked_seconds(timeout_s: Any, *, zero: bool = False) -> float:
+    """Return a limit of time, at most `LONGEST_S`; `zero` where there may be none left.
+
+    Raises:
+        InvalidRequest: It is not a number of seconds.
+    """
+    if not _is_number(timeout_s) or not (timeout_s > 0 or (zero and timeout_s == 0)):
+        raise _refused("timeout_s", timeout_s, "give seconds greater than 0")
+    return float(min(timeout_s, LONGEST_S))
+
+
+def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
+    """Return the headers, which both HTTP and gRPC can send.
+
+    Raises:
+        InvalidRequest: One holds what a header cannot; a line break would smuggle in another one.
+    """
+    for name, value in headers.items():
+        if (
+            not isinstance(name, str)
+            or not isinstance(value, str)
+            or not _HEADER_NAME.fullmatch(name)
+            or not _is_line(value)
+        ):
+            why = "a name is letters, digits and -, a value one line of ASCII"
+            raise InvalidRequest(
+                Fault(f"header '{str(name).strip()}' cannot be sent", why=why, fix="give headers of one line")
+            )
+    return headers
+
+
+def _is_line(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def check_choices(*, model: Any, version: str, url: Any, protocol: Any, shared_memory: Any) -> None:
+    """Refuse what no client can be made of.
+
+    Raises:
+        InvalidRequest: As said there.
+    """
+    if not isinstance(model, str) or not model:
+        raise _refused("the model's name", model, "name a model that the server serves")
+    if not _is_text(model):
+        shown = model.encode("utf-8", "backslashreplace").decode()
+        raise _refused("the model's name", shown, "give text that UTF-8 can encode")
+    if version and not (version.isascii() and version.isdecimal()):  # over gRPC the server would take 1.5 for 1
+        raise _refused("version", version, "give a whole number, or none for the newest")
+    if url is not None and not isinstance(url, str):
+        raise _refused("url", url, "write host:port, such as localhost:8000")
+    if protocol not in PROTOCOLS:
+        raise InvalidRequest(Fault(f"there is no protocol '{protocol}'", fix="use http or grpc"))
+    if shared_memory not in (None, "system", "cuda"):
+        raise InvalidRequest(Fault(f"there is no shared memory '{shared_memory}'", fix="use system, cuda, or None"))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _refused(what: str, value: Any, fix: str) -> InvalidRequest:
+    return InvalidRequest(Fault(f"{what} is {value!r}", fix=fix))
 
 
 def ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
@@ -67,12 +161,12 @@ def ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
             context.load_cert_chain(tls.certificate, tls.key or None)
         if http2:
             context.set_alpn_protocols(["h2"])
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:
         raise unreadable(tls, error) from None
     return context
 
 
-def unreadable(tls: Tls, error: OSError) -> InvalidRequest:
+def unreadable(tls: Tls, error: Exception) -> InvalidRequest:
     """A TLS file cannot be used."""
-    files = ", ".join(name for name in (tls.root_certificate, tls.certificate, tls.key) if name)
+    files = ", ".join(str(name) for name in (tls.root_certificate, tls.certificate, tls.key) if name)
     return InvalidRequest(Fault("a TLS file cannot be used", files, str(error), "give PEM files"))

@@ -62,7 +62,7 @@ class PublishedVersion:
         """Return the class names of `output`, empty where there are none."""
         for name in (f"labels.{output}.txt", "labels.txt"):
             if (self.folder / name).is_file():
-                return (self.folder / name).read_text().splitlines()
+                return (self.folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
         return []
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from planwright.errors import Fault
 
 from . import wire
-from .core import Arrays, Chunk, ModelInfo
+from .core import Arrays, Chunk, ModelInfo, as_own
 from .discover import Protocol
-from .errors import InvalidRequest
+from .errors import ClientError, InvalidRequest
 from .shm import Regions
 
 
@@ -47,6 +47,10 @@ class Request:
             self._message = build(self.info, self.chunk, inputs, self._outputs)
         return self._message
 
+    def may_repeat(self, error: ClientError) -> bool:
+        """Say whether it may be sent again; what may have run would count twice in a sequence."""
+        return error.retry_safe and not (self.chunk.step and error.reached)
+
     def decode(self, reply: Any) -> Arrays:
         """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, bytes over gRPC.
 
@@ -60,8 +64,9 @@ class Request:
             answers = wire.http_answer(self.info, content, header_length, self._outputs)
         else:
             answers = wire.grpc_answer(self.info, reply, self._outputs)
+        answers = as_own(self.info, answers)
         if self._regions is not None and self._outputs:
-            rows = len(next(iter(self.chunk.arrays.values())))
+            rows = len(next(iter(self.chunk.arrays.values()))) if self.info.batches else 0
             answers |= self._regions.take(self.info, self._outputs, rows)
         return answers
 

@@ -102,16 +102,18 @@ class Regions:
         forks.register(self)
 
     def put(self, info: ModelInfo, chunk: Chunk) -> tuple[dict[str, Place], dict[str, Place]]:
-        """Copy the inputs in and reserve memory for the outputs; text and outputs of unknown size travel inline.
+        """Copy the inputs in and reserve memory for the outputs; text, empty tensors and outputs of unknown size travel inline.
 
         Raises:
             SharedMemoryUnavailable: The server does not take the region, or /dev/shm is full.
         """
         self._let_go()
-        plain = {name: array for name, array in chunk.arrays.items() if array.dtype.kind not in "OSU"}
+        # the server takes no place of 0 bytes
+        plain = {name: array for name, array in chunk.arrays.items() if array.dtype.kind != "O" and array.nbytes}
         sizes_in = {name: array.nbytes for name, array in plain.items()}
         rows = len(next(iter(chunk.arrays.values()))) if info.batches else 0
         sizes_out = {t.name: _size(t, rows) for t in info.outputs if t.datatype != "BYTES" and -1 not in t.shape}
+        sizes_out = {name: size for name, size in sizes_out.items() if size}
         inputs, outputs = self._layout("in", sizes_in), self._layout("out", sizes_out)
         for name, place in inputs.items():
             self._regions["in"].write(plain[name], place.offset)

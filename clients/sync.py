@@ -12,6 +12,7 @@ client: it connects by itself. Answers may be read-only views of received bytes.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -21,7 +22,7 @@ from planwright.errors import Fault
 
 from . import core, failures, forks, transports, wire
 from .core import Arrays, ModelInfo
-from .discover import PROTOCOLS, Protocol, address, is_encrypted
+from .discover import Protocol, address, is_encrypted
 from .errors import (
     ClientError,
     ConnectionFailed,
@@ -30,12 +31,15 @@ from .errors import (
     RequestTimeout,
     SharedMemoryUnavailable,
 )
-from .options import LONGEST_S, RETRIES, TIMEOUT_S, Options, Tls
+from .options import RETRIES, TIMEOUT_S, Tls, check_choices, checked_options, checked_seconds
 from .pool import Pool
 from .registrar import ServerRegistrar
 from .registrar import SharedMemory as SharedMemory
 from .request import Request
+from .sequence import Sequence, Step, step
 from .shm import Region, Regions
+
+_RETRY_SAFE = operator.attrgetter("retry_safe")
 
 
 class TritonModel:
@@ -63,9 +67,10 @@ class TritonModel:
         version: str = "", timeout_s: float = TIMEOUT_S, retries: int = RETRIES, tls: Tls | None = None,
         headers: Mapping[str, str] | None = None, allow_nan: bool = False,
     ) -> None:  # fmt: skip
-        _check_choices(model, protocol, shared_memory, timeout_s)
-        self.model, self.version, self.protocol, self.allow_nan = model, str(version), protocol, allow_nan
-        self.options = Options(timeout_s, retries, dict(headers or {}), tls or (Tls() if is_encrypted(url) else None))
+        version = "" if version is None else str(version)
+        check_choices(model=model, version=version, url=url, protocol=protocol, shared_memory=shared_memory)
+        self.model, self.version, self.protocol, self.allow_nan = model, version, protocol, allow_nan
+        self.options = checked_options(timeout_s, retries, headers, tls or (Tls() if is_encrypted(url) else None))
         self.address = address(url, protocol)
         self._info: ModelInfo | None = None
         self._closed = False
@@ -89,19 +94,18 @@ class TritonModel:
             self._info = self._retry(self._read_info)
         return self._info
 
-    def infer_sample(self, *args: Any, **inputs: Any) -> Arrays:
+    def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample: arrays without a batch axis in and out.
 
         Pass inputs by name, in the model's order, or as one mapping.
         """
-        arrays = core.check_sample(self.info, self._named(args, inputs), allow_nan=self.allow_nan)
-        return {name: array[0] for name, array in self._answer(arrays).items()}
+        return self.infer_sample_at(None, args, inputs)
 
-    def infer_batch(self, *args: Any, **inputs: Any) -> Arrays:
+    def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch: arrays ``(samples, ...)`` in and out; more than the server takes at once is split."""
-        return self._answer(core.check_batch(self.info, self._named(args, inputs), allow_nan=self.allow_nan))
+        return self.infer_batch_at(None, args, inputs)
 
-    def prepare(self, *args: Any, **inputs: Any) -> PreparedRequest:
+    def prepare(self, /, *args: Any, **inputs: Any) -> PreparedRequest:
         """Build a request once, to be sent many times; takes what `infer_batch` takes.
 
         With shared memory each prepared request has memory of its own, so others may be sent in between.
@@ -109,8 +113,44 @@ class TritonModel:
         Raises:
             InvalidRequest: It does not fit into one request.
         """
-        arrays = core.check_batch(self.info, self._named(args, inputs), allow_nan=self.allow_nan)
-        return PreparedRequest(self, self.built(self.info, core.only_chunk(self.info, arrays)))
+        return self.prepare_at(None, args, inputs)
+
+    def sequence(self, sequence_id: int | str | None = None, *, start: bool = False, end: bool = False) -> Sequence:
+        """Return what sends requests of a sequence: `infer_sample`, `infer_batch` and `prepare`.
+
+        Args:
+            sequence_id: A number or text, the same for all requests of the sequence; without one, each is a sequence of its own.
+            start: Whether the requests are the first of their sequence.
+            end: Whether they are the last.
+
+        Example:
+            model.sequence(42, start=True).infer_sample(x=first)
+            model.sequence(42, end=True).infer_sample(x=last)
+        """
+        return Sequence(self, step(sequence_id, start=start, end=end))
+
+    def standalone(self) -> TritonModel | Sequence:
+        """Return what sends each request by itself: the client, or for a sequence model sequences of one request."""
+        return self.sequence(start=True, end=True) if self.info.sequence else self
+
+    def infer_sample_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
+        """Answer one sample at a place in a sequence."""
+        core.check_step(self.info, at)
+        arrays = core.check_sample(self.info, core.named(self.info, args, inputs), allow_nan=self.allow_nan)
+        return {name: array[0, ...] for name, array in self._answer(arrays, at).items()}
+
+    def infer_batch_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
+        """Answer a batch at a place in a sequence."""
+        core.check_step(self.info, at)
+        return self._answer(
+            core.check_batch(self.info, core.named(self.info, args, inputs), allow_nan=self.allow_nan), at
+        )
+
+    def prepare_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> PreparedRequest:
+        """Build a request at a place in a sequence."""
+        core.check_step(self.info, at)
+        arrays = core.check_batch(self.info, core.named(self.info, args, inputs), allow_nan=self.allow_nan)
+        return PreparedRequest(self, self.built(self.info, core.only_chunk(self.info, arrays, at)))
 
     def versions(self) -> list[str]:
         """Return the versions that the server answers for, oldest first."""
@@ -128,7 +168,7 @@ class TritonModel:
         Raises:
             RequestTimeout: It does not in time; the fault says what the last answer was.
         """
-        deadline, last = time.monotonic() + timeout_s, "no answer yet"
+        deadline, last = time.monotonic() + checked_seconds(timeout_s, zero=True), "no answer yet"
         while time.monotonic() < deadline:
             try:
                 self._info = self._read_info()
@@ -151,11 +191,8 @@ class TritonModel:
         finally:
             self._connections.close()
 
-    def _named(self, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        return named(self.info, args, inputs)
-
-    def _answer(self, arrays: Arrays) -> Arrays:
-        chunks = list(core.split(self.info, arrays))
+    def _answer(self, arrays: Arrays, at: Step | None) -> Arrays:
+        chunks = list(core.split(self.info, arrays, at))
         if self.memory is None:
             return core.join(chunks, [self.send(Request(self.info, chunk, self.protocol, None)) for chunk in chunks])
         answers = self.memory.use(lambda own: [self.send(Request(self.info, c, self.protocol, own)) for c in chunks])
@@ -163,7 +200,7 @@ class TritonModel:
 
     def send(self, request: Request) -> Arrays:
         """Send one request and return its answers as they came."""
-        answers: Arrays = self._retry(lambda: self._send_once(request))
+        answers: Arrays = self._retry(lambda: self._send_once(request), request.may_repeat)
         return answers
 
     def _send_once(self, request: Request) -> Arrays:
@@ -185,12 +222,12 @@ class TritonModel:
         if self._closed:
             raise InvalidRequest(Fault(f"the client of '{self.model}' is closed", fix="make another TritonModel"))
 
-    def _retry(self, call: Callable[[], Any]) -> Any:
+    def _retry(self, call: Callable[[], Any], may_repeat: Callable[[ClientError], bool] = _RETRY_SAFE) -> Any:
         for pause_s in self.options.pauses_s():
             try:
                 return call()
             except ClientError as error:
-                if not error.retry_safe:
+                if not may_repeat(error):
                     raise
                 time.sleep(pause_s)
         return call()
@@ -237,6 +274,10 @@ class TritonModel:
     def built(self, info: ModelInfo, chunk: core.Chunk) -> Request:
         """Return a request that is ready to be sent, with shared memory of its own where the client uses any."""
         self.check_open()
+        if (
+            self.memory is not None
+        ):  # it may have to be filled in again, and the caller may have changed the arrays by then
+            chunk = core.Chunk({name: array.copy() for name, array in chunk.arrays.items()}, chunk.rows, chunk.step)
         request = Request(info, chunk, self.protocol, None if self.memory is None else self.memory.make())
         if request.in_shared_memory:
             self._prepared.add(request)
@@ -308,7 +349,7 @@ class PreparedRequest:
             return self._model.send(request)
         timeout_s = self._model.options.timeout_s
         turn = request.turn
-        if not turn.acquire(timeout=min(timeout_s, LONGEST_S)):
+        if not turn.acquire(timeout=timeout_s):
             raise failures.timed_out(self._model.address, timeout_s)
         try:
             return self._model.send(request)
@@ -320,29 +361,6 @@ class PreparedRequest:
         self._closed = True
         with self._request.turn:
             self._model.release(self._request)
-
-
-def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return inputs by name, whichever way the caller passed them.
-
-    Raises:
-        InvalidRequest: More positional inputs than the model has, or one given twice.
-    """
-    if len(args) == 1 and isinstance(args[0], Mapping) and not inputs:
-        return args[0]
-    names = [tensor.name for tensor in info.inputs]
-    if len(args) > len(names):
-        raise InvalidRequest(
-            Fault(
-                f"{info.name} takes {len(names)} inputs",
-                why=f"got {len(args)}; they are {', '.join(names)}",
-                fix="pass them by name",
-            )
-        )
-    both = [name for name in names[: len(args)] if name in inputs]
-    if both:
-        raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by place"))
-    return {**dict(zip(names, args, strict=False)), **inputs}
 
 
 def is_answer(error: BaseException) -> bool:
@@ -357,14 +375,3 @@ def not_ready(model: str, timeout_s: float, where: str, last: str) -> RequestTim
     return RequestTimeout(
         Fault(f"'{model}' was not ready within {timeout_s:g} s", where, last, "see the server's ready table")
     )
-
-
-def _check_choices(model: str, protocol: str, shared_memory: str | None, timeout_s: float) -> None:
-    if not model:
-        raise InvalidRequest(Fault("the model's name is empty", fix="name a model that the server serves"))
-    if protocol not in PROTOCOLS:
-        raise InvalidRequest(Fault(f"there is no protocol '{protocol}'", fix="use http or grpc"))
-    if shared_memory not in (None, "system", "cuda"):
-        raise InvalidRequest(Fault(f"there is no shared memory '{shared_memory}'", fix="use system, cuda, or None"))
-    if not timeout_s > 0:
-        raise InvalidRequest(Fault(f"timeout_s is {timeout_s}", fix="give seconds greater than 0"))

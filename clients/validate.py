@@ -232,16 +232,16 @@ def batch_sizes(info: ModelInfo, chosen: Sequence[str] = ()) -> list[int]:
         return sorted({info.limit if size == "max" else int(size) for size in chosen})
     if info.fixed_batch:
         return sorted({1, info.fixed_batch})
-    return sorted({1, (1 + info.max_batch_size) // 2, info.max_batch_size})
+    return sorted({1, (1 + info.limit) // 2, info.limit})
 
 
 def sample_inputs(info: ModelInfo, group: Group) -> Arrays:
     """Return golden inputs as `infer_batch` and `prepare` take them; without a batch axis, the first sample's tensors."""
-    return group.inputs if info.batches else {name: array[0] for name, array in group.inputs.items()}
+    return group.inputs if info.batches else {name: array[0, ...] for name, array in group.inputs.items()}
 
 
 def _ask(model: TritonModel, group: Group, version: PublishedVersion) -> list[OutputCheck]:
-    answers = model.infer_batch(sample_inputs(model.info, group))
+    answers = model.standalone().infer_batch(sample_inputs(model.info, group))
     return check_answers(group, answers if model.info.batches else {n: a[None] for n, a in answers.items()}, version)
 
 
@@ -269,7 +269,7 @@ def _at_once(golden: Golden, version: PublishedVersion, connect: Connect) -> lis
             mine = [samples[i % len(samples)] for i in range(offset, max(len(samples), IN_FLIGHT), IN_FLIGHT)]
             answers: list[tuple[Group, Arrays]] = []
             try:
-                requests = [(group, model.prepare(group.inputs)) for group in mine]
+                requests = [(group, model.standalone().prepare(group.inputs)) for group in mine]
                 start.wait(60)
                 for _ in range(ROUNDS):
                     answers += [(group, request.infer()) for group, request in requests]

@@ -25,6 +25,7 @@ from planwright.tensors import TensorSpec, datatype_from_numpy
 from . import failures
 from .core import Array, Arrays, Chunk, ModelInfo
 from .errors import InvalidRequest
+from .sequence import Step
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     OverflowError,
+    RecursionError,
     struct.error,
 )  # what reading garbage raises
 
@@ -65,7 +67,9 @@ def http_body(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs:
 
     given = [_http_input(name, array, inputs.get(name)) for name, array in chunk.arrays.items()]
     wanted = [_http_output(tensor.name, outputs.get(tensor.name)) for tensor in info.outputs]
-    content, json_size = InferenceServerClient.generate_request_body(given, outputs=wanted)
+    step = chunk.step
+    place = {"sequence_id": step.sequence_id, "sequence_start": step.start, "sequence_end": step.end} if step else {}
+    content, json_size = InferenceServerClient.generate_request_body(given, outputs=wanted, **place)
     headers = {"Content-Type": "application/octet-stream"}
     if json_size is not None:
         headers["Inference-Header-Content-Length"] = str(json_size)
@@ -88,7 +92,7 @@ def _http_input(name: str, array: Array, place: Place | None) -> Any:
 
     tensor = InferInput(name, list(array.shape), datatype_from_numpy(array.dtype))
     if place is None:
-        tensor.set_data_from_numpy(_objects(array))
+        tensor.set_data_from_numpy(array)
     else:
         tensor.set_shared_memory(place.region, place.size_bytes, offset=place.offset)
     return tensor
@@ -152,6 +156,8 @@ def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outpu
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=info.name, model_version=info.version)
+    if chunk.step:
+        _grpc_step(request.parameters, chunk.step)
     for name, array in chunk.arrays.items():
         tensor = request.inputs.add(name=name, datatype=datatype_from_numpy(array.dtype), shape=array.shape)
         if name in inputs:
@@ -176,6 +182,15 @@ def _grpc_place(parameters: Any, place: Place) -> None:
     parameters["shared_memory_byte_size"].int64_param = place.size_bytes
     if place.offset:
         parameters["shared_memory_offset"].int64_param = place.offset
+
+
+def _grpc_step(parameters: Any, step: Step) -> None:
+    if isinstance(step.sequence_id, str):
+        parameters["sequence_id"].string_param = step.sequence_id
+    else:
+        parameters["sequence_id"].int64_param = step.sequence_id
+    parameters["sequence_start"].bool_param = step.start
+    parameters["sequence_end"].bool_param = step.end
 
 
 def grpc_answer(info: ModelInfo, content: bytes | memoryview, elsewhere: Places = _NOWHERE) -> Arrays:
@@ -254,11 +269,11 @@ def _varint(value: int) -> bytes:
 
 
 def _raw(array: Array) -> bytes:
-    if array.dtype.kind not in "OSU":
+    if array.dtype.kind != "O":
         return array.tobytes()
     from tritonclient.utils import serialize_byte_tensor
 
-    packed = serialize_byte_tensor(_objects(array))
+    packed = serialize_byte_tensor(array)
     return bytes(packed.item()) if packed.size else b""
 
 
@@ -270,7 +285,3 @@ def _from_raw(content: bytes | memoryview, spec: TensorSpec) -> Array:
 
     texts: Array = deserialize_bytes_tensor(content)
     return texts.reshape(spec.shape)
-
-
-def _objects(array: Array) -> Array:
-    return array.astype(object) if array.dtype.kind in "SU" else array

@@ -89,11 +89,12 @@ class Payloads:
     def _prepared(self, model: TritonModel, golden: Golden, *, own: bool) -> list[Payload]:
         """Return requests of every size, each size as often as its weight says."""
         found: dict[int, list[Payload]] = {}
+        prepare = model.standalone().prepare  # each a sequence of its own where the model has sequences
         for size in dict(self._settings.batches):
             groups = list(golden.batches(min(size, model.info.limit)))
             groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
             found[size] = [
-                Payload(model.prepare(sample_inputs(model.info, group)), group, own, _rows(group)) for group in groups
+                Payload(prepare(sample_inputs(model.info, group)), group, own, _rows(group)) for group in groups
             ]
         # a common multiple, so that a size's share does not hang on how many groups the golden samples make of it
         longest = math.lcm(*map(len, found.values()))

@@ -50,7 +50,9 @@ class Workers:
         models = [TritonModel(job["model"], job["url"], **connect) for _ in range(job["connections"])]
         first = models[0]
         version = published.version(Path(job["repository"]), job["model"], job["version"])
-        self.requests = [first.prepare(sample_inputs(first.info, group)) for group in version.golden().batches(1)]
+        self.requests = [
+            first.standalone().prepare(sample_inputs(first.info, group)) for group in version.golden().batches(1)
+        ]
         self._threads = [threading.Thread(target=self._work, args=(model,), daemon=True) for model in models]
         for thread in self._threads:
             thread.start()

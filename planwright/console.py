@@ -12,15 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from planwright.errors import EXIT_INTERRUPTED, Fault, PlanwrightError, SpecError, missing_package
 
 _ROOT = Path(__file__).resolve().parents[1]
 
+_REDRAW_S, _REPORT_S = 0.2, 20.0  # between two figures of progress on a terminal, and in a file
 _json_mode = False
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def set_json(enabled: bool) -> None:
@@ -42,6 +46,43 @@ def warn(text: str) -> None:
 def emit_json(value: Any, *, one_line: bool = False) -> None:
     """Print `value` as the command's one JSON document on standard output; on one line where a program reads lines."""
     print(json.dumps(value, indent=None if one_line else 2, sort_keys=False), flush=True)  # noqa: T201
+
+
+def progress(what: str, items: Iterable[T], total: int) -> Iterator[T]:
+    """Yield the items and show how far they are: in place on a terminal, elsewhere a line from time to time.
+
+    Nothing is shown of work that ends within the first second.
+
+    Args:
+        what: What the count is of.
+        items: Each stands for an equal piece of work.
+        total: How many they are.
+    """
+    stream = sys.stderr if _json_mode else sys.stdout
+    terminal = stream.isatty()
+    pause_s = _REDRAW_S if terminal else _REPORT_S
+    due_s = time.monotonic() + (1.0 if terminal else pause_s)
+    drawn = False
+    try:
+        for index, item in enumerate(items):
+            if time.monotonic() >= due_s:
+                due_s, drawn = time.monotonic() + pause_s, terminal
+                print(f"{what} {index}/{total}", end="\r" if terminal else "\n", file=stream, flush=True)
+            yield item
+    finally:
+        if drawn:
+            print("\033[2K", end="\r", file=stream, flush=True)
+
+
+def counted(what: str, call: Callable[[S], T], total: int) -> Callable[[S], T]:
+    """Return `call`, which shows its progress as `progress` does, each call an equal piece of the work."""
+    ticks = progress(what, range(total), total)
+
+    def run(argument: S) -> T:
+        next(ticks, None)
+        return call(argument)
+
+    return run
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,13 @@ class HashCache:
         self._known[str(path.absolute())] = [*identity, value]
         self._changed = True
         return value
+
+    def remember(self, key: str, compute: Callable[[], list[str]]) -> list[str]:
+        """Return what `compute` gives, which is called once per key: a key names the content that the answer follows from."""
+        if key not in self._known:
+            self._known[key] = compute()
+            self._changed = True
+        return self._known[key]
 
     def save(self) -> None:
         """Write the cache if anything was added; on a full disk the hashes are simply taken again next time."""

@@ -4,13 +4,15 @@ In      arrays from the export stage, or a ``golden.npz`` that it wrote.
 Out     `Golden`: samples grouped by shape, batches cut from them.
 
 A sample never has a batch axis; `Group` stacks samples of one shape along a new first axis, so sentences of 16 and
-of 32 tokens make two groups. Text is stored as fixed-width bytes because object arrays would need pickle.
+of 32 tokens make two groups. Text is stored as bytes and lengths (`planwright.text`), because object arrays would need pickle
+and numpy's fixed-width text loses a NUL at its end; files of earlier versions hold fixed-width bytes and are still read.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from planwright import text
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -63,6 +67,10 @@ class Golden:
             for start in range(0, len(group), size):
                 yield group.take([i % len(group) for i in range(start, start + size)])
 
+    def runs(self, size: int) -> int:
+        """Return how many batches of `size` hold every sample; how many samples there are where there is no batch axis."""
+        return sum(-(-len(group) // (size if self.batched and size else 1)) for group in self.groups)
+
     @property
     def batched(self) -> bool:
         """False where a sample is a whole tensor set, to which no batch axis is added."""
@@ -84,13 +92,14 @@ class Golden:
                 yield group, i, j
 
     def save(self, path: Path) -> None:
-        """Write one compressed npz, without pickle."""
+        """Write one npz without pickle, compressed where that makes it smaller."""
         arrays: Arrays = {"meta": np.frombuffer(json.dumps(dict(self.meta), sort_keys=True).encode(), np.uint8)}
         for index, group in enumerate(self.groups):
             for kind, tensors in (("input", group.inputs), ("output", group.outputs)):
-                arrays |= {f"{kind}/{index}/{name}": _storable(array) for name, array in tensors.items()}
+                for name, array in tensors.items():
+                    arrays |= _stored(kind, f"{index}/{name}", array)
         with path.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            (np.savez_compressed if _shrinks(arrays) else np.savez)(stream, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> Golden:
@@ -107,8 +116,10 @@ class Golden:
                 if key == "meta":
                     continue
                 kind, index, name = key.split("/", 2)
+                if kind.endswith(_LENGTHS):
+                    continue
                 inputs, outputs = groups.setdefault(int(index), ({}, {}))
-                (inputs if kind == "input" else outputs)[name] = _usable(stored[key])
+                (inputs if kind.startswith("input") else outputs)[name] = _loaded(stored, key)
         return cls(tuple(Group(*groups[i]) for i in sorted(groups)), meta)
 
 
@@ -127,12 +138,27 @@ def _stack(samples: Sequence[Arrays]) -> Arrays:
     return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def _storable(array: Array) -> Array:
-    if array.dtype.kind != "O":
-        return array
-    encoded = [text if isinstance(text, bytes) else str(text).encode() for text in array.ravel()]
-    return np.array(encoded, dtype=np.bytes_).reshape(array.shape)
+def _shrinks(arrays: Arrays) -> bool:
+    """Say whether the largest array is worth compressing; noise takes seconds and stays as large."""
+    largest = max(arrays.values(), key=lambda array: array.nbytes)
+    head = np.ascontiguousarray(largest).view(np.uint8).ravel()[:_PROBE_BYTES].tobytes() if largest.ndim else b""
+    return len(zlib.compress(head, 1)) < 0.9 * len(head) or largest.nbytes < _PROBE_BYTES
 
 
-def _usable(array: Array) -> Array:
-    return array.astype(object) if array.dtype.kind == "S" else array
+_PROBE_BYTES = 1 << 18
+_BYTES, _LENGTHS = ".bytes", ".lengths"  # after the kind, in the names of the two arrays that hold text
+
+
+def _stored(kind: str, place: str, array: Array) -> Arrays:
+    if not text.is_text(array):
+        return {f"{kind}/{place}": array}
+    content, lengths = text.packed(array)
+    return {f"{kind}{_BYTES}/{place}": content, f"{kind}{_LENGTHS}/{place}": lengths}
+
+
+def _loaded(stored: Any, key: str) -> Array:
+    kind, _, place = key.partition("/")
+    if kind.endswith(_BYTES):
+        return text.unpacked(stored[key], stored[f"{kind.removesuffix(_BYTES)}{_LENGTHS}/{place}"])
+    array: Array = stored[key]
+    return array.astype(object) if text.is_text(array) else array

@@ -3,17 +3,20 @@
 In      flags of ``python -m serving``.
 Out     the `ServerInfo` of a ready server.
 
-A server file is believed only when it names our process: another server may have left one in the same place.
+A server file is believed only when it names our process: another server may have left one in the same place. The launcher
+reads standard input, which ends with this process, however that ends: so no server is left behind. A port that another
+process took meanwhile is no reason to fail: others are free.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from planwright.errors import Fault, MachineError
@@ -23,6 +26,8 @@ from planwright.server_info import SERVER_FILE, ServerInfo
 ROOT = Path(__file__).resolve().parents[1]
 # above the launcher's own time-out: for a launcher that hangs
 START_S, STOP_S = 240.0, 40.0
+ATTEMPTS = 3
+_TAKEN = re.compile(r"port \d+ is taken|already in use")
 
 
 @contextmanager
@@ -40,18 +45,30 @@ def own_server(
     Raises:
         MachineError: It did not become ready; the fault carries what it said.
     """
-    ports = zip(("http", "grpc", "metrics"), free_ports(), strict=True)
-    command = [*prefix, sys.executable, "-m", "serving", "--server-file", str(file),
-               *(f"--{name}-port={port}" for name, port in ports), *flags]  # fmt: skip
-    if log is None:
-        process = subprocess.Popen(command, cwd=ROOT)
-    else:
-        with log.open("wb") as said:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+    process, info = _started(flags, file, prefix, log)
     try:
-        yield _ready(process, file, log)
+        yield info
     finally:
         _stop(process)
+
+
+def _started(
+    flags: Sequence[str], file: Path, prefix: Sequence[str], log: Path | None
+) -> tuple[subprocess.Popen[bytes], ServerInfo]:
+    for attempt in range(ATTEMPTS):
+        ports = zip(("http", "grpc", "metrics"), free_ports(), strict=True)
+        command = [*prefix, sys.executable, "-m", "serving", "--until-stdin-ends", "--server-file", str(file),
+                   *(f"--{name}-port={port}" for name, port in ports), *flags]  # fmt: skip
+        with log.open("wb") if log else nullcontext() as said:
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=said, stderr=said)
+        try:
+            return process, _ready(process, file, log)
+        except BaseException as error:
+            _stop(process)
+            taken = log is not None and _TAKEN.search(log.read_text(errors="replace"))
+            if not isinstance(error, MachineError) or not taken or attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("the last attempt returned or raised")
 
 
 def free_ports(count: int = 3) -> list[int]:
@@ -75,7 +92,8 @@ def _ready(process: subprocess.Popen[bytes], file: Path, log: Path | None) -> Se
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    assert process.stdin is not None
+    process.stdin.close()  # which stops it
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)
     process.kill()

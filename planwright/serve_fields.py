@@ -3,8 +3,9 @@
 In      the plain mapping under ``serve`` and a function that names a place in config.yaml.
 Out     faults, or a ModelConfig message with those fields set.
 
-No mirror of Triton's fields is kept here: `json_format.ParseDict` knows them all. Only what Planwright decides
-itself (names, types, batch size) and what one target lacks is refused.
+No mirror of Triton's fields is kept here: the message's descriptor and `json_format.ParseDict` know them all. Only what
+Planwright decides itself (names, types, batch size) and what one target lacks is refused. What Triton refuses in fields
+that it can read is in `planwright.serve_rules`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from planwright.errors import Fault, did_you_mean
 
 Where = Callable[..., str]
+Loc = tuple[str | int, ...]
 
 REFUSED = {
     "name": "it is the model's key in config.yaml",
@@ -27,20 +29,25 @@ REFUSED = {
     "max_batch_size": "it is batch.max",
     "version_policy": "it follows versions:",
     "default_model_filename": "it follows the target",
+    "cc_model_filenames": "it follows compile.architectures",
+    "batch_input": "the input that it computes is one of the engine's, and those come from the client",
+    "batch_output": "the engine's outputs are served as they are",
+    "ensemble_scheduling": "a model that has an engine is no ensemble",
+    "model_repository_agents": "an agent may change files after they were verified",
+    "model_operations": "libraries of custom operators are not published with a model",
 }
 # Fields that only NVIDIA's tensorrt backend knows (proto comments in triton common/protobuf/model_config.proto).
 TENSORRT_ONLY: tuple[tuple[str, ...], ...] = (
     ("optimization", "cuda"),
     ("optimization", "gather_kernel_buffer_threshold"),
     ("optimization", "eager_batching"),
-    ("cc_model_filenames",),
     ("instance_group", "*", "profile"),
     ("instance_group", "*", "gpus"),
+    ("instance_group", "*", "secondary_devices"),
 )
 # First server version that can read the field; an older one refuses the whole file (read in each release's parser).
 FIELD_SINCE: dict[tuple[str, ...], tuple[int, int]] = {
     ("model_metrics",): (2, 52),
-    ("ensemble_scheduling", "max_inflight_requests"): (2, 63),
 }
 
 
@@ -63,57 +70,118 @@ def field_names() -> list[str]:
     return [field.name for field in model_config_pb2.ModelConfig.DESCRIPTOR.fields if field.name not in REFUSED]
 
 
-def faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
-    """Return every field of `serve` that Triton would not read, or that Planwright sets itself."""
-    found = []
-    for key in serve:
-        if key in REFUSED:
-            found.append(Fault(f"serve.{key} is not set here", where("serve", key), REFUSED[key], "remove the line"))
-        else:
-            found += _field_fault(key, serve[key], where)
-    return found
-
-
-def _field_fault(key: str, value: Any, where: Where) -> list[Fault]:
+def readable(serve: Mapping[str, Any]) -> Any:
+    """Return a ModelConfig message with those fields of `serve` that can be read on their own."""
     from google.protobuf import json_format
-
-    try:
-        parse({key: value})
-    except json_format.ParseError as error:
-        text = str(error)
-        unknown = re.search(r'no field named "([^"]+)" at "ModelConfig(?:\.([^"]*))?"', text)
-        if unknown:
-            return [_unknown(unknown[1], unknown[2] or "", where)]
-        fix = "use the field's type in Triton's model_config.proto"
-        return [Fault(f"serve.{key} does not fit Triton's ModelConfig", where("serve", key), _readable(text), fix)]
-    return []
-
-
-def _unknown(name: str, parent: str, where: Where) -> Fault:
-    usable = _fields_below(_loc(parent)) if parent else field_names()
-    loc = ["serve", *_loc(parent), name]
-    return Fault(f"unknown field '{name}' in {'.'.join(['serve', *filter(None, [parent])])}", where(*loc),
-                 "Triton's ModelConfig has no such field", did_you_mean(name, usable))  # fmt: skip
-
-
-def _fields_below(loc: list[str | int]) -> list[str]:
-    """Return the field names of the message at `loc` inside ModelConfig."""
     from tritonclient.grpc import model_config_pb2
 
-    message = model_config_pb2.ModelConfig.DESCRIPTOR
-    for part in loc:
-        field = message.fields_by_name.get(part) if isinstance(part, str) else None
-        message = field.message_type if field is not None and field.message_type else message
-    return [field.name for field in message.fields]
+    config = model_config_pb2.ModelConfig()
+    for key, value in serve.items():
+        try:
+            config.MergeFrom(json_format.ParseDict({key: value}, model_config_pb2.ModelConfig()))
+        except json_format.ParseError:
+            continue  # `faults` says why
+    return config
 
 
-def _loc(parent: str) -> list[str | int]:
-    """Turn ``instance_group[0].rate_limiter`` into ['instance_group', 0, 'rate_limiter']."""
-    return [int(part) if part.isdigit() else part for part in re.findall(r"[a-z_A-Z]+|\d+", parent)]
+def faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
+    """Return every field of `serve` that Triton would not read, or that Planwright sets itself."""
+    from tritonclient.grpc import model_config_pb2
+
+    found = [
+        Fault(f"serve.{key} is not set here", where("serve", key), REFUSED[key], "remove the line")
+        for key in serve
+        if key in REFUSED
+    ]
+    rest = {key: value for key, value in serve.items() if key not in REFUSED}
+    return found + list(_message_faults(rest, model_config_pb2.ModelConfig.DESCRIPTOR, ("serve",), where))
+
+
+def _message_faults(value: Mapping[str, Any], message: Any, loc: Loc, where: Where) -> Iterator[Fault]:
+    """Yield what is wrong in one mapping, and in those below it."""
+    fields = message.fields_by_name
+    for key, item in value.items():
+        field, place = fields.get(key), (*loc, key)
+        if field is None:
+            known = field_names() if loc == ("serve",) else list(fields)
+            yield Fault(f"unknown field '{key}' in {'.'.join(map(str, loc))}", where(*place),
+                        "Triton's ModelConfig has no such field", did_you_mean(str(key), known))  # fmt: skip
+        elif item is not None:  # as in Triton's JSON, null is a field that is not given
+            yield from _value_faults(item, field, place, where)
+    for oneof in message.oneofs:
+        given = [field.name for field in oneof.fields if value.get(field.name) is not None]
+        if len(given) > 1:
+            yield Fault(f"{' and '.join(given)} exclude each other", where(*loc, given[1]),
+                        f"Triton takes one of them; the other is at {where(*loc, given[0])}", "keep one")  # fmt: skip
+
+
+def _value_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fault]:
+    """Yield what is wrong in the value of one field: a mapping, a list, a map or a scalar."""
+    message = field.message_type
+    if message is not None and message.GetOptions().map_entry:
+        yield from _map_faults(value, field, loc, where)
+    elif _repeated(field):
+        if not isinstance(value, list):
+            yield _wrong_type(loc, where, f"it is a list, not {value!r}", "write it in brackets: [...]")
+            return
+        for index, item in enumerate(value):
+            if message is None:
+                yield from _scalar_faults([item], field, (*loc, index), where)
+            else:
+                yield from _one_message(item, message, (*loc, index), where)
+    elif message is not None:
+        yield from _one_message(value, message, loc, where)
+    else:
+        yield from _scalar_faults(value, field, loc, where)
+
+
+def _repeated(field: Any) -> bool:
+    """True for a list; protobuf 6 deprecates the older way to say so, and 5 does not have the newer one."""
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
+
+
+def _one_message(value: Any, message: Any, loc: Loc, where: Where) -> Iterator[Fault]:
+    if isinstance(value, dict):
+        yield from _message_faults(value, message, loc, where)
+        return
+    example = message.fields[0].name if message.fields else ""
+    fix = f'write {{string_value: "{value}"}}' if example == "string_value" else f"write a mapping: {{{example}: ...}}"
+    yield _wrong_type(loc, where, f"it is a mapping, not {value!r}", fix)
+
+
+def _map_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fault]:
+    if not isinstance(value, dict):
+        yield _wrong_type(loc, where, f"it is a mapping, not {value!r}", "write a mapping: {key: ...}")
+        return
+    message = field.message_type.fields_by_name["value"].message_type
+    for key, item in value.items():
+        if message is not None and item is not None:
+            yield from _one_message(item, message, (*loc, key), where)
+        filler = {} if message is not None else item
+        yield from _scalar_faults({str(key): filler}, field, (*loc, key), where)
+
+
+def _scalar_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fault]:
+    """Let protobuf itself read one value."""
+    from google.protobuf import json_format, message_factory
+
+    try:
+        json_format.ParseDict({field.name: value}, message_factory.GetMessageClass(field.containing_type)())
+    except json_format.ParseError as error:
+        fix = "use the field's type in Triton's model_config.proto"
+        if field.enum_type is not None:
+            fix = did_you_mean(str(value), [name.name for name in field.enum_type.values])
+        elif "string" in str(error):
+            fix = f'quote it: "{value}"'
+        yield _wrong_type(loc, where, _readable(str(error)), fix)
+
+
+def _wrong_type(loc: Loc, where: Where, why: str, fix: str) -> Fault:
+    return Fault(f"{'.'.join(map(str, loc))} does not fit Triton's ModelConfig", where(*loc), why, fix)
 
 
 def _readable(text: str) -> str:
-    return re.sub(r"^Failed to parse \w+ field: ", "", text).replace("inference.", "")
+    return re.sub(r"^Failed to parse \w+ field: ", "", text).replace("inference.", "").partition(' at "')[0]
 
 
 def target_faults(serve: Mapping[str, Any], target: str, where: Where) -> list[Fault]:
@@ -136,6 +204,20 @@ def target_faults(serve: Mapping[str, Any], target: str, where: Where) -> list[F
         for loc in _present(serve, path):
             found.append(Fault(f"{loc[-1]} is for the tensorrt target only", where("serve", *loc), "this build is for onnxruntime", fix))  # fmt: skip
     return found
+
+
+def embedded_faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
+    """Return the fields of `serve` that the embedded server passes over in silence."""
+    why = "the embedded server's backends are Python and have none; NVIDIA's image has"
+    return [
+        Fault(
+            "execution_accelerators have no effect",
+            where("serve", *loc),
+            why,
+            "remove it, or name the image in server:",
+        )
+        for loc in _present(serve, ("optimization", "execution_accelerators"))
+    ]
 
 
 def version_faults(serve: Mapping[str, Any], server: tuple[int, int], where: Where) -> list[Fault]:

@@ -49,13 +49,19 @@ class ServerInfo:
 
     @classmethod
     def read(cls, path: Path = SERVER_FILE) -> ServerInfo | None:
-        """Return the running server, or None where there is no file or its process is gone."""
-        stored = read_json(path)
+        """Return the running server, or None where there is no file that can be read, or its process is gone."""
+        try:
+            stored = read_json(path)
+        except OSError:  # of another user, whose server is not for us
+            return None
         if not isinstance(stored, dict):
             return None
         known = {field.name for field in fields(cls)}
-        info = cls(**{key: value for key, value in stored.items() if key in known})
-        return info if _alive(info.pid) else None
+        try:
+            info = cls(**{key: value for key, value in stored.items() if key in known})
+            return info if _alive(info.pid) else None
+        except (TypeError, OverflowError):
+            return None
 
     @property
     def admin_headers(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Why a model did not load, in tritonserver's own words.
 
-In      the text of a server's log.
-Out     one sentence; empty where the log says nothing about the model.
+In      what the server answered, its log.
+Out     one sentence; empty where neither says anything about the model.
 
 A config.pbtxt that the server cannot read or does not accept never gets a state, so neither the repository index nor the
 load API has the reason: it stands in the log alone.
@@ -14,10 +14,12 @@ from pathlib import Path
 
 _ERROR = re.compile(r"^E\d{4} .*?\] \"?(.*?)\"?$", re.MULTILINE)
 _POLLED = re.compile(r"^Poll failed for model directory '[^']*': ")
+_STATE = re.compile(r"^load failed for model '[^']*': version \d+ is at \w+ state: ")
+_FRAMES = re.compile(r"\n\s*At:\s*\n.*", re.DOTALL)  # the Python frames that a stub adds
 
 
 def reason(text: str, model: str) -> str:
-    r"""Return the last error that names `model`.
+    r"""Return the last error in the text of a log that names `model`.
 
     Example:
         >>> reason("E1125 08:04:30.6 12699 x.cc:1460] \"Poll failed for model directory 'a': no dims for a\"", "a")
@@ -35,3 +37,15 @@ def reason_in(log: str, model: str, *, offset: int = 0) -> str:
             return reason(stream.read().decode(errors="replace"), model)
     except OSError:
         return ""
+
+
+def sentence(answer: str, log: str, model: str, *, offset: int = 0) -> str:
+    r"""Return why a load failed: what the load API or the index answered, or the log's line where the answer does not say.
+
+    Example:
+        >>> sentence("load failed for model 'a': version 1 is at UNAVAILABLE state: Invalid argument: no;\n", "", "a")
+        'Invalid argument: no'
+    """
+    said = _STATE.sub("", _FRAMES.sub("", answer)).strip().removesuffix(";")
+    told_elsewhere = not said or "failed to poll" in said
+    return (told_elsewhere and reason_in(log, model, offset=offset)) or said

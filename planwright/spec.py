@@ -20,6 +20,7 @@ from planwright.compare import DEFAULTS, Tolerance
 from planwright.errors import Fault
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
+CALIBRATED = ("int8", "fp8")  # precisions that take ranges from calibration samples
 Target = Literal["onnxruntime", "tensorrt"]
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 EMBEDDED_SERVER = "2.51.0"  # the tritonserver in nvidia-pytriton 0.7.0, equal to release 24.10
@@ -66,7 +67,9 @@ class ExportSpec(_Frozen):
 class SamplesSpec(_Frozen):
     """How many real samples to take for each use, or the file that holds them."""
 
-    calibration: Annotated[_Positive, Field(description="samples that set INT8 ranges")] = 512
+    calibration: Annotated[
+        int, Field(ge=0, description="samples that set INT8 and FP8 ranges; other precisions make none")
+    ] = 512
     golden: Annotated[int, Field(ge=2, description="samples whose FP32 answers every later check uses")] = 32
     test: Annotated[_Positive, Field(description="held-out samples for the task metric")] = 512
     file: Annotated[str | None, Field(description="npz with one array per input, samples along the first axis")] = None
@@ -114,6 +117,11 @@ class BatchSpec(_Frozen):
             return (self.fixed or 1,) * 3
         high = self.max or self.opt or max(8, self.min or 1)
         return self.min or 1, self.opt or high, high
+
+    @property
+    def served_max(self) -> int:
+        """Triton's max_batch_size; 0 where a request is one run of the engine."""
+        return self.bounds[2] if self.axis and self.fixed is None else 0
 
     @property
     def given(self) -> bool:
@@ -301,6 +309,7 @@ class ModelSpec(ModelEntry):
     source: str
     _places: Any = PrivateAttr(default=None)
     _missing: tuple[Fault, ...] = PrivateAttr(default=())
+    _precisions: tuple[str, ...] = PrivateAttr(default=())  # on all targets
     _config: Path = PrivateAttr(default=Path("config.yaml"))
 
     def command(self, program: str, *flags: str) -> str:
@@ -311,6 +320,11 @@ class ModelSpec(ModelEntry):
     def build_command(self, *flags: str) -> str:
         """Return the command that builds this model."""
         return self.command("builders/build_all.py", *flags)
+
+    @property
+    def calibrates(self) -> bool:
+        """True where the precision, on this target or the other, takes its ranges from calibration samples."""
+        return not {self.precision, *self._precisions}.isdisjoint(CALIBRATED)
 
     @property
     def missing(self) -> tuple[Fault, ...]:

@@ -17,11 +17,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from planwright import serve_fields
+from planwright import named_files, serve_fields, serve_rules
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.located import Loc, Located, as_mapping, load_located, overlay
 from planwright.spec import (
     _NAME,
+    CALIBRATED,
     EMBEDDED_SERVER,
     ModelEntry,
     ModelSpec,
@@ -34,13 +35,19 @@ from planwright.spec import (
 _TOP = ("version", "server", "defaults", "models", "loadtest")
 
 
-def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> RepositorySpec:
+Further = Callable[[ModelSpec, Path], list[Fault]]
+
+
+def load_spec(
+    path: Path, target: Target, *, select: Iterable[str] = (), further: Further | None = None
+) -> RepositorySpec:
     """Read, merge and validate config.yaml for one target.
 
     Args:
         path: The file.
         target: ``onnxruntime`` or ``tensorrt``.
         select: Models whose target rules matter; all enabled ones when empty.
+        further: Returns what the files of a model show to be wrong, given the model and the folder of config.yaml.
 
     Raises:
         SpecError: With every fault in the file.
@@ -55,6 +62,7 @@ def load_spec(path: Path, target: Target, *, select: Iterable[str] = ()) -> Repo
     for model in models:
         if model.name in chosen:
             loader.check_target(model, server)
+            loader.faults += further(model, path.parent) if further else []
     if loader.faults:
         raise SpecError(*loader.distinct())
     return RepositorySpec(path=path, root=path.parent, target=target, server=server, models=tuple(models))
@@ -182,10 +190,14 @@ class _Loader:
             self._fault(f"model '{name}' must be a mapping", ("models", name), fix="source: zoo/digits")
             return None
         bad_overlays = [k for k in as_mapping(merged.get("targets")) if k not in ("onnxruntime", "tensorrt")]
-        target_node = as_mapping(merged.get("targets")).get(self.target)
-        if target_node is not None and not bad_overlays:
-            merged = overlay(merged, _normal(target_node))
-        return self._validated(name, merged)
+        overlays = as_mapping(merged.get("targets"))
+        precisions = tuple(node.text_of(("precision",)) for node in (merged, *overlays.values()))
+        if self.target in overlays and not bad_overlays:
+            merged = overlay(merged, _normal(overlays[self.target]))
+        spec = self._validated(name, merged)
+        if spec is not None:
+            spec._precisions = precisions
+        return spec
 
     def _merged(self, name: str, seen: tuple[str, ...]) -> Located | None:
         entries = as_mapping(self.root.get("models"))
@@ -215,7 +227,7 @@ class _Loader:
 
         values = merged.plain()
         self._check_raw(values, places)
-        missing = self._missing_files(values, places)
+        missing = list(named_files.faults(values, self.path.parent, places, self._check))
         try:
             spec = ModelSpec.model_validate({**values, "name": name})
         except ValidationError as error:
@@ -224,6 +236,7 @@ class _Loader:
             return None
         spec._places, spec._missing, spec._config = places, tuple(missing), self.path
         self.faults += [*_profile_faults(spec), *_batch_faults(spec)]
+        self.faults += serve_rules.batch_faults(spec.serve, spec.batch.served_max, spec.where)
         return spec
 
     def _pydantic(self, error: ValidationError, node: Located, prefix: Loc) -> None:
@@ -237,20 +250,9 @@ class _Loader:
         """Check what can be checked even where the entry has other faults, so that all are told at once."""
         serve = values.get("serve")
         if isinstance(serve, dict):
-            self.faults += serve_fields.faults(serve, where)
+            self.faults += serve_fields.faults(serve, where) + serve_rules.faults(serve, where)
         if isinstance(values.get("source"), str):
             self.faults += _source_faults(values, where)
-
-    def _missing_files(self, values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
-        """Return a fault per file that the entry names and that is not there; such a model fails by itself."""
-        samples, source = values.get("samples"), values.get("source")
-        named = samples.get("file") if isinstance(samples, dict) else None
-        code = source if isinstance(source, str) and source.endswith(".py") else None
-        return [
-            Fault(f"there is no file {value}", where(*loc), f"looked for {self.path.parent / value}", "fix the path", self._check)
-            for loc, value in ((("source",), code), (("file",), values.get("file")), (("samples", "file"), named))
-            if isinstance(value, str) and not (self.path.parent / value).exists()
-        ]  # fmt: skip
 
     def check_selection(self, chosen: set[str]) -> None:
         known = list(as_mapping(self.root.get("models")))
@@ -261,11 +263,16 @@ class _Loader:
         """Note what this target, server or version cannot do for a model."""
         add = self.faults.extend
         add(serve_fields.target_faults(model.serve, self.target, model.where))
+        add(serve_fields.embedded_faults(model.serve, model.where) if server.embedded else [])
         add(serve_fields.version_faults(model.serve, server_version(server), model.where))
         if self.target == "tensorrt" and server.image and not server.tensorrt:
             why = "a plan loads only under the TensorRT that built it, and every image has another one"
             fix = f"add it, all four parts; the image knows: docker run --rm {server.image} sh -c 'dpkg -l | grep libnvinfer'"
             add([Fault("server.tensorrt is missing", f"{server.where}  server", why, fix, self._check)])
+        if model.precision in CALIBRATED and not model.samples.calibration:
+            why = f"{model.precision} takes its ranges from calibration samples"
+            add([Fault(f"{model.precision} without calibration samples", model.where("samples", "calibration"), why,
+                       "raise samples.calibration (500 or more are advised), or choose another precision", self._check)])  # fmt: skip
         if self.target == "onnxruntime" and model.precision == "int8" and model.calibration.native:
             why = (
                 "only TensorRT 8.6 has a calibrator of its own; without Q/DQ in the graph onnxruntime computes in FP32"
@@ -368,21 +375,11 @@ def _profile_faults(model: ModelSpec) -> list[Fault]:
 
 
 def _batch_faults(model: ModelSpec) -> list[Fault]:
-    batching = model.serve.get("dynamic_batching")
-    if batching is None:
+    if model.serve.get("dynamic_batching") is None:
         return []
     if model.batch.fixed is not None or not model.batch.axis:
         kind, key = ("a fixed batch", ("fixed",)) if model.batch.axis else ("a model without a batch axis", ())
         why = "each request is one run of the engine, so the server has nothing to batch"
         return [Fault(f"dynamic batching requested for {kind}", model.where("serve", "dynamic_batching"),
                       f"{why}; {model.where('batch', *key)}", "remove dynamic_batching, or give batch: {max: ...}")]  # fmt: skip
-    preferred = batching.get("preferred_batch_size", []) if isinstance(batching, dict) else []
-    high = model.batch.bounds[2]
-    too_big = (
-        [size for size in preferred if isinstance(size, int) and size > high] if isinstance(preferred, list) else []
-    )
-    if not too_big:
-        return []
-    return [Fault(f"preferred_batch_size {too_big[0]} is above max_batch_size {high}",
-                  model.where("serve", "dynamic_batching", "preferred_batch_size"),
-                  model.where("batch", "max"), f"raise batch.max to {max(too_big)}, or prefer at most {high}")]  # fmt: skip
+    return []

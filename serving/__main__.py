@@ -16,6 +16,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -48,17 +49,25 @@ def main(argv: Sequence[str]) -> int:
         raise StageError("serve", *ready_table.faults(refused))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    if chosen.until_stdin_ends:
+        threading.Thread(target=_stop_at_end_of_stdin, daemon=True).start()
     with contextlib.suppress(_Stopped):
         _serve(process.start(chosen, machine), refused)
     return EXIT_OK
 
 
 def _leave(_: int, __: FrameType | None) -> None:
-    _deaf()
+    _ignore_signals()
     raise _Stopped
 
 
-def _deaf() -> None:
+def _stop_at_end_of_stdin() -> None:
+    """Stop as by SIGTERM; the end comes also where the process that started this one was killed."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _ignore_signals() -> None:
     """Let nothing interrupt the way out: half of it would leave processes and shared memory behind."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -76,7 +85,7 @@ def _serve(server: Server, refused: Refused) -> None:
             _emit(server, info, rows)
         _watch(server, watchdog)
     finally:
-        _deaf()
+        _ignore_signals()
         _forget(server)
         server.stop()
 

@@ -53,6 +53,7 @@ class Options:
         as_json: Print one JSON document when ready.
         extra: Further flags of tritonserver, passed on as they are.
         trust: Load models without comparing their files with what was published.
+        until_stdin_ends: Stop when standard input ends, which it does with the process that started this one.
         good: The models to load at start where others are refused; None: as `mode` and `load` say.
     """
 
@@ -69,6 +70,7 @@ class Options:
     as_json: bool = False
     extra: Sequence[str] = ()
     trust: bool = False
+    until_stdin_ends: bool = False
     good: tuple[str, ...] | None = None
 
     @property
@@ -127,7 +129,7 @@ def _add_own_flags(p: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="S",
-        help="time for open requests and connections at the end (default: %(default)s)",
+        help="time for open requests and connections at the end; 0 ends the server at once (default: %(default)s)",
     )
     add(
         "--server-file",
@@ -141,6 +143,11 @@ def _add_own_flags(p: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="the server's own log (default: server.log beside the server file)",
+    )
+    add(
+        "--until-stdin-ends",
+        action="store_true",
+        help="stop when standard input ends, for programs that start this one",
     )
     add(
         "--json",
@@ -192,6 +199,7 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[Fault]]:
         repositories[0], args.model_control_mode, args.load_model, ports, "0.0.0.0" if args.everywhere else "127.0.0.1",
         args.allow_client_shm, args.start_timeout_s, args.exit_timeout_secs, args.server_file,
         args.log_file or args.server_file.parent / "server.log", args.json, extra, args.trust_repository,
+        args.until_stdin_ends,
     )  # fmt: skip
     return options, faults
 

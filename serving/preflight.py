@@ -38,7 +38,8 @@ def check(options: Options, faults: list[Fault]) -> Machine:
         SpecError: Command line, repository or a name is wrong; machine faults are told with it (exit 2).
         MachineError: A port is taken, /dev/shm is small, a tool is missing (exit 3).
     """
-    wrong = [*faults, *repository.faults(options.repository, options.load)]
+    later = options.mode == "explicit" and not options.load
+    wrong = [*faults, *repository.faults(options.repository, options.load, may_be_empty=later)]
     missing = [*_running(options), *_ports(options)]
     installation = _collect(find.find_server, missing)
     python = None

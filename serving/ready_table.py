@@ -9,7 +9,6 @@ config.pbtxt the server did not accept.
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 from planwright import integrity, server_log
@@ -41,12 +40,11 @@ def rows(options: Options, index: list[dict[str, Any]], refused: Refused) -> lis
 
 
 def _status(options: Options, model: dict[str, Any]) -> str:
-    """Return READY, or the state and its reason without the Python frames that a stub adds."""
+    """Return READY, or the state and its reason."""
     state = str(model.get("state") or "UNAVAILABLE")
     if state == READY:
         return READY
-    reason = re.split(r"\n\s*At:\s*\n", str(model.get("reason", "")))[0].strip()
-    reason = reason or server_log.reason_in(str(options.log), model["name"])
+    reason = server_log.sentence(str(model.get("reason", "")), str(options.log), model["name"])
     return f"{state}: {reason}" if reason else state
 
 

@@ -60,8 +60,8 @@ def _configs(folder: Path) -> list[Any]:
     return found
 
 
-def faults(repository: Path, load: list[str]) -> list[Fault]:
-    """Return what is wrong with path, names and the models asked for (`load`, in explicit mode)."""
+def faults(repository: Path, load: list[str], *, may_be_empty: bool = False) -> list[Fault]:
+    """Return what is wrong with path, names and the models to `load`; it may be empty where models are loaded later."""
     fix = "python builders/build_all.py, or name another with --model-repository"
     if not repository.is_dir():
         return [Fault("there is no model repository", str(repository), fix=fix)]
@@ -69,7 +69,7 @@ def faults(repository: Path, load: list[str]) -> list[Fault]:
     if not _SAFE_PATH.fullmatch(str(repository.resolve())):
         found.append(_unsafe("the repository's path", str(repository.resolve()), "move it"))
     models = models_in(repository)
-    if not models:
+    if not models and not may_be_empty:
         found.append(Fault("the model repository is empty", str(repository), fix=fix))
     for model in models:
         found += _model_faults(model)

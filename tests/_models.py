@@ -71,6 +71,14 @@ def tensors(kind: str, *items: tuple[str, str, Sequence[int]]) -> str:
     )
 
 
+def reshaped(kind: str, *items: tuple[str, str, Sequence[int], Sequence[int]]) -> str:
+    """Return entries of a config.pbtxt from (name, datatype, dims, the model's own shape)."""
+    return "".join(
+        f'{kind} {{ name: "{name}" data_type: TYPE_{datatype} dims: {list(dims)} reshape {{ shape: {list(own)} }} }}\n'
+        for name, datatype, dims, own in items
+    )
+
+
 def instances(count: int) -> str:
     """Return an ``instance_group`` for the CPU."""
     return f"instance_group {{ count: {count} kind: KIND_CPU }}\n"
@@ -143,3 +151,45 @@ def echo(repository: Path, name: str, datatypes: Sequence[str]) -> Path:
     io = tensors("input", *((f"in_{d}", d, [3]) for d in datatypes))
     io += tensors("output", *((f"out_{d}", d, [3]) for d in datatypes))
     return publish(repository, name, made, f"max_batch_size: 4\n{io}{instances(1)}dynamic_batching {{ }}\n")
+
+
+def varied(repository: Path, name: str = "varied") -> Path:
+    """Publish a model that answers numbers ``a`` and text ``w`` of any length and numbers ``b`` of two, as ``a_out`` and so on."""
+    kinds = {"a": ("FP32", "m", -1), "w": ("STRING", "k", -1), "b": ("INT32", 2, 2)}
+    made = model(
+        [helper.make_node("Identity", [k], [f"{k}_out"]) for k in kinds],
+        [value(k, d, ["n", dim]) for k, (d, dim, _) in kinds.items()],
+        [value(f"{k}_out", d, ["n", dim]) for k, (d, dim, _) in kinds.items()],
+    )
+    io = tensors("input", *((k, d, [dim]) for k, (d, _, dim) in kinds.items()))
+    io += tensors("output", *((f"{k}_out", d, [dim]) for k, (d, _, dim) in kinds.items()))
+    return publish(repository, name, made, f"max_batch_size: 4\n{io}{instances(1)}")
+
+
+def steps(repository: Path, name: str = "steps", *, how: str = "direct { }") -> Path:
+    """Publish a model of sequences that answers x + x, and what the server says of each request: ``flags`` (start, end) and ``who`` (the id)."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Concat", ["START", "END"], ["flags"], axis=1),
+        helper.make_node("Identity", ["ID"], ["who"]),
+    ]
+    made = model(
+        nodes,
+        [
+            value("x", "FP32", ["n", 4]),
+            value("START", "INT32", ["n", 1]),
+            value("END", "INT32", ["n", 1]),
+            value("ID", "UINT64", ["n", 1]),
+        ],
+        [value("y", "FP32", ["n", 4]), value("flags", "INT32", ["n", 2]), value("who", "UINT64", ["n", 1])],
+    )
+    io = tensors("input", ("x", "FP32", [4])) + tensors(
+        "output", ("y", "FP32", [4]), ("flags", "INT32", [2]), ("who", "UINT64", [1])
+    )
+    flags = "".join(
+        f'control_input {{ name: "{flag}" control {{ kind: CONTROL_SEQUENCE_{flag} int32_false_true: [0, 1] }} }} '
+        for flag in ("START", "END")
+    )
+    who = 'control_input { name: "ID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } }'
+    batching = f"sequence_batching {{ max_sequence_idle_microseconds: 20000000 {how} {flags} {who} }}\n"
+    return publish(repository, name, made, f"max_batch_size: 4\n{io}{instances(1)}{batching}")

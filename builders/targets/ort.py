@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from builders.external_data import with_data
+from planwright import text
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
 from planwright.spec import ModelSpec
@@ -29,8 +31,8 @@ class OrtEngine:
 
     def __init__(self, path: Path, *, threads: int = 0, level: str = "all") -> None:
         self._session = open_session(path, threads=threads, level=level)
-        self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
-        self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
+        self.inputs = tuple(_tensor(item, path) for item in self._session.get_inputs())
+        self.outputs = tuple(_tensor(item, path) for item in self._session.get_outputs())
 
     def run(self, inputs: Arrays) -> Arrays:
         """Answer one batch; text goes in and comes out as objects."""
@@ -68,10 +70,8 @@ class OnnxRuntimeTarget:
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         """Accept the graph and copy it, external data included."""
         open_session(graph)
-        for part in (graph, *graph.parent.glob(f"{graph.name}.*")):
-            shutil.copyfile(part, folder / part.name.replace(graph.name, self.filename, 1))
-        for extra in graph.parent.glob("*.data"):
-            shutil.copyfile(extra, folder / extra.name)
+        for name, part in with_data(graph).items():
+            shutil.copyfile(part, folder / (self.filename if part == graph else name))
         return {}
 
     def load(self, folder: Path) -> OrtEngine:
@@ -112,23 +112,27 @@ def _refused(path: Path, error: Exception) -> Fault:
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text:
         fix = "export with operators of the standard ONNX domain, or with an older opset"
         return Fault("the graph has an operator that ONNX Runtime lacks", str(path), why, fix)
+    if "construct locale" in text:
+        fix = ("give the StringNormalizer node locale 'C.UTF-8', which every machine has "
+               "(skl2onnx: options={TfidfVectorizer: {'locale': 'C.UTF-8'}}); or install the locale, also where the server runs")  # fmt: skip
+        return Fault("the graph needs a locale that is not installed here", str(path), why, fix)
     fix = f"see whether the file passes: python -m onnx.checker {path}"
     return Fault("ONNX Runtime cannot load the graph", str(path), why, fix)
 
 
-def _tensor(item: Any) -> TensorSpec:
-    shape = tuple(dim if isinstance(dim, int) else -1 for dim in item.shape)
+def _tensor(item: Any, path: Path) -> TensorSpec:
+    shape = tuple(dim if isinstance(dim, int) else -1 for dim in item.shape or ())
     try:
         return TensorSpec(item.name, datatype_from_ort(item.type), shape)
     except KeyError:
-        fault = Fault(
-            f"'{item.name}' has the type {item.type}", why="Triton has no such tensor type", fix="cast it in the graph"
-        )
+        fix = "cast it in the graph"
+        if "map(" in item.type:  # what skl2onnx makes of a classifier's probabilities
+            fix = "write the file again without ZipMap: skl2onnx.to_onnx(model, X, options={id(model): {'zipmap': False}})"
+        fault = Fault(f"'{item.name}' has the type {item.type}", str(path), "Triton has no such tensor type", fix)
         raise StageError("engine", fault) from None
 
 
 def _text(array: Any) -> Any:
+    """Return what onnxruntime takes: str for text, of which it would make ``b'...'`` from bytes without a word."""
     array = np.asarray(array)  # numpy makes a bare number of an array without axes
-    if array.dtype.kind not in "OS":
-        return array
-    return array.astype(object) if array.dtype.kind == "S" else array
+    return text.decoded(array) if text.is_text(array) else array

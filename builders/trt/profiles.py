@@ -1,6 +1,6 @@
 """Optimization profiles: given in config.yaml, or derived from the batch and the samples.
 
-In      the model's part of config.yaml, the export's golden and calibration samples.
+In      the model's part of config.yaml, the shapes of the export's samples.
 Out     profiles as JSON: input -> {min, opt, max}.
 
 The batch axis, where there is one, follows ``batch``; any other axis that varies follows the real samples: from 1 to the largest seen, tuned for
@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from planwright.files import read_json
 from planwright.golden import Golden
 from planwright.spec import ModelSpec
 
@@ -28,11 +29,8 @@ def derive(graph: Path, spec: ModelSpec) -> list[dict[str, Any]]:
 
 def from_samples(export: Path, spec: ModelSpec) -> dict[str, Any]:
     """Derive one profile from the samples of an export."""
-    shapes: dict[str, list[tuple[int, ...]]] = {}
     stored = [Golden.load(path) for path in (export / name for name in SAMPLES) if path.exists()]
-    for group in (group for golden in stored for group in golden.groups):
-        for name, array in group.inputs.items():
-            shapes.setdefault(name, []).extend([array.shape[1:]] * len(array))
+    shapes: dict[str, list[list[int]]] = read_json(export / "shapes.json") or _of(stored)
     low, opt, high = ([size] if stored[0].batched else [] for size in spec.batch.bounds)
     return {
         name: {
@@ -42,3 +40,12 @@ def from_samples(export: Path, spec: ModelSpec) -> dict[str, Any]:
         }
         for name, seen in shapes.items()
     }
+
+
+def _of(stored: list[Golden]) -> dict[str, list[list[int]]]:
+    """Return input -> the shape of every sample that was kept, for an export that says no more."""
+    shapes: dict[str, list[list[int]]] = {}
+    for group in (group for golden in stored for group in golden.groups):
+        for name, array in group.inputs.items():
+            shapes.setdefault(name, []).extend([list(array.shape[1:])] * len(array))
+    return shapes

@@ -9,27 +9,29 @@ seeded random numbers, which is recorded as a warning: they prove plumbing, not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from builders.source import Sample, Samples, Source
-from builders.targets.ort import OrtEngine
+from builders import onnx_given, onnx_graph
+from builders.onnx_random import FREE_AXIS, Input, Made
+from builders.samples import Sample, fingerprint
+from builders.source import Samples, Source
+from builders.targets.ort import OrtEngine, sentence
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
-from planwright.tensors import TensorSpec, shape_fits
+from planwright.tensors import TensorSpec
 
-FREE_AXIS = 8  # size of a dynamic axis that options.dims says nothing about
-HIGH = {"i": 8, "u": 256}  # random integers stay small: they are ids or pixels more often than not
+TRIES = 4  # random samples made for each golden one: small inputs repeat
 
 
 class Model(Source):
     """A foreign ONNX file."""
 
-    options: ClassVar[Mapping[str, Any]] = {"dims": {}}
+    options: ClassVar[Mapping[str, Any]] = {"dims": {}, "ranges": {}}
     _engine: OrtEngine | None = None
 
     @property
@@ -55,10 +57,8 @@ class Model(Source):
         return self.spec.batch.axis and all(first in (-1, fixed) and first is not None for first in firsts)
 
     def files(self) -> list[Path]:
-        """The ONNX file, its external data and the samples."""
-        data = sorted(self.path.parent.glob(f"{self.path.name}.data"))
-        named = [self.root / self.spec.samples.file] if self.spec.samples.file else []
-        return [self.path, *data, *named]
+        """The ONNX file; the weights beside it and the samples are found by the export stage."""
+        return [self.path]
 
     def write_onnx(self, path: Path) -> None:
         """Copy the graph with its weights in one file where they fit; a free first axis becomes the fixed batch."""
@@ -73,84 +73,85 @@ class Model(Source):
         """Answer by ONNX Runtime; a fixed batch is filled up and cut again."""
         size = self.spec.batch.fixed
         if not size:
-            return self.engine.run(inputs)
+            return self._run(inputs)
         count = len(next(iter(inputs.values())))
         filled = {name: np.resize(array, (size, *array.shape[1:])) for name, array in inputs.items()}
-        return {name: array[:count] for name, array in self.engine.run(filled).items()}
+        return {name: array[:count] for name, array in self._run(filled).items()}
+
+    def _run(self, inputs: Arrays) -> Arrays:
+        try:
+            return self.engine.run(inputs)
+        except Exception as error:  # onnxruntime's classes share no base
+            raise StageError("onnx", self._unanswered(inputs, error)) from error
+
+    def _unanswered(self, inputs: Arrays, error: Exception) -> Fault:
+        """Say why ONNX Runtime did not answer; on random inputs it is most often their sizes or values."""
+        shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+        what, why, check = f"ONNX Runtime does not answer {shapes}", sentence(error), self.blame.check
+        if self.spec.samples.file:
+            place = self.spec.where("samples", "file")
+            return Fault(what, place, why, "give samples that the model takes, or write the file again", check)
+        free = [f"{item.name}'s {axis or 'free axis'}" for item in self._inputs for axis in item.free]
+        why += (
+            f"; the inputs are random, with {', '.join(free)} set to {FREE_AXIS} unless dims says otherwise"
+            if free
+            else "; the inputs are random"
+        )
+        ways = ["give real ones with 'samples: file.npz'"]
+        if free:
+            names = {axis or item.name: 64 for item in self._inputs for axis in item.free}
+            ways.append(
+                "set sizes with 'options: {dims: {"
+                + ", ".join(f"{name}: {size}" for name, size in names.items())
+                + "}}'"
+            )
+        ids = [item.name for item in self._inputs if item.dtype.kind in "iu"]
+        if ids:
+            ways.append(f"set values with 'options: {{ranges: {{{ids[0]}: [0, 100]}}}}'")
+        place = self.spec.where("options") if self.spec.options else self.spec.where("file")
+        return Fault(what, place, why, "; or ".join(ways), check)
 
     def samples(self) -> Samples:
         """Real samples from the user's file, else seeded random ones."""
-        counts = self.spec.samples
-        given = self._given() if counts.file else [self._random(i) for i in range(counts.golden + counts.calibration)]
-        golden = given[: counts.golden]
-        if len(golden) < 2:
-            fault = Fault(
-                "at least two samples are needed",
-                self.spec.where("samples", "file"),
-                f"the file holds {len(golden)}",
-                "add samples along the first axis",
-            )
-            raise StageError("export", fault)
-        return Samples(given[counts.golden :][: counts.calibration], golden)
+        if self.spec.samples.file:
+            return self._given[0]
+        counts, words = self.spec.samples, onnx_graph.words(self._graph)
+
+        def made(numbers: Sequence[int]) -> Made:
+            return Made(self._inputs, self.spec, words, numbers)
+
+        golden: dict[str, Sample] = {}
+        for sample in made(range(counts.golden * TRIES)):
+            golden.setdefault(fingerprint(sample), sample)
+            if len(golden) == counts.golden:
+                break
+        after = counts.golden * TRIES
+        return Samples(made(range(after, after + counts.calibration)), list(golden.values()))
 
     def warnings(self) -> list[str]:
-        """Say that the inputs are random, where they are."""
-        return (
-            []
-            if self.spec.samples.file
-            else [
-                "inputs are random: they prove that the model is served as it is, not that it is good; 'samples:' names real ones"
-            ]
-        )
+        """Say that the inputs are random, or that some of the user's occur twice."""
+        if self.spec.samples.file:
+            return self._given[1]
+        return [
+            "inputs are random: they prove that the model is served as it is, not that it is good; 'samples:' names real ones"
+        ]
 
-    def _sample_shape(self, tensor: TensorSpec) -> tuple[int, ...]:
-        shape = tensor.shape[1:] if self.batched else tensor.shape
-        return tuple(self.settings["dims"].get(tensor.name, FREE_AXIS) if dim == -1 else dim for dim in shape)
+    @cached_property
+    def _given(self) -> tuple[Samples, list[str]]:
+        first = 1 if self.batched else 0
+        inputs = [TensorSpec(t.name, t.datatype, t.shape[first:]) for t in self.engine.inputs]
+        return onnx_given.read(self.root / str(self.spec.samples.file), self.spec, inputs)
 
-    def _random(self, index: int) -> Sample:
-        rng = np.random.default_rng([17, index])
-        return {t.name: np.asarray(_draw(rng, t.numpy_dtype, self._sample_shape(t))) for t in self.engine.inputs}
+    @cached_property
+    def _graph(self) -> Any:
+        """The graph without its weights, once it is known to be whole."""
+        return onnx_graph.read(self.path) if self.engine else None
 
-    def _given(self) -> list[Sample]:
-        path = self.root / str(self.spec.samples.file)
-        place = self.spec.where("samples", "file")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError) as error:
-            raise StageError(
-                "export", Fault("the samples cannot be read", place, str(error), "write them with numpy.savez")
-            ) from None
-        self._check_given(arrays, place)
-        count = min(len(array) for array in arrays.values())
-        return [{t.name: np.ascontiguousarray(arrays[t.name][i]) for t in self.engine.inputs} for i in range(count)]
-
-    def _check_given(self, arrays: Mapping[str, NDArray[Any]], place: str) -> None:
-        faults = []
-        for tensor in self.engine.inputs:
-            array = arrays.get(tensor.name)
-            shape = tensor.shape[1:] if self.batched else tensor.shape
-            if array is None:
-                faults.append(
-                    Fault(
-                        f"the samples lack input '{tensor.name}'",
-                        place,
-                        f"the file holds {sorted(arrays)}",
-                        "add the array",
-                    )
-                )
-            elif array.dtype != tensor.numpy_dtype or not shape_fits(shape, array.shape[1:]):
-                why = f"the file has {array.dtype}{list(array.shape)}, a sample is {tensor.numpy_dtype}{list(shape)}"
-                faults.append(
-                    Fault(
-                        f"the samples of '{tensor.name}' do not fit",
-                        place,
-                        why,
-                        "first axis samples, then the input's own axes",
-                    )
-                )
-        if faults:
-            raise StageError("export", *faults)
+    @property
+    def _inputs(self) -> list[Input]:
+        """The inputs as a sample has them."""
+        named, first = onnx_graph.axes(self._graph), 1 if self.batched else 0
+        return [Input(t.name, t.numpy_dtype, named[t.name][first:]) for t in self.engine.inputs]
 
 
 def _fix_first_axes(graph: Any, size: int) -> None:
@@ -159,13 +160,3 @@ def _fix_first_axes(graph: Any, size: int) -> None:
     for item in (*(item for item in graph.input if item.name not in weights), *graph.output):
         if item.type.tensor_type.shape.dim:
             item.type.tensor_type.shape.dim[0].dim_value = size
-
-
-def _draw(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
-    if dtype.kind == "O":
-        return np.array([f"text {value}" for value in rng.integers(0, 99, shape).ravel()], object).reshape(shape)
-    return rng.integers(0, HIGH[dtype.kind], shape).astype(dtype)

@@ -13,6 +13,7 @@ import pytest
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch, running_server
+from tests.clients._command import clients, where
 
 SERVE = """\
     serve:
@@ -67,6 +68,8 @@ def test_other_schedulers_load(project: Project, serve: str) -> None:
     rebuild(project, serve)
     with running_server(project.repository) as server:
         assert ask(server, "/ready") is None  # 200 without a body
+        done = clients("validate", "digits", "--transport", "http", *where(server, project.repository))
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_running_server_loads_what_is_published_and_rolled_back(project: Project) -> None:

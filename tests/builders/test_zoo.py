@@ -299,6 +299,9 @@ def test_a_python_file_beside_the_config_is_a_source(empty: Callable[[str], Proj
     assert (mine["status"], gone["status"]) == ("built", "failed")
     assert "there is no file code/gone.py" in gone["errors"][0]["what"]
     assert "dims: [3]" in (project.repository / "mine/config.pbtxt").read_text()
+    (project.folder / "code/planwright_test_factor.py").write_text("FACTOR = 5\n")
+    assert json.loads(project.build("mine", "--json").out)["models"][0]["status"] == "built", "what it imports counts"
+    assert "dims: [5]" in (project.repository / "mine/config.pbtxt").read_text()
     (project.folder / "code/mine.py").write_text(code.replace("64, 4", "48, 4"))
     assert json.loads(project.build("mine", "--json").out)["models"][0]["status"] == "built"
     (project.folder / "code/mine.py").write_text(code.replace("FACTOR)", "FACTOR + no_such)"))

@@ -25,8 +25,8 @@ WEIGHTS = RANDOM.normal(size=(4, 3)).astype(np.float32)
 
 
 def floats(*shape: int) -> Any:
-    """Return random numbers."""
-    return RANDOM.normal(size=shape).astype(np.float32)
+    """Return random numbers; one of them without a shape."""
+    return np.asarray(RANDOM.normal(size=shape), np.float32)
 
 
 def publish(repository: Path, name: str, made: Any, config: str, samples: Sequence[Arrays], *, batch: dict[str, Any],
@@ -58,13 +58,14 @@ def answer(made: Any, sample: Arrays, *, alone: bool) -> Arrays:
     if not alone:
         rows = [item.shape[0] for item in session.get_inputs()]
         feeds = {k: np.repeat(v[None], rows[0] if isinstance(rows[0], int) else 1, axis=0) for k, v in sample.items()}
-    feeds = {
-        k: np.array([[item.decode() for item in row] for row in v], dtype=object) if v.dtype.kind == "O" else v
-        for k, v in feeds.items()
-    }
+    feeds = {k: _decoded(v) if v.dtype.kind == "O" else v for k, v in feeds.items()}
     names = [item.name for item in session.get_outputs()]
-    found = dict(zip(names, session.run(names, feeds), strict=True))
-    return found if alone else {k: v[0] for k, v in found.items()}
+    found = {name: np.asarray(made) for name, made in zip(names, session.run(names, feeds), strict=True)}
+    return found if alone else {k: v[0, ...] for k, v in found.items()}
+
+
+def _decoded(array: Any) -> Any:
+    return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(array.shape)
 
 
 def affine_model(rows: int | str = "n") -> Any:
@@ -188,6 +189,109 @@ def classes(repository: Path) -> Path:
     )
 
 
+def per_sample(repository: Path) -> Path:
+    """Publish a model of one number, one text and some numbers per sample: d = 2 k, s = k + sum(v), and the text again."""
+    made = _models.model(
+        [
+            helper.make_node("Mul", ["k", "two"], ["d"]),
+            helper.make_node("ReduceSum", ["v", "axis"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["sum", "k"], ["s"]),
+            helper.make_node("Identity", ["w"], ["again"]),
+        ],
+        [
+            _models.value("k", "FP32", ["n"]),
+            _models.value("v", "FP32", ["n", "m"]),
+            _models.value("w", "STRING", ["n"]),
+        ],
+        [_models.value("d", "FP32", ["n"]), _models.value("s", "FP32", ["n"]), _models.value("again", "STRING", ["n"])],
+        [_models.constant("two", np.float32(2)), _models.constant("axis", np.array([1]))],
+    )
+    io = _models.reshaped("input", ("k", "FP32", [1], []), ("w", "STRING", [1], []))
+    io += _models.tensors("input", ("v", "FP32", [-1]))
+    io += _models.reshaped("output", ("d", "FP32", [1], []), ("s", "FP32", [1], []), ("again", "STRING", [1], []))
+    samples = [
+        {"k": floats(), "v": floats(length), "w": np.array(word.encode(), object)}
+        for length, word in ((3, "one"), (5, "zwölf"), (3, ""), (3, "三"))
+    ]
+    config = f"max_batch_size: 4\n{io}{_models.instances(1)}{BATCHING}"
+    return publish(repository, "per_sample", made, config, samples, batch={"kind": "dynamic", "max": 4})
+
+
+def scalars(repository: Path) -> Path:
+    """Publish a model without a batch axis that multiplies numbers by a scalar: p = s v, t = sum(p), and a text again."""
+    made = _models.model(
+        [
+            helper.make_node("Mul", ["s", "v"], ["p"]),
+            helper.make_node("ReduceSum", ["p"], ["t"], keepdims=0),
+            helper.make_node("Identity", ["w"], ["again"]),
+        ],
+        [_models.value("s", "FP32", []), _models.value("v", "FP32", ["m"]), _models.value("w", "STRING", [])],
+        [_models.value("t", "FP32", []), _models.value("p", "FP32", ["m"]), _models.value("again", "STRING", [])],
+    )
+    io = _models.tensors("input", ("s", "FP32", [1]), ("v", "FP32", [-1]), ("w", "STRING", [1]))
+    io += _models.tensors("output", ("t", "FP32", [1]), ("p", "FP32", [-1]), ("again", "STRING", [1]))
+    names = 'parameters { key: "planwright_scalars" value { string_value: \'["s", "w", "t", "again"]\' } }\n'
+    samples = [{"s": floats(), "v": floats(3), "w": np.array(word.encode(), object)} for word in ("one", "zwölf", "")]
+    config = f"max_batch_size: 0\n{io}{_models.instances(1)}{names}"
+    return publish(repository, "scalars", made, config, samples, batch={"kind": "none", "max": 0})
+
+
+def fixed_numbers(repository: Path) -> Path:
+    """Publish d = 2 k of one number per sample, as an engine of four rows."""
+    made = _models.model(
+        [helper.make_node("Add", ["k", "k"], ["d"])],
+        [_models.value("k", "FP32", [4])],
+        [_models.value("d", "FP32", [4])],
+    )
+    io = _models.tensors("input", ("k", "FP32", [4])) + _models.tensors("output", ("d", "FP32", [4]))
+    parameter = 'parameters { key: "planwright_fixed_batch" value { string_value: "4" } }\n'
+    config = f"max_batch_size: 0\n{io}{_models.instances(1)}{parameter}"
+    return publish(
+        repository,
+        "fixed_numbers",
+        made,
+        config,
+        [{"k": floats()} for _ in range(6)],
+        batch={"kind": "fixed", "max": 4},
+    )
+
+
+def shapes(repository: Path) -> Path:
+    """Publish a model whose config.pbtxt shows other shapes than its own, with and without open dims."""
+    made = _models.model(
+        [helper.make_node("Identity", ["a"], ["a_out"]), helper.make_node("Identity", ["b"], ["b_out"])],
+        [_models.value("a", "FP32", ["n", "m"]), _models.value("b", "FP32", ["n", 2, 3])],
+        [_models.value("a_out", "FP32", ["n", "m"]), _models.value("b_out", "FP32", ["n", 2, 3])],
+    )
+    io = _models.reshaped("input", ("a", "FP32", [-1, 1], [-1]), ("b", "FP32", [6], [2, 3]))
+    io += _models.reshaped("output", ("a_out", "FP32", [1, -1], [-1]), ("b_out", "FP32", [3, 2], [2, 3]))
+    samples = [{"a": floats(length), "b": floats(2, 3)} for length in (5, 7, 5)]
+    config = f"max_batch_size: 4\n{io}{_models.instances(1)}{BATCHING}"
+    return publish(repository, "shapes", made, config, samples, batch={"kind": "dynamic", "max": 4})
+
+
+def odd_numbers(repository: Path) -> Path:
+    """Publish y = log(x) with inputs that make -inf, inf and NaN of it, and an input that is NaN itself."""
+    made = _models.model(
+        [helper.make_node("Log", ["x"], ["y"])],
+        [_models.value("x", "FP32", ["n", 4])],
+        [_models.value("y", "FP32", ["n", 4])],
+    )
+    io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [4]))
+    odd = (np.nan, 0.0, np.inf, -1.0)
+    samples = [{"x": np.float32([1 + i, 2 * i + 1, odd[i % 4], 3])} for i in range(8)]
+    config = f"max_batch_size: 4\n{io}{_models.instances(1)}{BATCHING}"
+    return publish(repository, "odd_numbers", made, config, samples, batch={"kind": "dynamic", "max": 4})
+
+
+def sequence(repository: Path) -> Path:
+    """Publish y = x W as a model whose requests belong to sequences."""
+    io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [3]))
+    config = f"max_batch_size: 4\n{io}{_models.instances(1)}sequence_batching {{ oldest {{ max_candidate_sequences: 8 }} }}\n"
+    samples = [{"x": floats(4)} for _ in range(8)]
+    return publish(repository, "sequence", affine_model(), config, samples, batch={"kind": "dynamic", "max": 4})
+
+
 def reverser(repository: Path, name: str = "reverser") -> Path:
     """Publish a model that mixes up the answers of one execution; right as long as each runs alone."""
     end = np.array([np.iinfo(np.int64).min])
@@ -208,6 +312,20 @@ def reverser(repository: Path, name: str = "reverser") -> Path:
 
 def all_models(repository: Path) -> Path:
     """Publish every well-behaved model; returns the repository."""
-    for make in (affine, fixed, foreign, two, any_length, text, classes):
+    for make in (
+        affine,
+        fixed,
+        foreign,
+        two,
+        any_length,
+        text,
+        classes,
+        per_sample,
+        scalars,
+        fixed_numbers,
+        shapes,
+        sequence,
+        odd_numbers,
+    ):
         make(repository)
     return repository

@@ -26,8 +26,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[ServerInfo]:
-    """A server that lets clients use shared memory; ``sleeper`` answers when it likes and has no golden samples."""
+    """A server that lets clients use shared memory; it also has models of tests/_models.py, without golden samples."""
     _models.sleeper(repository, "sleeper")
+    _models.varied(repository)
+    _models.steps(repository, "steps_direct")
+    _models.steps(repository, "steps_oldest", how="oldest { max_candidate_sequences: 4 }")
+    _models.adder(repository, "decoupled", extra="model_transaction_policy { decoupled: true }\n")
+    _models.echo(repository, "echo", list(_models.ONNX_TYPES))
     with running_server(repository, "--allow-client-shm") as info:
         yield info
 

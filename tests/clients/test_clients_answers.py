@@ -17,7 +17,19 @@ from planwright.server_info import ServerInfo
 from tests.clients._golden import WEIGHTS, floats
 from tests.clients.conftest import WAY_NAMES, WAYS
 
-MODELS = ["affine", "fixed", "foreign", "two", "any_length", "text", "classes"]
+MODELS = [
+    "affine",
+    "fixed",
+    "foreign",
+    "two",
+    "any_length",
+    "text",
+    "classes",
+    "per_sample",
+    "scalars",
+    "fixed_numbers",
+    "shapes",
+]
 Connect = Callable[..., TritonModel]
 
 
@@ -33,11 +45,14 @@ def same(expected: Any, actual: Any) -> bool:
 def test_every_golden_sample_gets_its_answer(connect: Connect, repository: Path, name: str) -> None:
     golden = Golden.load(repository / name / "1" / "golden.npz")
     model = connect(name)
+    call = model.standalone()
     for group in golden.samples():
         sample = {key: array[0] for key, array in group.inputs.items()}
-        answers = model.infer_sample(sample) if model.info.batches else model.infer_batch(sample)
+        answers = call.infer_sample(sample) if model.info.batches else call.infer_batch(sample)
         for key, expected in group.outputs.items():
-            assert same(expected[0], answers[key])
+            assert isinstance(answers[key], np.ndarray)
+            assert answers[key].shape == expected.shape[1:]
+            assert same(expected[0, ...], answers[key])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 9, 20])
@@ -47,6 +62,43 @@ def test_a_batch_of_any_size_is_answered_in_order(connect: Connect, rows: int) -
         answers = connect(name).infer_batch(x=x)
         assert answers["y"].shape == (rows, 3)
         assert same(x @ WEIGHTS, answers["y"])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+def test_one_number_per_sample_goes_in_and_comes_out_as_such(connect: Connect, rows: int) -> None:
+    k, v, w = floats(rows), floats(rows, 3), np.array(["größe", "", "三", "a b", "x\0"] * 2, object)[:rows]
+    model = connect("per_sample")
+    assert [tensor.shape for tensor in model.info.inputs] == [(), (), (-1,)]
+    found = [model.infer_batch(k=k, v=v, w=w)] + ([model.prepare(k=k, v=v, w=w).infer()] if rows <= 4 else [])
+    for answers in found:
+        assert [answers[name].shape for name in ("d", "s", "again")] == [(rows,)] * 3
+        assert same(2 * k, answers["d"])
+        assert same(k + v.sum(axis=1), answers["s"])
+        assert [word.decode() for word in answers["again"]] == w.tolist()
+    with pytest.raises(InvalidRequest, match="must have shape"):
+        model.infer_batch(k=k[:, None], v=v, w=w)
+    assert same(2 * k, connect("fixed_numbers").infer_batch(k=k)["d"])
+
+
+def test_scalars_of_a_model_without_a_batch_axis(connect: Connect) -> None:
+    model, v = connect("scalars"), floats(5)
+    for answers in (
+        model.infer_batch(s=np.float32(3), v=v, w="größe"),
+        model.prepare(s=np.float32(3), v=v, w="größe").infer(),
+    ):
+        assert (answers["t"].shape, answers["p"].shape, answers["again"].shape) == ((), (5,), ())
+        assert same(3 * v, answers["p"])
+        assert same(3 * v.sum(), answers["t"])
+        assert answers["again"].item().decode() == "größe"
+    with pytest.raises(InvalidRequest, match="must have shape"):
+        model.infer_batch(s=np.float32([3]), v=v, w="größe")
+
+
+def test_shapes_that_config_shows_otherwise_are_the_models_own_here(connect: Connect) -> None:
+    model, a, b = connect("shapes"), floats(6, 5), floats(6, 2, 3)
+    answers = model.infer_batch(a=a, b=b)
+    assert same(a, answers["a_out"])
+    assert same(b, answers["b_out"])
 
 
 def test_inputs_go_by_name_by_place_or_as_one_mapping(connect: Connect) -> None:
@@ -144,10 +196,10 @@ def test_the_async_twin_answers_many_at_once(server: ServerInfo, repository: Pat
         async with AsyncTritonModel(name, url, protocol=protocol, shared_memory=memory) as model:
             groups = list(version.golden().samples())
             samples = [{key: array[0] for key, array in group.inputs.items()} for group in groups]
-            batches = (await model.info()).batches
-            found = await asyncio.gather(*(model.infer_sample(s) if batches else model.infer_batch(s) for s in samples))
+            batches, call = (await model.info()).batches, await model.standalone()
+            found = await asyncio.gather(*(call.infer_sample(s) if batches else call.infer_batch(s) for s in samples))
             for group, answers in zip(groups, found, strict=True):
-                assert all(same(expected[0], answers[key]) for key, expected in group.outputs.items())
+                assert all(same(expected[0, ...], answers[key]) for key, expected in group.outputs.items())
 
     for name in MODELS:
         asyncio.run(ask(name))

@@ -40,7 +40,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "different batches": (lambda g: {**g, "x": np.zeros((1, 2), np.float32)}, "disagree about the batch"),
     "empty": (lambda g: good(0), "batch is empty"),
     "NaN": (lambda g: {**g, "x": np.array([[0, np.nan]] * 3, np.float32)}, "3 of 6 elements"),
-    "ragged": (lambda g: {**g, "x": [[1.0], [1.0, 2.0]]}, "is no array"),
+    "ragged": (lambda g: {**g, "x": [[1.0], [1.0, 2.0]]}, "is not an array"),
 }
 
 

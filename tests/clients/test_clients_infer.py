@@ -65,6 +65,16 @@ def test_a_model_without_a_batch_axis_takes_whole_tensors(ask: Any, tmp_path: Pa
     assert json.loads(done.stdout) == {"y": [[0.0] * 3] * 2}
 
 
+def test_one_number_or_text_per_sample_is_a_number_or_text_in_a_file(ask: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"k": 3, "v": [1, 2], "w": "größe"}))
+    np.savez(tmp_path / "a.npz", k=np.float32(3), v=np.float32([1, 2]), w=np.array("größe"))
+    for name in ("a.json", "a.npz"):
+        assert json.loads(ask("per_sample", tmp_path / name, "--json").stdout) == {"d": 6, "s": 6, "again": "größe"}
+    assert "again: 'größe'" in ask("per_sample", tmp_path / "a.json").stdout
+    (tmp_path / "b.json").write_text(json.dumps({"s": 3, "v": [1, 2], "w": "größe"}))
+    assert json.loads(ask("scalars", tmp_path / "b.json", "--json").stdout) == {"t": 9, "p": [3, 6], "again": "größe"}
+
+
 def make(path: Path) -> Path:
     """Write the broken file that the name stands for."""
     contents: dict[str, bytes] = {

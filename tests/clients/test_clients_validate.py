@@ -61,13 +61,16 @@ def rows(
     return list(validate(repository, list(names), list(transports), Addresses(server.http_url, server.grpc_url)))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "odd_numbers"])
 def test_a_right_model_passes_every_transport_and_batch(server: ServerInfo, repository: Path, name: str) -> None:
     found = rows(server, repository, name)
     assert {row.verdict for row in found} == {"ok"}, found
     expected = {
         "fixed": {"1", "4"},
+        "fixed_numbers": {"1", "4"},
         "foreign": {"whole"},
+        "scalars": {"whole"},
+        "sequence": {"1", "8 in flight"},
         "affine": {"1", "4", "8", "8 in flight"},
     }.get(name, {"1", "2", "4", "8 in flight"})
     for transport in ("http", "grpc", "shm"):

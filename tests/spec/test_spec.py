@@ -167,6 +167,7 @@ def test_every_modelconfig_field_is_known_to_the_schema() -> None:
     assert set(serve) < fields
     assert fields - set(serve) == {
         "name", "platform", "backend", "runtime", "input", "output", "max_batch_size", "version_policy", "default_model_filename",
+        "cc_model_filenames", "batch_input", "batch_output", "ensemble_scheduling", "model_repository_agents", "model_operations",
     }  # fmt: skip
 
 

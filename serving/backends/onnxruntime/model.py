@@ -130,10 +130,14 @@ class TritonPythonModel:
         return {name: self._checked(name, array, rows) for name, array in zip(names, arrays, strict=True)}
 
     def _checked(self, name: str, array: Any, rows: int) -> Any:
-        """Return an output as config.pbtxt declares it; the server would pass on anything."""
+        """Return an output as config.pbtxt declares it; the server would pass on anything.
+
+        Where config.pbtxt reshapes an output, the server does that itself, and takes the sizes of open dims from the model's own shape.
+        """
         item = self._outputs[name]
-        dims = [rows, *item["dims"]] if self._batching else item["dims"]
-        if item.get("reshape") or array.ndim == 0:
+        dims = item["reshape"].get("shape", []) if item.get("reshape") else item["dims"]
+        dims = [rows, *dims] if self._batching else dims
+        if array.ndim == 0:
             array = array.reshape(dims)
         if array.ndim != len(dims) or any(d not in (-1, size) for d, size in zip(dims, array.shape, strict=True)):
             raise RuntimeError(

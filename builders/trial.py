@@ -1,0 +1,251 @@
+"""The trial load: what is about to be published is loaded once by the server that is found here, and answers.
+
+In      config.pbtxt and the version folders as they are about to be published.
+Out     a record for build.json, or a `StageError` with Triton's own sentence or the first wrong answer.
+
+Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
+verified, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
+there, because more of them prove nothing more and may not fit beside what is served; and of golden samples of one shape the
+first few are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
+janitor cleans up after it, also after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from builders import pbtxt, serve_place
+from builders.stage import Job
+from planwright import serve_fields, triton_admin
+from planwright.errors import Fault, MachineError, StageError
+from planwright.golden import Golden
+from planwright.gpu import devices
+from planwright.integrity import CONFIG
+from planwright.own_server import ROOT, own_server
+from planwright.server_info import ServerInfo
+
+FLAG, GOLDEN = "--no-trial-load", "golden.npz"
+LOAD_S, ANSWER_S = 600.0, 3600.0
+SAMPLES = 8  # of each shape
+_SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
+_POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
+
+
+class TrialServer:
+    """A server of this command's own; it is started when it is first needed.
+
+    Args:
+        build: Folder of intermediate files, on the same disk as what is linked.
+        wanted: False under ``--no-trial-load``.
+    """
+
+    def __init__(self, build: Path, *, wanted: bool = True) -> None:
+        self._build, self.wanted = build, wanted
+        self._stack = ExitStack()
+        self._worker = ThreadPoolExecutor(1)
+        self._starting: Future[ServerInfo] | None = None
+        self._folder = Path()
+
+    def __enter__(self) -> TrialServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        self._worker.shutdown()
+
+    def start(self) -> None:
+        """Start the server in the background, where there is none yet."""
+        if self.wanted and self._starting is None:
+            self._folder = _scratch(self._build)
+            (self._folder / "repository").mkdir()
+            self._starting = self._worker.submit(self._enter)
+
+    def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
+        """Load a model and let it answer golden samples at batch 1 and max.
+
+        Args:
+            job: The model's build.
+            text: config.pbtxt.
+            versions: Version → folder with its files.
+
+        Returns:
+            A JSON value for build.json; ``skipped`` says why nothing was loaded.
+
+        Raises:
+            StageError: stage 'serve': it does not load, or an answer is wrong or missing.
+            MachineError: There is no server here (exit 3).
+        """
+        if not self.wanted:
+            return {"skipped": FLAG}
+        self.start()
+        server, began = self._server(), time.perf_counter()
+        too_new = serve_fields.version_faults(job.model.serve, _version(server), job.model.where)
+        if too_new:
+            return {"skipped": f"the server here is {server.version}: {too_new[0].what}"}
+        folder = self._folder / "repository" / job.model.name
+        try:
+            _assemble(folder, text, versions)
+            self._load(job, server)
+            checks = self._answers(job, server)
+        finally:
+            self._unload(server, folder)
+        return {"server": server.version, "checks": checks, "seconds": round(time.perf_counter() - began, 3)}
+
+    def _enter(self) -> ServerInfo:
+        pool = [f"--cuda-memory-pool-byte-size=0:{_POOL_BYTES}"] if devices() else []
+        flags = ["--model-control-mode=explicit", "--model-repository", str(self._folder / "repository"),
+                 "--exit-timeout-secs=0", "--allow-grpc=false", *pool]  # fmt: skip
+        return self._stack.enter_context(
+            own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
+        )
+
+    def _server(self) -> ServerInfo:
+        assert self._starting is not None
+        try:
+            return self._starting.result()
+        except MachineError as error:
+            self._stop()
+            raise MachineError(_no_server(error)) from None
+
+    def _load(self, job: Job, server: ServerInfo) -> None:
+        try:
+            triton_admin.load(server, job.model.name, timeout_s=LOAD_S)
+        except triton_admin.GoneError as error:
+            why = f"the server ended while it loaded the model ({error}): {_last_words(server)}"
+            self._stop()
+            raise StageError("serve", _refused(job, why)) from None
+        except triton_admin.RefusedError as error:
+            raise StageError("serve", _refused(job, str(error))) from None
+
+    def _answers(self, job: Job, server: ServerInfo) -> int:
+        """Return how many rows of validate were checked."""
+        name = job.model.name
+        command = [sys.executable, "-m", "clients", "validate", name, "--json", "--transport", "http", "--batch", "1",
+                   "--batch", "max", "--trust-repository", "--repository", str(self._folder / "repository"),
+                   "--server-file", str(self._folder / "server.json")]  # fmt: skip
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        except subprocess.TimeoutExpired:
+            self._stop()
+            raise StageError("serve", _unanswered(job, f"no answer within {ANSWER_S:g} s")) from None
+        document = _document(done.stdout)
+        bad = next((row for row in document.get("rows", []) if row["verdict"] in ("WRONG", "FAILED")), None)
+        if bad is not None:
+            raise StageError("serve", _unanswered(job, f"{bad['verdict']} at batch {bad['batch']}: {bad['reason']}"))
+        if done.returncode:
+            errors = document.get("errors") or [{"what": done.stderr.strip()[-2000:]}]
+            why = "; ".join(filter(None, [errors[0]["what"], errors[0].get("why", ""), _last_words(server)]))
+            self._stop()
+            raise StageError("serve", _unanswered(job, why))
+        return len(document["rows"])
+
+    def _unload(self, server: ServerInfo, folder: Path) -> None:
+        if self._starting is not None:
+            try:
+                triton_admin.unload(server, folder.name)
+            except triton_admin.RefusedError:
+                self._stop()  # the next model gets a server of its own
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _stop(self) -> None:
+        """End the server and remove its folder; the next `start` begins with another one."""
+        if self._starting is None:
+            return
+        self._starting.exception()  # waits for a start that is under way
+        self._starting = None
+        self._stack.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _scratch(build: Path) -> Path:
+    """Return a fresh folder beside the staged files, elsewhere only where the server could not take its path."""
+    folder = build.resolve() / ".staging" / f"trial-{os.getpid()}"
+    if not _SAFE.fullmatch(str(folder)):
+        return Path(tempfile.mkdtemp(prefix="planwright-trial-"))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
+    config = pbtxt.parse(text)
+    for group in config.instance_group:
+        group.count = 1
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(pbtxt.printed(config))
+    for version, source in versions.items():
+        shutil.copytree(source, folder / str(version), copy_function=_link)
+        golden = Golden.load(source / GOLDEN)
+        (folder / str(version) / GOLDEN).unlink()  # a link to the published file
+        few = tuple(group.take(range(min(len(group), SAMPLES))) for group in golden.groups)
+        Golden(few, golden.meta).save(folder / str(version) / GOLDEN)
+    for source in versions.values():
+        if (source.parent / "warmup").is_dir():
+            shutil.copytree(source.parent / "warmup", folder / "warmup", copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _version(server: ServerInfo) -> tuple[int, int]:
+    major, minor, *_ = (int(part) for part in re.findall(r"\d+", server.version))
+    return major, minor
+
+
+def _last_words(server: ServerInfo) -> str:
+    try:
+        lines = Path(server.log).read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return " ".join(line.strip() for line in lines if line.strip())[-500:]
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return found
+
+
+def _no_server(error: MachineError) -> Fault:
+    fault = error.faults[0]
+    fix = f"make setup; or publish without it: python builders/build_all.py {FLAG}"
+    why = "\n".join(filter(None, [fault.what, fault.why]))
+    return Fault(
+        "the trial load needs a server, and none starts here", why=why, fix=fix, check="python -m serving --help"
+    )
+
+
+def _refused(job: Job, why: str) -> Fault:
+    what = f"{job.model.name} does not load in the server found here; nothing was published"
+    return Fault(what, serve_place.of(job.model, why), why, *_ways(job))
+
+
+def _unanswered(job: Job, why: str) -> Fault:
+    what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
+    return Fault(what, serve_place.of(job.model, why), why, *_ways(job))
+
+
+def _ways(job: Job) -> tuple[str, str]:
+    command = f"python builders/build_all.py {job.model.name}"
+    return f"change config.yaml as the server says; or publish it as it is: {command} {FLAG}", command

@@ -1,0 +1,93 @@
+"""What a caller gives as an input, as an array that can be sent.
+
+In      anything: arrays of any layout and byte order, lists, numbers, text.
+Out     arrays in native byte order, text as bytes objects; `InvalidRequest` for what is not an array of numbers or text.
+
+Conversion runs code of other libraries, a tensor's ``__array__`` or a data frame's, so whatever it raises is the caller's mistake and named
+as such. A mask is refused where it hides something: dropping it would send what the caller has marked as not to be used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planwright.errors import Fault
+
+from .errors import InvalidRequest
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+_TEXT_KINDS = "SUT"  # bytes, str, and numpy 2's StringDType
+
+
+def as_array(model: str, name: str, value: Any) -> Array:
+    """Return `value` as an array in native byte order, text as objects.
+
+    Raises:
+        InvalidRequest: It is not an array, such as lists of different lengths, or parts of it are masked.
+    """
+    try:
+        if _hides(value):
+            fix = "send array.filled(value), or leave the masked samples out"
+            raise InvalidRequest(Fault(f"{model}: input '{name}' is masked", why="a model knows no masks", fix=fix))
+        array = np.asarray(value)
+        if array.dtype.kind in _TEXT_KINDS:
+            return array.astype(object)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    except InvalidRequest:
+        raise
+    except Exception as error:
+        what, why = f"{model}: input '{name}' is not an array", str(error) or type(error).__name__
+        raise InvalidRequest(Fault(what, why=why, fix="give numpy arrays, or lists of equal lengths")) from None
+
+
+def _hides(value: Any) -> bool:
+    """True where `value`, or an array in a list, is masked somewhere."""
+    if isinstance(value, np.ma.MaskedArray):
+        return bool(np.ma.is_masked(value))
+    return isinstance(value, (list, tuple)) and any(
+        _hides(each) for each in value if isinstance(each, (np.ma.MaskedArray, list, tuple))
+    )
+
+
+def sendable(model: str, name: str, array: Array, *, allow_nan: bool) -> tuple[Array, list[Fault]]:
+    """Return an array of the right type and shape in C order, text as UTF-8 bytes, and what is wrong with its values.
+
+    Raises:
+        InvalidRequest: It is a view, such as a broadcast one, that does not fit into memory when written out.
+    """
+    if array.dtype.kind == "O":
+        return _text(model, name, array)
+    try:
+        array = np.asarray(array, order="C")
+    except MemoryError as error:
+        what, fix = f"{model}: input '{name}' does not fit into memory", "send smaller batches"
+        raise InvalidRequest(Fault(what, why=str(error), fix=fix)) from None
+    return array, [] if allow_nan else _nan_faults(model, name, array)
+
+
+def _text(model: str, name: str, array: Array) -> tuple[Array, list[Fault]]:
+    other = {type(item).__name__ for item in array.ravel() if not isinstance(item, (str, bytes))}
+    if other:
+        why = f"it holds a {', a '.join(sorted(other))}"
+        return array, [Fault(f"{model}: input '{name}' must hold text", why=why, fix="give str or bytes")]
+    made = np.empty(array.size, dtype=object)
+    try:
+        # bytes(): tritonclient sends anything but bytes itself, even numpy's kind of bytes, as its repr
+        made[:] = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel()]
+    except UnicodeEncodeError as error:
+        what, fix = f"{model}: input '{name}' holds text that UTF-8 cannot encode", "give whole characters, or bytes"
+        return array, [Fault(what, why=str(error), fix=fix)]
+    return made.reshape(array.shape), []
+
+
+def _nan_faults(model: str, name: str, array: Array) -> list[Fault]:
+    # min is NaN when any element is, and needs no second array of the size of the first
+    if array.dtype.kind != "f" or not array.size or not np.isnan(array.min()):
+        return []
+    count = int(np.isnan(array).sum())
+    fix = "clean the data, or say TritonModel(..., allow_nan=True) where the model expects NaN"
+    return [Fault(f"{model}: input '{name}' holds NaN", why=f"{count} of {array.size} elements", fix=fix)]

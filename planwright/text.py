@@ -1,0 +1,66 @@
+"""Text tensors: str for a model, bytes with their lengths on disk.
+
+In      numpy arrays of text in any of numpy's forms: ``<U``, ``S``, or objects of str or bytes.
+Out     object arrays of str, and a form that an npz holds without pickle.
+
+numpy's fixed-width forms cannot hold text that ends with NUL, so a packed array keeps every length. Bytes that are not UTF-8
+stay bytes: a BYTES tensor may carry anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+KINDS = "OSU"  # numpy kinds that carry text
+
+
+def is_text(array: Array) -> bool:
+    """Say whether an array carries text."""
+    return array.dtype.kind in KINDS
+
+
+def decoded(array: Array) -> Array:
+    """Return an object array of str.
+
+    Example:
+        >>> decoded(np.array([b"ja", "größe"], object)).tolist()
+        ['ja', 'größe']
+    """
+    return _objects([_decoded(item) for item in array.ravel()], array.shape)
+
+
+def _decoded(item: Any) -> Any:
+    if not isinstance(item, bytes):
+        return str(item)
+    try:
+        return item.decode()
+    except UnicodeDecodeError:
+        return bytes(item)
+
+
+def packed(array: Array) -> tuple[Array, Array]:
+    """Return the bytes of all elements, one after the other, and their lengths in the array's shape.
+
+    Raises:
+        UnicodeEncodeError: An element has a lone surrogate, which UTF-8 cannot say.
+    """
+    flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    lengths = np.array([len(item) for item in flat], np.int64).reshape(array.shape)
+    return np.frombuffer(b"".join(flat), np.uint8), lengths
+
+
+def unpacked(content: Array, lengths: Array) -> Array:
+    """Return what `packed` was given, as objects of bytes: the form in which text comes from a server."""
+    whole, ends = content.tobytes(), np.cumsum(lengths.ravel())
+    items = [whole[end - length : end] for end, length in zip(ends, lengths.ravel(), strict=True)]
+    return _objects(items, lengths.shape)
+
+
+def _objects(items: list[Any], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array.reshape(shape)
