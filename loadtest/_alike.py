@@ -1,4 +1,4 @@
-"""In what two sets of runs differ apart from their figures, so that nobody takes another machine for another speed.
+"""Report environment differences between two sets of runs, so that new hardware is not read as a speed-up.
 
 In      the records of both sides.
 Out     `Difference`s, each with its name and what either side says.

@@ -64,7 +64,7 @@ def store(args: argparse.Namespace) -> int:
     for record in records:
         status = record.report["verdict"].get("status")
         if status != "pass":
-            console.warn(f"{record.where} is no good base: its own verdict is {status}")
+            console.warn(f'{record.where} is not a reliable baseline: its verdict is "{status}"')
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     several = {"schema": LAYOUT, "kind": BASELINE, "created": created, "runs": [record.report for record in records]}
     value = records[0].report if len(records) == 1 else several
@@ -79,7 +79,7 @@ def sides(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
     """Return the runs of both sides.
 
     Raises:
-        SpecError: A side is missing, or something is no report of a run; all faults at once.
+        SpecError: A side is missing, or something is not the report of a run; all faults at once.
     """
     base = [*args.base, *([args.baseline] if args.baseline else [])]
     given = list(args.runs)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -46,7 +46,8 @@ class Feed:
     def __init__(self, arrivals: Iterator[Arrival], models: Iterable[str], length_s: float = math.inf) -> None:
         self._arrivals, self._length_s = arrivals, length_s
         self._waiting: dict[str, deque[float]] = {name: deque() for name in models}
-        self._idle: dict[str, deque[_Idle]] = {name: deque() for name in models}
+        self._idle: dict[str, dict[str, deque[_Idle]]] = {name: {} for name in self._waiting}
+        self._had: Counter[tuple[str, str]] = Counter()
         self._ready: deque[tuple[float, str]] = deque()
         self._wake = gevent.get_hub().loop.async_()
         self._zero = self._last = 0.0
@@ -100,24 +101,29 @@ class Feed:
             self._release_users()
         return self._last
 
-    def take(self, models: Sequence[str]) -> Arrival | None:
-        """Wait for the next request of one of these models; `due_s` is the moment it was due. None at the end."""
+    def take(self, models: Sequence[str], kind: str = "") -> Arrival | None:
+        """Wait for the next request of one of these models; `due_s` is the moment it was due. None at the end.
+
+        Of the idle users of a model, one of the `kind` (a transport) that has had the fewest of its requests comes next: users that
+        simply took turns could fall into step with models that do, and leave a model without a transport.
+        """
         waiting = [name for name in models if self._waiting[name]]
         if waiting and clock() < self._deadline:
             name = min(waiting, key=lambda each: self._waiting[each][0])
             self.waited += 1
             self._taken += 1
+            self._had[name, kind] += 1
             return Arrival(self._waiting[name].popleft(), name)
-        arrival = None if self._released else self._wait(models)
+        arrival = None if self._released else self._wait(models, kind)
         if arrival is not None:
             self._taken += 1
             self.late.record_value(min(max(round((clock() - arrival.due_s) * 1e6), LOWEST_US), HIGHEST_US))
         return arrival
 
-    def _wait(self, models: Sequence[str]) -> Arrival | None:
+    def _wait(self, models: Sequence[str], kind: str) -> Arrival | None:
         idle = _Idle()
         for name in models:
-            self._idle[name].append(idle)
+            self._idle[name].setdefault(kind, deque()).append(idle)
         try:
             arrival: Arrival | None = idle.inbox.get()
             return arrival
@@ -125,7 +131,7 @@ class Feed:
             idle.give(None)  # a user that is stopped takes nothing any more
             for name in models:
                 with suppress(ValueError):
-                    self._idle[name].remove(idle)
+                    self._idle[name][kind].remove(idle)
 
     def _run(self) -> None:
         """Sleep until each arrival and wake the loop; the system's own thread."""
@@ -149,16 +155,18 @@ class Feed:
             self._release_users()
 
     def _hand_over(self, arrival: Arrival) -> None:
-        """Give an arrival to the user of its model that has been idle for longest, or let it wait."""
-        users = self._idle[arrival.model]
-        while users:
-            if users.popleft().give(arrival):
-                return
+        """Give an arrival to an idle user of its model, or let it wait."""
+        kinds = self._idle[arrival.model]
+        for kind in sorted(kinds, key=lambda each: self._had[arrival.model, each]):
+            while kinds[kind]:
+                if kinds[kind].popleft().give(arrival):
+                    self._had[arrival.model, kind] += 1
+                    return
         self._waiting[arrival.model].append(arrival.due_s)
 
     def _release_users(self) -> None:
         self._released = True
-        for users in self._idle.values():
+        for users in [users for kinds in self._idle.values() for users in kinds.values()]:
             while users:
                 users.popleft().give(None)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from planwright.golden import Golden, Group
 PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
 MOST_RIGHT = 64
 LOOK_AGAIN_S = 1.0  # how old the knowledge of the version that is served may be
-OWN_PAYLOADS = 4  # shared memory is the user's own, so few requests per user
+OWN_PAYLOADS = 4  # few requests per user, where it needs its own: in shared memory, or of a sequence model
 # what a report calls a transport -> protocol, and where tensors lie
 TRANSPORTS: dict[str, tuple[Protocol, SharedMemory | None]] = {
     "http": ("http", None), "grpc": ("grpc", None), "shm": ("grpc", "system"), "cuda": ("grpc", "cuda"),
@@ -53,7 +54,7 @@ class Payload:
     """A prepared request and what it should answer.
 
     Attributes:
-        own: True where its memory serves one connection only.
+        own: True where it serves one connection only.
         samples: How many it holds.
         right: Answers that were compared and are right: batches of other sizes round otherwise, so there are a few.
     """
@@ -71,20 +72,23 @@ class Payloads:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._built: dict[tuple[str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
+        self._turn = threading.Lock()
         self._newest: dict[str, tuple[float, Answers | None]] = {}
 
     def of(
         self, name: str, protocol: Protocol, model: TritonModel, *, own: bool
     ) -> tuple[list[Payload], repository.PublishedVersion]:
         """Return the payloads of a model and the version that answers; `own` makes some for this connection alone."""
-        key = (name, protocol)
-        if own or key not in self._built:
-            version = self._version(name, model)
-            made = self._prepared(model, version.golden(), own=own), version
-            if own:
-                return made
-            self._built[key] = made
-        return self._built[key]
+        if own:
+            return self._make(name, model, own=True)
+        with self._turn:  # users connect at once, and each would build them
+            if (name, protocol) not in self._built:
+                self._built[name, protocol] = self._make(name, model, own=False)
+        return self._built[name, protocol]
+
+    def _make(self, name: str, model: TritonModel, *, own: bool) -> tuple[list[Payload], repository.PublishedVersion]:
+        version = self._version(name, model)
+        return self._prepared(model, version.golden(), own=own), version
 
     def _prepared(self, model: TritonModel, golden: Golden, *, own: bool) -> list[Payload]:
         """Return requests of every size, each size as often as its weight says."""
@@ -133,7 +137,9 @@ class Session:
         self._model = TritonModel(
             name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s, allow_nan=True
         )  # golden samples may hold NaN where the model takes it for a missing value
-        self._choices, self._version = payloads.of(name, protocol, self._model, own=memory is not None)
+        # a prepared request of a sequence model has an id, which no two requests in flight may share
+        own = memory is not None or self._model.info.sequence
+        self._choices, self._version = payloads.of(name, protocol, self._model, own=own)
         self._mine: dict[int, PreparedRequest] = {}
         self._random = random.Random()
         self._asked = 0

@@ -82,7 +82,7 @@ class LoadRecord:
     def client(self, *, automatic: bool = False) -> dict[str, Any]:
         """Return report.json's ``client``.
 
-        ``cpu_share`` is that of the busiest process; `automatic` says that nobody gave a share of answers to check.
+        ``cpu_share`` is that of the busiest process; `automatic` is True where the share of answers to check follows the budget.
         """
         share, low, high = self.cost.share()
         return {

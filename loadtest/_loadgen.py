@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from clients import TritonModel, published
+from clients import PreparedRequest, TritonModel, published
 from clients.validate import sample_inputs
 
 _PERCENTILE = re.compile(r"^(\d+\.\d+) percentile latency \(ns\)\s*: (\d+)", re.MULTILINE)
@@ -50,12 +50,14 @@ class Workers:
         models = [TritonModel(job["model"], job["url"], **connect) for _ in range(job["connections"])]
         first = models[0]
         version = published.version(Path(job["repository"]), job["model"], job["version"])
-        self.requests = [
-            first.standalone().prepare(sample_inputs(first.info, group)) for group in version.golden().batches(1)
-        ]
+        self._groups = list(version.golden().batches(1))
+        self.requests = self._prepared(first)
         self._threads = [threading.Thread(target=self._work, args=(model,), daemon=True) for model in models]
         for thread in self._threads:
             thread.start()
+
+    def _prepared(self, model: TritonModel) -> list[PreparedRequest]:
+        return [model.standalone().prepare(sample_inputs(model.info, group)) for group in self._groups]
 
     def issue(self, samples: Any) -> None:
         """Take queries from LoadGen; it must not be held up."""
@@ -72,7 +74,8 @@ class Workers:
     def _work(self, model: TritonModel) -> None:
         import mlperf_loadgen as lg
 
-        requests = [request.using(model) for request in self.requests]
+        # a prepared request of a sequence model has an id, which no two requests in flight may share
+        requests = self._prepared(model) if model.info.sequence else [each.using(model) for each in self.requests]
         while (item := self._queue.get()) is not None:
             number, index = item
             try:

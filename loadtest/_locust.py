@@ -47,7 +47,7 @@ def environment(model: str, runs: Path, repository: Path, server_file: Path, **s
         "runs": str(runs),
         "repository": str(repository.resolve()),
         "server_file": str(server_file),
-        "page": "off",  # nobody looks at a page of one measurement, and drawing it takes a second of each
+        "page": "off",  # a page of one measurement is not read, and drawing it takes a second of each
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("PLANWRIGHT_")}
     return {**others, **{f"PLANWRIGHT_{name.upper()}": value for name, value in {**fixed, **settings}.items()}}

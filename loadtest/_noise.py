@@ -153,7 +153,7 @@ def enclosing(number: int, share: float) -> tuple[int | None, int | None]:
 
 
 def _independent(row: Row, share: float, total: int) -> int | None:
-    """Return how many independent requests would know the percentile as well; None where nobody can tell."""
+    """Return how many independent requests would know the percentile as well; None where that is not known."""
     spans = [span for span in row.spans if span.answers]
     answers = sum(span.answers for span in spans)
     if not answers or not total:

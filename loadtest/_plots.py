@@ -54,7 +54,7 @@ def sweep(report: dict[str, Any]) -> dict[str, str]:
 
 
 def tune(report: dict[str, Any]) -> dict[str, str]:
-    """Draw a tune: throughput against latency of all that was tried and of what was measured anew, and the SLO."""
+    """Draw a tune: throughput against latency of all that was tried and of what was measured again, and the SLO."""
     from loadtest import _point_plots as points
 
     key, limit_us = f"{report['slo']['percentile']}_us", report["slo"]["limit_us"]

@@ -28,6 +28,7 @@ class Setting:
         delay_us: ``dynamic_batching.max_queue_delay_microseconds``; None for no dynamic batcher.
         preferred: ``dynamic_batching.preferred_batch_size``; empty for none.
         graphs: ``optimization.cuda.graphs``.
+        sequences: Whether the model has ``sequence_batching``, beside which there is no dynamic batcher; never chosen.
     """
 
     instances: int
@@ -35,11 +36,13 @@ class Setting:
     delay_us: int | None
     preferred: tuple[int, ...] = ()
     graphs: bool = False
+    sequences: bool = False
 
     @property
     def label(self) -> str:
         """Return a short name for tables and plots."""
         batching = "no batcher" if self.delay_us is None else f"delay {self.delay_us} µs"
+        batching = "sequences" if self.sequences else batching
         sizes = f" preferred {'+'.join(map(str, self.preferred))}" if self.preferred else ""
         graphs = " graphs" if self.graphs else ""
         return f"{self.instances} inst · max {self.max_batch} · {batching}{sizes}{graphs}"
@@ -67,6 +70,7 @@ def setting_of(config: Mapping[str, Any]) -> Setting:
         delay_us=None if batching is None else int(batching.get("max_queue_delay_microseconds", 0)),
         preferred=preferable(preferred, largest),
         graphs=bool(config.get("optimization", {}).get("cuda", {}).get("graphs", False)),
+        sequences=config.get("sequence_batching") is not None,
     )
 
 
@@ -128,7 +132,7 @@ def grid(
                 kept = () if delay_us is None else preferable(sizes, largest)  # without a batcher they mean nothing
                 for graph in tuple(graphs) or (published.graphs,):
                     for count in tuple(instances) or (published.instances,):
-                        found[Setting(count, largest, delay_us, kept, graph)] = None
+                        found[Setting(count, largest, delay_us, kept, graph, published.sequences)] = None
     return list(found)
 
 
@@ -150,6 +154,9 @@ def check(settings: Iterable[Setting], published: Setting, build: Mapping[str, A
                             fix=f"--max-batch {published.max_batch}, or raise batch.max in config.yaml and build again"))  # fmt: skip
     elif batch > max(low, 1):
         faults.append(Fault(f"--batch {batch} is above the max_batch_size {low} of a point", fix=f"--batch {max(low, 1)}"))  # fmt: skip
+    if published.sequences and any(s.delay_us is not None for s in wanted):
+        what = "this model has sequence_batching, beside which a server takes no dynamic batcher"
+        faults.append(Fault(what, fix="leave --queue-delay-us and --preferred out"))
     if any(setting.graphs for setting in wanted) and build.get("target") != "tensorrt":
         faults.append(Fault(f"the {build.get('target')} target has no CUDA graphs", fix="leave --cuda-graphs out"))
     if faults:

@@ -68,7 +68,7 @@ class Bench:
 
     def restore(self) -> None:
         """Put back the config that the model had, and look that it is there."""
-        with _deaf():
+        with _ignore_sigint():
             self._override(self.base)
             now = self.config()
         changed = sorted(key for key in self.base.keys() | now.keys() if self.base.get(key) != now.get(key))
@@ -193,8 +193,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Hear no Ctrl-C while the block runs."""
+def _ignore_sigint() -> Iterator[None]:
+    """Ignore SIGINT inside this block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -119,7 +119,7 @@ class Track:
             self.note(text, count)
 
     def note(self, text: str, count: int = 1) -> None:
-        """Count an error; a server that words each one anew does not fill the memory."""
+        """Count an error; a server that words each one differently does not fill the memory."""
         self.errors[text if text in self.errors or len(self.errors) < MOST_ERRORS else OTHER] += count
 
 

@@ -97,7 +97,7 @@ def read(
     """Return the runs in `paths`, those of a baseline one by one; `instead` is said to who names the report of something else.
 
     Raises:
-        SpecError: Something is no report of a run; every fault at once (exit 2).
+        SpecError: Something is not the report of a run; every fault at once (exit 2).
     """
     found, faults = [], []
     for given in paths:
@@ -189,12 +189,12 @@ def _span(row: Value) -> Span:
 def _finite(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a number")
     return number
 
 
 def _count(value: Any) -> int:
     number = int(value)
     if number < 0:
-        raise ValueError(f"{value} is no count")
+        raise ValueError(f"{value} is not a count")
     return number

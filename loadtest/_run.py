@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest import _arrivals, _choice, _forget, _report
+from loadtest import _arrivals, _choice, _prune, _report
 from loadtest._arrivals import Arrival, Share
 from loadtest._checking import Checker, Cost
 from loadtest._counters import Counters
@@ -98,7 +98,7 @@ class Run:
             watch = self._watch
         self._watching = [
             gevent.spawn(watch, environment.runner),
-            gevent.spawn(_forget.for_ever, environment.runner.stats),
+            gevent.spawn(_prune.prune_periodically, environment.runner.stats),
             *([] if _is_worker(environment) else [gevent.spawn(self._counters.follow)]),
         ]
 
@@ -118,11 +118,11 @@ class Run:
         else:
             self.recorder.end(self.feed.end(max(BACKLOG_S, self.recorder.slowest_s)))
 
-    def next_due(self, models: Sequence[str]) -> Arrival | None:
+    def next_due(self, models: Sequence[str], transport: str) -> Arrival | None:
         """Wait for the next request of an open loop to one of these models; None at the end."""
         if self.feed is None:
             return None
-        arrival = self.feed.take(models)
+        arrival = self.feed.take(models, transport)
         if self.feed.finished:  # the load lasts until the profile ends, and longer where requests still wait
             self.recorder.end(max(self.feed.last_moment, clock()))
         return arrival
@@ -212,7 +212,7 @@ class Run:
 
     @property
     def _finished_alone(self) -> bool:
-        """True where this process has nothing more to send, although nobody ended the run."""
+        """True where this process has nothing more to send, although the run was not stopped."""
         return self.recorder.over if self.feed is None else self.feed.finished
 
     def _watch_workers(self, runner: Any) -> None:

@@ -228,7 +228,7 @@ def space_of(args: argparse.Namespace, published: Setting, default: Setting) -> 
     counts = args.instances or tuple(count for count in (1, 2, 4, 8) if count <= max(2, 2 * cores))
     top = published.max_batch
     sizes = args.max_batch or tuple(size for size in (top, top // 2, top // 4) if size >= max(args.batch, 1))
-    delays = args.queue_delay_us or (DELAYS_US if top > 1 else (None,))
+    delays = args.queue_delay_us or (DELAYS_US if top > 1 and not published.sequences else (None,))
     most = min(MOST_USERS, 2 * max(counts) * max(top, 1))
     users = args.users or tuple(1 << power for power in range(9) if 1 << power <= max(most, FIRST_USERS))
     return Space(delays, users, counts, sizes or (top,))

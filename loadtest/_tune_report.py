@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loadtest._tune import Outcome
 
 STOPPED = "stopped by Ctrl-C"
+NAMES = {"default": "Triton's default settings", "published": "the published setting"}
 
 
 def cores() -> int:
@@ -131,9 +132,14 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
     over, doubts = report["against"]["default"], []
     if over is not None and over.get("within", True) and over["verdict"] in (_stats.SAME, _stats.LESS):
         reasons.insert(0, "no gain: Triton's default settings are as good, as far as can be told")
-    if over is not None and over.get("within", True) and over["verdict"] == _stats.UNKNOWN:
+    unknown = [
+        NAMES[role]
+        for role, row in report["against"].items()
+        if row and row.get("within", True) and row["verdict"] == _stats.UNKNOWN
+    ]
+    if unknown:
         doubts.append(
-            "cannot say whether that is faster than Triton's default settings: give more --repeats, or a longer --duration-s"
+            f"cannot say whether that is faster than {' and '.join(unknown)}: give more --repeats, or a longer --duration-s"
         )
     if latency["mean"] + latency["half_width"] > slo.limit_us:
         doubts.append(
@@ -145,8 +151,7 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
 
 
 def _comparisons(against: Mapping[str, dict[str, Any] | None]) -> list[str]:
-    names = {"default": "Triton's default settings", "published": "the published setting"}
-    return [f"over {names[role]} ({row['label']}): {row['words']}" for role, row in against.items() if row is not None]
+    return [f"over {NAMES[role]} ({row['label']}): {row['words']}" for role, row in against.items() if row is not None]
 
 
 def _missed(finals: list[dict[str, Any]], search: Search, slo: Slo) -> str:

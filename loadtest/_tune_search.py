@@ -69,7 +69,7 @@ class Trial:
 
     @property
     def healthy(self) -> bool:
-        """Say whether it answered, and rightly."""
+        """Say whether it answered, and correctly."""
         return (
             bool(self.readings)
             and not self.refused
@@ -155,7 +155,7 @@ class SpentError(Exception):
 
 
 def _untold(candidate: Candidate, reading: Reading) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 @dataclass
@@ -217,7 +217,7 @@ class Search:
         return min(healthy, key=lambda trial: trial.latency_us, default=None)
 
     def meets(self, trial: Trial) -> bool:
-        """Say whether a trial answered rightly and within the SLO, by its mean."""
+        """Say whether a trial answered correctly and within the SLO, by its mean."""
         return trial.healthy and trial.latency_us <= self.limit_us
 
     def _climb_and_race(self) -> None:
@@ -268,7 +268,7 @@ class Search:
     def _leader(self) -> Trial:
         found = self.best or self.nearest
         if found is None:
-            raise SpentError("no setting answered rightly")
+            raise SpentError("no setting returned correct answers")
         return found
 
     def _better(self, trial: Trial, than: Trial) -> bool:

@@ -52,7 +52,7 @@ def write(config: Path, model: str, target: Target, setting: Setting) -> bool:
     for keys, value in edits(_model(spec, model), _own(config, model), target, setting):
         text = _tune_yaml.put(text, ("models", model, *keys), value)
     if text.encode() == before:
-        console.say(f"{config} says this already")
+        console.say(f"{config} already has this setting")
         return False
     mode = file.stat().st_mode & 0o777
     write_atomic(file, text.encode(), mode)

@@ -3,7 +3,7 @@
 In      the text, the path of keys to the value, the value.
 Out     the text with that one value changed.
 
-A round trip through a YAML library writes the whole file anew: quotes, line breaks and the spaces inside ``{a: 1}`` come out
+A round trip through a YAML library rewrites the whole file: quotes, line breaks and the spaces inside ``{a: 1}`` come out
 its own way. PyYAML tells where each value begins and ends, so only those characters are touched. Two odd lines: the end
 that it tells for a block is where the next thing begins, behind comments, so ends are taken from the last leaf; and
 an alias (``*name``) is the very node that its anchor marks, so it is recognised by lying before its own key.

@@ -102,7 +102,7 @@ class Infer(User):
             self._turn += 1
             self.sessions[models[self._turn % len(models)]].ask(fire)
             return bool(self._state == "running")
-        arrival = RUN.next_due(models)
+        arrival = RUN.next_due(models, self.transport)
         if arrival is None:
             time.sleep(0.05)  # nothing is due any more: until locust ends this user
             return False

@@ -19,20 +19,14 @@ from tests._models import constant, model, value
 
 RNG = np.random.default_rng(7)
 HEAD = "version: 1\ndefaults: {samples: {golden: 8, calibration: 8}}\nmodels:\n"
-SLOW_ROUNDS = 300_000  # turns of a loop, about 0.3 s of a core
 
 
 def write(folder: Path) -> list[str]:
     """Write all of them; returns their names."""
-    makers = (_nan, _integers, _labels, _whole, _rank1, _scalars, _text, _lengths)
+    makers = (_nan, _integers, _labels, _whole, _rank1, _scalars, _text, _lengths, _sequence)
     entries = [make(folder) for make in makers]
     _config(folder, entries)
     return [name for name, _ in entries]
-
-
-def write_slow(folder: Path) -> None:
-    """Write a model that takes some tenths of a second for each answer."""
-    _config(folder, [_slow(folder)])
 
 
 def _config(folder: Path, entries: list[tuple[str, str]]) -> None:
@@ -130,6 +124,16 @@ def _text(folder: Path) -> tuple[str, str]:
     )
 
 
+def _sequence(folder: Path) -> tuple[str, str]:
+    """Requests belong to sequences; each is one here."""
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], [value("x", "FP32", ["n", 5])], [value("y", "FP32", ["n", 4])],
+        [constant("w", RNG.normal(size=(5, 4)).astype(np.float32))],
+    )  # fmt: skip
+    serve = ", serve: {sequence_batching: {max_sequence_idle_microseconds: 5000000}}"
+    return _save(folder, "sequence", made, serve, x=RNG.normal(size=(16, 5)).astype(np.float32))
+
+
 LENGTHS = '''
 """Sums along an axis of any length; samples of three lengths."""
 import numpy as np
@@ -161,22 +165,3 @@ def _lengths(folder: Path) -> tuple[str, str]:
     """Samples of three lengths, so golden samples in three groups; written in Python."""
     (folder / "lengths.py").write_text(LENGTHS.lstrip())
     return "lengths", ""
-
-
-def _slow(folder: Path) -> tuple[str, str]:
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["count", "step"], ["counted"])],
-        "body",
-        [value("turn", "INT64", []), value("go", "BOOL", []), value("count", "FP32", [])],
-        [value("go_on", "BOOL", []), value("counted", "FP32", [])],
-        [constant("step", np.float32(1))],
-    )
-    nodes = [
-        helper.make_node("Loop", ["turns", "", "zero"], ["total"], body=body),
-        helper.make_node("Add", ["x", "total"], ["y"]),
-    ]
-    weights = [constant("turns", np.int64(SLOW_ROUNDS)), constant("zero", np.float32(0))]
-    made = model(nodes, [value("x", "FP32", ["n", 2])], [value("y", "FP32", ["n", 2])], weights)
-    return _save(
-        folder, "slow", made, ", batch: {min: 1, opt: 1, max: 1}", x=RNG.normal(size=(16, 2)).astype(np.float32) * 1e6
-    )

@@ -78,7 +78,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinds]:
     """Models of many kinds, built and served by one server."""
     project = Project(tmp_path_factory.mktemp("kinds"))
     names = _kinds.write(project.folder)
-    done = project.build()
+    done = project.build("--no-trial-load")  # the load test is one
     assert done.code == 0, done.out + done.err
     with running_server(project.repository, "--allow-client-shm") as server:
         yield Kinds(server, project, tuple(names))

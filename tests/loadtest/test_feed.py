@@ -24,8 +24,8 @@ def started(
     feed, taken = Feed(arrivals, ["m"]), list[float]()
 
     def use() -> None:
-        while (due := feed.take("m")) is not None:
-            taken.append(due)
+        while (arrival := feed.take(["m"])) is not None:
+            taken.append(arrival.due_s)
             gevent.sleep(service_s)
 
     greenlets = [gevent.spawn(use) for _ in range(users)]
@@ -73,3 +73,22 @@ def test_every_arrival_of_a_profile_is_handed_out_once(users: int) -> None:
     gevent.joinall(greenlets, timeout=5, raise_error=True)
     assert len(taken) == len(set(taken)) == feed.due == 200
     assert feed.finished
+
+
+def test_users_that_take_turns_do_not_fall_into_step_with_models_that_do() -> None:
+    """Two models in turn, two users in turn: without more, each user would get one model alone."""
+    arrivals = (Arrival(number * 0.004, "ab"[number % 2]) for number in range(80))
+    feed, had = Feed(arrivals, ["a", "b"]), list[tuple[str, str]]()
+
+    def use(kind: str) -> None:
+        while (arrival := feed.take(["a", "b"], kind)) is not None:
+            had.append((arrival.model, kind))
+
+    users = [gevent.spawn(use, kind) for kind in ("http", "grpc")]
+    gevent.sleep(0)
+    feed.begin(clock())
+    gevent.joinall(users, timeout=5, raise_error=True)
+    counts = {pair: had.count(pair) for pair in set(had)}
+    assert len(counts) == 4
+    assert sum(counts.values()) == 80
+    assert min(counts.values()) >= 15, counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_a_model_that_a_trace_never_names_is_named_and_no_pass(kinds: Kinds, tmp
     assert any("whole got no request" in reason for reason in done.report["verdict"]["reasons"]), done.text
 
 
-@pytest.mark.parametrize(("name", "protocol"), [("missing", "grpc"), ("whole", "http")])
+@pytest.mark.parametrize(("name", "protocol"), [("missing", "grpc"), ("whole", "http"), ("sequence", "grpc")])
 def test_the_referee_sends_what_validate_sends(kinds: Kinds, tmp_path: Path, name: str, protocol: str) -> None:
     load = ("--rate", "40", "--duration-s", "2", "--connections", "4", "--protocol", protocol)
     done = referee(kinds.server, tmp_path, name, *load, "--json")
@@ -80,14 +81,60 @@ def test_the_referee_sends_what_validate_sends(kinds: Kinds, tmp_path: Path, nam
         assert row["requests"] > 40
 
 
-def test_a_sweep_sends_what_validate_sends(kinds: Kinds, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "loadtest", "sweep", "missing", "--instances", "1", "--repeats", "1", "--duration-s", "1",
-               "--repository", str(kinds.project.repository), "--runs", str(tmp_path), "--json"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def sweep(kinds: Kinds, folder: Path, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loadtest", "sweep", name, "--instances", "1", "--repeats", "1", "--duration-s", "1",
+               "--repository", str(kinds.project.repository), "--runs", str(folder), "--json", *flags]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("name", ["missing", "sequence"])
+def test_a_sweep_sends_what_validate_sends(kinds: Kinds, tmp_path: Path, name: str) -> None:
+    done = sweep(kinds, tmp_path, name)
     assert done.returncode == 0, done.stderr
     (point,) = json.loads(done.stdout)["points"]
     assert (point["failures"], point["wrong"]) == (0, 0)
     assert point["throughput_per_s"]["mean"] > 0
+    assert ("sequences" in point["label"]) == (name == "sequence")
+
+
+def test_a_sequence_model_has_no_dynamic_batcher_to_sweep(kinds: Kinds, tmp_path: Path) -> None:
+    done = sweep(kinds, tmp_path, "sequence", "--queue-delay-us", "off,500")
+    assert done.returncode == 2
+    assert "sequence_batching" in done.stderr
+
+
+def test_no_two_requests_in_flight_are_of_one_sequence(kinds: Kinds, tmp_path: Path) -> None:
+    """Each request is a sequence of its own: with one id for two, they would wait for each other in one slot."""
+    (tmp_path / "ids.py").write_text(IDS)
+    done = locust(kinds.server, tmp_path, "-u", "6", "-r", "6", "-t", "4s", "-f", f"loadtest/,{tmp_path}/ids.py", "--tags", "grpc",
+                  check="1", models="sequence")  # fmt: skip
+    assert done.code == 0, done.text
+    (row,) = done.report["models"]
+    assert (row["failures"], row["wrong"]) == (0, 0)
+    assert row["checked"] == row["requests"] > 6
+    found = re.search(r"ids: (\d+) used by (\d+) users, (\d+) by two", done.text)
+    assert found is not None, done.text
+    assert int(found[1]) >= int(found[2]) == 6
+    assert int(found[3]) == 0
+
+
+IDS = """
+from collections import defaultdict
+from locust import events
+from clients import PreparedRequest
+seen, raw = defaultdict(set), PreparedRequest.raw
+
+def noted(self):
+    seen[self._request.chunk.step.sequence_id].add(id(self._model))
+    return raw(self)
+
+PreparedRequest.raw = noted
+
+@events.quitting.add_listener
+def tell(**_):
+    users = {user for users in seen.values() for user in users}
+    print(f"ids: {len(seen)} used by {len(users)} users, {sum(len(each) > 1 for each in seen.values())} by two")
+"""
 
 
 @pytest.mark.parametrize("users", [1, 2, 3, 4, 7, 12])

@@ -324,13 +324,13 @@ def test_records_of_several_processes_add_up() -> None:
 
 def test_locusts_own_seconds_do_not_pile_up() -> None:
     script = (
-        "import locust.stats, loadtest._forget as forget\n"
+        "import locust.stats, loadtest._prune as prune\n"
         "stats = locust.stats.RequestStats()\n"
         "for second in range(1000):\n"
         "    for entry in (stats.total, stats.get('digits', 'http')):\n"
         "        entry.num_reqs_per_sec[second] += 3\n"
         "        entry.num_requests += 3\n"
-        "forget.old_seconds(stats)\n"
+        "prune.prune(stats)\n"
         "print(len(stats.total.num_reqs_per_sec), len(stats.get('digits', 'http').num_reqs_per_sec), stats.total.num_requests)\n"
     )  # in a process of its own: locust patches the standard library
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -176,5 +176,5 @@ def test_a_server_that_fails_everything_stops_the_search() -> None:
     found = Search(SPACE, 250_000, lambda candidate: Reading(0.0, 0.0, False), lambda kind: None)
     found.run(STARTS)
     assert (found.best, found.nearest) == (None, None)
-    assert found.stopped == "no setting answered rightly"
+    assert found.stopped == "no setting returned correct answers"
     assert len(found.trials) == 2

@@ -1,7 +1,7 @@
 """Keep locust's own counts per second from growing with the length of a run.
 
 In      locust's statistics.
-Out     the same without seconds that nobody looks at any more.
+Out     the same without seconds that are not read any more.
 
 locust notes the requests of each second for good, about a hundred bytes a second and row. It reads the last twelve to show the
 present rate; rates over the whole run come from its totals, which stay.
@@ -14,7 +14,7 @@ from typing import Any
 KEPT_S, EVERY_S = 60, 30
 
 
-def old_seconds(stats: Any) -> None:
+def prune(stats: Any) -> None:
     """Drop the seconds that lie further back than `KEPT_S`."""
     for entry in [stats.total, *stats.entries.values()]:
         for counts in (entry.num_reqs_per_sec, entry.num_fail_per_sec):
@@ -23,10 +23,10 @@ def old_seconds(stats: Any) -> None:
                 del counts[second]
 
 
-def for_ever(stats: Any) -> None:
-    """Drop them again and again; a greenlet that the run kills."""
+def prune_periodically(stats: Any) -> None:
+    """Call `prune` every `EVERY_S`; a greenlet that the run kills."""
     import gevent
 
     while True:
         gevent.sleep(EVERY_S)
-        old_seconds(stats)
+        prune(stats)
