@@ -67,7 +67,7 @@ def from_http(model: str, status: int, content: bytes) -> ClientError:
     """Turn an HTTP status and its body into an error."""
     try:
         text = str(json.loads(content).get("error", ""))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         text = content.decode(errors="replace")[:300]
     if status == 413:
         fix = "send smaller batches, or raise the server's --http-max-input-size"
