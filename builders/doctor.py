@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 ROOT = Path(__file__).resolve().parents[1]
 NEED_DISK_BYTES, NEED_SHM_BYTES = 2 << 30, 64 << 20
 PORTS = (8000, 8001, 8002)
+ENGINE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,32 @@ def _port(port: int) -> Check:
 
 
 def _container() -> Check:
+    """Say whether a container could run now: a program without its daemon runs none."""
+    point, tried = "container engine", []
     for name in ("docker", "podman"):
-        if shutil.which(name):
-            return Check("container engine", OK, f"{name} is installed")
-    return Check("container engine", WARN, "none", "install Docker to use docker compose; python -m serving needs none")
+        if not shutil.which(name):
+            continue
+        said = _engine(name)
+        if not said:
+            return Check(point, OK, f"{name} answers")
+        tried.append(f"{name} is installed and does not work: {said}")
+    if not tried:
+        return Check(point, WARN, "none", "install Docker to use docker compose; python -m serving needs none")
+    return Check(
+        point,
+        WARN,
+        "; ".join(tried),
+        "start its daemon (systemctl start docker), or join its group; python -m serving needs none",
+    )
+
+
+def _engine(name: str) -> str:
+    """Return why a container engine does not answer, or nothing."""
+    try:
+        done = subprocess.run([name, "info"], capture_output=True, text=True, timeout=ENGINE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {ENGINE_S:g} s"
+    except OSError as error:
+        return error.strerror or str(error)
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return "" if not done.returncode else (lines[-1] if lines else f"exit code {done.returncode}")

@@ -14,17 +14,19 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders import calibration, declared, external_data, golden_checks, reference, twins
+from builders import calibration, declared, golden_checks, reference, twins
+from builders.external_data import locations
 from builders.source import Sample, Samples, Source, load_source, source_files
 from builders.stage import Job, Stage, installed
 from builders.targets.ort import sentence
 from planwright.errors import Fault, PlanwrightError, StageError
-from planwright.files import write_json
+from planwright.files import digest, write_json
 from planwright.golden import Golden, group_by_shape
 
 
@@ -97,14 +99,32 @@ def _shapes(samples: Sequence[Sample]) -> dict[str, list[list[int]]]:
 
 def _inputs(job: Job) -> dict[str, Path]:
     """Return everything that an export reads, by a name that ``--plan`` can print."""
-    source, model = source_of(job), job.model
+    model, code = job.model, source_files(job.model, job.root)
     named = [model.file, model.samples.file, *(value for value in model.options.values() if isinstance(value, str))]
-    files = [*source.files(), *(job.root / name for name in named if name and (job.root / name).is_file())]
+    own = source_of(job).files() if _said(job, code)[0] else []
+    files = [*own, *(job.root / name for name in named if name and (job.root / name).is_file())]
     for graph in [file for file in files if file.suffix == ".onnx" and file.is_file()]:
-        files += [
-            graph.parent / place for place in job.cache.remember("external data of", graph, external_data.locations)
-        ]
-    return source_files(model, job.root) | {_label(file, job.root): file for file in files}
+        key = f"external data of {job.cache.of(graph)}"
+        files += [graph.parent / place for place in job.cache.remember(key, partial(locations, graph))]
+    return code | {_label(file, job.root): file for file in files}
+
+
+def _tools(job: Job) -> dict[str, str | None]:
+    return installed(*_said(job, source_files(job.model, job.root))[1:])
+
+
+def _said(job: Job, code: Mapping[str, Path]) -> list[str]:
+    """Return whether the source names files of its own ('' where not), and its tools: both follow from its code alone.
+
+    Remembered by the code's hashes, because importing a zoo file may import PyTorch, and most builds have nothing to do.
+    """
+
+    def read() -> list[str]:
+        source = source_of(job)
+        return ["files" if type(source).files is not Source.files else "", *source.tools]
+
+    hashes = {label: job.cache.of(path) for label, path in code.items() if path.exists()}
+    return job.cache.remember(f"what {digest(hashes)} needs", read)
 
 
 def _label(file: Path, root: Path) -> str:
@@ -131,7 +151,7 @@ EXPORT = Stage(
     folder=lambda job: job.export_folder,
     spec_part=_spec_part,
     inputs=_inputs,
-    tools=lambda job: installed(*source_of(job).tools),
+    tools=_tools,
     run=_run,
     shared=True,
 )

@@ -1,7 +1,7 @@
 """Random inputs for a foreign ONNX file that comes without samples.
 
 In      the inputs of the graph; ``options: {dims: ..., ranges: ...}`` of config.yaml.
-Out     seeded samples, each made when it is taken, so that those nobody needs cost nothing.
+Out     seeded samples, each made when it is taken, so that those without a use cost nothing.
 
 They prove that a model is served as it is. A free axis has 8 elements unless ``dims`` says otherwise; integers stay small,
 because they are ids or pixels more often than not; text is made of the words that the graph knows.

@@ -8,10 +8,11 @@ Calibration samples may be a lazy sequence, because most precisions need none: t
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -39,6 +40,29 @@ class Samples:
     golden: Sequence[Sample]
     test: Sequence[Sample] = ()
     truth: Array = field(default_factory=lambda: np.zeros(0))
+
+
+class Later(Sequence[Sample]):
+    """Samples that are made when the first of them is taken, for calibration samples that cost time.
+
+    Example:
+        >>> rows = Later(lambda: [{"x": np.zeros(2)}])
+        >>> len(rows)
+        1
+    """
+
+    def __init__(self, make: Callable[[], Sequence[Sample]]) -> None:
+        self._made = functools.cache(make)
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        return self._made()[index]
 
 
 def spread(total: int, count: int) -> list[int]:

@@ -21,14 +21,14 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from builders import contract, local_imports, torchvision_shim
-from builders.samples import Sample, Samples
+from builders.samples import Later, Sample, Samples
 from builders.user_code import ROOT, Blame
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.files import digest
 from planwright.golden import Arrays
 from planwright.spec import ModelSpec
 
-__all__ = ["Sample", "Samples", "Source", "load_source", "source_class", "source_file", "source_files"]
+__all__ = ["Later", "Sample", "Samples", "Source", "load_source", "source_class", "source_file", "source_files"]
 
 
 _ZOO = Path(__file__).parent / "zoo"

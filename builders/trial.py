@@ -5,8 +5,9 @@ Out     a record for build.json, or a `StageError` with Triton's own sentence or
 
 Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
 verified, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
-there, because more of them prove nothing more and may not fit beside what is served. It ends without grace, because it
-serves nobody; the launcher's janitor cleans up after it, also after a kill.
+there, because more of them prove nothing more and may not fit beside what is served; and of golden samples of one shape the
+first few are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
+janitor cleans up after it, also after a kill.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from builders import pbtxt, serve_place
 from builders.stage import Job
 from planwright import serve_fields, triton_admin
 from planwright.errors import Fault, MachineError, StageError
+from planwright.golden import Golden
 from planwright.gpu import devices
 from planwright.integrity import CONFIG
 from planwright.own_server import ROOT, own_server
 from planwright.server_info import ServerInfo
 
-FLAG = "--no-trial-load"
+FLAG, GOLDEN = "--no-trial-load", "golden.npz"
 LOAD_S, ANSWER_S = 600.0, 3600.0
+SAMPLES = 8  # of each shape
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
 _POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
 
@@ -73,7 +76,7 @@ class TrialServer:
             self._starting = self._worker.submit(self._enter)
 
     def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
-        """Load a model and let it answer its golden samples at batch 1 and max.
+        """Load a model and let it answer golden samples at batch 1 and max.
 
         Args:
             job: The model's build.
@@ -187,6 +190,10 @@ def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
     (folder / CONFIG).write_text(pbtxt.printed(config))
     for version, source in versions.items():
         shutil.copytree(source, folder / str(version), copy_function=_link)
+        golden = Golden.load(source / GOLDEN)
+        (folder / str(version) / GOLDEN).unlink()  # a link to the published file
+        few = tuple(group.take(range(min(len(group), SAMPLES))) for group in golden.groups)
+        Golden(few, golden.meta).save(folder / str(version) / GOLDEN)
     for source in versions.values():
         if (source.parent / "warmup").is_dir():
             shutil.copytree(source.parent / "warmup", folder / "warmup", copy_function=_link, dirs_exist_ok=True)

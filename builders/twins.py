@@ -1,7 +1,7 @@
 """Golden samples without twins.
 
 In      the samples of a source.
-Out     the same with every golden sample once: a pair of twins would never be told apart.
+Out     the same with every golden sample once: the answers of twins are equal, so a swap would go unnoticed.
 """
 
 from __future__ import annotations

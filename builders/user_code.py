@@ -4,7 +4,7 @@ In      a call into that code.
 Out     a `StageError` with the user's own file and line, and the whole stack trace in the model's error.log.
 
 The line is that of the last call that lies in the user's files, also behind an exporter that raised an error of its own
-(``raise ... from``): the frames of the libraries below it say little to somebody who wrote twenty lines of PyTorch.
+(``raise ... from``): the frames of the libraries below it say little to the author of twenty lines of PyTorch.
 """
 
 from __future__ import annotations

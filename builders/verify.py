@@ -18,6 +18,7 @@ from builders.export import source_of
 from builders.external_data import with_data
 from builders.stage import Job, Stage
 from builders.targets import Engine
+from planwright import console
 from planwright.compare import Tolerance
 from planwright.errors import Fault, StageError, did_you_mean
 from planwright.files import write_json
@@ -33,7 +34,9 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     _check_names(job, engine, golden)
     _check_accept(job, golden.groups[0].outputs.keys())
     sizes = batch_sizes(job, engine)
-    checks = answers.check_batches(engine.run, golden, tolerances, sizes)
+    runs = sum(golden.runs(size) for size in sizes)
+    run = console.counted(job.line("verify", "golden answers"), engine.run, runs)
+    checks = answers.check_batches(run, golden, tolerances, sizes)
     command, fix = job.model.build_command("--from", "compile", "--until", "verify"), answers.precision_fix(job.model)
     answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, _where(job), command, fix)
     if sizes[-1] > 1 and len(sizes) > 1:

@@ -23,6 +23,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 _REDRAW_S, _REPORT_S = 0.2, 20.0  # between two figures of progress on a terminal, and in a file
 _json_mode = False
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -62,13 +63,26 @@ def progress(what: str, items: Iterable[T], total: int) -> Iterator[T]:
     pause_s = _REDRAW_S if terminal else _REPORT_S
     due_s = time.monotonic() + (1.0 if terminal else pause_s)
     drawn = False
-    for index, item in enumerate(items):
-        if time.monotonic() >= due_s:
-            due_s, drawn = time.monotonic() + pause_s, terminal
-            print(f"{what} {index}/{total}", end="\r" if terminal else "\n", file=stream, flush=True)
-        yield item
-    if drawn:
-        print("\033[2K", end="\r", file=stream, flush=True)
+    try:
+        for index, item in enumerate(items):
+            if time.monotonic() >= due_s:
+                due_s, drawn = time.monotonic() + pause_s, terminal
+                print(f"{what} {index}/{total}", end="\r" if terminal else "\n", file=stream, flush=True)
+            yield item
+    finally:
+        if drawn:
+            print("\033[2K", end="\r", file=stream, flush=True)
+
+
+def counted(what: str, call: Callable[[S], T], total: int) -> Callable[[S], T]:
+    """Return `call`, which shows its progress as `progress` does, each call an equal piece of the work."""
+    ticks = progress(what, range(total), total)
+
+    def run(argument: S) -> T:
+        next(ticks, None)
+        return call(argument)
+
+    return run
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -88,11 +88,10 @@ class HashCache:
         self._changed = True
         return value
 
-    def remember(self, what: str, path: Path, compute: Callable[[Path], list[str]]) -> list[str]:
-        """Return `compute(path)`, which follows from the file's bytes alone; computed once per content."""
-        key = f"{what} {self.of(path)}"  # no absolute path begins so
+    def remember(self, key: str, compute: Callable[[], list[str]]) -> list[str]:
+        """Return what `compute` gives, which is called once per key: a key names the content that the answer follows from."""
         if key not in self._known:
-            self._known[key] = compute(path)
+            self._known[key] = compute()
             self._changed = True
         return self._known[key]
 

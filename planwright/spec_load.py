@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from planwright import serve_fields, serve_rules
+from planwright import named_files, serve_fields, serve_rules
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.located import Loc, Located, as_mapping, load_located, overlay
 from planwright.spec import (
@@ -227,7 +227,7 @@ class _Loader:
 
         values = merged.plain()
         self._check_raw(values, places)
-        missing = self._missing_files(values, places)
+        missing = list(named_files.faults(values, self.path.parent, places, self._check))
         try:
             spec = ModelSpec.model_validate({**values, "name": name})
         except ValidationError as error:
@@ -253,17 +253,6 @@ class _Loader:
             self.faults += serve_fields.faults(serve, where) + serve_rules.faults(serve, where)
         if isinstance(values.get("source"), str):
             self.faults += _source_faults(values, where)
-
-    def _missing_files(self, values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
-        """Return a fault per file that the entry names and that is not there; such a model fails by itself."""
-        samples, source = values.get("samples"), values.get("source")
-        named = samples.get("file") if isinstance(samples, dict) else None
-        code = source if isinstance(source, str) and source.endswith(".py") else None
-        return [
-            Fault(f"there is no file {value}", where(*loc), f"looked for {self.path.parent / value}", "fix the path", self._check)
-            for loc, value in ((("source",), code), (("file",), values.get("file")), (("samples", "file"), named))
-            if isinstance(value, str) and not (self.path.parent / value).exists()
-        ]  # fmt: skip
 
     def check_selection(self, chosen: set[str]) -> None:
         known = list(as_mapping(self.root.get("models")))

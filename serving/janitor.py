@@ -1,10 +1,13 @@
 """Removes what a server leaves behind, also when the launcher was killed and could not.
 
 In      a prefix and a folder as arguments; the server's process id as the first line on standard input.
-Out     no shared memory region with that prefix, no such folder.
+Out     no shared memory region with that prefix, no such folder, and no empty `/tmp/python_env_*` of a server that is gone.
 
 It waits for the end of its input, which comes when the launcher closes it or dies. Run as a script of its own, in a
 session of its own, so that neither Ctrl-C nor the launcher's death reaches it; standard library only, to start quickly.
+
+The python backend makes `/tmp/python_env_XXXXXX` and removes it only at a graceful end. Nothing tells whose it is, so one is
+removed when it is older than every server that lives.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import time
 from pathlib import Path
 
 _GRACE_S = 10.0
+_CLOCK_S = 2.0  # the kernel tells the time of its start in whole seconds
 
 
 def main(prefix: str, folder: str) -> None:
@@ -32,6 +36,29 @@ def main(prefix: str, folder: str) -> None:
         region.unlink(missing_ok=True)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
+    _remove_environments()
+
+
+def _remove_environments() -> None:
+    oldest = min(_server_starts(), default=time.time() + _CLOCK_S)
+    for environment in Path("/tmp").glob("python_env_??????"):
+        with contextlib.suppress(OSError):  # not ours, not empty, or gone by now
+            if environment.stat().st_mtime < oldest - _CLOCK_S and environment.stat().st_uid == os.getuid():
+                environment.rmdir()
+
+
+def _server_starts() -> list[float]:
+    """Return when each living tritonserver was started, in seconds since 1970."""
+    boot = next(
+        float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
+    )
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "comm").read_text().strip() == "tritonserver":
+                ticks = (process / "stat").read_text().rpartition(")")[2].split()[19]
+                found.append(boot + int(ticks) / os.sysconf("SC_CLK_TCK"))
+    return found
 
 
 def _wait_gone(pid: int) -> None:

@@ -129,7 +129,7 @@ def _add_own_flags(p: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="S",
-        help="time for open requests and connections at the end (default: %(default)s)",
+        help="time for open requests and connections at the end; 0 ends the server at once (default: %(default)s)",
     )
     add(
         "--server-file",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from planwright.polling import ended
-from serving import api, backend_folder, command, startup
+from serving import api, backend_folder, command, processes, startup
 from serving.command import Identity
 from serving.options import Options
 from serving.preflight import Machine
@@ -80,23 +80,30 @@ class Server:
         raise log.late(self.options.start_timeout_s)
 
     def stop(self) -> None:
-        """End the server, by force after its exit time-out, and remove what it left."""
+        """End the server, by force after its exit time-out, and remove what it left; a time-out of 0 is no grace at all."""
+        if not self.options.exit_timeout_s:
+            self.kill()
+            return
+        stubs = processes.children(self.process.pid)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(self.options.exit_timeout_s + 5)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        self.clean()
+        self._clean(stubs)
 
     def kill(self) -> None:
         """End the server at once, and remove what it left."""
+        stubs = processes.children(self.process.pid)
         self.process.kill()
-        self.clean()
+        self._clean(stubs)
 
-    def clean(self) -> None:
-        """Remove this server's shared memory and its backend folder; nobody else's."""
+    def _clean(self, stubs: dict[int, list[str]]) -> None:
+        """End the model processes that outlive a server by about a second; remove its shared memory and its backend folder."""
         self.process.wait()
+        for pid, words in stubs.items():
+            processes.end(pid, words)
         self.janitor.communicate()
 
 

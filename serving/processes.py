@@ -6,9 +6,12 @@ Out     names and command lines; empty where the kernel does not tell this user.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import psutil
+
+_END_S = 5.0
 
 
 def listener(port: int) -> str:
@@ -43,6 +46,19 @@ def children(pid: int) -> dict[int, list[str]]:
     except psutil.NoSuchProcess:
         return {}
     return found
+
+
+def end(pid: int, words: list[str]) -> None:
+    """Kill a process if it is still the one with this command line, and wait until it has ended."""
+    deadline = time.monotonic() + _END_S
+    try:
+        process = psutil.Process(pid)
+        if _command(process) == words:
+            process.kill()
+    except psutil.Error:
+        return
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _command(process: psutil.Process) -> list[str]:

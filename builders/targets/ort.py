@@ -112,6 +112,9 @@ def _refused(path: Path, error: Exception) -> Fault:
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text:
         fix = "export with operators of the standard ONNX domain, or with an older opset"
         return Fault("the graph has an operator that ONNX Runtime lacks", str(path), why, fix)
+    if "construct locale" in text:
+        fix = "install the locale, also where the server runs; or give the StringNormalizer node locale 'C.UTF-8', which every machine has"
+        return Fault("the graph needs a locale that is not installed here", str(path), why, fix)
     fix = f"see whether the file passes: python -m onnx.checker {path}"
     return Fault("ONNX Runtime cannot load the graph", str(path), why, fix)
 

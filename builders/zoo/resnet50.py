@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builders.source import Sample, Samples
+from builders.source import Later, Sample, Samples
 from builders.torch_source import TorchSource
 from planwright.errors import Fault, SpecError, StageError
 
 SIZE, TOP, SEED = 224, 5, 3
+STATISTICS = 64  # samples that set them
 BRANCH_SCALE = (
     0.1  # of random residual branches: at 1 they drown the picture in noise, and INT8 answers had a cosine of 0.26
 )
@@ -50,8 +51,8 @@ class Model(TorchSource):
     def samples(self) -> Samples:
         """Crops of scikit-learn's two photographs, of many places and sizes."""
         counts = self.spec.samples
-        crops = _crops(counts.golden + counts.calibration)
-        return Samples(crops[counts.golden :], crops[: counts.golden])
+        rest = Later(lambda: _crops(counts.golden + counts.calibration)[counts.golden :])
+        return Samples(rest, _crops(counts.golden))
 
     def labels(self) -> Mapping[str, Sequence[str]]:
         """ImageNet's class names."""
@@ -65,8 +66,13 @@ class Model(TorchSource):
         """Weights from torchvision's loader, or seeded random ones where the command line says so."""
         import torchvision
 
-        body = _random(torchvision, self.samples()) if self.random_weights else self._pretrained(torchvision)
+        body = _random(torchvision, self._statistics()) if self.random_weights else self._pretrained(torchvision)
         return _wrap(body.eval(), self.settings["top_k"])
+
+    def _statistics(self) -> list[Sample]:
+        """The first calibration samples, for the BatchNorm statistics of random weights."""
+        golden = self.spec.samples.golden
+        return _crops(golden + STATISTICS)[golden:]
 
     def _pretrained(self, torchvision: Any) -> Any:
         weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
@@ -110,12 +116,12 @@ def _normalise(image: Any) -> Any:
     return (scaled - mean) / std
 
 
-def _random(torchvision: Any, samples: Samples) -> Any:
+def _random(torchvision: Any, samples: list[Sample]) -> Any:
     import torch
 
     torch.manual_seed(SEED)
     body = torchvision.models.resnet50(weights=None)
-    pixels = torch.from_numpy(np.stack([sample["image"] for sample in samples.calibration[:64]]))
+    pixels = torch.from_numpy(np.stack([sample["image"] for sample in samples]))
     for module in body.modules():
         if isinstance(module, torchvision.models.resnet.Bottleneck):
             module.bn3.weight.data.fill_(BRANCH_SCALE)

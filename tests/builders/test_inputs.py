@@ -205,6 +205,7 @@ def test_what_a_zoo_file_imports_and_reads_is_watched(empty: Callable[[str], Pro
         with zoo_file(text):
             assert project.build("--until", "export").code == 0
             assert planned(project)["mine"] == "keep: unchanged"
+            assert json.loads(project.build("--json", "--until", "export").out)["own_seconds"] <= 0.5, "no PyTorch"
             (project.folder / "table.txt").write_text("4")
             assert planned(project)["mine"] == "run: file table.txt changed"
             (project.folder / "table.txt").write_text("3")

@@ -24,7 +24,8 @@ SLOW_ROUNDS = 300_000  # turns of a loop, about 0.3 s of a core
 
 def write(folder: Path) -> list[str]:
     """Write all of them; returns their names."""
-    entries = [_nan(folder), _integers(folder), _labels(folder), _whole(folder)]
+    makers = (_nan, _integers, _labels, _whole, _lengths)
+    entries = [make(folder) for make in makers]
     _config(folder, entries)
     return [name for name, _ in entries]
 
@@ -35,7 +36,8 @@ def write_slow(folder: Path) -> None:
 
 
 def _config(folder: Path, entries: list[tuple[str, str]]) -> None:
-    lines = [f"  {name}: {{source: zoo/onnx, file: {name}.onnx{more}}}\n" for name, more in entries]
+    sources = {name: f"{name}.{'py' if (folder / f'{name}.py').exists() else 'onnx'}" for name, _ in entries}
+    lines = [f"  {name}: {{source: {sources[name]}{more}}}\n" for name, more in entries]
     (folder / "config.yaml").write_text(HEAD + "".join(lines))
 
 
@@ -93,6 +95,39 @@ def _whole(folder: Path) -> tuple[str, str]:
         [constant("w", RNG.normal(size=(3, 3)).astype(np.float32))],
     )  # fmt: skip
     return _save(folder, "whole", made, x=RNG.normal(size=(16, 2, 3)).astype(np.float32))
+
+
+LENGTHS = '''
+"""Sums along an axis of any length; samples of three lengths."""
+import numpy as np
+import torch
+from builders.source import Samples
+from builders.torch_source import TorchSource
+
+
+class Running(torch.nn.Module):
+    def forward(self, x):
+        return torch.cumsum(x, 1) * 2
+
+
+class Model(TorchSource):
+    input_names, output_names = ("x",), ("y",)
+    dynamic_axes = {"x": {1: "length"}, "y": {1: "length"}}
+
+    def build_model(self):
+        return Running()
+
+    def samples(self):
+        rng = np.random.default_rng(3)
+        made = [{"x": rng.normal(size=3 + number % 3).astype(np.float32)} for number in range(18)]
+        return Samples(calibration=made[9:], golden=made[:9])
+'''
+
+
+def _lengths(folder: Path) -> tuple[str, str]:
+    """Samples of three lengths, so golden samples in three groups; written in Python."""
+    (folder / "lengths.py").write_text(LENGTHS.lstrip())
+    return "lengths", ""
 
 
 def _slow(folder: Path) -> tuple[str, str]:
