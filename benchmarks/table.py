@@ -21,7 +21,8 @@ INTRO = """\
 # Benchmarks
 
 Each figure is a ratio of two sides measured in one run, interleaved round by round, by a script that anyone can run. The records
-lie in `benchmarks/results/`; this page is made from them by `python benchmarks/table.py > docs/benchmarks.md`.
+lie in `benchmarks/results/`; this page is made from them by `python benchmarks/table.py > docs/benchmarks.md`. A script that lacks a
+model or a tool names it, fails `--check` and leaves its record as it was.
 """
 
 
