@@ -226,5 +226,5 @@ def _unanswered(job: Job, why: str) -> Fault:
 
 
 def _ways(job: Job) -> tuple[str, str]:
-    command = f"python builders/build_all.py {job.model.name}"
-    return f"change config.yaml as the server says; or publish it as it is: {command} {FLAG}", command
+    publish = job.model.build_command(FLAG)
+    return f"change config.yaml as the server says; or publish it as it is: {publish}", job.model.build_command()
