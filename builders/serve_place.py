@@ -14,7 +14,14 @@ from planwright.spec import ModelSpec
 _WORDS = {
     "model_warmup": ("warmup", "warm-up"),
     "instance_group": ("instance group", "gpu id"),
-    "dynamic_batching": ("dynamic batching", "priority", "queue policy", "preserve_ordering"),
+    "dynamic_batching": (
+        "dynamic batching",
+        "priority",
+        "queue policy",
+        "preserve_ordering",
+        "timeout expired",
+        "queue size",
+    ),
     "sequence_batching": ("sequence batching", "sequence slot"),
     "response_cache": ("response cache",),
     "optimization": ("execution accelerator", "cuda graph"),

@@ -110,10 +110,22 @@ def validate(
         except ConnectionFailed:
             raise
         except ClientError as error:
-            yield _no_answer(name, "-", protocol, error)
+            damage = None if trust else _damage(folder, name)
+            yield _no_answer(name, "-", "files" if damage else protocol, damage or error)
             continue
         for number in versions:
             yield from _validate_version(folder, name, number, transports, where, batches, trust)
+
+
+def _damage(folder: Path, name: str) -> InvalidRequest | None:
+    """Return why `python -m serving` does not serve a published model, where its files are the reason."""
+    version = published.newest(folder, name)
+    try:
+        if version is not None:
+            published.require_whole(version)
+    except InvalidRequest as error:
+        return error
+    return None
 
 
 def _validate_version(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from planwright.server_info import ServerInfo
+from tests import _models
 from tests._project import ROOT, Project
 from tests._server import launch, running_server
 from tests.clients._command import clients, where
@@ -103,6 +104,42 @@ def test_a_server_in_mode_none_is_to_be_restarted(project: Project) -> None:
         assert "restart it" in beside(project, "builders/build_all.py")
     finally:
         launched.stop()
+
+
+def test_validate_names_a_file_that_is_not_what_was_published(project: Project) -> None:
+    """Right answers prove nothing about labels; nor would those of changed weights that the golden samples do not reach."""
+    labels = project.repository / "digits/1/labels.txt"
+    labels.write_text(labels.read_text().replace("zero", "nought").replace("0", "9"))
+    command = [
+        "-m",
+        "clients",
+        "validate",
+        "digits",
+        "--json",
+        "--transport",
+        "http",
+        "--repository",
+        str(project.repository),
+    ]
+    with running_server(project.repository, "--trust-repository") as server:
+        where = ["--url", server.http_url, "--grpc-url", server.grpc_url]
+        refused, trusted = project.run(*command, *where), project.run(*command, *where, "--trust-repository")
+    document = json.loads(refused.out)
+    assert refused.code == 1
+    assert document["models"][0]["first_failing_stage"] == "files"
+    assert "labels.txt is not what was published" in document["rows"][0]["reason"]
+    assert trusted.code == 0, trusted.out
+
+
+def test_validate_says_why_a_damaged_model_is_not_served(project: Project) -> None:
+    (project.repository / "digits/1/golden.npz").unlink()
+    _models.adder(project.repository, "other")
+    with running_server(project.repository) as server:
+        where = ["--url", server.http_url, "--repository", str(project.repository)]
+        done = project.run("-m", "clients", "validate", "digits", "--json", *where)
+    [row] = json.loads(done.out)["rows"]
+    assert (done.code, row["transport"]) == (1, "files")
+    assert "golden.npz is not what was published" in row["reason"]
 
 
 def beside(project: Project, *words: str) -> str:

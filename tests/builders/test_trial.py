@@ -53,6 +53,11 @@ def processes(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def servers(folder: Path) -> list[list[str]]:
+    """Return the command line of each tritonserver that works in a folder."""
+    return [each.cmdline() for each in processes(folder) if each.name() == "tritonserver"]
+
+
 def left(project: Project) -> list[object]:
     """Return what a build left behind: processes, and scratch folders."""
     return [*processes(project.folder), *(project.folder / "build/.staging").glob("*")]
@@ -140,16 +145,17 @@ def test_no_server_is_a_machine_that_is_not_ready(project: Project) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_trial_leaves_nothing(project: Project, how: signal.Signals) -> None:
-    before, regions = project.state(), set(SHM.iterdir())
+    before = project.state()
     project.edit("max_queue_delay_microseconds: 500", "max_queue_delay_microseconds: 321")
     command = [sys.executable, "builders/build_all.py", "--config", str(project.config)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: any(each.name() == "tritonserver" for each in processes(project.folder)))
-    ours = {path for path in SHM.iterdir() if path not in regions}
+    until(lambda: bool(servers(project.folder)))
+    [words] = servers(project.folder)
+    prefix = next(word.partition("=")[2] for word in words if word.startswith("--id="))
     process.send_signal(how)
     assert process.wait(30) != 0
     until(lambda: not processes(project.folder))
-    until(lambda: not any(path.exists() for path in ours))
+    until(lambda: not list(SHM.glob(f"{prefix}*")))
     assert project.state() == before
     assert project.build().code == 0
     assert not left(project)

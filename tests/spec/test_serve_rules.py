@@ -106,7 +106,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
 
 
 TAKEN = [
-    "dynamic_batching: {preferred_batch_size: [2], preserve_ordering: true, default_queue_policy: {default_timeout_microseconds: 9}}",
+    "dynamic_batching: {preferred_batch_size: [2], preserve_ordering: true, default_queue_policy: {default_timeout_microseconds: 9000000}}",
     "dynamic_batching: {priority_levels: 3, default_priority_level: 2, priority_queue_policy: {3: {max_queue_size: 4}}}",
     "sequence_batching: {max_sequence_idle_microseconds: 5000000, oldest: {max_candidate_sequences: 4, preferred_batch_size: [4]}}",
     "sequence_batching: {direct: {minimum_slot_utilization: 0.5}}",
