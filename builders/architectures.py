@@ -38,7 +38,7 @@ def others(job: Job) -> dict[str, Path]:
         folder = job.compile_folder.with_name(_key(job, capability))
         plan = folder / job.target.filename
         if not plan.exists():
-            fix = f"on a GPU of compute capability {capability}: python builders/build_all.py {job.model.name} --until verify; then copy build/ here"
+            fix = f"on a GPU of compute capability {capability}: {job.model.build_command('--until', 'verify')}; then copy build/ here"
             faults.append(
                 Fault(
                     f"there is no plan for compute capability {capability}",

@@ -45,7 +45,7 @@ def lint(jobs: Iterable[Job], repository: Path) -> Iterator[Finding]:
     for name in sorted(folders | set(by_name)):
         published = Published(repository / name)
         job = by_name.get(name)
-        rebuild = f"python builders/build_all.py {name}"
+        rebuild = job.model.build_command() if job else f"python builders/build_all.py {name}"
         if not published.exists:
             if job is not None and job.model.enabled:
                 yield Finding(

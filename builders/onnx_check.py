@@ -8,6 +8,7 @@ onnx 1.23 writes IR 14 and onnxruntime 1.31 reads up to 13; the dynamo exporter 
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from planwright.errors import Fault, StageError
 
 MAX_IR_VERSION = 10  # of ONNX 1.16; read by every runtime from ONNX Runtime 1.18 and TensorRT 8.6 on
 INLINE_LIMIT_BYTES = 1_900_000_000  # protobuf messages end at 2 GiB; above, weights stay beside the graph
+
+
+def command(path: Path) -> str:
+    """Return the command that prints all that ONNX's checker says of a file."""
+    return shlex.join(["python", "-c", f"import onnx; onnx.checker.check_model({str(path)!r}, full_check=True)"])
 
 
 def opset_of(model: Any) -> int:
@@ -45,8 +51,10 @@ def load_checked(path: Path) -> Any:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # checker and shape inference raise unrelated classes
-        fix = f"see the whole message: python -m onnx.checker {path}"
-        raise StageError("onnx", Fault("the graph is not valid ONNX", str(path), _first_line(error), fix)) from None
+        fault = Fault(
+            "the graph is not valid ONNX", str(path), _first_line(error), "write the graph again", command(path)
+        )
+        raise StageError("onnx", fault) from None
     return model
 
 

@@ -106,7 +106,7 @@ def job_of(args: argparse.Namespace, name: str, target: Target) -> Job:
 def require(path: Path, job: Job) -> Path:
     """Return `path`; StageError where the model is not built that far."""
     if not path.exists():
-        fix = f"python builders/build_all.py {job.model.name} --target {job.target.name}"
+        fix = job.model.build_command("--target", job.target.name)
         raise StageError("engine", Fault(f"{job.model.name} is not built", str(path), "the file is not there", fix))
     return path
 

@@ -1,4 +1,4 @@
-"""Ask models that Triton serves: over HTTP or gRPC, plain or through shared memory.
+"""Call models served by Triton: over HTTP or gRPC, plain or through shared memory.
 
 In      a model's name.
 Out     arrays. Errors: see `clients.errors`.

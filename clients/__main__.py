@@ -39,11 +39,11 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--batch", action="append", type=_batch, metavar="SIZE",
                        help="only this batch size, a number or 'max', and nothing in flight (repeatable)")  # fmt: skip
     check.add_argument("--verbose", action="store_true", help="a table row per batch size, not per transport")
-    ask = commands.add_parser("infer", help="one answer, readable")
-    ask.add_argument("model", metavar="MODEL")
-    ask.add_argument("file", type=Path, metavar="FILE", help=FORMS)
-    ask.add_argument("--protocol", choices=("http", "grpc"), default="http")
-    for command in (check, ask):
+    one = commands.add_parser("infer", help="one answer, readable")
+    one.add_argument("model", metavar="MODEL")
+    one.add_argument("file", type=Path, metavar="FILE", help=FORMS)
+    one.add_argument("--protocol", choices=("http", "grpc"), default="http")
+    for command in (check, one):
         command.add_argument("--url", help="HTTP address, host:port (default: the server running here)")
         command.add_argument("--grpc-url", help="gRPC address, host:port")
         command.add_argument("--server-file", type=Path, default=SERVER_FILE, help="written by python -m serving")
@@ -175,7 +175,7 @@ def _repository(args: argparse.Namespace) -> Path | None:
 
 
 def _unknown(args: argparse.Namespace, error: ModelUnavailable) -> ModelUnavailable:
-    """Add what is published under a like name; the server itself tells its models to its owner only."""
+    """Add what is published under a like name; only an administrator may list the server's models."""
     folder = _repository(args)
     known = published.models(folder) if folder else []
     if not known or args.model in known:

@@ -147,12 +147,7 @@ def as_own(info: ModelInfo, arrays: Arrays) -> Arrays:
     Raises:
         ServerError: The answer has other shapes than config.pbtxt says.
     """
-    if not info.sent:
-        return arrays
-    try:
-        return _reshaped(info, info.outputs, arrays, back=True)
-    except (ValueError, IndexError) as error:
-        raise failures.unreadable(info.name, error) from None
+    return arrays if not info.sent else _reshaped(info, info.outputs, arrays, back=True)
 
 
 def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, back: bool) -> Arrays:
@@ -161,9 +156,14 @@ def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, b
         if spec.name in arrays and spec.name in info.sent:
             array, pair = arrays[spec.name], (spec.shape, info.sent[spec.name])
             before, after = reversed(pair) if back else pair
-            # Triton's rule: the open dims of both shapes stand for each other in their order
-            sizes = [size for dim, size in zip(before, array.shape[axis:], strict=True) if dim == -1]
-            found[spec.name] = array.reshape(array.shape[:axis] + tuple(sizes.pop(0) if d == -1 else d for d in after))
+            try:
+                # Triton's rule: the open dims of both shapes stand for each other in their order
+                sizes = [size for dim, size in zip(before, array.shape[axis:], strict=True) if dim == -1]
+                found[spec.name] = array.reshape(
+                    array.shape[:axis] + tuple(sizes.pop(0) if d == -1 else d for d in after)
+                )
+            except (ValueError, IndexError) as error:
+                raise failures.unreadable(info.name, error) from None
     return found
 
 

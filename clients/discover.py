@@ -62,7 +62,7 @@ def _no_address(url: str) -> InvalidRequest:
 
 
 def is_encrypted(url: str | None) -> bool:
-    """Say whether the address asks for TLS by its scheme."""
+    """Return whether the address means TLS by its scheme."""
     return url is not None and _SCHEMES.get(url.partition("://")[0] if "://" in url else "", False)
 
 

@@ -1,7 +1,7 @@
-"""What can go wrong when a model is asked, as one tree:
+"""What can go wrong when a model is called, as one tree:
 
     ClientError                      catch this for all of them
-    ├── ConnectionFailed             nobody listens, or the connection broke
+    ├── ConnectionFailed             no server at the address, or the connection broke
     ├── RequestTimeout               no answer within timeout_s
     ├── ModelUnavailable             unknown model or version, or not loaded
     ├── InvalidRequest               names, types or shapes do not fit; nothing was sent, or the server refused it
@@ -31,7 +31,7 @@ class ClientError(PlanwrightError):
 
 
 class ConnectionFailed(ClientError):  # noqa: N818 - it says what happened
-    """Nobody listens at the address, or the connection broke before an answer."""
+    """No server listens at the address, or the connection broke before an answer."""
 
 
 class RequestTimeout(ClientError):  # noqa: N818 - it says what happened

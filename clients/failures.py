@@ -25,11 +25,11 @@ from .errors import (
 
 _START = "start one with python -m serving, or name another address"
 _NO_MODEL = ("unknown model", "not ready", "has no available versions", "is at unavailable state")
-_FORGOTTEN = "unable to find shared memory region"
+_NOT_REGISTERED = "unable to find shared memory region"
 
 
 def refused(address: str, error: BaseException) -> ConnectionFailed:
-    """Nobody listens there; the request was never sent."""
+    """No server listens there; the request was never sent."""
     fault = Fault(
         f"cannot reach a server at {address}",
         why=_text(error),
@@ -67,7 +67,7 @@ def from_http(model: str, status: int, content: bytes) -> ClientError:
     """Turn an HTTP status and its body into an error."""
     try:
         text = str(json.loads(content).get("error", ""))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         text = content.decode(errors="replace")[:300]
     if status == 413:
         fix = "send smaller batches, or raise the server's --http-max-input-size"
@@ -86,11 +86,11 @@ def from_grpc(model: str, code: str, text: str) -> ClientError:
 def from_text(model: str, text: str, *, bad_request: bool, unavailable: bool, code: str) -> ClientError:
     """Sort the server's own words."""
     lowered = text.lower()
-    if _FORGOTTEN in lowered:
+    if _NOT_REGISTERED in lowered:
         return no_shared_memory(text)
     if "is restricted" in lowered:
-        fix = "ask on the machine that runs the server, or send its admin key with headers="
-        return InvalidRequest(Fault("the server keeps this function for its owner", why=text, fix=fix))
+        fix = "send the request from the machine that runs the server, or with its admin key in headers="
+        return InvalidRequest(Fault("this API is restricted to administrators", why=text, fix=fix))
     if unavailable or any(part in lowered for part in _NO_MODEL):
         fix = "see the ready table of the server, or its log"
         fault = Fault(
@@ -114,20 +114,22 @@ def unreadable(model: str, error: BaseException) -> ServerError:
 
 
 def no_shared_memory(text: str) -> SharedMemoryUnavailable:
-    """The server refuses a region, cannot open it, or has forgotten it."""
+    """The server refuses a region, cannot open it, or no longer knows it."""
     if "unable to open" in text.lower():
         what = "the server cannot open the client's shared memory"
         fix = "run the client on the server's machine, in the same IPC namespace, or leave shared_memory out"
-    elif _FORGOTTEN in text.lower():
+    elif _NOT_REGISTERED in text.lower():
         what, fix = (
-            "the server has forgotten the client's shared memory",
-            "send the request again; was the server started anew?",
+            "the shared-memory region is no longer registered",
+            "send the request again; the server may have restarted",
         )
     else:
         what = "the server does not let clients register shared memory"
         fix = "start the server with --allow-client-shm, on the same machine; or leave shared_memory out"
     # a client sends it again in other memory
-    return SharedMemoryUnavailable(Fault(what, why=text, fix=fix), retry_safe=_FORGOTTEN in text.lower(), reached=False)
+    return SharedMemoryUnavailable(
+        Fault(what, why=text, fix=fix), retry_safe=_NOT_REGISTERED in text.lower(), reached=False
+    )
 
 
 def _text(error: BaseException) -> str:

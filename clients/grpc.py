@@ -20,11 +20,11 @@ from urllib.parse import unquote
 from planwright.errors import Fault
 
 from . import failures, forks, tcp
-from .caretaker import CARETAKER
 from .discover import split_address
 from .errors import ClientError, ConnectionFailed, InvalidRequest
 from .grpc_status import INFER, SERVICE, error_from_status
 from .http2 import Connection, NotHttp2Error, Reply, encode
+from .idle import MONITOR
 from .options import Options, checked_headers
 
 _STATUS_DIGITS = 6
@@ -86,8 +86,8 @@ class GrpcTransport:
         """True while there is a connection."""
         return self._connection is not None
 
-    def look_after(self) -> None:
-        """Close the connection if nobody uses it and the server wants it closed."""
+    def check_idle(self) -> None:
+        """Close the connection if it is idle and the server wants it closed."""
         turn = self._turn
         if not turn.acquire(blocking=False):
             return
@@ -128,7 +128,7 @@ class GrpcTransport:
 
     def _exchange(self, head: bytes, body: bytes, deadline: float) -> Reply:
         try:
-            reply = self._open(deadline).ask(head, body, deadline)
+            reply = self._open(deadline).exchange(head, body, deadline)
         except BaseException as error:  # also Ctrl-C: what is still to come would answer the next call
             kept = self._connection
             self.close()
@@ -157,7 +157,7 @@ class GrpcTransport:
             self.close()
         if self._connection is None:
             self._connection = Connection(self._connect(deadline - time.monotonic()))
-            CARETAKER.add(self)
+            MONITOR.add(self)
         return self._connection
 
     def _connect(self, timeout_s: float) -> socket.socket:

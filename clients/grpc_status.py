@@ -47,7 +47,7 @@ def credentials(options: Options) -> Any:
     return grpc.ssl_channel_credentials(*parts)
 
 
-# words of the gRPC library, to tell an unavailable server from a server that says "unavailable"
+# texts of the gRPC library, to distinguish an unreachable server from one that answers "unavailable"
 _NOBODY = ("failed to connect", "Connection refused", "errors resolving", "DNS resolution", "Name or service")
 _BROKEN = (
     "Connection reset",

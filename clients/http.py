@@ -147,7 +147,7 @@ class _Timed:
         self._peeked: bytes | None = None
 
     def peek(self, size: int) -> bytes:
-        """Return what came; it is received once more by who asks next."""
+        """Return what came; the next `recv` returns it again."""
         self._peeked = self.recv(size)
         return self._peeked
 
@@ -195,7 +195,7 @@ def _send(connection: socket.socket, head: bytes, content: bytes) -> BaseExcepti
     try:
         if len(content) <= _JOIN_BYTES:
             whole = head + content
-            sent = connection.send(whole)  # sendall asks the system for its buffer's size first
+            sent = connection.send(whole)  # sendall queries its buffer's size first
             if sent < len(whole):
                 connection.sendall(whole[sent:])
         else:
@@ -209,7 +209,7 @@ def _send(connection: socket.socket, head: bytes, content: bytes) -> BaseExcepti
 
 
 def _is_stale(connection: socket.socket, encrypted: bool) -> bool:
-    """True where the server has closed the connection, or has sent what nobody asked for."""
+    """True where the server has closed the connection, or has sent something unrequested."""
     if encrypted:
         return False  # TLS cannot be peeked at; a closed one fails before an answer, which is safe to send again
     try:

@@ -4,7 +4,7 @@ In      a connected socket; a block of header fields, a body.
 Out     `Reply`: header fields, body, how the stream ended; `OSError` where the connection breaks, `NotHttp2Error` among them.
 
 For gRPC's unary calls, which need little of RFC 9113: the library that does all of it spends more CPU per small request than locust, the
-checks and the histogram together. Header blocks are read by hpack. The server is told to keep no table of headers, so equal blocks mean
+checks and the histogram together. Header blocks are read by hpack. The server is instructed to keep no table of headers, so equal blocks mean
 equal fields and are read once. It is also given the largest windows, so answers never wait for us.
 """
 
@@ -32,7 +32,7 @@ _PLAIN_END = _END_HEADERS | _END_STREAM
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
 _WINDOW, _FRAME_BYTES = 65_535, 16_384  # what holds until a peer says otherwise
 _LARGEST = (1 << 31) - 1  # of windows and of stream numbers
-_BLOCK_BYTES = 1 << 16  # a larger one is mapped anew by the system at each call
+_BLOCK_BYTES = 1 << 16  # for a larger one the system maps memory at each call
 _KNOWN = 64  # header blocks remembered
 _MOST_HEADER_BYTES = 1 << 20
 _NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)  # of a socket that does not wait
@@ -73,7 +73,7 @@ class Connection:
         self._frame_bytes, self._taken = _FRAME_BYTES, 0
         self._unsent = _PREFACE + _greeting()
 
-    def ask(self, block: bytes, body: bytes, deadline: float) -> Reply:
+    def exchange(self, block: bytes, body: bytes, deadline: float) -> Reply:
         """Send one request and wait for the end of its answer.
 
         Args:
@@ -117,7 +117,7 @@ class Connection:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def alive(self) -> bool:
-        """Read what came while nobody asked, and answer it; False where the connection takes no more requests."""
+        """Read what came while the connection was idle, and answer it; False where the connection takes no more requests."""
         try:
             self._socket.settimeout(0)
             while not self.last and (block := self._socket.recv(_BLOCK_BYTES)):
@@ -166,14 +166,14 @@ class Connection:
             return
         rest = memoryview(body)
         while len(rest) and not self._reply.ended:  # an answer may come before the server has read all
-            room = min(self._window, self._stream_window, len(rest))
-            if room <= 0:
+            free = min(self._window, self._stream_window, len(rest))
+            if free <= 0:
                 self._flush(deadline)
                 self._receive(deadline)
                 continue
-            self._spend(room)
-            self._flush(deadline, *self._pieces(rest[:room], whole=room == len(rest)))
-            rest = rest[room:]
+            self._spend(free)
+            self._flush(deadline, *self._pieces(rest[:free], whole=free == len(rest)))
+            rest = rest[free:]
         self.last = self.last or bool(len(rest))  # a stream left half open
 
     def _pieces(self, data: memoryview, *, whole: bool) -> Iterable[bytes | memoryview]:
@@ -191,7 +191,7 @@ class Connection:
         waiting, self._unsent = self._unsent, b""
         whole = b"".join((waiting, *pieces))
         self._socket.settimeout(_left_s(deadline))
-        sent = self._socket.send(whole)  # sendall asks the system for its buffer's size first
+        sent = self._socket.send(whole)  # sendall queries its buffer's size first
         if sent < len(whole):
             self._socket.settimeout(_left_s(deadline))
             self._socket.sendall(memoryview(whole)[sent:])

@@ -1,7 +1,7 @@
 """infer: one answer, readable.
 
 In      a model's name and a file: an image, .npy, .npz, .json, or .txt for a model that takes text.
-Out     the answer, with class names and the five best where the output looks like class scores.
+Out     the answer, with class names and the five best where the output is class scores.
 """
 
 from __future__ import annotations

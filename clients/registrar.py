@@ -1,4 +1,4 @@
-"""Tells the server about shared memory.
+"""Registers shared memory with the server.
 
 In      connections, a region's name, key and size.
 Out     a region that the server has mapped, or a `SharedMemoryUnavailable`.

@@ -4,7 +4,7 @@ In      an id, and whether a request starts or ends its sequence.
 Out     `Step`, which a request carries, and `Sequence` / `AsyncSequence`, which send requests of one.
 
 The server sends all requests of one id to the same instance of the model, in order. Without an id every request is a sequence of its own, which
-only makes sense where it both starts and ends it. A request of a sequence is one sample, because the server asks for that.
+only makes sense where it both starts and ends it. A request of a sequence is one sample, because the server requires that.
 """
 
 from __future__ import annotations

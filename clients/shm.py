@@ -40,7 +40,7 @@ _SHM = Path("/dev/shm")
 
 
 class Registrar(Protocol):
-    """Tells the server about regions."""
+    """Registers regions with the server."""
 
     def register(self, name: str, key: str, size_bytes: int) -> None:
         """Let the server map a region."""
@@ -143,7 +143,7 @@ class Regions:
         """Do nothing: a request ends with its connection."""
 
     def after_fork(self) -> None:
-        """Use other memory from now on, in a forked child; this is the parent's, which alone tells the server about it."""
+        """Use other memory from now on, in a forked child; this is the parent's, which alone unregisters it."""
         for region in self._regions.values():
             region.after_fork()
         self._regions, self._late = {}, []
@@ -204,7 +204,7 @@ def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
     """Create the file and map it.
 
     Raises:
-        SharedMemoryUnavailable: There is no room for it, or no shared memory at all.
+        SharedMemoryUnavailable: It does not fit, or there is no shared memory at all.
     """
     try:
         free = shutil.disk_usage(path.parent).free

@@ -48,7 +48,7 @@ class TritonModel:
     Args:
         model: Its name; everything else is read from the server.
         url: ``host:port``; the server started here, or Triton's default port, when not given. ``https://`` and
-            ``grpcs://`` ask for TLS.
+            ``grpcs://`` mean TLS.
         protocol: ``http`` or ``grpc``.
         shared_memory: ``system`` or ``cuda`` to hand tensors over in shared memory (same machine only).
         version: A version, the newest when empty.
@@ -76,7 +76,7 @@ class TritonModel:
         self._closed = False
         self._prepared: set[Request] = set()
         self._connections: Pool[Any] = Pool(transports.maker(self.address, protocol, self.options))
-        self._connections.use(bool)  # what the options ask for can be made: said here, and not with the first request
+        self._connections.use(bool)  # options that cannot be used are reported here, and not with the first request
         self.memory = _memory(self._connections, protocol, shared_memory) if shared_memory else None
 
     def __enter__(self) -> TritonModel:
@@ -207,7 +207,12 @@ class TritonModel:
         self.check_open()
         try:
             message = request.message()
-            return request.decode(self._connections.use(lambda line: line.infer(message, self.model)))
+            line = self._connections.take()
+            try:
+                reply = line.infer(message, self.model)
+            finally:
+                self._connections.give_back(line)
+            return request.decode(reply)
         except BaseException as error:  # also Ctrl-C: a request whose end is unknown may still write into its memory
             if request.in_shared_memory and not is_answer(error):
                 request.forget()
@@ -314,7 +319,7 @@ class PreparedRequest:
         """Return the same bytes to be sent by another client of the same model and protocol (not with shared memory).
 
         Raises:
-            InvalidRequest: The other client asks another model or speaks another protocol, or memory would be shared.
+            InvalidRequest: The other client calls another model or speaks another protocol, or memory would be shared.
         """
         if (model.model, model.version, model.protocol) != (
             self._model.model,

@@ -22,8 +22,8 @@ def connect(where: tuple[str, int], address: str, timeout_s: float) -> socket.so
         timeout_s: Limit of connecting.
 
     Raises:
-        ConnectionFailed: Nobody listens there.
-        TimeoutError: Nobody answers in time.
+        ConnectionFailed: No server listens there.
+        TimeoutError: No answer in time.
     """
     try:
         plain = socket.create_connection(where, timeout=max(timeout_s, 0.001))

@@ -158,7 +158,7 @@ def _connector(version: PublishedVersion, transport: str, where: Addresses) -> C
 
 
 def _raise_if_gone(name: str, where: Addresses, error: ConnectionFailed) -> None:
-    """Tell a server that went away from a transport that does not work: only then HTTP answers nothing either."""
+    """Distinguish a server that went away from a transport that does not work: only then HTTP does not answer either."""
     try:
         with TritonModel(name, where.http) as model:
             model.versions()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from builders.external_data import with_data
+from builders.onnx_check import command
 from planwright import text
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
@@ -113,11 +114,10 @@ def _refused(path: Path, error: Exception) -> Fault:
         fix = "export with operators of the standard ONNX domain, or with an older opset"
         return Fault("the graph has an operator that ONNX Runtime lacks", str(path), why, fix)
     if "construct locale" in text:
-        fix = ("give the StringNormalizer node locale 'C.UTF-8', which every machine has "
-               "(skl2onnx: options={TfidfVectorizer: {'locale': 'C.UTF-8'}}); or install the locale, also where the server runs")  # fmt: skip
+        fix = "install the locale, also where the server runs; or give the StringNormalizer node locale 'C.UTF-8', which every machine has"
         return Fault("the graph needs a locale that is not installed here", str(path), why, fix)
-    fix = f"see whether the file passes: python -m onnx.checker {path}"
-    return Fault("ONNX Runtime cannot load the graph", str(path), why, fix)
+    fix = "export it again, with another opset or exporter"
+    return Fault("ONNX Runtime cannot load the graph", str(path), why, fix, command(path))
 
 
 def _tensor(item: Any, path: Path) -> TensorSpec:

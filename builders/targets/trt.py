@@ -118,6 +118,7 @@ class TensorRTTarget:
         done = child.run(
             {
                 "model": spec.name,
+                "check": spec.build_command("--until", "verify"),
                 "graph": str(graph.resolve()),
                 "network_source": network.wanted(spec),
                 "plan": str((folder / self.filename).resolve()),

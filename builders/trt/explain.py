@@ -47,7 +47,7 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (r"lean runtime|getEngineHostCodeAllowed",
      "a version-compatible plan may not run its code here", "allow it: PLANWRIGHT_TENSORRT_VERSION_COMPATIBLE=1", ("compile", "version_compatible")),
     (r"cannot open shared object file",
-     "a plugin cannot be loaded", "mend the path under compile.plugins, and look at ldd of the file", ("compile", "plugins")),
+     "a plugin cannot be loaded", "correct the path under compile.plugins, and see what ldd says of the file", ("compile", "plugins")),
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def explain(event: Mapping[str, Any], job: Mapping[str, Any], where: Callable[..
     text = "; ".join(lines) or f"TensorRT gave no reason at step '{event['step']}'"
     nodes = [f"{operator} {node}".strip() for operator, node, _ in event.get("nodes", [])]
     named = f" ({', '.join(nodes[:3])})" if nodes else ""
-    return _fault(text, where, f"python builders/build_all.py {job['model']}", named)
+    return _fault(text, where, job["check"], named)
 
 
 def explain_text(text: str, where: Callable[..., str], check: str = CHECK) -> Fault:

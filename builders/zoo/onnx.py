@@ -9,6 +9,7 @@ seeded random numbers, which is recorded as a warning: they prove plumbing, not 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builders import onnx_given, onnx_graph
+from builders import onnx_given, onnx_graph, onnx_locale
 from builders.onnx_random import FREE_AXIS, Input, Made
 from builders.samples import Sample, fingerprint
 from builders.source import Samples, Source
@@ -43,10 +44,15 @@ class Model(Source):
     def engine(self) -> OrtEngine:
         """The file as ONNX Runtime sees it."""
         if self._engine is None:
-            from builders.onnx_check import load_checked
+            from builders.onnx_check import load_checked, rewrite
 
-            load_checked(self.path)
-            self._engine = OrtEngine(self.path)
+            model = load_checked(self.path)
+            if not onnx_locale.make_portable(model):
+                self._engine = OrtEngine(self.path)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    rewrite(model, Path(folder) / "model.onnx")
+                    self._engine = OrtEngine(Path(folder) / "model.onnx")
         return self._engine
 
     @property
@@ -65,6 +71,7 @@ class Model(Source):
         from builders.onnx_check import load_checked, rewrite
 
         model = load_checked(self.path)
+        onnx_locale.make_portable(model)
         if self.batched and self.spec.batch.fixed:
             _fix_first_axes(model.graph, self.spec.batch.fixed)
         rewrite(model, path)

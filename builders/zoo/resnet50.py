@@ -85,7 +85,7 @@ class Model(TorchSource):
             fix = f"put the file there, or build with --random-weights {self.spec.name}"
             fault = Fault("the weights of resnet50 cannot be had here", self.spec.where("source"),
                           f"torchvision's loader could not download them ({error}); it looks for {cache}", fix,
-                          f"python builders/build_all.py {self.spec.name}")  # fmt: skip
+                          self.spec.build_command())  # fmt: skip
             raise StageError("torch", fault) from None
 
 

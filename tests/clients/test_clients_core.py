@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from clients import InvalidRequest, ModelInfo, ServerError, TritonModel, core
+from clients import ClientError, InvalidRequest, ModelInfo, ServerError, TritonModel, core
 from clients.discover import address, addresses, is_encrypted
 from clients.http import HttpTransport
 from clients.options import Options, Tls, ssl_context
 from clients.wire import _read_message, grpc_answer, http_answer
 from planwright.server_info import ServerInfo
 from planwright.tensors import TensorSpec
+from tests.clients._speaker import speaker
 
 
 def info(*, limit: int = 4, fixed: int = 0, batches: bool = True) -> ModelInfo:
@@ -182,6 +186,62 @@ def test_what_is_no_answer_is_an_error_and_no_crash(content: bytes) -> None:
     for length in (None, "abc", "9"):
         with pytest.raises(ServerError, match="cannot be read"):
             http_answer(info(), content, length)
+
+
+ANSWER = {
+    "outputs": [
+        {"name": "y", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}},
+        {"name": "t", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]},
+    ]
+}
+CONFIG = {
+    "max_batch_size": 4,
+    "parameters": {"planwright_scalars": {"string_value": "[]"}, "planwright_fixed_batch": {"string_value": "0"}},
+    "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["4"], "reshape": {"shape": ["2", "2"]}}],
+    "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": ["4"], "reshape": {"shape": ["2", "2"]}}],
+}
+ODD: list[Any] = [None, 5, -1, 1.5, "", "abc", [], {}, [[]], {"a": 1}, True, 2**70, "٣", [None], ["x"]]
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield where a part of a document is."""
+    yield at
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    for key in keys:
+        yield from places(value[key], (*at, key))
+
+
+def changed(document: Any, at: tuple[Any, ...], part: Any) -> Any:
+    """Return a document with one part changed."""
+    if not at:
+        return part
+    made = copy.copy(document)
+    made[at[0]] = changed(document[at[0]], at[1:], part)
+    return made
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_an_answer_with_any_part_changed_is_read_or_an_error_of_the_tree(odd: Any) -> None:
+    about = core.model_info("m", CONFIG, "")
+    for at in places(ANSWER):
+        head = json.dumps(changed(ANSWER, at, odd)).encode()
+        try:
+            answers = core.as_own(about, http_answer(about, head + np.ones(4, np.float32).tobytes(), str(len(head))))
+            assert all(isinstance(array, np.ndarray) for array in answers.values())
+        except ServerError:
+            pass
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_a_config_with_any_part_changed_is_read_or_an_error_of_the_tree(odd: Any) -> None:
+    for at in places(CONFIG):
+        body = json.dumps(changed(CONFIG, at, odd)).encode()
+        with (
+            speaker(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) as (url, _),
+            TritonModel("m", url, retries=0, timeout_s=5) as model,
+            contextlib.suppress(ClientError),
+        ):
+            core.check_batch(model.info, {"x": np.ones((1, 2, 2), np.float32)})
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"\x32", b"\x32\x04abcd", b"\x2a\x03\x0a\x01y"])

@@ -20,10 +20,10 @@ from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from tritonclient.grpc import service_pb2 as pb
 
 from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
-from clients.caretaker import CARETAKER
 from clients.grpc import GrpcTransport
 from clients.http2 import Connection
 from clients.http2 import _frame as frame
+from clients.idle import MONITOR
 from clients.options import Options
 from planwright.own_server import free_ports
 from tests._server import ROOT
@@ -147,11 +147,11 @@ def test_a_server_that_stops_need_not_wait_for_an_idle_client() -> None:
 def test_nobody_looks_after_clients_that_are_gone() -> None:
     with grpc_server() as url, connected(url) as transport:
         asked(transport)
-        assert CARETAKER.at_work
+        assert MONITOR.at_work
     until = time.monotonic() + 10
-    while CARETAKER.at_work and time.monotonic() < until:
+    while MONITOR.at_work and time.monotonic() < until:
         time.sleep(0.05)
-    assert not CARETAKER.at_work
+    assert not MONITOR.at_work
 
 
 def test_a_server_that_left_while_nobody_asked_is_found_again() -> None:

@@ -166,7 +166,7 @@ def test_failures_are_known_by_their_text(text: str, words: str, setting: str) -
 def test_a_failed_build_names_the_nodes_once() -> None:
     line = "No importer registered for op: Nonsense"
     event = {"step": "parse", "lines": [line, line], "nodes": [["Nonsense", "/layers/n", line]]}
-    fault = explain(event, {"model": "digits"}, place)
+    fault = explain(event, {"model": "digits", "check": "python builders/build_all.py digits"}, place)
     assert fault.what == "the graph has an operator that TensorRT lacks (Nonsense /layers/n)"
     assert fault.why == line
     assert fault.check == "python builders/build_all.py digits"
@@ -174,7 +174,7 @@ def test_a_failed_build_names_the_nodes_once() -> None:
 
 def test_what_is_not_known_is_told_in_tensorrts_words() -> None:
     assert explain_text("something new\nhappened", place).why == "something new happened"
-    silent = explain({"step": "build", "lines": []}, {"model": "digits"}, place)
+    silent = explain({"step": "build", "lines": []}, {"model": "digits", "check": ""}, place)
     assert "TensorRT gave no reason at step 'build'" in silent.why
 
 

@@ -13,26 +13,20 @@ class Model(TorchSource):
     dynamic_axes = {name: {0: "found"} for name in output_names}
 
     def build_model(self):
-        class Net(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                torch.manual_seed(0)
-                self.net = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
-                    weights=None, weights_backbone=None
-                )
-                for norm in (part for part in self.net.modules() if isinstance(part, torch.nn.BatchNorm2d)):
-                    norm.momentum = None  # plain averages, as a long training leaves them
-                with torch.no_grad():
-                    self.net.backbone.train()(torch.randn(4, 3, 320, 320))
-                    for part in self.net.head.classification_head.module_list:
-                        part[-1].weight.mul_(20)
-
+        class Net(torch.nn.Sequential):
             def forward(self, image):
-                found = self.net([image])[0]
-                return found["boxes"], found["scores"], found["labels"]
+                return self[0]([image])[0]
 
-        return Net()
+        torch.manual_seed(0)
+        net = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+        for norm in (part for part in net.modules() if isinstance(part, torch.nn.BatchNorm2d)):
+            norm.momentum = None  # plain averages, as a long training leaves them
+        with torch.no_grad():
+            net.backbone.train()(torch.randn(4, 3, 320, 320))
+            for level in net.head.classification_head.module_list:
+                level[-1].weight.mul_(20)  # scores that are told apart
+        return Net(net)
 
     def samples(self):
         rng = np.random.default_rng(0)
-        return Samples([], [{"image": rng.random((3, 160, 160)).astype(np.float32)} for _ in range(4)])
+        return Samples([], [{"image": rng.random((3, 160, 160)).astype(np.float32)} for _ in range(3)])
