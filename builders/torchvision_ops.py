@@ -54,15 +54,18 @@ def roi_align(
         sampling_ratio: Samples per cell and axis; as many as the cell has rows or columns where it is not positive.
         aligned: True shifts coordinates by half a pixel.
     """
-    features = features.detach()
-    found = roi_align_shape(features, rois, scale, height, width, sampling_ratio, aligned)
     regions = rois.detach().float().numpy()
     corners = regions[:, 1:] * np.float32(scale) - np.float32(0.5 if aligned else 0)
+    inner = features.detach().permute(0, 2, 3, 1).contiguous()  # channels last: two plain matrix products per region
+    found = inner.new_empty((len(regions), height, width, inner.shape[3]))
     for index, (x1, y1, x2, y2) in enumerate(corners):
-        rows = _weights(y1, y2, height, features.shape[2], sampling_ratio, aligned).to(features)
-        columns = _weights(x1, x2, width, features.shape[3], sampling_ratio, aligned).to(features)
-        found[index] = rows @ features[int(regions[index, 0])] @ columns.T
-    return found
+        top, rows = _weights(y1, y2, height, inner.shape[1], sampling_ratio, aligned)
+        left, columns = _weights(x1, x2, width, inner.shape[2], sampling_ratio, aligned)
+        image = inner[int(regions[index, 0])]
+        seen = image[top : top + rows.shape[1], left : left + columns.shape[1]]
+        by_row = rows.to(inner) @ seen.flatten(1)
+        found[index] = columns.to(inner) @ by_row.unflatten(1, (columns.shape[1], -1))
+    return found.permute(0, 3, 1, 2).contiguous()
 
 
 def roi_align_shape(
@@ -72,8 +75,8 @@ def roi_align_shape(
     return features.new_empty((rois.shape[0], features.shape[1], height, width))
 
 
-def _weights(low: np.float32, high: np.float32, cells: int, size: int, ratio: int, aligned: bool) -> Any:
-    """Return ``(cells, size)``: how much each of `size` positions along an axis adds to each cell of a region.
+def _weights(low: np.float32, high: np.float32, cells: int, size: int, ratio: int, aligned: bool) -> tuple[int, Any]:
+    """Return the first of `size` positions along an axis that a region touches, and ``(cells, touched)``: what each adds to each cell.
 
     In FP32 as the original computes, because the number of samples is a rounded quotient.
     """
@@ -90,4 +93,6 @@ def _weights(low: np.float32, high: np.float32, cells: int, size: int, ratio: in
     weights = np.zeros((cells * count, size), np.float32)
     np.add.at(weights, (steps, below), (below + 1 - place) * inside)
     np.add.at(weights, (steps, np.minimum(below + 1, size - 1)), (place - below) * inside)
-    return torch.from_numpy(weights.reshape(cells, count, size).sum(1) / max(count, 1))
+    first, last = (below.min(), below.max() + 2) if count else (0, 1)
+    touched = weights[:, first:last].reshape(cells, count, -1) if count else np.zeros((cells, 1, 1), np.float32)
+    return int(first), torch.from_numpy(touched.sum(1) / max(count, 1))
