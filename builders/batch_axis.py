@@ -42,6 +42,7 @@ class Probe:
         where: Place of the model in config.yaml.
         tolerance: Output name -> what counts as the same answer.
         graph: The ONNX file, whose names of axes and nodes explain what was measured.
+        check: The command that tries it again.
     """
 
     stage: str
@@ -49,7 +50,12 @@ class Probe:
     where: str
     tolerance: Callable[[str], Tolerance]
     graph: Path | None = None
+    check: str = ""
     _read: dict[Path, Any] = field(default_factory=dict)
+
+    def fault(self, what: str, why: str, fix: str) -> Fault:
+        """Return a fault of this model."""
+        return Fault(what, self.where, why, fix, self.check)
 
     @property
     def model(self) -> Any:
@@ -116,7 +122,7 @@ def _require_steady(probe: Probe, first: Arrays, again: Arrays) -> None:
             random = onnx_graph.random_nodes(probe.model) if probe.model is not None else []
             why = "; ".join([f"the same sample twice: {found.reason}", *(f"{node} is random" for node in random[:3])])
             fix = "take the randomness out of the model, or make its noise an input"
-            faults.append(Fault(f"output '{name}' is random, so no answer can be checked", probe.where, why, fix))
+            faults.append(probe.fault(f"output '{name}' is random, so no answer can be checked", why, fix))
     if faults:
         raise StageError(probe.stage, *faults)
 
@@ -151,7 +157,7 @@ def _together(probe: Probe, pair: Sequence[Arrays], size: int, smallest: int) ->
 
 def _one_size(probe: Probe, works: int, fails: int, error: Exception) -> Fault:
     why = f"it answers {works} and fails on {fails}: {sentence(error.__cause__ or error)}"
-    return Fault("the model takes one batch size only", probe.where, why, _fixed(works))
+    return probe.fault("the model takes one batch size only", why, _fixed(works))
 
 
 def _fixed(size: int) -> str:
@@ -163,11 +169,11 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
     shapes = {size: np.shape(found[name]) for size, found in answers.items()}
     if any(not shape for shape in shapes.values()):
         why = "it has no axes: one number for the whole batch"
-        return [Fault(f"output '{name}' has no batch axis", probe.where, why, f"{_ROW}; {_NONE}")]
+        return [probe.fault(f"output '{name}' has no batch axis", why, f"{_ROW}; {_NONE}")]
     lengths = {size: shape[0] for size, shape in shapes.items()}
     if any(length != size for size, length in lengths.items()):
         reason, fix = _explained(probe, name, lengths)
-        return [Fault(f"axis 0 of output '{name}' is not the batch", probe.where, reason, fix)]
+        return [probe.fault(f"axis 0 of output '{name}' is not the batch", reason, fix)]
     expected = np.shape(alone[0][name])[1:]
     if np.shape(alone[1][name])[1:] != expected:
         return []  # lengths that follow the content: padded side by side, which the rows will show
@@ -176,7 +182,7 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
             if length != other:
                 why = f"the same samples make it {length} alone and {other} in a batch of {size}{_unlike(probe)}"
                 fix = f"give each sample an answer of its own; {_NONE}"
-                return [Fault(f"axis {axis} of output '{name}' follows the batch", probe.where, why, fix)]
+                return [probe.fault(f"axis {axis} of output '{name}' follows the batch", why, fix)]
     return []
 
 
@@ -189,11 +195,9 @@ def _explained(probe: Probe, name: str, lengths: Mapping[int, int]) -> tuple[str
         baked = onnx_graph.baked_reshapes(probe.model, name)[:1] if probe.model is not None else []
         why = f"its length is {length} whatever the batch: a constant, or a shape baked into the graph"
         return "; ".join([why, *baked]), _fixed(length) if length in lengths else f"{_ROW}; {_NONE}"
-    if len(ratios) == 1 and next(iter(ratios)) > 1:
-        return (
-            f"it has {int(next(iter(ratios)))} rows per sample{named}",
-            f"{_ROW}, with the others as its axis 1; {_NONE}",
-        )
+    ratio = next(iter(ratios))
+    if len(ratios) == 1 and ratio > 1 and ratio.is_integer():
+        return f"it has {ratio:.0f} rows per sample{named}", f"{_ROW}, with the others as its axis 1; {_NONE}"
     lengths_seen = ", ".join(f"{length} for {size}" for size, length in lengths.items())
     return f"its length follows the content: {lengths_seen} samples{named}{_unlike(probe)}", f"{_ROW}, padded; {_NONE}"
 
@@ -242,4 +246,4 @@ def _neighbours(probe: Probe, check: OutputCheck, row: int, size: int) -> Fault:
     fix = f"take out what mixes the batch axis (a mean, a softmax or a norm over axis 0); {_NONE}"
     if check.relative < _CLOSE:
         fix += f"; or allow the difference below accept.{check.output}"
-    return Fault(f"output '{check.output}' depends on a sample's neighbours in the batch", probe.where, why, fix)
+    return probe.fault(f"output '{check.output}' depends on a sample's neighbours in the batch", why, fix)

@@ -27,7 +27,10 @@ EQUAL_SHARE = 0.05  # of the golden pairs; below it a warning would say little
 def check_batch_axis(job: Job, source: Source, samples: Samples) -> None:
     """Prove that axis 0 is the batch, on the model as it was brought."""
     stage, graph = ("onnx", source.path) if isinstance(source, OnnxFile) else ("torch", None)
-    probe = batch_axis.Probe(stage, source.reference, job.model.where(*_origin(job)), _same(job, samples), graph)
+    command = job.model.build_command("--until", "export")
+    probe = batch_axis.Probe(
+        stage, source.reference, job.model.where(*_origin(job)), _same(job, samples), graph, command
+    )
     batch_axis.check(probe, samples.golden, _probed(job, source))
 
 
@@ -56,18 +59,17 @@ def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: G
     open_session(path, stage="onnx")
     engine = OrtEngine(path)
     fixed, tolerance = job.model.batch.fixed, _same(job, samples)
-    foreign = isinstance(source, OnnxFile)
+    foreign, command = isinstance(source, OnnxFile), job.model.build_command("--until", "export")
     if not foreign:
-        batch_axis.check(
-            batch_axis.Probe("onnx", engine.run, str(path), tolerance, path), samples.golden, _probed(job, source)
-        )
+        probe = batch_axis.Probe("onnx", engine.run, str(path), tolerance, path, command)
+        batch_axis.check(probe, samples.golden, _probed(job, source))
     sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.bounds[2]})
     answers.require(
         "onnx",
         "answers in a batch differ from answers alone" if foreign else "the ONNX file differs from the original model",
         answers.check_batches(engine.run, golden, {name: tolerance(name) for name in golden.groups[0].outputs}, sizes),
         lambda _: str(path),
-        job.model.build_command("--until", "export"),
+        command,
         "" if foreign else "make the model compute the same with and without its exporter, or use the other exporter",
     )
 
