@@ -147,18 +147,16 @@ def _offered(report: dict[str, Any]) -> Iterator[str]:
     load, due = report["load"], max(report["load"]["due"], 1)
     asked, offered = load["asked_per_s"], load["offered_per_s"]
     chance = 3 / math.sqrt(due) if load["arrivals"] == "poisson" else 0.0  # three standard deviations
-    edge = (
-        report["client"].get("processes", 1) / due
-    )  # each process may have one more request, or one less, at the edges of its run
+    # each process may have one more request, or one less, at the edges of its run
+    edge = report["client"].get("processes", 1) / due
     if asked and abs(offered / asked - 1) > max(RATE_OFF, chance, edge):
         yield f"{offered:.1f} requests per second were offered, {asked:.1f} were configured"
 
 
 def _checking(client: dict[str, Any]) -> Iterator[str]:
     share = client["checking"]
-    if share.get(
-        "automatic"
-    ):  # the budget is kept, but for a few first answers: these matter by what they take of a core
+    if share.get("automatic"):
+        # the budget is kept, but for a few first answers: these matter by what they take of a core
         if share["high"] * client["cpu_share"] > LIMIT:
             yield (
                 f"checking {share['count']} answers took up to {share['high'] * client['cpu_share']:.1%} of a core, more than "
