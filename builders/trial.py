@@ -5,8 +5,8 @@ Out     a record for build.json, or a `StageError` with Triton's own sentence or
 
 Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
 verified, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
-there, because more of them prove nothing more and may not fit beside what is served; and of golden samples of one shape the
-first few are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
+there, because more of them prove nothing more and may not fit beside what is served; and a few golden samples of the two
+smallest shapes are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
 janitor cleans up after it, also after a kill.
 """
 
@@ -29,7 +29,7 @@ from builders.stage import Job
 from builders.trial_answers import Answers, UnansweredError
 from planwright import serve_fields, triton_admin
 from planwright.errors import Fault, MachineError, StageError
-from planwright.golden import Golden
+from planwright.golden import Golden, Group
 from planwright.gpu import devices
 from planwright.integrity import CONFIG
 from planwright.own_server import own_server
@@ -37,7 +37,7 @@ from planwright.server_info import ServerInfo
 
 FLAG, GOLDEN = "--no-trial-load", "golden.npz"
 LOAD_S = 600.0
-SAMPLES = 8  # of each shape
+SAMPLES, SHAPES = 8, 2
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
 _POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
 
@@ -177,13 +177,19 @@ def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
     (folder / CONFIG).write_text(pbtxt.printed(config))
     for version, source in versions.items():
         shutil.copytree(source, folder / str(version), copy_function=_link)
-        golden = Golden.load(source / GOLDEN)
         (folder / str(version) / GOLDEN).unlink()  # a link to the published file
-        few = tuple(group.take(range(min(len(group), SAMPLES))) for group in golden.groups)
-        Golden(few, golden.meta).save(folder / str(version) / GOLDEN)
+        _few(Golden.load(source / GOLDEN)).save(folder / str(version) / GOLDEN)
     for source in versions.values():
         if (source.parent / "warmup").is_dir():
             shutil.copytree(source.parent / "warmup", folder / "warmup", copy_function=_link, dirs_exist_ok=True)
+
+
+def _few(golden: Golden) -> Golden:
+    def size(group: Group) -> int:
+        return sum(array[0].size for array in group.inputs.values())
+
+    groups = sorted(golden.groups, key=size)[:SHAPES]
+    return Golden(tuple(group.take(range(min(len(group), SAMPLES))) for group in groups), golden.meta)
 
 
 def _link(source: str, target: str) -> None:
