@@ -91,7 +91,7 @@ class TrialServer:
         if not self.wanted:
             return {"skipped": FLAG}
         self.start()
-        server, began = self._server(), time.perf_counter()
+        server, began = self._server(job), time.perf_counter()
         too_new = serve_fields.version_faults(job.model.serve, _version(server), job.model.where)
         if too_new:
             return {"skipped": f"the server here is {server.version}: {too_new[0].what}"}
@@ -113,13 +113,13 @@ class TrialServer:
             own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
         )
 
-    def _server(self) -> ServerInfo:
+    def _server(self, job: Job) -> ServerInfo:
         assert self._starting is not None
         try:
             return self._starting.result()
         except MachineError as error:
             self._stop()
-            raise MachineError(_no_server(error)) from None
+            raise MachineError(_no_server(job, error)) from None
 
     def _load(self, job: Job, server: ServerInfo) -> None:
         try:
@@ -212,9 +212,9 @@ def _last_words(server: ServerInfo) -> str:
     return " ".join(line.strip() for line in lines if line.strip())[-500:]
 
 
-def _no_server(error: MachineError) -> Fault:
+def _no_server(job: Job, error: MachineError) -> Fault:
     fault = error.faults[0]
-    fix = f"make setup; or publish without it: python builders/build_all.py {FLAG}"
+    fix = f"make setup; or publish without it: {job.model.build_command('--no-trial-load')}"
     why = "\n".join(filter(None, [fault.what, fault.why]))
     return Fault(
         "the trial load needs a server, and none starts here", why=why, fix=fix, check="python -m serving --help"
@@ -223,14 +223,15 @@ def _no_server(error: MachineError) -> Fault:
 
 def _refused(job: Job, why: str) -> Fault:
     what = f"{job.model.name} does not load in the server found here; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, *_ways(job))
+    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
 
 
 def _unanswered(job: Job, why: str) -> Fault:
     what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, *_ways(job))
+    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
 
 
-def _ways(job: Job) -> tuple[str, str]:
-    publish = job.model.build_command(FLAG)
-    return f"change config.yaml as the server says; or publish it as it is: {publish}", job.model.build_command()
+def _fix(job: Job) -> str:
+    return (
+        f"change config.yaml as the server says; or publish it as it is: {job.model.build_command('--no-trial-load')}"
+    )
