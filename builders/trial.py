@@ -5,8 +5,8 @@ Out     a record for build.json, or a `StageError` with Triton's own sentence or
 
 Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
 verified, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
-there, because more of them prove nothing more and may not fit beside what is served; and of golden samples of one shape the
-first few are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
+there, because more of them prove nothing more and may not fit beside what is served; and a few golden samples of the two
+smallest shapes are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
 janitor cleans up after it, also after a kill.
 """
 
@@ -29,7 +29,7 @@ from builders.stage import Job
 from builders.trial_answers import Answers, UnansweredError
 from planwright import serve_fields, triton_admin
 from planwright.errors import Fault, MachineError, StageError
-from planwright.golden import Golden
+from planwright.golden import Golden, Group
 from planwright.gpu import devices
 from planwright.integrity import CONFIG
 from planwright.own_server import own_server
@@ -37,7 +37,7 @@ from planwright.server_info import ServerInfo
 
 FLAG, GOLDEN = "--no-trial-load", "golden.npz"
 LOAD_S = 600.0
-SAMPLES = 8  # of each shape
+SAMPLES, SHAPES = 8, 2
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
 _POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
 
@@ -91,7 +91,7 @@ class TrialServer:
         if not self.wanted:
             return {"skipped": FLAG}
         self.start()
-        server, began = self._server(), time.perf_counter()
+        server, began = self._server(job), time.perf_counter()
         too_new = serve_fields.version_faults(job.model.serve, _version(server), job.model.where)
         if too_new:
             return {"skipped": f"the server here is {server.version}: {too_new[0].what}"}
@@ -113,13 +113,13 @@ class TrialServer:
             own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
         )
 
-    def _server(self) -> ServerInfo:
+    def _server(self, job: Job) -> ServerInfo:
         assert self._starting is not None
         try:
             return self._starting.result()
         except MachineError as error:
             self._stop()
-            raise MachineError(_no_server(error)) from None
+            raise MachineError(_no_server(job, error)) from None
 
     def _load(self, job: Job, server: ServerInfo) -> None:
         try:
@@ -177,13 +177,19 @@ def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
     (folder / CONFIG).write_text(pbtxt.printed(config))
     for version, source in versions.items():
         shutil.copytree(source, folder / str(version), copy_function=_link)
-        golden = Golden.load(source / GOLDEN)
         (folder / str(version) / GOLDEN).unlink()  # a link to the published file
-        few = tuple(group.take(range(min(len(group), SAMPLES))) for group in golden.groups)
-        Golden(few, golden.meta).save(folder / str(version) / GOLDEN)
+        _few(Golden.load(source / GOLDEN)).save(folder / str(version) / GOLDEN)
     for source in versions.values():
         if (source.parent / "warmup").is_dir():
             shutil.copytree(source.parent / "warmup", folder / "warmup", copy_function=_link, dirs_exist_ok=True)
+
+
+def _few(golden: Golden) -> Golden:
+    def size(group: Group) -> int:
+        return sum(array[0].size for array in group.inputs.values())
+
+    groups = sorted(golden.groups, key=size)[:SHAPES]
+    return Golden(tuple(group.take(range(min(len(group), SAMPLES))) for group in groups), golden.meta)
 
 
 def _link(source: str, target: str) -> None:
@@ -206,9 +212,9 @@ def _last_words(server: ServerInfo) -> str:
     return " ".join(line.strip() for line in lines if line.strip())[-500:]
 
 
-def _no_server(error: MachineError) -> Fault:
+def _no_server(job: Job, error: MachineError) -> Fault:
     fault = error.faults[0]
-    fix = f"make setup; or publish without it: python builders/build_all.py {FLAG}"
+    fix = f"make setup; or publish without it: {job.model.build_command('--no-trial-load')}"
     why = "\n".join(filter(None, [fault.what, fault.why]))
     return Fault(
         "the trial load needs a server, and none starts here", why=why, fix=fix, check="python -m serving --help"
@@ -217,14 +223,15 @@ def _no_server(error: MachineError) -> Fault:
 
 def _refused(job: Job, why: str) -> Fault:
     what = f"{job.model.name} does not load in the server found here; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, *_ways(job))
+    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
 
 
 def _unanswered(job: Job, why: str) -> Fault:
     what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, *_ways(job))
+    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
 
 
-def _ways(job: Job) -> tuple[str, str]:
-    publish = job.model.build_command(FLAG)
-    return f"change config.yaml as the server says; or publish it as it is: {publish}", job.model.build_command()
+def _fix(job: Job) -> str:
+    return (
+        f"change config.yaml as the server says; or publish it as it is: {job.model.build_command('--no-trial-load')}"
+    )
