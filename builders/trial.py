@@ -153,10 +153,12 @@ class TrialServer:
         """End the server and remove its folder; the next `start` begins with another one."""
         if self._starting is None:
             return
-        self._starting.exception()  # waits for a start that is under way
-        self._starting = None
-        self._stack.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            self._starting.exception()  # waits for a start that is under way
+            self._stack.close()
+        finally:
+            self._starting = None
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _scratch(build: Path) -> Path:
