@@ -140,9 +140,9 @@ def _run_stages(job: Job, request: Request, result: Result, say: Say) -> None:
     for stage in _due(request):
         if stage is VERIFY:
             serve_check.check(job)
-            _get_ready(job, request)
         decision = decide(stage, job, forced=request.force)
         result.stages[stage.name] = f"{decision.action}: {decision.why}"
+        _get_ready(job, request, decision, stage)
         if decision.action == "run":
             if stage is not EXPORT and not checked:
                 check_distinct(job)
@@ -154,9 +154,12 @@ def _run_stages(job: Job, request: Request, result: Result, say: Say) -> None:
     _tell_warnings(job, result, say)
 
 
-def _get_ready(job: Job, request: Request) -> None:
-    """Let the trial server start while the engine is verified, where something will be published."""
-    if request.until == "publish" and not publish.current(job, tried=request.trial.wanted):
+def _get_ready(job: Job, request: Request, decision: Decision, stage: Stage) -> None:
+    """Let the trial server start while a stage works, where something will be published."""
+    if request.until != "publish":
+        return
+    changed = stage is VERIFY and not publish.current(job, tried=request.trial.wanted)
+    if changed or decision.action == "run":
         request.trial.start()
 
 

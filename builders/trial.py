@@ -4,7 +4,7 @@ In      config.pbtxt and the version folders as they are about to be published.
 Out     a record for build.json, or a `StageError` with Triton's own sentence or the first wrong answer.
 
 Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
-verified, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
+exported, when a core is idle, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
 there, because more of them prove nothing more and may not fit beside what is served; and a few golden samples of the two
 smallest shapes are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
 janitor cleans up after it, also after a kill.
@@ -55,6 +55,7 @@ class TrialServer:
         self._stack = ExitStack()
         self._worker = ThreadPoolExecutor(1)
         self._starting: Future[ServerInfo] | None = None
+        self._answers: Answers | None = None
         self._folder = Path()
 
     def __enter__(self) -> TrialServer:
@@ -63,15 +64,21 @@ class TrialServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._answers is not None:
+            self._answers.close()
         self._stop()
         self._worker.shutdown()
 
     def start(self) -> None:
-        """Start the server in the background, where there is none yet."""
-        if self.wanted and self._starting is None:
+        """Start the server, and who will send it samples, in the background, where they do not run yet."""
+        if not self.wanted:
+            return
+        if self._starting is None:
             self._folder = _scratch(self._build)
             (self._folder / "repository").mkdir()
             self._starting = self._worker.submit(self._enter)
+        if self._answers is None:
+            self._answers = Answers()
 
     def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
         """Load a model and let it answer golden samples at batch 1 and max.
@@ -97,10 +104,9 @@ class TrialServer:
             return {"skipped": f"the server here is {server.version}: {too_new[0].what}"}
         folder = self._folder / "repository" / job.model.name
         try:
-            with Answers() as answers:
-                _assemble(folder, text, versions)
-                self._load(job, server)
-                checks = self._check(job, server, answers)
+            _assemble(folder, text, versions)
+            self._load(job, server)
+            checks = self._check(job, server)
         finally:
             self._unload(server, folder)
         return {"server": server.version, "checks": checks, "seconds": round(time.perf_counter() - began, 3)}
@@ -131,8 +137,9 @@ class TrialServer:
         except triton_admin.RefusedError as error:
             raise StageError("serve", _refused(job, str(error))) from None
 
-    def _check(self, job: Job, server: ServerInfo, answers: Answers) -> int:
+    def _check(self, job: Job, server: ServerInfo) -> int:
         """Return how many checks passed."""
+        answers, self._answers = self._answers or Answers(), None
         try:
             return answers.check(job.model.name, self._folder / "repository", self._folder / "server.json")
         except UnansweredError as error:
@@ -140,6 +147,8 @@ class TrialServer:
             if ServerInfo.read(self._folder / "server.json") is None:
                 why = f"the server ended while it answered: {_last_words(server)}"
             raise StageError("serve", _unanswered(job, why)) from None
+        finally:
+            answers.close()
 
     def _unload(self, server: ServerInfo, folder: Path) -> None:
         if self._starting is not None:

@@ -3,8 +3,8 @@
 In      a server file, a repository.
 Out     how many checks passed, or `Unanswered` with the first that did not.
 
-Builders and clients are rooms that do not import each other. The process is started before the model is loaded, so that its
-imports cost no time; it waits for its words on standard input.
+Builders and clients do not import each other. The process is started long before it is needed, so that its imports cost no
+time; it waits for its command line on standard input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from planwright.own_server import ROOT
@@ -30,18 +29,14 @@ class UnansweredError(Exception):
 
 
 class Answers:
-    """One run of validate, started when the block begins."""
+    """One run of validate; `close` it."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen([sys.executable, "-c", _ENTRY], cwd=ROOT, stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
-    def __enter__(self) -> Answers:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the process, also where it was never used."""
         self._process.kill()
         self._process.communicate()
 
