@@ -155,7 +155,11 @@ def echo(repository: Path, name: str, datatypes: Sequence[str]) -> Path:
 
 def varied(repository: Path, name: str = "varied") -> Path:
     """Publish a model that answers numbers ``a`` and text ``w`` of any length and numbers ``b`` of two, as ``a_out`` and so on."""
-    kinds = {"a": ("FP32", "m", -1), "w": ("STRING", "k", -1), "b": ("INT32", 2, 2)}
+    kinds: dict[str, tuple[str, int | str, int]] = {
+        "a": ("FP32", "m", -1),
+        "w": ("STRING", "k", -1),
+        "b": ("INT32", 2, 2),
+    }
     made = model(
         [helper.make_node("Identity", [k], [f"{k}_out"]) for k in kinds],
         [value(k, d, ["n", dim]) for k, (d, dim, _) in kinds.items()],

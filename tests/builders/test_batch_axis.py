@@ -25,7 +25,11 @@ AXIS_1 = constant("axis", np.array([1], np.int64))
 
 
 def nms() -> Any:
-    limits = [constant("k", np.array([5])), constant("i", np.float32([0.5])), constant("t", np.float32([0.1]))]
+    limits = [
+        constant("k", np.array([5])),
+        constant("i", np.array([0.5], np.float32)),
+        constant("t", np.array([0.1], np.float32)),
+    ]
     return model(
         [helper.make_node("NonMaxSuppression", ["b", "c", "k", "i", "t"], ["sel"])],
         [value("b", "FP32", ["N", 20, 4]), value("c", "FP32", ["N", 2, 20])],

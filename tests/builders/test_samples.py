@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,9 +37,8 @@ def test_text_is_kept_to_the_last_character(form: str, tmp_path: Path) -> None:
 
 def test_golden_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
     meta = np.frombuffer(b'{"weights": "real"}', np.uint8)
-    np.savez(
-        tmp_path / "g.npz", **{"meta": meta, "input/0/a/b": np.array([b"x", "ä".encode()]), "output/0/y": np.ones(2)}
-    )
+    arrays: dict[str, Any] = {"input/0/a/b": np.array([b"x", "ä".encode()]), "output/0/y": np.ones(2)}
+    np.savez(tmp_path / "g.npz", meta=meta, **arrays)
     (group,) = Golden.load(tmp_path / "g.npz").groups
     assert group.inputs["a/b"].tolist() == [b"x", "ä".encode()]
     assert group.outputs["y"].tolist() == [1, 1]

@@ -279,7 +279,7 @@ def odd_numbers(repository: Path) -> Path:
     )
     io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [4]))
     odd = (np.nan, 0.0, np.inf, -1.0)
-    samples = [{"x": np.float32([1 + i, 2 * i + 1, odd[i % 4], 3])} for i in range(8)]
+    samples = [{"x": np.array([1 + i, 2 * i + 1, odd[i % 4], 3], np.float32)} for i in range(8)]
     config = f"max_batch_size: 4\n{io}{_models.instances(1)}{BATCHING}"
     return publish(repository, "odd_numbers", made, config, samples, batch={"kind": "dynamic", "max": 4})
 

@@ -91,7 +91,7 @@ def test_scalars_of_a_model_without_a_batch_axis(connect: Connect) -> None:
         assert same(3 * v.sum(), answers["t"])
         assert answers["again"].item().decode() == "größe"
     with pytest.raises(InvalidRequest, match="must have shape"):
-        model.infer_batch(s=np.float32([3]), v=v, w="größe")
+        model.infer_batch(s=np.array([3], np.float32), v=v, w="größe")
 
 
 def test_shapes_that_config_shows_otherwise_are_the_models_own_here(connect: Connect) -> None:

@@ -67,7 +67,7 @@ def test_a_model_without_a_batch_axis_takes_whole_tensors(ask: Any, tmp_path: Pa
 
 def test_one_number_or_text_per_sample_is_a_number_or_text_in_a_file(ask: Any, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"k": 3, "v": [1, 2], "w": "größe"}))
-    np.savez(tmp_path / "a.npz", k=np.float32(3), v=np.float32([1, 2]), w=np.array("größe"))
+    np.savez(tmp_path / "a.npz", k=np.float32(3), v=np.array([1, 2], np.float32), w=np.array("größe"))
     for name in ("a.json", "a.npz"):
         assert json.loads(ask("per_sample", tmp_path / name, "--json").stdout) == {"d": 6, "s": 6, "again": "größe"}
     assert "again: 'größe'" in ask("per_sample", tmp_path / "a.json").stdout

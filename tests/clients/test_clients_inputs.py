@@ -78,7 +78,7 @@ def test_the_async_client_takes_them_too(server: ServerInfo, protocol: Any, memo
 
 
 def test_every_number_type_is_taken_big_endian_and_text_of_every_kind(connect: Connect) -> None:
-    types = {f"in_{name}": core.TensorSpec(name, name, (3,)).numpy_dtype for name in NUMBERS}
+    types = {f"in_{name}": TensorSpec(name, name, (3,)).numpy_dtype for name in NUMBERS}
     native = {name: np.array([[1, 2, 100], [4, 5, 6]], dtype) for name, dtype in types.items()}
     native["in_BOOL"] = np.array([[True, False, True], [False, False, True]])
     texts: list[Any] = [
@@ -279,9 +279,10 @@ def test_a_model_is_named_by_text(name: Any) -> None:
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_options_that_are_unusual_work(server: ServerInfo, protocol: Any) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
-    for options in ({"timeout_s": float("inf")}, {"timeout_s": 10**400}, {"timeout_s": np.float32(5)}, {"version": None}, {"version": 1},
-                    {"retries": np.int64(0)}, {"retries": 2.0}, {"headers": {}}, {"headers": {"X-A": "b c; d"}}):  # fmt: skip
-        with TritonModel("affine", url, protocol=protocol, **options) as model:  # type: ignore[arg-type]
+    unusual: tuple[dict[str, Any], ...] = ({"timeout_s": float("inf")}, {"timeout_s": 10**400}, {"timeout_s": np.float32(5)}, {"version": None}, {"version": 1},
+                    {"retries": np.int64(0)}, {"retries": 2.0}, {"headers": {}}, {"headers": {"X-A": "b c; d"}})  # fmt: skip
+    for options in unusual:
+        with TritonModel("affine", url, protocol=protocol, **options) as model:
             assert np.allclose(model.infer_batch(x=BASE[:1])["y"], BASE[:1] @ WEIGHTS, atol=1e-3)
 
 
@@ -294,7 +295,8 @@ def test_a_version_that_is_none_is_an_error_of_the_tree(server: ServerInfo, prot
 
 
 def test_waiting_takes_seconds(connect: Connect) -> None:
-    for wrong in ("5", None, -1, float("nan")):
+    odd: tuple[Any, ...] = ("5", None, -1, float("nan"))
+    for wrong in odd:
         with pytest.raises(InvalidRequest, match="timeout_s"):
             connect("affine").wait_ready(wrong)
     connect("affine").wait_ready(float("inf"))

@@ -124,7 +124,8 @@ def test_a_prepared_request_in_shared_memory_is_sent_by_one_thread_at_a_time(ser
 
 
 def test_closing_a_client_ends_what_other_threads_wait_for(connect: Connect, server: ServerInfo) -> None:
-    before, model, found = names(server), connect("sleeper", timeout_s=60), []
+    before, model = names(server), connect("sleeper", timeout_s=60)
+    found: list[Any] = []
 
     def ask() -> None:
         try:

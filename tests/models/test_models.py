@@ -108,7 +108,8 @@ def test_text_and_numbers_come_back_as_they_went(server: ServerInfo) -> None:
 
 
 def test_shapes_are_the_models_own(server: ServerInfo) -> None:
-    x, q = np.float32([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0]]), np.eye(4, dtype=np.float32)[:2]
+    x = np.array([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0]], np.float32)
+    q = np.eye(4, dtype=np.float32)[:2]
     found = ask(server, "matrix", x=x, q=q)
     np.testing.assert_allclose(found["y"], x @ q.T)
     assert found["mean"].shape == ()

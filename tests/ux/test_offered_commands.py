@@ -130,7 +130,7 @@ def installed(_: Place, words: list[str]) -> None:
 def packages(_: Place, words: list[str]) -> None:
     if shutil.which("apt-get") is None:
         pytest.skip("no apt-get here")
-    done = run("apt-get", "install", "--dry-run", words[2].replace("{}", "3.11"))
+    done = run("apt-get", "install", "--dry-run", words[2] if words[2][-1].isdecimal() else f"{words[2]}3.11")
     if "Unable to locate" in done.stderr:
         pytest.skip("apt has no package lists here")
     assert done.returncode == 0, done.stderr

@@ -64,6 +64,10 @@ def test_calls_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)
     monkeypatch.setattr("planwright.console.time.monotonic", Clock(0.5))
-    double = console.counted("verify", lambda value: 2 * value, 3)
-    assert [double(value) for value in (1, 2, 3, 4)] == [2, 4, 6, 8]
+
+    def double(value: int) -> int:
+        return 2 * value
+
+    counted = console.counted("verify", double, 3)
+    assert [counted(value) for value in (1, 2, 3, 4)] == [2, 4, 6, 8]
     assert "verify 2/3\r" in stream.getvalue()
