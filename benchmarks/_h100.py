@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import record, stamp
+from benchmarks._common import Inputs, stamp
 from builders.targets.trt import TensorRTTarget
 from planwright import console
+from planwright.errors import Fault
 from planwright.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ class Step:
         self.rows: list[dict[str, Any]] = []
         self.figures: list[dict[str, Any]] = []
         self.missed: list[str] = []
+        self.inputs = Inputs()
 
     def row(self, **values: Any) -> None:
         """Add a row and say it."""
@@ -53,10 +55,16 @@ class Step:
             self.missed.append(f"{self.name}: {what}")
         return met
 
-    def save(self) -> Path:
-        """Write the record of what is known so far."""
+    def need(self, there: bool, what: str) -> bool:
+        """Say whether something is there without which the step measures nothing, and return it."""
+        if not self.require(there, what):
+            self.inputs.missing.append(Fault(f"{self.name} lacks: {what}", fix="see its words above"))
+        return there
+
+    def save(self) -> None:
+        """Write the record, unless the step lacked something."""
         value = {"step": self.name, "rows": self.rows, "figures": self.figures, "missed": self.missed}
-        return record("h100_" + self.name, {**stamp(), **versions(), **value})
+        self.inputs.keep("h100_" + self.name, {**stamp(), **versions(), **value})
 
 
 def command(name: str, *flags: str, build: Path = BUILD, repository: Path = REPOSITORY) -> list[str]:

@@ -34,7 +34,6 @@ def routes(step: Step) -> None:
             realised=report["realised"],
         )
         scores[name] = float(report["verify"].get("score", {}).get("accuracy", 0.0))
-        step.save()
     for name in ("digits_api", "digits_native"):
         step.figure(f"accuracy lost by {name}", scores["digits_fp32"] - scores[name], "<=", SCORE_LOST)
 
@@ -65,13 +64,12 @@ def search(step: Step) -> None:
 
 
 def _builders(step: Step, command: str, *words: str) -> dict[str, Any]:
-    """Return what a command of builders says as JSON; empty, and a missed requirement, where it failed."""
+    """Return what a command of builders says as JSON; empty, and a missing input, where it failed."""
     done = subprocess.run(
         [sys.executable, "-m", "builders", command, *words, "--config", str(CONFIG), "--build", str(BUILD), "--json"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S,
     )  # fmt: skip
-    step.require(done.returncode == 0, f"{command} {' '.join(words)}")
-    if done.returncode:
+    if not step.need(done.returncode == 0, f"{command} {' '.join(words)}"):
         console.say(done.stdout[-2000:])
         return {}
     found: dict[str, Any] = json.loads(done.stdout)

@@ -29,7 +29,7 @@ PREFIX = "h100_bench_"  # of the records that benchmarks/tune.py writes itself
 def exhaustive(step: Step) -> None:
     """Measure all sixteen settings, the good ones twice."""
     build_model(MODEL)
-    if not step.require(_benchmark("--until", "search") == 0, "the exhaustive search is stored"):
+    if not step.need(_benchmark("--until", "search") == 0, "the exhaustive search is stored"):
         return
     found = read_record(f"{PREFIX}tune_exhaustive_{MODEL}")
     for row in found["rows"]:
@@ -39,7 +39,7 @@ def exhaustive(step: Step) -> None:
 def tune(step: Step) -> None:
     """Let tune choose."""
     build_model(MODEL)
-    if not step.require(_benchmark("--until", "tune") == 0, "tune found a setting within the SLO"):
+    if not step.need(_benchmark("--until", "tune") == 0, "tune found a setting within the SLO"):
         return
     found = read_record(f"{PREFIX}tuned_{MODEL}")
     step.row(**{key: found[key] for key in ("slo", "took_s", "pick")}, points=len(found["points"]))
@@ -48,7 +48,7 @@ def tune(step: Step) -> None:
 def pair(step: Step) -> None:
     """Measure tune's pick, the best of the exhaustive search and Triton's defaults anew, interleaved."""
     build_model(MODEL)
-    if not step.require(_benchmark("--tuned") == 0, "pick, best and defaults are measured"):
+    if not step.need(_benchmark("--tuned") == 0, "pick, best and defaults are measured"):
         return
     row = read_record(f"{PREFIX}tune")["rows"][0]
     step.row(**row)
@@ -79,8 +79,7 @@ def graphs(step: Step) -> None:
              "--repeats", "2", "--duration-s", "3"],
             cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S,
         )  # fmt: skip
-    step.require(done.returncode == 0, "the sweep over CUDA graphs")
-    if done.returncode:
+    if not step.need(done.returncode == 0, "the sweep over CUDA graphs"):
         console.say(done.stdout[-1500:] + done.stderr[-1500:])
         return
     report: dict[str, Any] = json.loads(done.stdout)

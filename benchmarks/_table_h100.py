@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks._common import ratio_words, read_record
+from loadtest import _stats
 
 
 def section() -> list[str]:
@@ -198,17 +199,18 @@ def graphs(record: dict[str, Any]) -> list[str]:
         "",
         "| setting | infer/sec | mean batch | watts | joules per inference | against the first |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
-        *(_swept(point) for point in points),
+        *(_swept(point, points[0]) for point in points),
         "",
         f"{_where(record)}.",
     ]
 
 
-def _swept(point: dict[str, Any]) -> str:
-    rates = ", ".join(f"{rate:.0f}" for rate in point["throughput_per_s"]["values"])
+def _swept(point: dict[str, Any], base: dict[str, Any]) -> str:
+    values = [each["throughput_per_s"]["values"] for each in (base, point)]
+    rates, comparison = ", ".join(f"{rate:.0f}" for rate in values[1]), _stats.compare(*values)
     return (
         f"| {point['label']} | {rates} | {point['mean_batch']:.0f} | {point['gpu_w']:.0f} | {point['joules_per_inference']:.4f} "
-        f"| {point['comparison'] or '-'} |"
+        f"| {'-' if point is base else comparison} |"
     )
 
 

@@ -1,7 +1,7 @@
 """Served throughput over in-process ONNX Runtime, and what the SDK costs over bare tritonclient.
 
 In      a published repository (python builders/build_all.py --random-weights resnet50).
-Out     a table and benchmarks/results/embedded.json; with ``--check`` exit code 1 where a stated target is missed.
+Out     a table and benchmarks/results/embedded.json; with ``--check`` exit code 1 where a stated target or an input is missed.
 
 Both sides of a ratio are measured in one run, interleaved round by round. Server and stubs are pinned to core 0, the client
 and its threads to core 1, and the in-process session to core 0, one thread each. Inputs are the golden samples, another
@@ -20,14 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, serve, stamp  # noqa: E402
+from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.golden import Golden  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
@@ -35,11 +35,12 @@ from planwright.server_info import ServerInfo  # noqa: E402
 TARGETS = {"resnet50": 0.95, "minilm": 0.80, "sdk": 1.15, "prepared": 0.90}
 SERVER_CORE, CLIENT_CORE = 0, 1
 BATCH = {"resnet50": 8, "minilm": 8}
+SMALL = "digits"
 IN_FLIGHT = 3
 SMALL_REQUESTS = 400
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure everything that is published."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=6, help="interleaved rounds per ratio")
@@ -47,21 +48,24 @@ def main() -> int:
     parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     parser.add_argument("--in-process", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.in_process:
         return _in_process(*args.in_process)
-    rows = [_served(args, name) for name in BATCH if (args.repository / name).is_dir()]
-    rows += _sdk(args)
+    inputs = Inputs()
+    inputs.cores(max(SERVER_CORE, CLIENT_CORE) + 1)
+    inputs.program("taskset", "install util-linux")
+    inputs.require()
+    models = inputs.models(args.repository, *BATCH, build="--random-weights")
+    rows = [_served(args, name) for name in models]
+    rows += _sdk(args) if inputs.models(args.repository, SMALL) else []
     table = [
         (r["what"], f"{r['ratio']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", _target(r), r["detail"]) for r in rows
     ]
     console.table("embedded", ["what", "median ratio", "range over rounds", "target", "detail"], table)
-    path = record(
-        "embedded",
-        {**stamp(), "pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds, "rows": rows},
-    )
-    console.say(f"record: {path.relative_to(ROOT)}")
-    return 1 if args.check and any(not r["met"] for r in rows) else 0
+    value = {
+        **stamp(), "pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds, "rows": rows,
+    }  # fmt: skip
+    return inputs.conclude("embedded", value, met=all(r["met"] for r in rows), check=args.check)
 
 
 def _target(row: dict[str, Any]) -> str:
@@ -227,7 +231,7 @@ def _sdk(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     image = np.zeros((1, 8, 8), np.uint8)
     with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
-        shutil.copytree(args.repository / "digits", Path(scratch) / "digits")
+        shutil.copytree(args.repository / SMALL, Path(scratch) / SMALL)
         with serve(Path(scratch), prefix=("taskset", "-c", str(SERVER_CORE))) as server:
             os.sched_setaffinity(0, {CLIENT_CORE})
             client = bare.InferenceServerClient(server.http_url)
@@ -235,11 +239,9 @@ def _sdk(args: argparse.Namespace) -> list[dict[str, Any]]:
             def plain() -> object:
                 tensor = bare.InferInput("image", image.shape, "UINT8")
                 tensor.set_data_from_numpy(image)
-                return client.infer("digits", [tensor], outputs=[bare.InferRequestedOutput("scores")]).as_numpy(
-                    "scores"
-                )
+                return client.infer(SMALL, [tensor], outputs=[bare.InferRequestedOutput("scores")]).as_numpy("scores")
 
-            with TritonModel("digits", server.http_url) as model:
+            with TritonModel(SMALL, server.http_url) as model:
                 request = model.prepare(image=image)
                 sides: list[Callable[[], object]] = [plain, lambda: model.infer_batch(image=image), request.infer]
                 for side in sides:
@@ -271,4 +273,4 @@ def _cpu_us(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    console.run(main)

@@ -1,7 +1,7 @@
 """TensorRT on one GPU: built, proved, fast, served, and told when it is wrong.
 
 In      ``--prepare`` on any machine with PyTorch: exports and graphs below build/h100. Then, on the GPU machine, the steps.
-Out     a table per step and benchmarks/results/h100_<step>.json, written as soon as a figure is known; ``--check`` exits 1
+Out     a table per step and benchmarks/results/h100_<step>.json, written when the step has ended; ``--check`` exits 1
         where a stated target is missed.
 
 Steps: build (twelve plans, verified, precision proved), engine (ResNet-50 alone, host copies on), served (our Python-based
@@ -24,8 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import _h100_routes, _h100_served, _h100_tune, _h100_wrong  # noqa: E402
+from benchmarks._common import Inputs  # noqa: E402
 from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
+from builders.target_choice import choose  # noqa: E402
 from planwright import console  # noqa: E402
+from planwright.errors import MachineError  # noqa: E402
 
 TARGETS = {"fp16": 30_000.0, "int8": 50_000.0, "cache": 0.25, "drift": 0.02, "accuracy": 0.005, "minilm_cosine": 0.999}
 BATCHES, STREAMS, ROUNDS, SECONDS = (64, 128, 256), (1, 2), 3, 1.2
@@ -40,14 +43,28 @@ def main(argv: Sequence[str]) -> int:
     args = p.parse_args(argv)
     if args.prepare:
         return prepare()
-    missed = []
-    for name in args.only or list(STEPS):
+    steps, missed = args.only or list(STEPS), []
+    _require(steps)
+    for name in steps:
         step = Step(name)
         STEPS[name](step)
         missed += step.missed
-        console.say(f"record: {step.save()}")
+        step.save()
     console.say("; ".join(missed) or "every target met")
     return 1 if missed and args.check else 0
+
+
+def _require(steps: Sequence[str]) -> None:
+    """Stop where the machine, or what ``--prepare`` makes, is missing."""
+    inputs = Inputs()
+    try:
+        choose("tensorrt")
+    except MachineError as error:
+        inputs.missing += error.faults
+    inputs.folder(BUILD, "python benchmarks/h100.py --prepare")
+    if "served" in steps:
+        inputs.program("perf_analyzer", "take it from tritonclient 2.60's wheel")
+    inputs.require()
 
 
 def prepare() -> int:
@@ -77,7 +94,6 @@ def build(step: Step) -> None:
             realised=report["realised"], plan_bytes=report["plan_bytes"], build_seconds=report["build_seconds"],
         )  # fmt: skip
         step.require(report["status"] != "failed", f"{name} is built and verified")
-        step.save()
     figures = {row["model"]: row["verify"] for row in step.rows}
     lost = _score(figures["digits_fp32"]) - _score(figures["digits_int8"])
     step.figure("digits accuracy lost at int8", lost, "<=", TARGETS["accuracy"])

@@ -21,15 +21,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, serve, stamp  # noqa: E402
+from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from builders.repository import Published  # noqa: E402
 from clients.validate import Addresses, validate  # noqa: E402
 from planwright import console  # noqa: E402
+from planwright.errors import Fault  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
 
 CONFIG = """\
@@ -54,13 +56,14 @@ MOMENTS = {
 START_S, STAGE_S = 0.5, 0.04  # longest wait before the kill; a stage of digits takes 10 to 40 ms
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the rounds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--builds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-record", action="store_true", help="leave the stored record as it is")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    inputs = Inputs()
     with tempfile.TemporaryDirectory(prefix="planwright-kill-") as scratch:
         outcomes, faults = _rounds(Path(scratch), args.builds, random.Random(args.seed))
     console.say(
@@ -68,9 +71,11 @@ def main() -> int:
     )
     for fault in faults:
         console.say(f"FAULT {fault}")
+    if not outcomes:  # no build was killed, so nothing was measured
+        inputs.missing.append(Fault("digits could not be built", fix="python builders/build_all.py digits"))
     if not args.no_record:
         figures = {"builds": args.builds, "seed": args.seed, "outcomes": dict(outcomes), "faults": faults}
-        record("kill_builds", {**stamp(), **figures})
+        inputs.keep("kill_builds", {**stamp(), **figures})
     return 1 if faults else 0
 
 
@@ -176,4 +181,4 @@ def _served(repository: Path, server: ServerInfo) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    console.run(main)

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, serve, stamp  # noqa: E402
+from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from deploy.demo import LOAD  # noqa: E402
 from loadtest import _locust  # noqa: E402
 from planwright import console  # noqa: E402
@@ -40,6 +40,9 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     p.add_argument("--check", action="store_true", help="exit 1 where one is accused or not caught")
     args = p.parse_args(argv)
+    inputs = Inputs()
+    inputs.models(args.repository, MODEL)
+    inputs.require()
     with tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder:
         swapped = Path(folder) / "swapped"
         shutil.copytree(args.repository, swapped)
@@ -53,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
     console.say(
         f"{'met' if met else 'MISSED'}  {figures['accused']} of {args.healthy} healthy runs accused, {figures['caught']} of {args.swapped} swapped runs caught"
     )
-    console.say(f"record: {record('load_answers', {**stamp(), 'load': LOAD, **figures, 'met': met, 'runs': runs})}")
-    return 1 if args.check and not met else 0
+    value = {**stamp(), "load": LOAD, **figures, "met": met, "runs": runs}
+    return inputs.conclude("load_answers", value, met=met, check=args.check)
 
 
 def _runs(repository: Path, count: int) -> list[dict[str, Any]]:

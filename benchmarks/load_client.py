@@ -15,7 +15,6 @@ import csv
 import json
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, serve, stamp  # noqa: E402
+from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from clients import published  # noqa: E402
 from loadtest import _locust  # noqa: E402
 from planwright import console  # noqa: E402
@@ -38,6 +37,7 @@ TARGETS = {"throughput": 0.95, "cpu": 3.0}
 SERVER_CORE, CLIENT_CORE = 0, 1
 SERVER_BOUND, SMALL = "minilm", "digits"
 USERS, SECONDS = 8, 8.0
+PERF_ANALYZER = "take it from tritonclient's wheel: 2.60 has one for glibc 2.38, 2.50 one for glibc 2.35 (with libb64 and libcudart 12)"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,6 +48,10 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     p.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     args = p.parse_args(argv)
+    inputs = Inputs()
+    inputs.models(args.repository, SERVER_BOUND, SMALL)
+    args.perf_analyzer = inputs.program("perf_analyzer", PERF_ANALYZER, "PERF_ANALYZER")
+    inputs.require()
     pinned = len(os.sched_getaffinity(0)) > 1
     prefix = ("taskset", "-c", str(SERVER_CORE)) if pinned else ()
     with (
@@ -59,10 +63,8 @@ def main(argv: Sequence[str]) -> int:
         rounds = [_round(args, server, scratch, pinned=pinned) for _ in range(args.rounds)]
     rows = _rows(rounds)
     _show(rows)
-    console.say(
-        f"record: {record('load_client', {**stamp(), 'pinned': pinned, 'users': USERS, 'rounds': rounds, 'rows': rows})}"
-    )
-    return 1 if args.check and not all(row["met"] for row in rows) else 0
+    value = {**stamp(), "pinned": pinned, "users": USERS, "rounds": rounds, "rows": rows}
+    return inputs.conclude("load_client", value, met=all(row["met"] for row in rows), check=args.check)
 
 
 def _round(args: argparse.Namespace, server: ServerInfo, scratch: Path, *, pinned: bool) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _perf_analyzer(
     if not data.exists():
         data.write_text(json.dumps(_golden(args.repository, model)))
     url = server.http_url if protocol == "http" else server.grpc_url
-    command = [*prefix, _binary(), "-m", model, "-u", url, "-i", protocol, "--input-data", str(data), "--concurrency-range", str(USERS),
+    command = [*prefix, args.perf_analyzer, "-m", model, "-u", url, "-i", protocol, "--input-data", str(data), "--concurrency-range", str(USERS),
                "--measurement-mode", "time_windows", "--measurement-interval", f"{args.seconds * 1000 / 3:.0f}", "-f", str(table),
                "--stability-percentage", "100", "--max-trials", "3"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds * 10 + 120)
@@ -132,20 +134,6 @@ def _golden(repository: Path, model: str) -> dict[str, Any]:
         )
     random.Random(1).shuffle(rows)
     return {"data": rows}
-
-
-def _binary() -> str:
-    """Return perf_analyzer: the environment's PERF_ANALYZER, or that of the path.
-
-    Raises:
-        MachineError: There is none.
-    """
-    found = os.environ.get("PERF_ANALYZER") or shutil.which("perf_analyzer")
-    if found is None:
-        why = "it is looked for in PERF_ANALYZER and on the path"
-        fix = "take it from tritonclient's wheel: 2.60 has one for glibc 2.38, 2.50 one for glibc 2.35 (with libb64 and libcudart 12)"
-        raise MachineError(Fault("there is no perf_analyzer", why=why, fix=fix))
-    return found
 
 
 def _rows(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:

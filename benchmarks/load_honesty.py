@@ -28,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, serve, stamp  # noqa: E402
+from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from loadtest import _arrivals, _locust, _profile, _referee  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.own_server import free_ports  # noqa: E402
@@ -50,6 +50,10 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     p.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     args = p.parse_args(argv)
+    inputs = Inputs()
+    inputs.models(args.repository, MODEL)
+    inputs.package("mlperf_loadgen", "make setup, or: .venv/bin/pip install mlcommons-loadgen")
+    inputs.require()
     with serve(args.repository) as server:
         rounds = [_round(args, server) for _ in range(args.rounds)]
     figures = _figures(rounds)
@@ -62,8 +66,7 @@ def main(argv: Sequence[str]) -> int:
         "rounds": rounds,
         "figures": figures,
     }
-    console.say(f"record: {record('load_honesty', value)}")
-    return 1 if args.check and not all(figure["met"] for figure in figures) else 0
+    return inputs.conclude("load_honesty", value, met=all(figure["met"] for figure in figures), check=args.check)
 
 
 def _round(args: argparse.Namespace, server: ServerInfo) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, serve, stamp  # noqa: E402
+from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from loadtest import _locust  # noqa: E402
 from loadtest._point_usage import memory_bytes, tree  # noqa: E402
 from planwright import console  # noqa: E402
@@ -41,14 +41,16 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     p.add_argument("--check", action="store_true", help="exit 1 where memory grows or an answer is wrong")
     args = p.parse_args(argv)
+    inputs = Inputs()
+    inputs.models(args.repository, MODEL)
+    inputs.require()
     with serve(args.repository) as server, tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder:
         server.write(Path(folder) / "server.json")
         readings = _watch(args, Path(folder))
         report = _locust.report(Path(folder), (Path(folder) / "locust.txt").read_text(errors="replace"))
     value = {**stamp(), "duration_s": args.duration_s, "rate": args.rate, **_figures(readings, report)}
     _show(value)
-    console.say(f"record: {record('load_soak', value)}")
-    return 1 if args.check and not value["met"] else 0
+    return inputs.conclude("load_soak", value, met=value["met"], check=args.check)
 
 
 def _watch(args: argparse.Namespace, scratch: Path) -> list[tuple[float, int]]:

@@ -21,8 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, serve, stamp  # noqa: E402
-from clients import published  # noqa: E402
+from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
 
@@ -47,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     p.add_argument("--check", action="store_true", help="exit 1 where anything is not right")
     args = p.parse_args(argv)
-    published.select(args.repository, [MODEL])
+    inputs = Inputs()
+    inputs.models(args.repository, MODEL)
+    inputs.require()
     counts = {"children": args.children, "threads": args.threads, "requests": args.requests, "limit_s": args.limit_s}
     with serve(args.repository) as server:
         rows = [measure(server, args.repository, name, counts) for name in TRANSPORTS]
@@ -58,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
           "met" if row["met"] else "MISSED"] for row in rows],
     )  # fmt: skip
     met = all(row["met"] for row in rows)
-    console.say(f"record: {record('shared_client', {**stamp(), 'model': MODEL, **counts, 'met': met, 'rows': rows})}")
-    return 1 if args.check and not met else 0
+    value = {**stamp(), "model": MODEL, **counts, "met": met, "rows": rows}
+    return inputs.conclude("shared_client", value, met=met, check=args.check)
 
 
 def measure(server: ServerInfo, repository: Path, transport: str, counts: dict[str, Any]) -> dict[str, Any]:

@@ -26,8 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import _exhaustive  # noqa: E402
-from benchmarks._common import ratio_words, record, stamp  # noqa: E402
-from clients import published  # noqa: E402
+from benchmarks._common import Inputs, ratio_words, record, stamp  # noqa: E402
 from loadtest import _stats, _tune_slo  # noqa: E402
 from loadtest._locust import TRANSPORTS  # noqa: E402
 from loadtest._point_args import delays_us, numbers  # noqa: E402
@@ -51,9 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.duration_s, args.rounds, args.comparisons = 1.0, 2, 2
         args.instances, args.queue_delay_us, args.users = QUICK_INSTANCES, QUICK_DELAYS_US, QUICK_USERS
-    names = published.select(args.repository, args.model or [m for m in MODELS if (args.repository / m).is_dir()])
-    met = _aa(args, names[0]) if args.aa else _against_exhaustive(args, names)
-    return 1 if args.check and not met else 0
+    inputs = Inputs()
+    names = inputs.models(args.repository, *(args.model or MODELS[: 1 if args.aa else None]))
+    if not names:
+        inputs.require()
+    met = _aa(args, names[0]) if args.aa else _against_exhaustive(args, names, inputs)
+    return 1 if args.check and (inputs.missing or not met) else 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _against_exhaustive(args: argparse.Namespace, names: Sequence[str]) -> bool:
+def _against_exhaustive(args: argparse.Namespace, names: Sequence[str], inputs: Inputs) -> bool:
     if args.until:
         steps = {"search": _search_only, "tune": _tune_only}
         return [steps[args.until](args, name) for name in names] != []
@@ -103,21 +105,21 @@ def _against_exhaustive(args: argparse.Namespace, names: Sequence[str]) -> bool:
     for name in names:
         rows.append(_model(args, name))
         if not args.quick:
-            console.say(f"record: {_record(args, rows[-1]).relative_to(ROOT)}")
+            inputs.keep(f"{args.prefix}tune", _with_others(args, rows[-1]))
     columns = ["model", "pick / best (95%)", "pick / Triton's defaults", "best / defaults", "points", "took", "targets"]
     console.table("tune", columns, [_cells(row) for row in rows])
     return all(row["met"] for row in rows)
 
 
-def _record(args: argparse.Namespace, row: dict[str, Any]) -> Path:
-    """Write a model's row beside those of other models on this machine, as soon as it is known."""
+def _with_others(args: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's row beside those of other models on this machine; it is written as soon as it is known."""
     about = {**stamp(), "load": _exhaustive.load_words(args)}
     row = {**row, "rounds": args.rounds, "created": about["created"]}
     stored = _exhaustive.stored(f"{args.prefix}tune")
     same = all(stored.get(key) == about[key] for key in ("cpu", "cores", "load"))
     others = [each for each in stored.get("rows", []) if same and each["model"] != row["model"]]
     rows = sorted([*others, row], key=lambda each: str(each["model"]))
-    return record(f"{args.prefix}tune", {**about, "rows": rows})
+    return {**about, "rows": rows}
 
 
 def _search_only(args: argparse.Namespace, name: str) -> dict[str, Any]:

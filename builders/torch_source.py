@@ -82,7 +82,8 @@ class TorchSource(Source):
         size = self.spec.batch.fixed or 2  # a batch of 1 would be taken for a constant by the tracer
         example = rows([torch_export.example(self, samples.golden)], size if self.batched else 0)
         args = torch_contract.tensors(self, example)
-        self.model.requires_grad_(False)
+        for parameter in self.model.parameters():  # a TorchScript module has no requires_grad_ of its own
+            parameter.requires_grad_(False)
         with torch.no_grad():
             keyed = torch_outputs.by_key(self.model(*args), self.output_names) is not None
             module = torch_export.flat(self.model, self.output_names) if keyed else self.model

@@ -12,12 +12,9 @@ janitor cleans up after it, also after a kill.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -29,16 +26,17 @@ from typing import Any
 
 from builders import pbtxt, serve_place
 from builders.stage import Job
+from builders.trial_answers import Answers, UnansweredError
 from planwright import serve_fields, triton_admin
 from planwright.errors import Fault, MachineError, StageError
 from planwright.golden import Golden
 from planwright.gpu import devices
 from planwright.integrity import CONFIG
-from planwright.own_server import ROOT, own_server
+from planwright.own_server import own_server
 from planwright.server_info import ServerInfo
 
 FLAG, GOLDEN = "--no-trial-load", "golden.npz"
-LOAD_S, ANSWER_S = 600.0, 3600.0
+LOAD_S = 600.0
 SAMPLES = 8  # of each shape
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
 _POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
@@ -99,9 +97,10 @@ class TrialServer:
             return {"skipped": f"the server here is {server.version}: {too_new[0].what}"}
         folder = self._folder / "repository" / job.model.name
         try:
-            _assemble(folder, text, versions)
-            self._load(job, server)
-            checks = self._answers(job, server)
+            with Answers() as answers:
+                _assemble(folder, text, versions)
+                self._load(job, server)
+                checks = self._check(job, server, answers)
         finally:
             self._unload(server, folder)
         return {"server": server.version, "checks": checks, "seconds": round(time.perf_counter() - began, 3)}
@@ -132,27 +131,15 @@ class TrialServer:
         except triton_admin.RefusedError as error:
             raise StageError("serve", _refused(job, str(error))) from None
 
-    def _answers(self, job: Job, server: ServerInfo) -> int:
-        """Return how many rows of validate were checked."""
-        name = job.model.name
-        command = [sys.executable, "-m", "clients", "validate", name, "--json", "--transport", "http", "--batch", "1",
-                   "--batch", "max", "--trust-repository", "--repository", str(self._folder / "repository"),
-                   "--server-file", str(self._folder / "server.json")]  # fmt: skip
+    def _check(self, job: Job, server: ServerInfo, answers: Answers) -> int:
+        """Return how many checks passed."""
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ANSWER_S, check=False)
-        except subprocess.TimeoutExpired:
-            self._stop()
-            raise StageError("serve", _unanswered(job, f"no answer within {ANSWER_S:g} s")) from None
-        document = _document(done.stdout)
-        bad = next((row for row in document.get("rows", []) if row["verdict"] in ("WRONG", "FAILED")), None)
-        if bad is not None:
-            raise StageError("serve", _unanswered(job, f"{bad['verdict']} at batch {bad['batch']}: {bad['reason']}"))
-        if done.returncode:
-            errors = document.get("errors") or [{"what": done.stderr.strip()[-2000:]}]
-            why = "; ".join(filter(None, [errors[0]["what"], errors[0].get("why", ""), _last_words(server)]))
-            self._stop()
-            raise StageError("serve", _unanswered(job, why))
-        return len(document["rows"])
+            return answers.check(job.model.name, self._folder / "repository", self._folder / "server.json")
+        except UnansweredError as error:
+            why = str(error)
+            if ServerInfo.read(self._folder / "server.json") is None:
+                why = f"the server ended while it answered: {_last_words(server)}"
+            raise StageError("serve", _unanswered(job, why)) from None
 
     def _unload(self, server: ServerInfo, folder: Path) -> None:
         if self._starting is not None:
@@ -217,14 +204,6 @@ def _last_words(server: ServerInfo) -> str:
     except OSError:
         return ""
     return " ".join(line.strip() for line in lines if line.strip())[-500:]
-
-
-def _document(text: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError:
-        return {}
-    return found
 
 
 def _no_server(error: MachineError) -> Fault:

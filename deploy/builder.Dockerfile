@@ -12,7 +12,7 @@ RUN python3 find_tensorrt.py > binding.txt \
     && cat binding.txt \
     && case "$(python3 -c 'import sys; print(sys.version_info[1])')" in 10) lock=py310 ;; *) lock=py311 ;; esac \
     && python3 -m pip install --no-cache-dir --target /opt/planwright/packages -c "constraints/$lock.txt" \
-        numpy "tritonclient[grpc]" protobuf pydantic pyyaml rich cuda-python \
+        numpy "tritonclient[grpc,http]" protobuf pydantic pyyaml psutil rich cuda-python \
     && python3 -m pip install --no-cache-dir --no-deps --target /opt/planwright/packages -r binding.txt \
     && printf 'import sys\n\nimport tensorrt_bindings\n\nsys.modules[__name__] = tensorrt_bindings\n' > packages/tensorrt.py
 

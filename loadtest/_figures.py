@@ -3,7 +3,7 @@
 In      run records of both sides, one or several each.
 Out     the comparison as a JSON value, with a verdict.
 
-Whether a difference is noise is decided in `_noise`. Three things count by rule: failures or wrong answers where there were none,
+How far noise reaches is found in `_noise`, and what that means by `_stats.judge`. Three things count by rule: failures or wrong answers where there were none,
 and an SLO that was met and is missed, unless p99's own interval still reaches it. With several runs a side, the confidence
 is raised by the number of models and protocols (Bonferroni). The figures of one move together and count as one, unless a side
 has fewer than three runs: then each figure's own guess of the scatter decides, and those do not move together.
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest import _alike, _noise
+from loadtest import _alike, _noise, _stats
 from loadtest._noise import CONFIDENCE, Interval
 from loadtest._records import Key, Record, Row
 from planwright.errors import Fault, SpecError
@@ -26,8 +26,6 @@ SCHEMA_VERSION = 1
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no change", "cannot say"
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 SPEEDS = ("throughput", *PERCENTILES)
-SMALLEST = 0.01  # a smaller change is that of rounding and of the edges of a run; nobody should act on it
-BLIND = 0.25  # an interval that reaches further would hide a change of a quarter: that is not "no change"
 FEW_RUNS = 3
 TOO_SHORT = f"too short to tell: {_noise.LEAST_S:.0f} s after the warm-up are the least, or several runs a side"
 ONE_RUN = (
@@ -175,16 +173,13 @@ def judge(change: float, bounds: Interval, *, more_is_better: bool) -> tuple[str
         >>> judge(0.05, Interval(-0.4, 0.5), more_is_better=True)[0]
         'cannot say'
     """
-    low, high = bounds.low, bounds.high
-    if low is not None and low > 0 and change >= SMALLEST:
-        return (BETTER if more_is_better else WORSE), ""
-    if high is not None and high < 0 and change <= -SMALLEST:
-        return (WORSE if more_is_better else BETTER), ""
-    if low is None or high is None:
-        return UNKNOWN, "too few independent requests to bound it: run longer"
-    if max(abs(low), abs(high)) > BLIND:
-        return UNKNOWN, f"the noise would hide a change of {BLIND:.0%}: run longer, or several times"
-    return SAME, ""
+    word = _stats.judge(change, bounds.low, bounds.high)
+    if word == _stats.UNKNOWN:
+        unbounded = bounds.low is None or bounds.high is None
+        why = "too few independent requests to bound it" if unbounded else _stats.TOO_NOISY
+        return UNKNOWN, f"{why}: run longer" if unbounded else f"{why}: run longer, or several times"
+    words = {_stats.MORE: BETTER, _stats.LESS: WORSE, _stats.SAME: SAME}
+    return words[word if more_is_better else {_stats.MORE: _stats.LESS, _stats.LESS: _stats.MORE}.get(word, word)], ""
 
 
 def _count(name: str, bad: Sequence[int], of: Sequence[int]) -> Figure:

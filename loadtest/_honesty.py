@@ -174,10 +174,10 @@ def _checking(client: dict[str, Any]) -> Iterator[str]:
 def _unstable(row: dict[str, Any], warmup_s: float, end_s: float) -> Iterator[str]:
     windows = stability(row["series"], warmup_s, end_s)
     if windows is not None and not windows["stable"]:
-        yield (
-            f"{_name(row)}: the last {WINDOWS} windows differ by more than {STABLE:.0%} "
-            f"({', '.join(f'{rate:.0f}' for rate in windows['answers_per_s'])} answers/s): run longer"
-        )
+        rates, medians_us = windows["answers_per_s"], windows["p50_us"]
+        parts = [] if _close(rates) else [f"{', '.join(f'{rate:.1f}' for rate in rates)} answers/s"]
+        parts += [] if _close(medians_us) else [f"p50 {', '.join(f'{us / 1000:.2f}' for us in medians_us)} ms"]
+        yield f"{_name(row)}: the last {WINDOWS} windows differ by more than {STABLE:.0%}: {'; '.join(parts)}; run longer"
 
 
 def stability(series: Sequence[dict[str, float]], warmup_s: float, end_s: float = math.inf) -> dict[str, Any] | None:

@@ -10,7 +10,6 @@ rate: outside the load a server costs next to nothing, and its exact begin need 
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -118,15 +117,15 @@ def _environment(bench: Bench, load: Load, repository: Path, runs: Path) -> dict
         file,
         batch=str(load.batch),
         warmup_s=str(load.warmup_s),
+        length_s=str(load.duration_s),
         url=info.http_url,
         grpc_url=info.grpc_url,
     )
 
 
 def _command(load: Load) -> list[str]:
-    seconds = max(1, math.ceil(load.duration_s + load.warmup_s))
     spread = ["--processes", str(load.processes)] if load.processes > 1 else []
-    return _locust.command(load.users, load.protocol, "--run-time", f"{seconds}s", *spread)
+    return _locust.command(load.users, load.protocol, *spread)
 
 
 def _wait(process: subprocess.Popen[bytes], meter: Meter, deadline_s: float) -> None:

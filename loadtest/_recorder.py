@@ -146,8 +146,12 @@ class Recorder:
         self.warm_until = self.started + warmup_s
 
     def end(self, moment: float | None = None) -> None:
-        """The load is over, or was at `moment`; answers that still come count as answers, not as throughput."""
+        """The load is over, or was or will be at `moment`; answers that come later count as answers, not as throughput."""
         self.ended = self.ended or moment or clock()
+
+    def stop(self) -> None:
+        """The load is over now at the latest."""
+        self.ended = min(self.ended or clock(), clock())
 
     @property
     def slowest_s(self) -> float:
@@ -203,7 +207,7 @@ class Recorder:
         track.series.answered(second, latency_us)
         taken_us = latency_us if service_us is None else service_us
         self._slowest_s[model, protocol] = max(self._slowest_s.get((model, protocol), 0.0), taken_us / 1e6)
-        if self.warm_until <= done and (not self.ended or done <= self.ended):
+        if self.warm_until <= done and not self.over and (not self.ended or done <= self.ended):
             track.in_window += 1
             track.samples += samples
         if warm:

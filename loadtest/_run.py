@@ -112,9 +112,11 @@ class Run:
 
     def stopping(self, environment: Any, **_: Any) -> None:
         """The load is over: nothing becomes due any more, and the clocks of throughput and of the client's CPU time stop."""
-        self._ended, self._used = True, (time.process_time(), clock())
-        grace_s = max(BACKLOG_S, self.recorder.slowest_s)
-        self.recorder.end(self.feed.end(grace_s) if self.feed is not None else None)
+        self._ended, self._used = True, self._used or (time.process_time(), clock())
+        if self.feed is None:
+            self.recorder.stop()
+        else:
+            self.recorder.end(self.feed.end(max(BACKLOG_S, self.recorder.slowest_s)))
 
     def next_due(self, models: Sequence[str]) -> Arrival | None:
         """Wait for the next request of an open loop to one of these models; None at the end."""
@@ -184,11 +186,13 @@ class Run:
     def _begin(self) -> None:
         """Start the clock; what connecting cost is not the load's."""
         self.recorder.start(self.settings.warmup_s)
+        if self.settings.length_s:
+            self.recorder.end(self.recorder.warm_until + self.settings.length_s)
         self.checker.begin()
         self._cpu_s, self._reported_at = time.process_time(), clock()
 
     def _watch(self, runner: Any) -> None:
-        """Measure the event loop's lag; begin an open loop that waits too long, and end one whose arrivals have ended."""
+        """Measure the event loop's lag; begin an open loop that waits too long, and end a load that is over by itself."""
         import gevent
 
         began = clock()
@@ -196,18 +200,23 @@ class Run:
             before = clock()
             gevent.sleep(LAG_EVERY_S)
             self._own.lag.record_value(max(round((clock() - before - LAG_EVERY_S) * 1e6), 1))
-            if self.feed is None or self._ended:
+            if self._ended:
                 continue
-            if not self.feed.begun and self._connected and clock() - began > CONNECTING_S:
+            if self.feed is not None and not self.feed.begun and self._connected and clock() - began > CONNECTING_S:
                 self._begin_feed()
-            if self.feed.finished:
-                self.recorder.end(max(self.feed.last_moment, clock()))
+            if self._finished_alone:
+                self._used = self._used or (time.process_time(), clock())
                 if type(runner).__name__ == "LocalRunner":
                     gevent.spawn(runner.quit)
                 return
 
+    @property
+    def _finished_alone(self) -> bool:
+        """True where this process has nothing more to send, although nobody ended the run."""
+        return self.recorder.over if self.feed is None else self.feed.finished
+
     def _watch_workers(self, runner: Any) -> None:
-        """End the test when the arrivals of every worker have ended."""
+        """End the test when the load of every worker is over."""
         import gevent
 
         while not self._finished or len(self._finished) < runner.worker_count:
@@ -296,7 +305,7 @@ class Run:
         self._peak_users = max(self._peak_users, user_count)
 
     def _to_master(self, data: dict[str, Any], **_: Any) -> None:
-        finished = self.feed is not None and self.feed.finished
+        finished = self._finished_alone
         data[KEY] = {
             "tracks": self.recorder.drain(), "load": self._part(), "window_s": self.recorder.window_s, "finished": finished,
         }  # fmt: skip

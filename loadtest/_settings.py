@@ -6,6 +6,7 @@ PLANWRIGHT_ARRIVALS     closed, poisson, constant, or trace:FILE                
 PLANWRIGHT_RATE         open loop: requests per second, or a profile: _profile.py    (default: 100)
 PLANWRIGHT_USERS        closed loop: a profile of users, instead of locust's --users (default: none)
 PLANWRIGHT_WAIT_S       closed loop: seconds a user rests before its next request    (default: 0)
+PLANWRIGHT_LENGTH_S     closed loop: seconds that count, after the warm-up           (default: until -t or Ctrl-C)
 PLANWRIGHT_BATCH        samples per request                                          (default: 1)
 PLANWRIGHT_CHECK        share of answers that are checked, 0 to 1                    (default: what 1.2% of the CPU time allows)
 PLANWRIGHT_WARMUP_S     seconds at the start that do not count                       (default: 1)
@@ -58,6 +59,7 @@ class Settings:
     http_url: str
     grpc_url: str
     server: ServerInfo | None
+    length_s: float = 0.0
     page: bool = True
     rate_text: str = ""
     users_text: str = ""
@@ -100,12 +102,14 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         words.faults.append(Fault(f"PLANWRIGHT_ARRIVALS is '{words.text('ARRIVALS', '')}'", fix=fix))
     opened = arrivals in ("poisson", "constant")
     words.refuse_unused("RATE", opened, "an open loop's", "PLANWRIGHT_ARRIVALS=poisson (or constant)")
+    words.refuse_unused("LENGTH_S", arrivals == "closed", "a closed loop's", "PLANWRIGHT_ARRIVALS=closed")
     words.refuse_unused("USERS", arrivals == "closed", "a closed loop's", "PLANWRIGHT_ARRIVALS=closed")
     numbers: dict[str, Any] = {
         "batches": words.batches(),
         "check": words.number("CHECK", 0, (0, 1)) if words.text("CHECK", "") else None,
         "warmup_s": words.number("WARMUP_S", 1, (0, 3600)),
         "wait_s": words.number("WAIT_S", 0, (0, 3600)),
+        "length_s": words.number("LENGTH_S", 0, (0, 86400)),
         "timeout_s": words.number("TIMEOUT_S", 60, (0.001, 3600)),
         "seed": int(words.number("SEED", 1, (0, 1 << 31))),
         "rate": words.profile("RATE", "100") if opened else None,

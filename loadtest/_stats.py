@@ -1,12 +1,11 @@
-"""Means with intervals, and whether two settings differ.
+"""Means with intervals, and whether two settings differ: `judge` is the one rule for sweep, tune and compare.
 
 In      a few repeated measurements per setting.
 Out     mean, half width of the 95% interval, the difference of two settings with its interval, a verdict in words.
 
 Student's t for the mean of few repeats; two settings are compared by Welch's t with Welch–Satterthwaite degrees of freedom
 (B. L. Welch, Biometrika 34, 1947). "Gain" needs 99% confidence, so that comparing a setting with itself seldom finds one.
-The comparison treats the base as known when it divides by it: where the base itself scatters by a fifth, no gain is said
-anyway.
+The comparison treats the base as known when it divides by it.
 """
 
 from __future__ import annotations
@@ -19,6 +18,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 INTERVAL, GAIN = 0.95, 0.99
+MORE, LESS, SAME, UNKNOWN = "gain", "loss", "no gain", "cannot say"
+SMALLEST = 0.01  # a smaller change is that of rounding and of the edges of a run: it is not worth acting on
+BLIND = 0.25  # an interval that reaches further would hide a change of a quarter, so it shows nothing
+TOO_NOISY = f"the noise would hide a change of {BLIND:.0%}"
+
+
+def judge(change: float, low: float | None, high: float | None) -> str:
+    """Return the word for a change and its bounds, all shares of the base; None is a bound that the data does not give.
+
+    Example:
+        >>> judge(0.3, 0.2, 0.4), judge(0.01, -0.05, 0.07), judge(0.54, -1.0, 2.08), judge(0.05, -0.02, None)
+        ('gain', 'no gain', 'cannot say', 'cannot say')
+    """
+    if low is not None and low > 0 and change >= SMALLEST:
+        return MORE
+    if high is not None and high < 0 and change <= -SMALLEST:
+        return LESS
+    if low is None or high is None or max(abs(low), abs(high)) > BLIND:
+        return UNKNOWN
+    return SAME
 
 
 @dataclass(frozen=True)
@@ -31,13 +50,14 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Return ``gain``, ``loss`` or ``no gain``: the interval lies above zero, below it, or across it."""
-        return "gain" if self.low > 0 else "loss" if self.high < 0 else "no gain"
+        """Return the word of `judge`."""
+        return judge(self.mean, self.low, self.high)
 
     @property
     def words(self) -> str:
         """Return ``gain +31% (+24% to +38%)``."""
-        return f"{self.verdict} {self.mean:+.0%} ({max(self.low, -1.0):+.0%} to {self.high:+.0%})"
+        word = f"{self.verdict}:" if self.verdict == UNKNOWN else self.verdict
+        return f"{word} {self.mean:+.0%} ({max(self.low, -1.0):+.0%} to {self.high:+.0%})"
 
 
 @functools.cache
@@ -104,8 +124,14 @@ def change(base: Sequence[float], other: Sequence[float], confidence: float = GA
     return Change((mean - reference) / reference, low, high)
 
 
+def verdict(base: Sequence[float], other: Sequence[float]) -> str:
+    """Return the word of `judge` for what `other` gains over `base`; too few repeats cannot say."""
+    found = change(base, other)
+    return found.verdict if found else UNKNOWN
+
+
 def compare(base: Sequence[float], other: Sequence[float]) -> str:
-    """Say in words what `other` gains over `base`: ``gain +31% (+24% to +38%)``, or ``no gain`` with its interval.
+    """Say in words what `other` gains over `base`: ``gain +31% (+24% to +38%)``, ``no gain`` or ``cannot say`` with its interval.
 
     Example:
         >>> compare([100.0, 101.0, 99.0], [100.5, 99.5, 101.0])[:7]

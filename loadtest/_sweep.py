@@ -30,7 +30,7 @@ from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Fault, PlanwrightError, SpecError, StageError
 
 STOPPED = "stopped by Ctrl-C"
-TOLD = 4  # comparisons that the verdict repeats, where nothing gained
+SHOWN = 4  # comparisons that the verdict repeats, where nothing gained
 START_S = 3.0  # locust's own start and end, for the first estimate of the time left
 
 
@@ -150,7 +150,8 @@ def _make_report(args: argparse.Namespace, found: Found, load: Load, build: dict
     for point in points:
         values = point["throughput_per_s"]["values"]
         same = point is base or point["refused"]
-        point["comparison"] = "" if same else _stats.compare(base["throughput_per_s"]["values"], values)
+        sides = base["throughput_per_s"]["values"], values
+        point["comparison"], point["word"] = ("", "") if same else (_stats.compare(*sides), _stats.verdict(*sides))
     return {
         **_point_report.identity(build), **_point_report.conditions(load), "repeats": args.repeats, "points": points,
         "base": base["label"], "best_batches": _point.best_batches(build)[0], "skipped": _point_report.skipped(every, build),
@@ -165,15 +166,20 @@ def _verdict(points: list[dict[str, Any]], base: dict[str, Any], stopped_by: str
         if p["failures"] or p["errors"]
     ]  # fmt: skip
     bad += [f"{p['label']}: {p['refused']}" for p in points if p["refused"]]
-    others = [p for p in points if p["comparison"]]
-    gains = any(p["comparison"].startswith("gain") for p in others)
-    reasons = [] if gains or not others else [f"no gain: no setting is surely faster than {base['label']}"]
-    told = others if len(others) <= TOLD else [p for p in others if not p["comparison"].startswith("no gain")]
-    reasons += [f"{p['label']} against {base['label']}: {p['comparison']} infer/sec" for p in told]
+    others, unknown = [p for p in points if p["word"]], [p["label"] for p in points if p["word"] == _stats.UNKNOWN]
+    none = others and not unknown and not any(p["word"] == _stats.MORE for p in others)
+    reasons = [f"no gain: no setting is surely faster than {base['label']}"] if none else []
+    if unknown:
+        labels = ", ".join(unknown)
+        reasons.append(
+            f"cannot say how {labels} compare with {base['label']}: give more --repeats, or a longer --duration-s"
+        )
+    shown = others if len(others) <= SHOWN else [p for p in others if p["word"] != _stats.SAME]
+    reasons += [f"{p['label']} against {base['label']}: {p['comparison']} infer/sec" for p in shown]
     limited = [p["label"] for p in points if p["client_limited"]]
     if limited:
         reasons.insert(0, f"{LOUD} at {', '.join(limited)}: read their rates as a lower bound")
-    doubtful = limited or stopped_by
+    doubtful = limited or unknown or stopped_by
     status = "fail" if bad or stopped_by not in ("", STOPPED) else "inconclusive" if doubtful else "pass"
     return {"status": status, "reasons": [*filter(None, [stopped_by]), *bad, *reasons]}
 

@@ -5,8 +5,9 @@ Out     what was tried and why it stopped, a verdict over Triton's default setti
         report with a plot; with ``--write`` the setting in config.yaml.
 
 The search (`_tune_search`) chooses by few and short measurements, so its best figure is flattered by luck. Therefore the
-verdict comes from fresh ones: the pick, Triton's defaults and the published setting, interleaved. Triton's defaults are
-what Triton itself makes of a config that says nothing about instances and batching; they are asked, not known.
+verdict comes from fresh ones: the pick, Triton's defaults and the published setting, interleaved; a pick that misses the SLO
+there is none. Triton's defaults are what Triton itself makes of a config that says nothing about instances and batching, read
+from the server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clients import published
-from loadtest import _point, _point_args, _tune_report, _tune_slo, _tune_write
+from loadtest import _point, _point_args, _stats, _tune_report, _tune_slo, _tune_write
 from loadtest._point import Setting
 from loadtest._point_load import Load, Measured, measure
 from loadtest._point_report import seconds_in_words
@@ -119,7 +120,7 @@ class Outcome:
         search: All that was tried.
         default, published: The settings that the pick is compared with.
         finals: Candidate → fresh readings, of the pick and of those two.
-        pick: The best candidate; None where nothing meets the SLO.
+        pick: The best candidate that met the SLO in fresh readings; None where nothing does.
         stopped_by: Why it ended early.
     """
 
@@ -174,8 +175,8 @@ def main(args: argparse.Namespace) -> int:
 def _write(args: argparse.Namespace, outcome: Outcome, report: dict[str, Any], build: dict[str, Any]) -> None:
     """Write what is surely better than what is published, or keeps the SLO that this misses."""
     over = report["against"]["published"]
-    if outcome.pick is None or over is None or (over["verdict"] != "gain" and over.get("within", True)):
-        console.say(f"no gain over the published setting: {args.config} stays as it is")
+    if outcome.pick is None or over is None or (over["verdict"] != _stats.MORE and over.get("within", True)):
+        console.say(f"no sure gain over the published setting: {args.config} stays as it is")
         return
     _tune_write.write(args.config, args.model, build.get("target", "onnxruntime"), outcome.pick.setting)
 
@@ -200,7 +201,7 @@ def run(args: argparse.Namespace, slo: _tune_slo.Slo, outcome: Outcome) -> None:
                 _compare(session, outcome)
             finally:
                 if outcome.search is not None:
-                    outcome.search.tell_fates(outcome.pick)
+                    _note_fates(outcome.search, outcome)
                 outcome.load, outcome.took_s = session.load, time.monotonic() - session.began_s
 
 
@@ -234,9 +235,10 @@ def space_of(args: argparse.Namespace, published: Setting, default: Setting) -> 
 
 
 def _compare(session: Session, outcome: Outcome) -> None:
-    """Measure the pick, Triton's defaults and the published setting anew, interleaved.
+    """Measure the pick, Triton's defaults and the published setting again, interleaved.
 
-    A pick that now misses the SLO was flattered by luck: the next best of all readings together follows, while there is time.
+    A pick that now misses the SLO was flattered by luck: the next best of all readings together follows, while there is time. In
+    the end the pick is one that met the SLO in fresh readings, or there is none.
     """
     search, tried = outcome.search, set[Candidate]()
     session.final = True
@@ -248,6 +250,32 @@ def _compare(session: Session, outcome: Outcome) -> None:
         if search.meets(fresh) or search.best is None or session.left_s < session.each_s * 2 * session.arms:
             break
         outcome.pick = search.best.candidate
+    if search is not None and outcome.pick is not None:
+        outcome.pick = _kept(search, outcome)
+
+
+def _kept(search: Search, outcome: Outcome) -> Candidate | None:
+    """Return the pick where its fresh readings meet the SLO, else the fastest of those that do."""
+    fresh = [Trial(candidate, readings) for candidate, readings in outcome.finals.items()]
+    meeting = [trial for trial in fresh if search.meets(trial)]
+    if any(trial.candidate == outcome.pick for trial in meeting):
+        return outcome.pick
+    return max(meeting, key=lambda trial: trial.throughput_per_s).candidate if meeting else None
+
+
+def _note_fates(search: Search, outcome: Outcome) -> None:
+    search.tell_fates(outcome.pick)
+    for candidate, readings in outcome.finals.items():
+        again = Trial(candidate, readings)
+        if (
+            readings
+            and candidate != outcome.pick
+            and search.meets(search.trials[candidate])
+            and not search.meets(again)
+        ):
+            search.trials[
+                candidate
+            ].fate = f"missed the SLO when it was measured again: {again.latency_us / 1000:.2f} ms"
 
 
 def _interleave(session: Session, outcome: Outcome, arms: list[Candidate]) -> None:

@@ -95,7 +95,7 @@ def _against(finals: list[dict[str, Any]], role: str, outcome: Outcome) -> dict[
             "label": setting.label,
             "same": role in pick["roles"],
             "words": "it is the same setting" if role in pick["roles"] else "it was not measured",
-            "verdict": "no gain",
+            "verdict": _stats.SAME if role in pick["roles"] else _stats.UNKNOWN,
         }
     other = max(others, key=lambda row: (row["within"], row["throughput_per_s"]["mean"]))
     values = [row["throughput_per_s"]["values"] for row in (other, pick)]
@@ -103,7 +103,7 @@ def _against(finals: list[dict[str, Any]], role: str, outcome: Outcome) -> dict[
     words = _stats.compare(*values) + ("" if other["within"] else ", and it misses the SLO")
     numbers = {} if found is None else {"change": found.mean, "low": found.low, "high": found.high}
     return {"label": f"{other['label']} · {other['users']} in flight", "same": False, "within": other["within"], "words": words,
-            "verdict": found.verdict if found else "no gain", **numbers}  # fmt: skip
+            "verdict": _stats.verdict(*values), **numbers}  # fmt: skip
 
 
 def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
         }
     pick = next((row for row in report["finals"] if "pick" in row["roles"]), None)
     if pick is None:
-        return {"status": "fail", "reasons": [_missed(search, slo), *tail]}
+        return {"status": "fail", "reasons": [_missed(report["finals"], search, slo), *tail]}
     key = f"{slo.percentile}_us"
     latency, rate = pick[key], pick["throughput_per_s"]
     reasons = [
@@ -128,12 +128,17 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
         *_comparisons(report["against"]),
         f"this SLO needs {_point_report.costs_in_words(pick)}",
     ]
-    over = report["against"]["default"]
-    if over is not None and over["verdict"] != "gain" and over.get("within", True):
+    over, doubts = report["against"]["default"], []
+    if over is not None and over.get("within", True) and over["verdict"] in (_stats.SAME, _stats.LESS):
         reasons.insert(0, "no gain: Triton's default settings are as good, as far as can be told")
-    doubts = []
-    if not pick["within"]:
-        doubts.append(f"measured anew it misses the SLO: nothing that was tried keeps {slo.text} for sure")
+    if over is not None and over.get("within", True) and over["verdict"] == _stats.UNKNOWN:
+        doubts.append(
+            "cannot say whether that is faster than Triton's default settings: give more --repeats, or a longer --duration-s"
+        )
+    if latency["mean"] + latency["half_width"] > slo.limit_us:
+        doubts.append(
+            f"cannot say for sure that it keeps {slo.text}: the interval of its {slo.percentile} reaches further"
+        )
     if pick["client_limited"]:
         doubts.append(f"{LOUD}: it used {pick['client_cpu_share']:.0%} of a core; read the rate as a lower bound")
     return {"status": "inconclusive" if doubts else "pass", "reasons": [*reasons, *doubts, *tail]}
@@ -144,10 +149,19 @@ def _comparisons(against: Mapping[str, dict[str, Any] | None]) -> list[str]:
     return [f"over {names[role]} ({row['label']}): {row['words']}" for role, row in against.items() if row is not None]
 
 
-def _missed(search: Search, slo: Slo) -> str:
+def _missed(finals: list[dict[str, Any]], search: Search, slo: Slo) -> str:
     nearest = search.nearest
     if nearest is None:
-        return "no setting answered rightly: see the points"
+        return "no setting returned correct answers: see the points"
+    if finals:
+        row = min(finals, key=lambda row: row[f"{slo.percentile}_us"]["mean"])
+        latency = row[f"{slo.percentile}_us"]
+        return (
+            f"no setting kept {slo.text} when it was measured again: the nearest was {row['label']} · {row['users']} in flight, "
+            f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms"
+        )
+    if nearest.latency_us <= slo.limit_us:
+        return f"nothing could be measured again, so no setting is known to keep {slo.text}"
     return (
         f"the SLO cannot be met: best {slo.percentile} was {nearest.latency_us / 1000:.2f} ms where {slo.text} is asked "
         f"({nearest.candidate.label})"
@@ -169,7 +183,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     console.table(f"{report['model']}: tried for {report['slo']['text']}", columns, rows)
     if report["finals"]:
         finals = [(*_cells(row, key), ", ".join(row["roles"])) for row in report["finals"]]
-        console.table("measured anew, interleaved", [*columns[1:5], "is"], finals)
+        console.table("measured again, interleaved", [*columns[1:5], "is"], finals)
     for why in report["skipped"]:
         console.say(f"skipped: {why}")
     verdict = report["verdict"]

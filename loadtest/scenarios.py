@@ -96,9 +96,12 @@ class Infer(User):
             return False
         models, fire = TURNS[self.transport].models(self), self.environment.events.request.fire
         if SETTINGS.arrivals == "closed":
+            if RUN.recorder.over:
+                time.sleep(0.05)  # until locust ends this user
+                return False
             self._turn += 1
             self.sessions[models[self._turn % len(models)]].ask(fire)
-            return not RUN.recorder.over and self._state == "running"
+            return bool(self._state == "running")
         arrival = RUN.next_due(models)
         if arrival is None:
             time.sleep(0.05)  # nothing is due any more: until locust ends this user

@@ -110,7 +110,7 @@ def record_hash(record: dict[str, Any]) -> str:
 
 def fault(model: str, found: Damage) -> Fault:
     """Return what to say of one file of `model`."""
-    why = "so its answers may differ from those that were verified"
+    why = "its answers may differ from those that were verified"
     return Fault(f"{model}: {found}", str(found.path), why, rebuild(model), "python -m builders lint")
 
 

@@ -4,8 +4,8 @@ In      flags of ``python -m serving``.
 Out     the `ServerInfo` of a ready server.
 
 A server file is believed only when it names our process: another server may have left one in the same place. The launcher
-reads standard input, which ends with this process, however that ends: so no server is left behind. A port that another
-process took meanwhile is no reason to fail: others are free.
+reads standard input, which ends with this process, however that ends: so no server is left behind. Where another process took
+a port meanwhile, it is started again on other ports.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ REFUSED = {
     "cc_model_filenames": "it follows compile.architectures",
     "batch_input": "the input that it computes is one of the engine's, and those come from the client",
     "batch_output": "the engine's outputs are served as they are",
-    "ensemble_scheduling": "a model that has an engine is no ensemble",
+    "ensemble_scheduling": "an ensemble has no engine of its own",
     "model_repository_agents": "an agent may change files after they were verified",
     "model_operations": "libraries of custom operators are not published with a model",
 }
@@ -111,7 +111,7 @@ def _message_faults(value: Mapping[str, Any], message: Any, loc: Loc, where: Whe
     for oneof in message.oneofs:
         given = [field.name for field in oneof.fields if value.get(field.name) is not None]
         if len(given) > 1:
-            yield Fault(f"{' and '.join(given)} exclude each other", where(*loc, given[1]),
+            yield Fault(f"{' and '.join(given)} are mutually exclusive", where(*loc, given[1]),
                         f"Triton takes one of them; the other is at {where(*loc, given[0])}", "keep one")  # fmt: skip
 
 

@@ -4,7 +4,8 @@ In      the mapping under ``serve``, the largest batch, a function that names a 
 Out     one fault per rule that is broken.
 
 The rules are those of Triton's core (ValidateModelConfig in src/model_config_utils.cc, 24.10 to 26.06), and those that were
-found on the server itself: a metric tag that is no label, and a model whose instances are all passive, end its process.
+found on the server itself: it ends at a metric tag that is not a label, and at the first request to a model whose instances are
+all passive.
 What needs the engine's tensors is in `planwright.serve_warmup`.
 """
 
@@ -86,7 +87,7 @@ def _sequence(config: Any) -> Iterator[Broken]:
     for key, why in {
         "control_input": "it adds inputs to the model that golden samples do not have",
         "state": "answers would depend on the requests before, and golden samples are checked one by one",
-        "iterative_sequence": "the backend would have to ask for further runs of a request, and none here does",
+        "iterative_sequence": "the backend would have to reschedule a request, and none here does",
     }.items():
         if getattr(batcher, key):
             yield (place, key), f"sequence_batching.{key} is not supported", why, "remove it"

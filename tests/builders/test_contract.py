@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from builders import declared
+from builders.targets.ort import OrtEngine
 from planwright.errors import PlanwrightError
 from planwright.golden import Golden, group_by_shape
 from tests._project import Project
@@ -178,8 +179,6 @@ def test_a_mistake_names_the_users_line(name: str, tmp_path: Path) -> None:
 ])  # fmt: skip
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_answers_with_keys_are_taken_by_key(answer: str, exporter: str, tmp_path: Path) -> None:
-    from builders.targets.ort import OrtEngine
-
     head = "import collections\nimport dataclasses\nimport typing\nimport transformers\n\n\n@dataclasses.dataclass\n"
     head += "class Answer:\n    aux: typing.Any\n    y: typing.Any\n    more: typing.Any\n\n\n"
     text = net(answer, NAMED, '    output_names = ("y", "aux")', CLASS, f"{CLASS}\n    tools = ('torch',)")
@@ -286,6 +285,17 @@ def test_a_file_that_declares_other_shapes_than_it_answers(tmp_path: Path) -> No
         f"the ONNX file fixes axis 1 of {kind} at 4" for kind in ("input 'x'", "output 'y'")
     ]
     assert "4, 6" in caught.value.faults[0].why
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_module_is_a_model(tmp_path: Path) -> None:
+    with zoo_file(changed(BUILD, "        return torch.jit.script(nn.Sequential(nn.Linear(4, 2), nn.Tanh()))")):
+        source = load(tmp_path)
+        x = np.stack([sample["x"] for sample in source.samples().golden])
+        expected = source.reference({"x": x})["y"]
+        source.write_onnx(tmp_path / "m.onnx")
+    np.testing.assert_allclose(OrtEngine(tmp_path / "m.onnx").run({"x": x})["y"], expected, atol=1e-5)
+    assert expected.std() > 0.1
 
 
 def test_float64_is_an_ordinary_type(tmp_path: Path) -> None:

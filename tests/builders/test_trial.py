@@ -30,8 +30,8 @@ BAD = 'parameters: {intra_op_thread_count: {string_value: "many"}}'
 SHM = Path("/dev/shm")
 
 
-def spoil(project: Project) -> None:
-    """Ask for something that only the backend knows to be wrong."""
+def misconfigure(project: Project) -> None:
+    """Set something that only the backend knows to be wrong."""
     project.edit("    serve:", f"    serve:\n      {BAD}")
 
 
@@ -60,7 +60,7 @@ def left(project: Project) -> list[object]:
 
 def test_what_does_not_load_is_not_published(project: Project) -> None:
     before = project.state()
-    spoil(project)
+    misconfigure(project)
     done = project.build("--json")
     assert done.code == 1
     result = model(done)
@@ -73,7 +73,7 @@ def test_what_does_not_load_is_not_published(project: Project) -> None:
 
 
 def test_a_first_version_that_does_not_load_leaves_no_model(project: Project) -> None:
-    spoil(project)
+    misconfigure(project)
     shutil.rmtree(project.repository)
     assert project.build().code == 1
     assert list(project.repository.iterdir()) == []
@@ -100,7 +100,7 @@ def test_the_proof_stands_in_build_json(built: Project) -> None:
 
 
 def test_without_it_a_model_is_published_and_the_record_says_so(project: Project) -> None:
-    spoil(project)
+    misconfigure(project)
     project.edit("    score:", "    accept: {scores: {relative: 0.002}}\n    score:")
     done = project.build("--json", "--no-trial-load")
     assert done.code == 0

@@ -24,7 +24,7 @@ SLOW_ROUNDS = 300_000  # turns of a loop, about 0.3 s of a core
 
 def write(folder: Path) -> list[str]:
     """Write all of them; returns their names."""
-    makers = (_nan, _integers, _labels, _whole, _lengths)
+    makers = (_nan, _integers, _labels, _whole, _rank1, _scalars, _text, _lengths)
     entries = [make(folder) for make in makers]
     _config(folder, entries)
     return [name for name, _ in entries]
@@ -95,6 +95,39 @@ def _whole(folder: Path) -> tuple[str, str]:
         [constant("w", RNG.normal(size=(3, 3)).astype(np.float32))],
     )  # fmt: skip
     return _save(folder, "whole", made, x=RNG.normal(size=(16, 2, 3)).astype(np.float32))
+
+
+def _rank1(folder: Path) -> tuple[str, str]:
+    """One number per sample, in and out: the batch is the only axis."""
+    made = model(
+        [helper.make_node("Mul", ["x", "three"], ["y"])], [value("x", "FP32", ["n"])], [value("y", "FP32", ["n"])],
+        [constant("three", np.float32(3))],
+    )  # fmt: skip
+    return _save(folder, "rank1", made, x=RNG.normal(size=16).astype(np.float32))
+
+
+def _scalars(folder: Path) -> tuple[str, str]:
+    """Served as it is: a matrix and a number without any axis in, another number out."""
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["y"]), helper.make_node("ReduceSum", ["y"], ["sum"], keepdims=0)]
+    made = model(
+        nodes, [value("x", "FP32", ["rows", 4]), value("factor", "FP32", [])],
+        [value("y", "FP32", ["rows", 4]), value("sum", "FP32", [])],
+    )  # fmt: skip
+    return _save(folder, "scalars", made, ", batch: none")
+
+
+def _text(folder: Path) -> tuple[str, str]:
+    """Words in, other words out, beyond ASCII and empty ones too."""
+    words = ["", "größe", "日本", "🙂", *(f"word {number}" for number in range(12))]
+    node = helper.make_node(
+        "LabelEncoder", ["word"], ["back"], domain="ai.onnx.ml", keys_strings=words, values_strings=[f"{word}→" for word in words],
+        default_string="unknown",
+    )  # fmt: skip
+    graph = helper.make_graph([node], "text", [value("word", "STRING", ["n", 1])], [value("back", "STRING", ["n", 1])])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return _save(
+        folder, "text", helper.make_model(graph, opset_imports=opsets, ir_version=8), word=np.array(words)[:, None]
+    )
 
 
 LENGTHS = '''

@@ -274,6 +274,8 @@ def test_windows_that_differ_are_not_stable() -> None:
     status, reasons = judged(row__series=series)
     assert status == "inconclusive"
     assert "the last 3 windows differ" in reasons
+    assert "answers/s" in reasons
+    assert "p50" not in reasons, "only what differs"
     assert _honesty.stability(series[:8], 1) is None, "windows of less than three seconds say nothing"
 
 
@@ -286,6 +288,16 @@ def test_answers_that_come_after_the_load_are_in_no_window() -> None:
         {**report(row__series=series), "window_s": 13}, stopped_by="", lost_server=False, steady=True
     )
     assert found == {"status": "pass", "reasons": []}
+
+
+def test_windows_whose_latency_differs_say_which() -> None:
+    series = report()["models"][0]["series"]
+    for row in series[14:]:
+        row["p50_us"] = 2600.0
+    status, reasons = judged(row__series=series)
+    assert status == "inconclusive"
+    assert "p50 2.00, 2.00, 2.60 ms" in reasons
+    assert "answers/s" not in reasons
 
 
 def test_a_load_that_changes_on_purpose_need_not_be_stable() -> None:

@@ -108,6 +108,20 @@ def test_two_processes_share_an_open_loop(served: ServerInfo, tmp_path: Path) ->
     assert sum(row["requests"] for row in done.report["models"]) == 160
 
 
+@pytest.mark.parametrize("flags", [(), ("--processes", "2")])
+def test_a_closed_loop_of_a_given_length_ends_by_itself(
+    served: ServerInfo, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """However long it takes to connect, what counts is as long as it should be."""
+    done = locust(
+        served, tmp_path, "-u", "2", "-r", "2", "--tags", "http", *flags, length_s="1.5", warmup_s="0.5", wait_s="0.01"
+    )
+    assert done.code == 0, done.text
+    assert done.report["window_s"] == pytest.approx(1.5, abs=0.001)
+    row = row_of(done)
+    assert 0 < row["throughput_per_s"] * 1.5 <= row["requests"]
+
+
 def test_a_profile_of_users_ramps_and_ends(served: ServerInfo, tmp_path: Path) -> None:
     done = locust(served, tmp_path, "--tags", "http", users="1:2s,6:2s,2:1s", wait_s="0.01")
     assert done.code == 0, done.text
@@ -140,6 +154,7 @@ def test_only_what_is_asked_for_runs(served: ServerInfo, tmp_path: Path) -> None
         ((), {"scenario": "peek"}, "did you mean 'peak'?"),
         ((), {"batch": "4,x"}, "PLANWRIGHT_BATCH is '4,x'"),
         ((), {"rate": "50"}, "PLANWRIGHT_RATE is '50', which is an open loop's setting"),
+        ((), {"arrivals": "poisson", "length_s": "3"}, "PLANWRIGHT_LENGTH_S is '3', which is a closed loop's setting"),
         ((), {"arrivals": "poisson", "users": "4:2s"}, "PLANWRIGHT_USERS is '4:2s', which is a closed loop's setting"),
     ],
 )

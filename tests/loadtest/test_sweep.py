@@ -221,7 +221,8 @@ def test_a_setting_seldom_gains_on_itself_and_a_real_gain_is_seen() -> None:
         _stats.compare([dice.gauss(100, 5) for _ in range(4)], [dice.gauss(100, 5) for _ in range(4)])
         for _ in range(300)
     ]
-    assert sum(not verdict.startswith("no gain") for verdict in same) <= 9, "99% confidence: about 3 of 300"
+    assert sum(verdict.startswith(("gain", "loss")) for verdict in same) <= 9, "99% confidence: about 3 of 300"
+    assert sum(verdict.startswith("cannot say") for verdict in same) <= 30, "a scatter of 5% seldom hides a quarter"
     assert _stats.compare([100.0, 101, 99, 100], [130.0, 131, 129, 132]).startswith("gain +30%")
     assert _stats.compare([100.0, 101, 99, 100], [70.0, 71, 69, 72]).startswith("loss")
 

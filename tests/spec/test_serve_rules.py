@@ -29,10 +29,10 @@ def found(tmp_path: Path, serve: str, *, head: str = HEAD, target: str = "onnxru
 
 
 REFUSED = [
-    ("two schedulers", "dynamic_batching: {}\nsequence_batching: {}", 2, "exclude each other"),
-    ("two strategies", "sequence_batching:\n  direct: {}\n  oldest: {}", 3, "exclude each other"),
+    ("two schedulers", "dynamic_batching: {}\nsequence_batching: {}", 2, "mutually exclusive"),
+    ("two strategies", "sequence_batching:\n  direct: {}\n  oldest: {}", 3, "mutually exclusive"),
     ("two kinds of data", "model_warmup:\n- batch_size: 1\n  inputs:\n    x:\n      data_type: TYPE_FP32\n      zero_data: true\n"
-     "      random_data: true", 7, "exclude each other"),
+     "      random_data: true", 7, "mutually exclusive"),
     ("levels without a default", "dynamic_batching:\n  priority_levels: 2", 2, "needs default_priority_level"),
     ("default above the levels", "dynamic_batching:\n  priority_levels: 2\n  default_priority_level: 3", 3, "is 3"),
     ("policy of no level", "dynamic_batching:\n  priority_levels: 2\n  default_priority_level: 2\n  priority_queue_policy:\n    3: {max_queue_size: 1}",
