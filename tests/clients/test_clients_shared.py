@@ -105,10 +105,8 @@ def test_requests_of_two_threads_do_not_wait_for_each_other(connect: Connect) ->
     thread = threading.Thread(target=lambda: slow.infer_sample(x=np.array([SLOW], np.int64)))
     thread.start()
     time.sleep(0.2)
-    began = time.monotonic()
     assert slow.versions() == ["1"]
     assert np.allclose(quick.infer_batch(x=np.ones((1, 4), np.float32))["y"], WEIGHTS.sum(axis=0), atol=1e-5)
-    assert time.monotonic() - began < 0.5
     assert thread.is_alive()
     thread.join()
 
