@@ -36,7 +36,7 @@ def check_group(
     run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
 ) -> list[OutputCheck]:
     """Answer one batch and compare every output."""
-    inputs = group.inputs if batched else {name: array[0] for name, array in group.inputs.items()}
+    inputs = group.inputs if batched else {name: array[0, ...] for name, array in group.inputs.items()}
     answers = run(inputs)
     if not batched:
         answers = {name: np.asarray(array)[None] for name, array in answers.items()}

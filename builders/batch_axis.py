@@ -29,6 +29,7 @@ PROBED = (1, 2, 3)  # enough to tell a constant, a multiple and a length that fo
 USUAL = 8  # samples of one run where any number will do
 _NONE = "'batch: none' serves the model as it is, one tensor set per request"
 _ROW = "give the output one row per sample"
+UNMIXED = f"take out what mixes the batch axis (a mean, a softmax or a norm over axis 0, a branch that the batch decides); {_NONE}"
 _CLOSE = 0.05  # relative error below which a difference may be acceptable to the model's users
 
 
@@ -172,7 +173,7 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
         return [probe.fault(f"output '{name}' has no batch axis", why, f"{_ROW}; {_NONE}")]
     lengths = {size: shape[0] for size, shape in shapes.items()}
     if any(length != size for size, length in lengths.items()):
-        reason, fix = _explained(probe, name, lengths)
+        reason, fix = _explained(probe, name, lengths, constant=_constant(name, alone))
         return [probe.fault(f"axis 0 of output '{name}' is not the batch", reason, fix)]
     expected = np.shape(alone[0][name])[1:]
     if np.shape(alone[1][name])[1:] != expected:
@@ -186,7 +187,26 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
     return []
 
 
-def _explained(probe: Probe, name: str, lengths: Mapping[int, int]) -> tuple[str, str]:
+def require_one_row(probe: Probe, answer: Arrays) -> None:
+    """Refuse an answer to one sample that has not exactly one row; the pair of samples that `check` took had one each.
+
+    Raises:
+        StageError: With a fault per output.
+    """
+    lengths = {name: len(array) for name, array in answer.items() if len(array) != 1}
+    faults = [
+        probe.fault(
+            f"axis 0 of output '{name}' is not the batch",
+            f"its length follows the content: {length} for one golden sample, 1 for another{_symbol(probe, name)}",
+            f"{_ROW}, padded; {_NONE}",
+        )
+        for name, length in lengths.items()
+    ]
+    if faults:
+        raise StageError(probe.stage, *faults)
+
+
+def _explained(probe: Probe, name: str, lengths: Mapping[int, int], *, constant: bool) -> tuple[str, str]:
     """Return why the first axis is not the batch, from its lengths at each size, and the ways out."""
     named = _symbol(probe, name)
     ratios = {length / size for size, length in lengths.items()}
@@ -194,7 +214,8 @@ def _explained(probe: Probe, name: str, lengths: Mapping[int, int]) -> tuple[str
         length = next(iter(lengths.values()))
         baked = onnx_graph.baked_reshapes(probe.model, name)[:1] if probe.model is not None else []
         why = f"its length is {length} whatever the batch: a constant, or a shape baked into the graph"
-        return "; ".join([why, *baked]), _fixed(length) if length in lengths else f"{_ROW}; {_NONE}"
+        fits = length in lengths and not constant
+        return "; ".join([why, *baked]), _fixed(length) if fits else f"{_ROW}; {_NONE}"
     ratio = next(iter(ratios))
     if len(ratios) == 1 and ratio > 1 and ratio.is_integer():
         return f"it has {ratio:.0f} rows per sample{named}", f"{_ROW}, with the others as its axis 1; {_NONE}"
@@ -232,9 +253,18 @@ def _row_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mappi
             check = compare(
                 name, np.asarray(alone[row % 2][name])[:1], np.asarray(found[name])[row : row + 1], tolerance
             )
+            if not check.passed and _constant(name, alone):
+                why = "it is the same whatever the samples are: a constant of the graph"
+                return [probe.fault(f"axis 0 of output '{name}' is not the batch", why, f"{_ROW}; {_NONE}")]
             if not check.passed:
                 return [_neighbours(probe, check, row, size)]
     return []
+
+
+def _constant(name: str, alone: Sequence[Arrays]) -> bool:
+    """Say whether one output is the same for both samples, while another tells them apart or their rows are not alike."""
+    first, second = (np.asarray(answer[name]) for answer in alone)
+    return np.array_equal(first, second) and not all(np.array_equal(row, first[0]) for row in first)
 
 
 def _neighbours(probe: Probe, check: OutputCheck, row: int, size: int) -> Fault:
@@ -243,7 +273,7 @@ def _neighbours(probe: Probe, check: OutputCheck, row: int, size: int) -> Fault:
         n.op_type == "DynamicQuantizeLinear" for n in onnx_graph.nodes(probe.model.graph)
     ):
         why += "; DynamicQuantizeLinear takes one scale from the whole batch"
-    fix = f"take out what mixes the batch axis (a mean, a softmax or a norm over axis 0); {_NONE}"
+    fix = UNMIXED
     if check.relative < _CLOSE:
         fix += f"; or allow the difference below accept.{check.output}"
     return probe.fault(f"output '{check.output}' depends on a sample's neighbours in the batch", why, fix)

@@ -50,7 +50,7 @@ def ensure(job: Job) -> Path:
 
 
 def _sample(inputs: Arrays) -> Sample:
-    return native({name: array[0] for name, array in inputs.items()})
+    return native({name: array[0, ...] for name, array in inputs.items()})
 
 
 def warnings(job: Job) -> list[str]:

@@ -72,9 +72,8 @@ def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
     except Exception as error:  # onnxruntime's classes share no base
         source.blame.record(error)
         fix = "take sizes from x.shape inside the model, and name axes that vary in dynamic_axes; or use the other exporter"
-        fault = Fault(
-            "the ONNX file does not answer the golden samples", str(path), sentence(error), fix, source.blame.check
-        )
+        what, where = "the ONNX file does not answer the golden samples", golden_checks.origin(job)
+        fault = Fault(what, where, sentence(error), fix, source.blame.check)
         raise StageError("onnx", fault) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from builders import batch_axis
+from builders import batch_axis, golden_checks
 from builders.samples import LEAST_GOLDEN, Sample, spread
 from builders.source import Source
 from builders.stage import Job
@@ -32,23 +32,27 @@ def answers(job: Job, source: Source, samples: Sequence[Sample]) -> tuple[list[S
     Raises:
         StageError: stage 'torch': an answer is NaN, so the weights or the inputs are broken.
     """
-    first = _answer(source, samples[0])
+    probe = golden_checks.probe_of(job, source, samples)
+    first = _answer(source, samples[0], probe)
     kept = [samples[i] for i in spread(len(samples), _affordable(samples[0], first, len(samples)))]
     warnings = []
     if len(kept) < len(samples):
         size = human_bytes(_size(samples[0]) + _size(first))
         warnings.append(f"{len(kept)} of {len(samples)} golden samples used: one has {size}, together they may have {human_bytes(LIMIT_BYTES)}")  # fmt: skip
     rows = console.progress(job.line("export", "reference answers"), kept, len(kept))
-    outputs = [_answer(source, sample) for sample in rows]
+    outputs = [_answer(source, sample, probe) for sample in rows]
     _require_numbers(job, kept, outputs)
     weights = "random" if job.random_weights else "real"
     meta = {"weights": weights, "reference": source.spec.source, "batched": source.batched}
     return kept, Golden(group_by_shape(kept, outputs), meta), [*warnings, *_infinite(outputs)]
 
 
-def _answer(source: Source, sample: Sample) -> Arrays:
+def _answer(source: Source, sample: Sample, probe: batch_axis.Probe) -> Arrays:
     answer = source.reference(batch_axis.rows([sample], 1 if source.batched else 0))
-    return {name: array[0] if source.batched else np.asarray(array) for name, array in answer.items()}
+    if not source.batched:
+        return {name: np.asarray(array) for name, array in answer.items()}
+    batch_axis.require_one_row(probe, answer)
+    return {name: array[0, ...] for name, array in answer.items()}
 
 
 def _affordable(sample: Sample, answer: Arrays, count: int) -> int:

@@ -197,7 +197,7 @@ def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
 
 def _few(golden: Golden) -> Golden:
     def size(group: Group) -> int:
-        return sum(array[0].size for array in group.inputs.values())
+        return sum(array[0, ...].size for array in group.inputs.values())
 
     groups = sorted(golden.groups, key=size)[:SHAPES]
     return Golden(tuple(group.take(range(min(len(group), SAMPLES))) for group in groups), golden.meta)

@@ -110,7 +110,7 @@ def _answered(engine: Engine, group: Group, size: int) -> Iterator[Arrays]:
     for start in range(0, len(group), size or 1):
         batch = group.take([i % len(group) for i in range(start, start + (size or 1))])
         real = min(size or 1, len(group) - start)
-        inputs = batch.inputs if size else {name: array[0] for name, array in batch.inputs.items()}
+        inputs = batch.inputs if size else {name: array[0, ...] for name, array in batch.inputs.items()}
         found = engine.run(inputs)
         yield {name: array[:real] if size else np.asarray(array)[None] for name, array in found.items()}
 

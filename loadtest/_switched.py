@@ -35,7 +35,7 @@ class Answers:
 
 
 def _key(inputs: Arrays, row: int) -> tuple[Any, ...]:
-    return tuple((name, array.shape[1:], _bytes(array[row])) for name, array in sorted(inputs.items()))
+    return tuple((name, array.shape[1:], _bytes(array[row, ...])) for name, array in sorted(inputs.items()))
 
 
 def _bytes(array: Any) -> bytes:

@@ -146,8 +146,9 @@ def indistinct(golden: Golden, tolerances: Mapping[str, Tolerance]) -> Alike | N
     for group, i, j in golden.pairs():
         total += 1
         answers = group.outputs
-        if all(_same(answers[name][i], answers[name][j], _doubled(tolerances[name])) for name in answers):
-            (equal if all(_identical(array[i], array[j]) for array in answers.values()) else near).append((i, j))
+        if all(_same(array[i, ...], array[j, ...], _doubled(tolerances[name])) for name, array in answers.items()):
+            alike = all(_identical(array[i, ...], array[j, ...]) for array in answers.values())
+            (equal if alike else near).append((i, j))
     distinct = 1 - (len(near) + len(equal)) / max(total, 1)
     if not near + equal or distinct >= DISTINCT_SHARE:
         return None

@@ -79,7 +79,7 @@ class Golden:
     def feeds(self, size: int) -> Iterator[Arrays]:
         """Yield what a model takes: batches of `size`, or every sample as it is where there is no batch axis."""
         for group in self.batches(size if self.batched else 1):
-            yield group.inputs if self.batched else {name: array[0] for name, array in group.inputs.items()}
+            yield group.inputs if self.batched else {name: array[0, ...] for name, array in group.inputs.items()}
 
     def samples(self) -> Iterator[Group]:
         """Yield the samples one by one, each as a group of one."""

@@ -109,16 +109,24 @@ def _broken(path: Path, error: yaml.MarkedYAMLError) -> Fault:
     return Fault("not valid YAML", where=f"{path}:{line}", why=why, fix="mend the indentation or quoting on this line")
 
 
-def _locate(node: yaml.Node, path: Path, faults: list[Fault]) -> Located:
+def _locate(node: yaml.Node, path: Path, faults: list[Fault], within: tuple[yaml.Node, ...] = ()) -> Located:
     line = node.start_mark.line + 1
+    if any(node is outer for outer in within):
+        why = "an anchor that holds itself has no end"
+        faults.append(
+            Fault("a value holds itself", where=f"{path}:{line}", why=why, fix="remove the alias (*name) in it")
+        )
+        return Located(None, line)
     if isinstance(node, yaml.MappingNode):
-        return Located(dict(_items(node, path, faults)), line)
+        return Located(dict(_items(node, path, faults, (*within, node))), line)
     if isinstance(node, yaml.SequenceNode):
-        return Located([_locate(item, path, faults) for item in node.value], line)
+        return Located([_locate(item, path, faults, (*within, node)) for item in node.value], line)
     return Located(_scalar(node, path, faults), line)
 
 
-def _items(node: yaml.MappingNode, path: Path, faults: list[Fault]) -> Iterator[tuple[str, Located]]:
+def _items(
+    node: yaml.MappingNode, path: Path, faults: list[Fault], within: tuple[yaml.Node, ...]
+) -> Iterator[tuple[str, Located]]:
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
@@ -126,7 +134,7 @@ def _items(node: yaml.MappingNode, path: Path, faults: list[Fault]) -> Iterator[
             why = f"it stands already on line {seen[key]}; YAML would keep only the last"
             faults.append(Fault(f"the key '{key}' is given twice", where=f"{path}:{line}", why=why, fix="keep one"))
         seen[key] = line
-        value = _locate(value_node, path, faults)
+        value = _locate(value_node, path, faults, within)
         # a mapping that opens on the next line is still "at" its key for a reader
         yield key, Located(value.value, line if isinstance(value.value, dict | list) else value.line)
 

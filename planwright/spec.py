@@ -25,8 +25,11 @@ Target = Literal["onnxruntime", "tensorrt"]
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 EMBEDDED_SERVER = "2.51.0"  # the tritonserver in nvidia-pytriton 0.7.0, equal to release 24.10
 
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+LONGEST_NAME = 128  # a file name has 255 bytes, and scratch files add to it
+_NAME = rf"^[A-Za-z0-9_][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}$"
+_LARGEST_BATCH = 2**31 - 1  # Triton's max_batch_size is an int32
 _Positive = Annotated[int, Field(ge=1)]
+_Batch = Annotated[int, Field(ge=1, le=_LARGEST_BATCH)]
 
 
 class _Frozen(BaseModel):
@@ -81,10 +84,10 @@ class BatchSpec(_Frozen):
     ``batch: 8`` is short for ``{max: 8}``, and ``batch: none`` for ``{axis: false}``.
     """
 
-    min: Annotated[_Positive | None, Field(description="smallest batch; 1 if not given")] = None
-    opt: Annotated[_Positive | None, Field(description="batch the engine is tuned for; max if not given")] = None
-    max: Annotated[_Positive | None, Field(description="largest batch: Triton's max_batch_size")] = None
-    fixed: Annotated[_Positive | None, Field(description="static batch; served with max_batch_size 0")] = None
+    min: Annotated[_Batch | None, Field(description="smallest batch; 1 if not given")] = None
+    opt: Annotated[_Batch | None, Field(description="batch the engine is tuned for; max if not given")] = None
+    max: Annotated[_Batch | None, Field(description="largest batch: Triton's max_batch_size")] = None
+    fixed: Annotated[_Batch | None, Field(description="static batch; served with max_batch_size 0")] = None
     axis: Annotated[
         bool, Field(description="false: the model has no batch axis and is served as it is, one tensor set per request")
     ] = True

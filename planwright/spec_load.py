@@ -24,6 +24,7 @@ from planwright.spec import (
     _NAME,
     CALIBRATED,
     EMBEDDED_SERVER,
+    LONGEST_NAME,
     ModelEntry,
     ModelSpec,
     RepositorySpec,
@@ -181,8 +182,9 @@ class _Loader:
     def _model(self, name: str) -> ModelSpec | None:
         merged = self._merged(name, ())
         if not re.match(_NAME, name):
-            why = "the server hands the name to a shell"
-            self._fault(f"'{name}' cannot name a model", ("models", name), why, "use letters, digits, . _ -")
+            why = "the server hands the name to a shell, and folders are named after it"
+            fix = f"use letters, digits, . _ -, at most {LONGEST_NAME} of them"
+            self._fault(f"'{name}' cannot name a model", ("models", name), why, fix)
             return None
         if merged is None:
             return None
@@ -190,7 +192,11 @@ class _Loader:
             self._fault(f"model '{name}' must be a mapping", ("models", name), fix="source: zoo/digits")
             return None
         bad_overlays = [k for k in as_mapping(merged.get("targets")) if k not in ("onnxruntime", "tensorrt")]
-        overlays = as_mapping(merged.get("targets"))
+        overlays = {key: node for key, node in as_mapping(merged.get("targets")).items() if node.value is not None}
+        for key, node in overlays.items():
+            if not isinstance(node.value, dict):
+                self._fault(f"targets.{key} must be a mapping", ("models", name, "targets", key), fix="precision: fp32")
+                return None
         precisions = tuple(node.text_of(("precision",)) for node in (merged, *overlays.values()))
         if self.target in overlays and not bad_overlays:
             merged = overlay(merged, _normal(overlays[self.target]))
@@ -375,6 +381,10 @@ def _profile_faults(model: ModelSpec) -> list[Fault]:
 
 
 def _batch_faults(model: ModelSpec) -> list[Fault]:
+    if model.serve.get("sequence_batching") is not None and (model.batch.fixed or 1) > 1:
+        why = f"a request of a sequence is one sample; {model.where('batch', 'fixed')}"
+        return [Fault("a sequence model cannot have a fixed batch", model.where("serve", "sequence_batching"), why,
+                      "remove sequence_batching, or write batch: {fixed: 1}")]  # fmt: skip
     if model.serve.get("dynamic_batching") is None:
         return []
     if model.batch.fixed is not None or not model.batch.axis:

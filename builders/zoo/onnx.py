@@ -53,7 +53,14 @@ class Model(Source):
                 with tempfile.TemporaryDirectory() as folder:
                     rewrite(model, Path(folder) / "model.onnx")
                     self._engine = OrtEngine(Path(folder) / "model.onnx")
+            self._require_inputs(self._engine)
         return self._engine
+
+    def _require_inputs(self, engine: OrtEngine) -> None:
+        if not engine.inputs:
+            what, why = f"{self.path.name} has no inputs", "there is nothing that a client could send"
+            fix = "make what should vary an input of the graph, and write the file again"
+            raise StageError("onnx", Fault(what, self.spec.where("file"), why, fix, self.blame.check))
 
     @property
     def batched(self) -> bool:
@@ -77,13 +84,16 @@ class Model(Source):
         rewrite(model, path)
 
     def reference(self, inputs: Arrays) -> Arrays:
-        """Answer by ONNX Runtime; a fixed batch is filled up and cut again."""
+        """Answer by ONNX Runtime; a fixed batch is filled up and cut again, except where an answer has other rows than it."""
         size = self.spec.batch.fixed
         if not size:
             return self._run(inputs)
         count = len(next(iter(inputs.values())))
         filled = {name: np.resize(array, (size, *array.shape[1:])) for name, array in inputs.items()}
-        return {name: array[:count] for name, array in self._run(filled).items()}
+        return {
+            name: array[:count] if np.shape(array)[:1] == (size,) else array
+            for name, array in self._run(filled).items()
+        }
 
     def _run(self, inputs: Arrays) -> Arrays:
         try:

@@ -64,6 +64,22 @@ def anchors() -> Any:
     return model(nodes, [value("x", "FP32", ["N", 5])], outputs, [constant("c", RNG.normal(size=(7, 4)).astype("f4"))])
 
 
+def branching() -> Any:
+    """Another branch where the batch is larger than five."""
+
+    def branch(op: str, out: str) -> Any:
+        return helper.make_graph([helper.make_node(op, ["x"], [out])], out, [], [value(out, "FP32", ["N", 4])])
+
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "first"], ["n"]),
+        helper.make_node("Greater", ["n", "five"], ["many"]),
+        helper.make_node("If", ["many"], ["y"], then_branch=branch("Neg", "a"), else_branch=branch("Relu", "b")),
+    ]
+    limits = [constant("first", np.array(0)), constant("five", np.array(5))]
+    return model(nodes, [value("x", "FP32", ["N", 4])], [value("y", "FP32", ["N", 4])], limits)
+
+
 def random() -> Any:
     nodes = [
         helper.make_node("RandomNormalLike", ["x"], ["r"], name="noise"),
@@ -99,10 +115,27 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "mixing": (mixing, ("output 'y' depends on a sample's neighbours",)),
     "random": (random, ("output 'y' is random", "'noise' (RandomNormalLike)")),
     "scalar_in": (scaled, ("input 'k' is a scalar",)),
+    "constant_fixed": (anchors, ("axis 0 of output 'anchors'", "same whatever the samples are")),
+    "five_fixed": (
+        lambda: one("Reshape", ["N", 5, 4], ["M", 4], "s", init=(SHAPE,)),
+        ("axis 0 of output 'y'", "5 rows per sample"),
+    ),
+    "branching": (branching, ("output 'y' is wrong", "a branch that the batch decides", "'batch: none'")),
+    "no_inputs": (
+        lambda: model(
+            [helper.make_node("Identity", ["c"], ["y"])],
+            [],
+            [value("y", "FP32", [4])],
+            [constant("c", np.ones(4, "f4"))],
+        ),
+        ("no_inputs.onnx has no inputs",),
+    ),
 }
+BATCH = {"constant_fixed": "{fixed: 7}", "five_fixed": "{fixed: 4}", "branching": 8}  # 4 where nothing is said
 WAYS_OUT = {
     "nms": "none", "five_per_sample": "none", "constant": "none", "baked": "{fixed: 1}", "baked_two": "{fixed: 2}",
-    "scalar_out": "none", "two_axes": "none", "mixing": "none", "scalar_in": "none",
+    "scalar_out": "none", "two_axes": "none", "mixing": "none", "scalar_in": "none", "constant_fixed": "none", "five_fixed": "none",
+    "branching": "none",
 }  # fmt: skip
 
 
@@ -112,7 +145,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     project = Project(tmp_path_factory.mktemp("refused"))
     for name, (graph, _) in REFUSED.items():
         onnx.save(graph(), project.folder / f"{name}.onnx")
-    lines = (f"  {name}: {{source: {name}.onnx, batch: 4}}\n" for name in REFUSED)
+    lines = (f"  {name}: {{source: {name}.onnx, batch: {BATCH.get(name, 4)}}}\n" for name in REFUSED)
     project.config.write_text("version: 1\nmodels:\n" + "".join(lines))
     done = project.build("--json")
     assert done.code == 1
@@ -165,6 +198,21 @@ def test_one_number_per_sample_has_a_reshape(empty: Callable[[str], Project]) ->
     assert project.builders("lint", "--config", str(project.config)).code == 0
 
 
+def test_one_text_per_sample_and_one_text_at_all(empty: Callable[[str], Project]) -> None:
+    project = empty(
+        "version: 1\nmodels:\n  each: {source: each.onnx, batch: 4}\n  whole: {source: whole.onnx, batch: none}\n"
+    )
+    for name, shape in (("each", ["N"]), ("whole", [])):
+        tensors = [helper.make_tensor_value_info(label, onnx.TensorProto.STRING, shape) for label in ("x", "y")]
+        node = helper.make_node("Identity", ["x"], ["y"])
+        onnx.save(model([node], tensors[:1], tensors[1:]), project.folder / f"{name}.onnx")
+    done = project.build()
+    assert done.code == 0, done.out
+    for name in ("each", "whole"):
+        record = json.loads((project.repository / name / "1/build.json").read_text())
+        assert record["trial_load"]["checks"] > 0, name
+
+
 def probe(run: Callable[[Arrays], Arrays]) -> batch_axis.Probe:
     return batch_axis.Probe("torch", run, "config.yaml:3", lambda _: Tolerance())
 
@@ -192,6 +240,20 @@ def test_any_model_is_probed_alike(run: Callable[[Any], Any], words: str) -> Non
         batch_axis.check(probe(lambda inputs: {"y": run(inputs["x"])}), SAMPLES, batch_axis.PROBED)
     assert words in str(caught.value)
     assert caught.value.faults[0].where == "config.yaml:3"
+
+
+def test_a_golden_sample_with_more_rows_than_the_probed_pair_is_named() -> None:
+    answers = probe(lambda inputs: inputs)
+    batch_axis.require_one_row(answers, {"y": np.zeros((1, 4))})
+    with pytest.raises(StageError) as caught:
+        batch_axis.require_one_row(
+            answers, {"y": np.zeros((1, 4)), "boxes": np.zeros((8, 3)), "none": np.zeros((0, 3))}
+        )
+    assert [fault.what for fault in caught.value.faults] == [
+        "axis 0 of output 'boxes' is not the batch",
+        "axis 0 of output 'none' is not the batch",
+    ]
+    assert "8 for one golden sample" in str(caught.value)
 
 
 def test_a_batch_is_accepted_and_two_equal_samples_too() -> None:

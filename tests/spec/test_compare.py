@@ -80,6 +80,14 @@ def test_any_output_may_tell_a_pair_apart() -> None:
     assert labels[i] == labels[j], "the pair that is named is one that no output tells apart"
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, object])
+def test_one_value_per_sample_is_told_apart(dtype: type) -> None:
+    answers = {"y": np.array([0, 0, 1, 2] if dtype is not object else ["a", "a", "b", "é"], dtype)}
+    found = indistinct(Golden((Group({"x": np.zeros((4, 1))}, answers),)), {"y": DEFAULTS["fp32"]})
+    assert found is not None
+    assert (found.pair, found.equal, found.fatal) == ((0, 1), pytest.approx(1 / 6), False)
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.float32, object])
 def test_equal_answers_are_no_danger_unless_all_are(dtype: type) -> None:
     """Labels and decision trees repeat: to swap equal answers is no mistake, but a constant proves nothing."""
