@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from builders import reads
 from builders.samples import Sample, Samples, fingerprint, native, sample_fault
-from builders.source import Source
-from builders.stage import Job
+from builders.source import Source, source_file
+from builders.stage import Job, note_reads
 from builders.user_code import place_of
 from planwright import console
 from planwright.console import many
@@ -36,16 +37,16 @@ def ensure(job: Job) -> Path:
     Raises:
         StageError: stage 'export': there are none, or one does not fit the others.
     """
-    from builders.export import source_of
+    from builders.export import EXPORT, source_of
 
     folder = job.export_folder
-    if (
-        not (folder / FILE).exists()
-        or (read_json(folder / NOTES) or {}).get("requested") != job.model.samples.calibration
-    ):
-        source = source_of(job)
-        golden = [_sample(group.inputs) for group in Golden.load(folder / "golden.npz").samples()]
-        write(job, source, source.samples(), golden, folder)
+    requested = (read_json(folder / NOTES) or {}).get("requested")
+    if not (folder / FILE).exists() or requested != job.model.samples.calibration:
+        with reads.watched(source_file(job.model), job.model.name):
+            source = source_of(job)
+            golden = [_sample(group.inputs) for group in Golden.load(folder / "golden.npz").samples()]
+            write(job, source, source.samples(), golden, folder)
+        note_reads(EXPORT, job)
     return folder / FILE
 
 

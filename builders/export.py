@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from builders import calibration, declared, golden_checks, reference, twins
+from builders import calibration, declared, golden_checks, reads, reference, twins
 from builders.external_data import locations
-from builders.source import Sample, Samples, Source, load_source, source_files
+from builders.source import Sample, Samples, Source, load_source, source_file, source_files
 from builders.stage import Job, Stage, installed
 from builders.targets.ort import sentence
 from planwright.errors import Fault, PlanwrightError, StageError
@@ -36,6 +36,16 @@ def source_of(job: Job) -> Source:
 
 
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
+    with reads.watched(source_file(job.model), job.model.name):
+        return _export(job, folder)
+
+
+def seen(job: Job) -> dict[str, Path]:
+    """Return the user's files that this model's code was seen to read."""
+    return reads.by(source_file(job.model), job.model.name, job.root, job.build, job.repository)
+
+
+def _export(job: Job, folder: Path) -> Mapping[str, Any]:
     from builders.onnx_check import check_opset, load_checked, rewrite
 
     source = source_of(job)
@@ -99,13 +109,36 @@ def _shapes(samples: Sequence[Sample]) -> dict[str, list[list[int]]]:
 def _inputs(job: Job) -> dict[str, Path]:
     """Return everything that an export reads, by a name that ``--plan`` can print."""
     model, code = job.model, source_files(job.model, job.root)
-    named = [model.file, model.samples.file, *(value for value in model.options.values() if isinstance(value, str))]
+    named = [model.file, model.samples.file, *_texts(model.options)]
     own = source_of(job).files() if _said(job, code)[0] else []
-    files = [*own, *(job.root / name for name in named if name and (job.root / name).is_file())]
-    for graph in [file for file in files if file.suffix == ".onnx" and file.is_file()]:
+    files = [file for path in own for file in _files(path)]
+    files += [job.root / name for name in named if name and _is_file(job.root / name)]
+    graph_file = job.root / model.file if model.file else None
+    for graph in [file for file in files if file.suffix == ".onnx" or file == graph_file]:
         key = f"external data of {job.cache.of(graph)}"
         files += [graph.parent / place for place in job.cache.remember(key, partial(locations, graph))]
     return code | {_label(file, job.root): file for file in files}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in `options`, which may be the path of a file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or every file of a folder."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that no path can be
+        return False
 
 
 def _tools(job: Job) -> dict[str, str | None]:
@@ -153,4 +186,5 @@ EXPORT = Stage(
     tools=_tools,
     run=_run,
     shared=True,
+    seen=seen,
 )

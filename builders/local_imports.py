@@ -42,13 +42,31 @@ def _imported(file: Path, roots: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     root = next((root for root in roots if root in file.parents), file.parent)
     package = file.parent.relative_to(root).parts
     for node in ast.walk(tree):
+        yield from _called(node)
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else ()
             base = (*above, *(node.module.split(".") if node.module else ()))
             yield base
-            yield from ((*base, alias.name) for alias in node.names)
+            for alias in node.names:
+                yield from _modules(base, roots) if alias.name == "*" else [(*base, alias.name)]
+
+
+def _called(node: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Yield what ``importlib.import_module("a.b")`` and ``__import__("a.b")`` import, where the name is written out."""
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        name = node.args[0].value
+        function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if function in ("import_module", "__import__") and isinstance(name, str) and not name.startswith("."):
+            yield tuple(name.split("."))
+
+
+def _modules(package: tuple[str, ...], roots: Sequence[Path]) -> Iterator[tuple[str, ...]]:
+    """Yield the modules of a package, any of which its ``__all__`` may name."""
+    for root in roots:
+        for file in sorted(root.joinpath(*package).glob("*.py")):
+            yield (*package, file.stem)
 
 
 def _resolved(name: tuple[str, ...], roots: Sequence[Path]) -> Iterator[Path]:

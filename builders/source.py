@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from builders import contract, local_imports, torchvision_shim
+from builders import contract, local_imports, reads, torchvision_shim
 from builders.samples import Later, Sample, Samples
 from builders.user_code import ROOT, Blame
 from planwright.errors import Fault, SpecError, did_you_mean
@@ -157,7 +157,7 @@ def _file(source: str) -> Path:
 
 def _class_of(blame: Blame) -> type[Source]:
     torchvision_shim.install()
-    with blame.during("its import"):
+    with blame.during("its import"), reads.watched(blame.file):
         module = _imported(blame.file)
     return contract.model_class(module, Source, blame)
 

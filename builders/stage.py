@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from builders import reads
 from builders.targets import Target
 from planwright.files import HashCache, read_json, same_files, write_json
 from planwright.spec import ModelSpec, ServerSpec
@@ -95,6 +96,7 @@ class Stage:
         inputs: Label → file that it reads; a file that is not here counts as unknown.
         tools: Package → version, None where it is not installed here.
         run: Writes the outputs into the folder it is given and returns figures for the record.
+        seen: Label → file that the user's code was seen to read in the run; known only afterwards.
         shared: True where models with the same spec part and inputs have the same output, which is then linked.
     """
 
@@ -106,6 +108,7 @@ class Stage:
     tools: Callable[[Job], Mapping[str, str | None]]
     run: Callable[[Job, Path], Mapping[str, Any]]
     shared: bool = False
+    seen: Callable[[Job], Mapping[str, Path]] = lambda _: {}
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
         "revision": stage.revision,
         "spec": dict(stage.spec_part(job)),
         "inputs": _hashes(stage, job),
+        "read": _read(stage, job, twin),
         "tools": dict(stage.tools(job)),
         "outputs": {file.name: job.cache.of(file) for file in sorted(scratch.iterdir())},
         "imported": False,
@@ -177,7 +181,7 @@ def _twin(stage: Stage, job: Job) -> Path | None:
     for folder in sorted(job.build.glob(f"*/{mine.relative_to(job.build / job.model.name)}")):
         record = record_of(folder)
         same = folder != mine and all(record.get(key) == value for key, value in wanted.items())
-        if same and not same_files(record["outputs"], folder, job.cache):
+        if same and not read_since(job, record) and not same_files(record["outputs"], folder, job.cache):
             return folder
     return None
 
@@ -232,7 +236,28 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
         return change
     now = _hashes(stage, job)
     before = {key: value for key, value in record["inputs"].items() if not lenient or key in now}
-    return _first_difference("file ", before, now)
+    return _first_difference("file ", before, now) or read_since(job, record, lenient=lenient)
+
+
+def _read(stage: Stage, job: Job, twin: Path | None) -> dict[str, str]:
+    """Return the hashes of the files that the run was seen to read, beside its inputs."""
+    known = {path.resolve() for path in stage.inputs(job).values()}
+    seen = [label for label, path in stage.seen(job).items() if path.resolve() not in known]
+    return reads.hashes(seen if twin is None else record_of(twin)["read"], job.root, job.cache)
+
+
+def note_reads(stage: Stage, job: Job) -> None:
+    """Add to the record what the user's code was seen to read for this stage since its run."""
+    folder = stage.folder(job)
+    record = record_of(folder)
+    write_json(folder / RECORD, {**record, "read": {**record.get("read", {}), **_read(stage, job, None)}})
+
+
+def read_since(job: Job, record: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """Return what changed of the files under ``read`` in a record; `lenient` ignores those that are not on this machine."""
+    before: Mapping[str, str] = record.get("read", {})
+    now = reads.hashes(before, job.root, job.cache)
+    return _first_difference("file ", {key: value for key, value in before.items() if not lenient or key in now}, now)
 
 
 def _first_difference(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

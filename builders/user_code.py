@@ -24,7 +24,7 @@ from planwright.errors import Fault, PlanwrightError, StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk, whatever the library calls it
-_OWN = ("builders", "planwright", "clients", "serving", "loadtest")  # ours, except builders/zoo
+OWN = ("builders", "planwright", "clients", "serving", "loadtest")  # ours, except builders/zoo
 _LONGEST = 300  # characters of one reason; error.log has the rest
 
 
@@ -100,7 +100,7 @@ class Blame:
             return False
         if ROOT in path.parents:
             inside = path.relative_to(ROOT).parts
-            return inside[0] not in _OWN or inside[:2] == ("builders", "zoo")
+            return inside[0] not in OWN or inside[:2] == ("builders", "zoo")
         return bool({self.root.resolve(), self.file.parent} & {*path.parents})
 
     def _disk_is_full(self, error: BaseException) -> bool:

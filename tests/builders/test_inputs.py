@@ -122,6 +122,18 @@ def test_weights_in_any_place_of_a_graph_are_watched(empty: Callable[[str], Proj
     assert heavy_imports(project) == set()
 
 
+@pytest.mark.parametrize("name", ["Model.ONNX", "net", "net.v2"])
+def test_weights_are_watched_whatever_the_graph_is_called(name: str, empty: Callable[[str], Project]) -> None:
+    project = empty(f"version: 1\nmodels:\n  m: {{source: zoo/onnx, file: {name}}}\n")
+    data = write(project.folder, "m", initializer)
+    (project.folder / "m.onnx").rename(project.folder / name)
+    assert project.build("--until", "export").code == 0
+    data.write_bytes(weights(5).tobytes())
+    assert planned(project)["m"] == "run: file m.weights changed"
+    data.unlink()
+    assert "m.weights is missing" in project.build("--until", "export").out
+
+
 def test_a_sparse_initializer_is_read_too(tmp_path: Path) -> None:
     """Found and loaded; ONNX Runtime's CPU then has it as a dense constant."""
     write(tmp_path, "s", sparse)
@@ -222,6 +234,73 @@ def test_what_a_zoo_file_imports_and_reads_is_watched(empty: Callable[[str], Pro
     finally:
         helper_file.unlink()
         deeper.unlink()
+
+
+OWN = """
+import importlib, json, os, sys
+from pathlib import Path
+import numpy as np
+from builders.source import Later, Samples
+from builders.torch_source import TorchSource
+from parts import *
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "elsewhere"))
+hidden = importlib.import_module("hid" + "den")
+early = importlib.import_module("early")
+
+class Model(TorchSource):
+    input_names, output_names = ("x",), ("y",)
+    options = {"tables": [], "other": "default.json"}
+
+    def build_model(self):
+        import torch
+        torch.manual_seed(json.loads((HERE / "seed.json").read_text()))
+        layer = torch.nn.Linear(4, 2)
+        for name in (*self.settings["tables"], self.settings["other"]):
+            layer.weight.data *= json.loads((self.root / name).read_text()) * hidden.SCALE * early.SCALE * part.SCALE
+        (self.root / "note.txt").write_text(os.urandom(8).hex())
+        (self.root / "note.txt").read_text()
+        return layer
+
+    def samples(self):
+        rows = [{"x": row} for row in np.load(HERE / "data/rows.npy")]
+        return Samples(calibration=Later(self.late), golden=rows)
+
+    def late(self):
+        return [{"x": row} for row in np.load(HERE / "data/late.npy", mmap_mode="r")]
+"""
+
+
+@pytest.mark.parametrize("calibrates", [False, True])
+def test_every_file_that_a_zoo_file_opens_is_watched(calibrates: bool, empty: Callable[[str], Project]) -> None:
+    entry = "version: 1\nmodels:\n  mine: {source: code/mine.py, options: {tables: [a.json]}, precision: fp32}\n"
+    project = empty(entry)
+    texts = {
+        "code/mine.py": OWN, "code/seed.json": "3", "a.json": "1.5", "default.json": "1.25", "code/early.py": "SCALE = 1.0\n",
+        "code/parts/__init__.py": '__all__ = ["part"]\n', "code/parts/part.py": "SCALE = 1.0\n", "elsewhere/hidden.py": "SCALE = 1.0\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (project.folder / name).parent.mkdir(exist_ok=True)
+        (project.folder / name).write_text(text)
+    rng = np.random.default_rng(0)
+    (project.folder / "code/data").mkdir()
+    for name in ("rows", "late"):
+        np.save(project.folder / f"code/data/{name}.npy", rng.normal(size=(16, 4)).astype(np.float32))
+    for text in [entry, entry.replace("fp32", "int8")][: 1 + calibrates]:  # INT8 makes its samples after the export
+        project.config.write_text(text)
+        done = project.build("--until", "graph")
+        assert done.code == 0, done.out
+        assert planned(project)["mine"] == "keep: unchanged"
+    read = [*texts, "code/data/rows.npy", *(["code/data/late.npy"] if calibrates else [])]
+    for name in read:
+        file = project.folder / name
+        before = file.read_bytes()
+        file.write_bytes(before + (b" " if file.suffix == ".json" else b"\n#"))
+        assert planned(project)["mine"].startswith("run: file "), name
+        file.write_bytes(before)
+    assert planned(project)["mine"] == "keep: unchanged"
+    (project.folder / "code/data/rows.npy").unlink()
+    assert planned(project)["mine"] == "run: file code/data/rows.npy changed"
 
 
 def test_imports_are_followed_through_packages(tmp_path: Path) -> None:
