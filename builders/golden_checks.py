@@ -6,6 +6,7 @@ Out     nothing, or a `StageError`: axis 0 is not the batch, the file differs fr
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -104,7 +105,7 @@ def check_distinct(job: Job) -> None:
     alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
     if alike is not None and alike.fatal:
         outputs = ", ".join(f"'{name}'" for name in golden.groups[0].outputs)
-        why = (f"{alike.distinct:.0%} of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
+        why = (f"{math.floor(alike.distinct * 1000) / 10:g}% of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
                f"samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
         fault = Fault("the golden samples are too alike to tell apart", job.model.where("accept"), why,
                       "choose more varied golden samples, or tighten 'accept'", job.model.build_command("--until", "verify"))  # fmt: skip

@@ -8,13 +8,12 @@ Files are often sorted by class, so the first rows alone would be one class.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from builders import stored_arrays
 from builders.samples import LEAST_GOLDEN, Sample, Samples, fingerprint, native, spread
 from planwright import text
 from planwright.console import many
@@ -60,13 +59,12 @@ def _row(arrays: Mapping[str, Array], inputs: Sequence[TensorSpec], index: int) 
 
 def _arrays(path: Path, place: str, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     try:
-        with path.open("rb") as stream:
-            stored: Any = np.load(stream, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                return {inputs[0].name: stored} if len(inputs) == 1 else {}
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        fix = "write them with numpy.savez; text as array.astype(str), which needs no pickle"
+        stored = stored_arrays.load(path)
+        if "" not in stored:
+            return stored
+        return {inputs[0].name: stored[""]} if len(inputs) == 1 else {}
+    except stored_arrays.UNREADABLE as error:
+        fix = "write them with numpy.savez; numbers and text only"
         raise StageError("export", Fault("the samples cannot be read", place, f"{path}: {error}", fix)) from None
 
 
@@ -80,6 +78,9 @@ def _faults(arrays: Mapping[str, Array], place: str, inputs: Sequence[TensorSpec
             why = f"the file has {array.dtype}{list(array.shape)}, a sample is {tensor.numpy_dtype}{list(tensor.shape)}"
             fix = "first axis samples, then the input's own axes" + _cast(tensor, array)
             yield Fault(f"the samples of '{tensor.name}' do not fit", place, why, fix)
+        elif text.is_text(array) and (why := text.unsayable(array)):
+            fix = "decode it first: [item.decode('latin-1') for item in ...]"
+            yield Fault(f"the samples of '{tensor.name}' are not valid text", place, why, fix)
     counts = {tensor.name: len(arrays[tensor.name]) for tensor in inputs if np.ndim(arrays.get(tensor.name, 0))}
     if len(set(counts.values())) > 1:
         why = ", ".join(f"{name} has {count}" for name, count in counts.items())

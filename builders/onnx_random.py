@@ -9,6 +9,7 @@ because they are ids or pixels more often than not; text is made of the words th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -178,11 +179,9 @@ def _range_faults(name: str, value: Any, types: Mapping[str, np.dtype[Any]], spe
         yield _fault(spec, f"ranges names '{name}', which is not an input", loc, "", did_you_mean(name, types))
         return
     kind = types[name].kind
-    allowed: tuple[type, ...] = (int,) if kind in "iu" else (int, float)
+    allowed = (int,) if kind in "iu" else (int, float)
     numbers = (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(v, allowed) and not isinstance(v, bool) for v in value)
+        isinstance(value, list) and len(value) == 2 and all(type(v) in allowed and math.isfinite(v) for v in value)
     )
     if kind not in "iuf":
         yield _fault(spec, f"input '{name}' has no range", loc, f"it is {types[name]}", "leave it out")

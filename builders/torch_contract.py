@@ -7,14 +7,14 @@ Out     nothing, or a `StageError` with the line of the zoo file that is wrong.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from builders import torch_outputs
 from builders.samples import Sample, Samples
-from builders.user_code import place_of, reason
+from builders.user_code import place_of, reason, shown
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
 
@@ -32,6 +32,15 @@ def check_names(source: TorchSource) -> None:
                 f"write {attribute} = ({names!r},)" if why else f"name each of them once, such as {attribute} = ('x',)"
             )
             raise _broken(source, f"{attribute} is {names!r}", attribute, why, fix)
+    twice = [name for name in source.output_names if name in source.input_names]
+    if twice:
+        what, why = f"'{twice[0]}' is an input and an output", "a graph has one tensor of a name"
+        raise _broken(source, what, "output_names", why, f"call the output {twice[0]}_out")
+    for name, axes in source.dynamic_axes.items():
+        named = isinstance(axes, Mapping) and all(type(axis) is int and isinstance(axes[axis], str) for axis in axes)
+        if not named:
+            what, fix = f"dynamic_axes of '{name}' is {axes!r}", f"write dynamic_axes = {{'{name}': {{1: 'length'}}}}"
+            raise _broken(source, what, "dynamic_axes", "it says axis: name", fix)
     unknown = [name for name in source.dynamic_axes if name not in (*source.input_names, *source.output_names)]
     if unknown:
         known = ", ".join((*source.input_names, *source.output_names))
@@ -85,16 +94,26 @@ def named(source: TorchSource, answers: Any) -> tuple[Any, ...]:
 def refused(source: TorchSource, inputs: Arrays, error: Exception) -> StageError:
     """Return the StageError for a module that raised on a sample; its stack trace is added to error.log."""
     shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+    what = f"the model, given {shapes},"
+    if any(str(p.dtype) == "torch.bfloat16" for p in source.model.parameters()):
+        fix = "numpy has no bfloat16, so no input is: end build_model() with .float()"
+        return source.blame.error(what, error, stage="torch", fix=fix, where=place_of(type(source), "build_model"))
     other = other_types(source, inputs)
-    if not other:
-        return source.blame.error(f"the model, given {shapes},", error, stage="torch")
-    where = place_of(type(source), "samples")
-    return source.blame.error(f"the model, given {shapes},", error, stage="torch", fix=other[0], where=where)
+    samples = place_of(type(source), "samples")
+    if other:
+        return source.blame.error(what, error, stage="torch", fix=other[0], where=samples)
+    if source.blame.place(error) == shown(
+        source.blame.file
+    ):  # no line of the user's: a module of a library got what it does not take
+        fix = "let samples() give the types and shapes that the model takes, or correct build_model()"
+        return source.blame.error(what, error, stage="torch", fix=fix, where=samples)
+    return source.blame.error(what, error, stage="torch")
 
 
 def other_types(source: TorchSource, inputs: Sample) -> list[str]:
     """Return one sentence per input whose float type is not that of the weights."""
-    types = sorted({str(p.dtype).removeprefix("torch.") for p in source.model.parameters() if p.is_floating_point()})
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in source.model.parameters() if p.is_floating_point()}
+    types = sorted(dtypes - {"bfloat16"})  # numpy has no such type
     return [
         f"input '{name}' is {array.dtype}, the weights are {types[0]}: end it with .astype(np.{types[0]}) in samples()"
         for name, array in inputs.items()
@@ -105,6 +124,7 @@ def other_types(source: TorchSource, inputs: Sample) -> list[str]:
 def check_axes(source: TorchSource, samples: Samples) -> None:
     """Refuse samples whose axes vary where `dynamic_axes` does not say so: the export would fix them."""
     parts = [*samples.golden, *samples.test]
+    _require_axes(source, parts[0])
     free = {name: dict(axes) for name, axes in source.dynamic_axes.items()}
     missing = list(_varying(source, parts))
     if not missing:
@@ -117,6 +137,16 @@ def check_axes(source: TorchSource, samples: Samples) -> None:
     what = f"axis {axis} of input '{first}' varies, and dynamic_axes does not say so"
     why = f"samples have {', '.join(map(str, sorted(set(sizes))))} there; the export would fix it"
     raise _broken(source, what, "dynamic_axes", why, f"write dynamic_axes = {free}")
+
+
+def _require_axes(source: TorchSource, sample: Sample) -> None:
+    for name, array in sample.items():
+        rank = array.ndim + (1 if source.batched else 0)
+        beyond = [axis for axis in source.dynamic_axes.get(name, {}) if not 0 <= axis < rank]
+        if beyond:
+            what = f"dynamic_axes names axis {beyond[0]} of '{name}', which has {rank} axes"
+            why = "axis 0 is the batch" if source.batched else ""
+            raise _broken(source, what, "dynamic_axes", why, f"name one of axes 0 to {rank - 1}")
 
 
 def _varying(source: TorchSource, samples: Iterable[Sample]) -> Iterator[tuple[str, int, tuple[int, ...]]]:

@@ -157,4 +157,7 @@ def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return f"install the package that holds '{package}' into .venv, or correct the import"
+    if "custom C++ ops" in str(error):
+        why = "torchvision's compiled operators do not load beside this torch, and only nms and roi_align are replaced"
+        return f"{why}: install a torchvision that was built for it"
     return ""

@@ -42,6 +42,21 @@ def _decoded(item: Any) -> Any:
         return bytes(item)
 
 
+def unsayable(array: Array) -> str:
+    """Return why an element is no text that UTF-8 can say, empty where all are.
+
+    Example:
+        >>> unsayable(np.array([b"ja", bytes([246])], object)).split(":")[1]
+        ' invalid start byte'
+    """
+    for index, item in enumerate(array.ravel().tolist()):
+        try:
+            item.decode() if isinstance(item, bytes) else item.encode()
+        except UnicodeError as error:
+            return f"element {index} is {item!r:.40}: {getattr(error, 'reason', error)}"
+    return ""
+
+
 def packed(array: Array) -> tuple[Array, Array]:
     """Return the bytes of all elements, one after the other, and their lengths in the array's shape.
 

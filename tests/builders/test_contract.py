@@ -145,6 +145,24 @@ CASES = {
         ),
         "dynamic_axes = {'x': {1: 'length'}}",
     ),
+    "samples of whole numbers": (
+        in_samples(".astype(np.float32)", ".astype(np.int64)"),
+        "let samples() give the types",
+    ),
+    "samples of another width": (
+        in_samples("size=(16, 4)", "size=(16, 5)"),
+        "given x float32[1, 5], raised RuntimeError",
+    ),
+    "bfloat16 weights": (
+        changed("    def build_model(self):", "    def build_model(self):  # HERE", BUILD, BUILD + ".bfloat16()"),
+        "end build_model() with .float()",
+    ),
+    "one name for two": (changed(NAMED, '    output_names = ("x",)  # HERE'), "'x' is an input and an output"),
+    "torch's list of axes": (changed(NAMED, NAMED + "\n    dynamic_axes = {'x': [1]}  # HERE"), "{'x': {1: 'length'}}"),
+    "an axis that is not there": (
+        changed(NAMED, NAMED + "\n    dynamic_axes = {'x': {5: 'length'}}  # HERE"),
+        "axis 5 of 'x', which has 2 axes",
+    ),
     "an unknown name in dynamic_axes": (
         changed(NAMED, NAMED + "\n    dynamic_axes = {'ids': {1: 'length'}}  # HERE"),
         "'ids'",

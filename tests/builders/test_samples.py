@@ -58,8 +58,8 @@ def test_text_samples_build_without_pickle(empty: Callable[[str], Project]) -> N
     project = empty(ENTRY % ", samples: {file: s.npz, golden: 5}")
     save_text(project.folder / "mine.onnx")
     words = [word.rstrip("\0") for word in WORDS if word != "\0"] + ["not a key"]
-    for kind in (str, "S"):
-        array = np.array(words) if kind is str else np.array([word.encode() for word in words])
+    for kind in ("U", "S", "O", "O of bytes"):
+        array = np.array([w.encode() for w in words] if "S" in kind or "bytes" in kind else words, kind[0])
         np.savez(project.folder / "s.npz", t=array.reshape(-1, 1))
         done = project.build()
         assert done.code == 0, done.out
@@ -70,11 +70,40 @@ def test_text_samples_build_without_pickle(empty: Callable[[str], Project]) -> N
         expected = [known.index(text) if text in WORDS else -1 for text in texts]
         assert [int(row[0]) for row in rows_of(golden, "id")] == expected
         assert [row[0].decode() for row in rows_of(golden, "back")] == texts
-    np.savez(project.folder / "s.npz", t=np.array(words, object).reshape(-1, 1))
+
+
+class Trap:
+    """A pickle that would write a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (lambda folder: np.array([Trap(folder / "sprung"), "a"], object), "holds"),
+        (lambda folder: np.array([1, "a"], object), "holds a int, not text"),
+        (lambda folder: np.array([None, "a"], object), "holds a NoneType, not text"),
+        (lambda folder: np.array([b"gr\xf6n", b"rot"]), "element 0 is b'gr\\xf6n'"),
+        (lambda folder: np.array(["\ud800", "rot"], object), "surrogates not allowed"),
+    ],
+    ids=["code", "number", "nothing", "latin", "surrogate"],
+)
+def test_samples_that_are_no_text_are_refused(
+    rows: Callable[[Path], Any], words: str, empty: Callable[[str], Project]
+) -> None:
+    project = empty(ENTRY % ", samples: {file: s.npz, golden: 2}")
+    save_text(project.folder / "mine.onnx")
+    np.savez(project.folder / "s.npz", t=rows(project.folder).reshape(-1, 1))
     failed = report(project)
     assert failed["failed_stage"] == "export"
-    assert "astype(str)" in failed["errors"][0]["fix"]
+    assert words in failed["errors"][0]["why"]
     assert "config.yaml:3" in failed["errors"][0]["where"]
+    assert not (project.folder / "sprung").exists()
 
 
 def test_random_text_uses_what_the_graph_knows(empty: Callable[[str], Project]) -> None:
