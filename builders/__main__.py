@@ -32,10 +32,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, default=Path("config.yaml"))
     back = commands.add_parser("rollback", help="serve what was served before the last publish")
     back.add_argument("model", metavar="MODEL")
-    for command in (check, back):
-        command.add_argument(
-            "--repository", type=Path, default=Path("model_repository"), help="where models are published"
-        )
+    for command, default in ((check, "beside config.yaml"), (back, "in this folder")):
+        command.add_argument("--repository", type=Path, help=f"where models are published (default: {default})")
         console.add_json_flag(command)
     study.add_to(commands, bench_command.add_to(commands))
     return p
@@ -60,23 +58,22 @@ def _doctor(args: argparse.Namespace) -> int:
 def _lint(args: argparse.Namespace) -> int:
     target, _ = choose("auto")
     spec = load_spec(args.config, target)
-    if not args.repository.is_dir():
-        raise MachineError(
-            Fault("there is no model repository", str(args.repository), fix="python builders/build_all.py")
+    folder = args.repository or spec.root / "model_repository"
+    if not folder.is_dir():
+        command = "python builders/build_all.py" + (
+            "" if args.config == Path("config.yaml") else f" --config {args.config}"
         )
+        raise MachineError(Fault("there is no model repository", str(folder), fix=command))
     cache = HashCache(spec.root / "build" / "hashes.json")
-    jobs = [
-        Job(m, spec.root, spec.root / "build", args.repository, get_target(target), spec.server, cache)
-        for m in spec.models
-    ]
-    findings = list(lint(jobs, args.repository))
+    jobs = [Job(m, spec.root, spec.root / "build", folder, get_target(target), spec.server, cache) for m in spec.models]
+    findings = list(lint(jobs, folder))
     if findings:
         console.table(
             "lint",
             ["model", "what", "where", "why", "fix"],
             [(f.model, f.what, f.where, f.why, f.fix) for f in findings],
         )
-    for note in notes(args.repository):
+    for note in notes(folder):
         console.say(f"note: {note}")
     console.say(f"{len(findings)} disagreements")
     if args.json:
@@ -85,10 +82,11 @@ def _lint(args: argparse.Namespace) -> int:
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    step = rollback(args.repository, args.model)
+    folder = args.repository or Path("model_repository")
+    step = rollback(folder, args.model)
     console.say(str(step))
     server = ServerInfo.read()
-    if server is not None and Path(server.repository).resolve() == args.repository.resolve():
+    if server is not None and Path(server.repository).resolve() == folder.resolve():
         if server.mode == "explicit":
             notify.load(server, args.model)
             console.say(f"loaded by the running server at {server.http_url}")

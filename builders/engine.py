@@ -98,7 +98,7 @@ def _check_batch(job: Job, engine: Engine) -> None:
         )
         fix = "write 'batch: none' and no dynamic_batching to serve it as it is, or export it with a free first axis"
         fault = Fault(
-            "dynamic batching requested for a fixed batch", place, f"{axis}; the engine declares {fixed}", fix
+            "batches requested of a model that takes none", place, f"{axis}; the engine declares {fixed}", fix
         )
         raise StageError("engine", fault)
 

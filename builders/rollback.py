@@ -14,7 +14,7 @@ from typing import Any
 
 from builders import pbtxt, revisions
 from builders.repository import Published
-from planwright.errors import Fault, PlanwrightError, SpecError, did_you_mean
+from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, did_you_mean
 from planwright.integrity import CONFIG
 
 
@@ -49,9 +49,12 @@ def rollback(repository: Path, model: str) -> Step:
 
     Raises:
         SpecError: No such model (exit 2).
+        MachineError: There is no such folder (exit 3).
         PlanwrightError: Nothing older is whole (exit 1).
     """
     published = Published(repository / model)
+    if not repository.is_dir():
+        raise MachineError(Fault("there is no model repository", str(repository), fix="name it with --repository"))
     if not published.exists:
         known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
         raise SpecError(

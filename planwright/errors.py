@@ -103,4 +103,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     options: Sequence[str] = sorted(known)
     close = difflib.get_close_matches(word, options, n=1)
-    return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(options)
+    return f"did you mean '{close[0]}'?" if close else "known: " + (", ".join(options) or "none")

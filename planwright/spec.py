@@ -136,10 +136,10 @@ def _batch(value: Any) -> Any:
     """Read ``batch: 8`` and ``batch: none``."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"max": value}
-    if isinstance(value, str):
-        if value.lower() != "none":
-            raise mistake(f"'{value}' is not a batch", "write a number, none, or {min: 1, opt: 4, max: 8}")
+    if isinstance(value, str) and value.lower() == "none":
         return {"axis": False}
+    if isinstance(value, str | bool | float | list):
+        raise mistake(f"'{value}' is not a batch", "write a number, none, {fixed: 8}, or {min: 1, opt: 4, max: 8}")
     return value
 
 

@@ -249,7 +249,7 @@ class _Loader:
         for item in error.errors():
             loc = tuple(part for part in item["loc"] if node.line_of((part,)) or part)
             place = f"{self.path}:{node.line_of(loc)}  {'.'.join(map(str, (*prefix, *loc)))}"
-            what, fix = _explain(item, loc)
+            what, fix = _explain(item, loc, _FORMS.get(str(prefix[0]), ModelEntry))
             self.faults.append(Fault(what, place, "", fix, self._check))
 
     def _check_raw(self, values: dict[str, Any], where: Callable[..., str]) -> None:
@@ -336,27 +336,34 @@ def _names_a_file(source: str) -> bool:
     return not source.endswith(".py") and (bool(Path(source).suffix) or source.startswith(("./", "../", "/")))
 
 
-def _explain(item: Any, loc: Loc) -> tuple[str, str]:
+_FORMS: dict[str, Any] = {"loadtest": ScenarioSpec, "server": ServerSpec}
+
+
+def _explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
     """Turn one pydantic error into (what, fix) in the words of the file."""
     key = str(loc[-1]) if loc else ""
     if item["type"] == "extra_forbidden":
-        return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1]))
+        return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1], form))
     if item["type"] == "missing":
         return f"'{key}' is missing", f"add '{key}:'"
     if item["type"] == "mistake":
         return f"'{key}': {item['msg']}", str(item["ctx"]["fix"])
+    if item["type"] == "string_pattern_mismatch":
+        words = re.findall(r"[a-z]+(?=[|:)])", item["ctx"]["pattern"])
+        fix = did_you_mean(str(item["input"]), words) if words else f"write what matches {item['ctx']['pattern']}"
+        return f"'{key}' cannot be {item['input']!r}", fix
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict | list) else f", not {item['input']!r}"
     return f"'{key}': {message[0].lower()}{message[1:]}{given}", "write a value of that type"
 
 
-def _known_keys(loc: Loc) -> list[str]:
-    model: Any = ModelEntry
+def _known_keys(loc: Loc, form: Any) -> list[str]:
+    model: Any = form
     for part in loc:
         field = getattr(model, "model_fields", {}).get(part)
         model = field.annotation if field is not None else model
     fields = getattr(model, "model_fields", None)
-    return list(fields) if fields else list(ModelEntry.model_fields)
+    return list(fields) if fields else list(form.model_fields)
 
 
 def _profile_faults(model: ModelSpec) -> list[Fault]:

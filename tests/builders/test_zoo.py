@@ -74,7 +74,7 @@ def test_dynamic_batching_asked_of_a_fixed_batch(empty: Callable[[str], Project]
     save(project.folder / "mine.onnx", 2)
     stage, text = failed(project)
     assert stage == "engine"
-    assert "dynamic batching requested for a fixed batch" in text
+    assert "batches requested of a model that takes none" in text
     assert "config.yaml:3" in text
 
 
