@@ -82,7 +82,7 @@ def build(job: Job, request: Request, say: Say) -> Result:
             _publish(job, request.trial, result, say)
         job.log.unlink(missing_ok=True)
     except PlanwrightError as error:
-        result.status, result.error = "failed", error
+        result.status, result.error = "failed", error.checked_by(job.model.build_command())
     except OSError as error:
         result.status = "failed"
         result.error = MachineError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -62,6 +62,11 @@ class PlanwrightError(Exception):
     def __init__(self, *faults: Fault | str) -> None:
         self.faults: tuple[Fault, ...] = tuple(Fault(f) if isinstance(f, str) else f for f in faults)
         super().__init__("\n".join(fault.render() for fault in self.faults))
+
+    def checked_by(self, command: str) -> PlanwrightError:
+        """Return the same error, with `command` as the check of the faults that name none."""
+        self.faults = tuple(fault if fault.check else replace(fault, check=command) for fault in self.faults)
+        return self
 
 
 class StageError(PlanwrightError):
