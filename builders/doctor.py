@@ -110,10 +110,10 @@ def _pairing(version: str) -> Check:
 def _plans(version: str, device: Device) -> Iterator[Check]:
     """Name the published plans that this machine cannot load."""
     for path in sorted(Path("model_repository").glob("*/*/build.json")):
-        build = read_json(path) or {}
-        made = build.get("versions", {})
-        if build.get("target") != "tensorrt":
+        build = read_json(path)
+        if not isinstance(build, dict) or build.get("target") != "tensorrt":
             continue
+        made = build.get("versions", {})
         faults = [
             f"{what} {made.get(key)}, here {here}"
             for what, key, here in (

@@ -19,7 +19,7 @@ from builders.trial import FLAG
 from planwright import integrity
 from planwright.errors import PlanwrightError
 from planwright.golden import Golden
-from planwright.integrity import CONFIG, damage
+from planwright.integrity import BUILD, CONFIG, damage
 from planwright.tensors import TensorSpec
 
 
@@ -41,12 +41,12 @@ class Finding:
 def lint(jobs: Iterable[Job], repository: Path) -> Iterator[Finding]:
     """Check every published model, and that every enabled one is published."""
     by_name = {job.model.name: job for job in jobs}
-    folders = {path.parent.name for path in repository.glob(f"*/{CONFIG}")}
+    folders = {path.parent.name for path in repository.glob(f"*/{CONFIG}")} | set(integrity.models(repository))
     for name in sorted(folders | set(by_name)):
         published = Published(repository / name)
         job = by_name.get(name)
         rebuild = job.model.build_command() if job else f"python builders/build_all.py {name}"
-        if not published.exists:
+        if not published.exists and not integrity.published(published.folder):
             if job is not None and job.model.enabled:
                 yield Finding(
                     name, "it is enabled, but not published", str(repository / name), "config.yaml asks for it", rebuild
@@ -66,12 +66,14 @@ def notes(repository: Path) -> Iterator[str]:
 def _model(name: str, published: Published, job: Job | None, rebuild: str) -> Iterator[Finding]:
     path = published.folder / CONFIG
     config = published.config()
-    if config is None:
-        yield Finding(name, "config.pbtxt cannot be read", str(path), "Triton would refuse it too", rebuild)
-        return
-    found = damage(published.folder, published.served())
+    found = damage(published.folder, integrity.served(published.folder))
     for each in found:
-        yield Finding(name, str(each), str(each.path), "it was edited, or the disk is failing", integrity.rebuild(name))
+        fault = integrity.fault(name, each)
+        yield Finding(name, str(each), fault.where, "it was edited, or the disk is failing", fault.fix)
+    if config is None:
+        if path not in {each.path for each in found}:
+            yield Finding(name, "config.pbtxt cannot be read", str(path), "Triton would refuse it too", rebuild)
+        return
     for version in published.served():
         folder = published.folder / str(version)
         if not any(folder in each.path.parents for each in found):  # what is damaged proves nothing more
@@ -85,7 +87,8 @@ def _model(name: str, published: Published, job: Job | None, rebuild: str) -> It
             "remove the folder, or add the model to config.yaml",
         )
         return
-    yield from _policy(name, published, job, config, rebuild)
+    if not any(each.path.name == BUILD for each in found):
+        yield from _policy(name, published, job, config, rebuild)
 
 
 def _version(name: str, published: Published, version: int, config: Any, rebuild: str) -> Iterator[Finding]:

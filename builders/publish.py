@@ -153,7 +153,11 @@ def _serve(published: Published, body: str, proof: Proof | None) -> bool:
 
 
 def _disk(job: Job, error: OSError) -> Fault:
-    fix = "free some disk space" if error.errno == errno.ENOSPC else "make the repository writable"
+    fixes = {
+        errno.ENOSPC: "free some disk space",
+        errno.EISDIR: f"remove the folder {error.filename2 or error.filename}",
+    }
+    fix = fixes.get(error.errno or 0, "make the repository writable")
     return Fault(
         "cannot publish; what was served stays served",
         str(job.repository),

@@ -19,7 +19,7 @@ from typing import Any
 from builders import pbtxt
 from planwright.errors import Fault, MachineError
 from planwright.files import read_json, sha256
-from planwright.integrity import BUILD, CONFIG, HashOf, recorded, version_damage
+from planwright.integrity import BUILD, CONFIG, HashOf, read_text, version_damage, versions_in
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,17 @@ class Published:
     def config(self) -> Any:
         """Return the ModelConfig message of config.pbtxt, None where there is none that can be read."""
         try:
-            return pbtxt.parse((self.folder / CONFIG).read_text())
-        except FileNotFoundError:
-            return None
+            return pbtxt.parse(read_text(self.folder / CONFIG)) if self.exists else None
         except Exception:  # text_format.ParseError: someone edited the file; it will be written again
             return None
 
     def served(self) -> list[int]:
         """Return the versions that config.pbtxt serves, oldest first."""
-        path = self.folder / CONFIG
-        return pbtxt.served_versions(path.read_text()) if path.is_file() else []
+        return pbtxt.served_versions(read_text(self.folder / CONFIG))
 
     def versions(self) -> list[int]:
         """Return the version folders on disk, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.is_dir() and entry.name.isdigit())
+        return versions_in(self.folder)
 
     def build(self, version: int) -> dict[str, Any]:
         """Return a version's build.json; empty where it cannot be read."""
@@ -60,8 +55,7 @@ class Published:
 
     def whole(self, version: int, hash_of: HashOf = sha256) -> bool:
         """True where the version holds the files that its build.json names, and no others, with the bytes they had."""
-        folder = self.folder / str(version)
-        return bool(recorded(folder)) and not version_damage(folder, hash_of)
+        return not version_damage(self.folder / str(version), hash_of)
 
     def find(self, identity: str) -> int | None:
         """Return the newest whole version with this identity, also one that a killed run left unserved."""
@@ -71,8 +65,11 @@ class Published:
         return None
 
     def next_version(self) -> int:
-        """Return a number that no folder has."""
-        return max(self.versions(), default=0) + 1
+        """Return a number above every folder's, which nothing else has for its name."""
+        number = max(self.versions(), default=0) + 1
+        while os.path.lexists(self.folder / str(number)):
+            number += 1
+        return number
 
 
 def staging(build: Path, repository: Path, model: str) -> Path:
@@ -135,7 +132,7 @@ def prune(published: Published, keep: int) -> list[int]:
         # renamed first: a half deleted version folder must not look like a version
         doomed = published.folder / f".{version}.removed"
         (published.folder / str(version)).rename(doomed)
-        shutil.rmtree(doomed)
+        doomed.unlink() if doomed.is_symlink() else shutil.rmtree(doomed)
     for leftover in published.folder.glob(".*.removed"):
         shutil.rmtree(leftover, ignore_errors=True)
     return removed

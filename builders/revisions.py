@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builders import pbtxt
 from planwright.files import write_atomic
-from planwright.integrity import CONFIG, seal, text_hash, unsealed
+from planwright.integrity import CONFIG, config_damage, read_text, seal, text_hash, unsealed, versions_in
 
 KEPT = 20  # earlier texts; one takes about 400 characters
 # packed, so that a search for a field finds what is served and nothing else
@@ -35,7 +35,7 @@ class Config:
         past: Earlier bodies, the latest last, each with a line that says so where it was not tried.
         tried: False where it was published with ``--no-trial-load``.
         sealed: True where the file holds a hash of itself.
-        whole: False where that hash is of other bytes: the file was edited.
+        whole: False where that hash is of other bytes, or is gone: the file was edited.
     """
 
     body: str
@@ -86,8 +86,11 @@ def read(model: Path) -> Config | None:
     path = model / CONFIG
     if not path.is_file():
         return None
-    config = parse(path.read_text())
-    return config if config.sealed else Config(config.body, _own_texts(model, config), sealed=False)
+    config = parse(read_text(path))
+    if config.sealed:
+        return config
+    whole = not config_damage(model, [model / str(version) for version in config.versions])
+    return replace(config, past=config.past or _own_texts(model, config), whole=whole)
 
 
 def write(model: Path, config: Config) -> None:
@@ -98,9 +101,8 @@ def write(model: Path, config: Config) -> None:
 def _own_texts(model: Path, config: Config) -> tuple[str, ...]:
     """Return the config.pbtxt inside each version folder older than what is served, oldest first."""
     newest = max(config.versions, default=0)
-    older = sorted(int(path.name) for path in model.iterdir() if path.name.isdigit() and int(path.name) < newest)
-    own = (model / str(version) / CONFIG for version in older)
-    return tuple(path.read_text() for path in own if path.is_file())
+    older = (version for version in versions_in(model) if version < newest)
+    return tuple(filter(None, (read_text(model / str(version) / CONFIG) for version in older)))
 
 
 def _pack(body: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from builders import pbtxt, revisions
 from builders.repository import Published
+from planwright import integrity
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, did_you_mean
 from planwright.integrity import CONFIG
 
@@ -50,12 +51,15 @@ def rollback(repository: Path, model: str) -> Step:
     Raises:
         SpecError: No such model (exit 2).
         MachineError: There is no such folder (exit 3).
-        PlanwrightError: Nothing older is whole (exit 1).
+        PlanwrightError: Nothing older is whole, or config.pbtxt, which names it, is gone (exit 1).
     """
     published = Published(repository / model)
     if not repository.is_dir():
         raise MachineError(Fault("there is no model repository", str(repository), fix="name it with --repository"))
     if not published.exists:
+        if integrity.published(published.folder):
+            lost = integrity.config_damage(published.folder, ())
+            raise PlanwrightError(*(integrity.fault(model, each) for each in lost))
         known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
         raise SpecError(
             Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known))

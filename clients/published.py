@@ -6,6 +6,7 @@ Out     `PublishedVersion`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from planwright.compare import Tolerance
 from planwright.errors import Fault, MachineError, SpecError, did_you_mean
 from planwright.files import read_json
 from planwright.golden import Golden
+from planwright.integrity import BUILD
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 from .errors import InvalidRequest
@@ -66,15 +68,21 @@ class PublishedVersion:
         return []
 
 
-def require_whole(version: PublishedVersion) -> None:
+def require_whole(folder: Path, model: str, versions: Iterable[int | str] | None = None) -> None:
     """Refuse files that are not what was published: right answers would say nothing about them.
 
+    Args:
+        folder: The repository.
+        model: The model's name.
+        versions: Versions that must be whole; None for those that config.pbtxt serves.
+
     Raises:
-        InvalidRequest: A file of the version, or config.pbtxt, was changed, is missing, or was added.
+        InvalidRequest: A file of a version, or config.pbtxt, was changed, is missing, or was added.
     """
-    found = integrity.damage(version.folder.parent, [version.version])
+    path = folder / model
+    found = integrity.damage(path, integrity.served(path) if versions is None else versions)
     if found:
-        raise InvalidRequest(*(integrity.fault(version.model, each) for each in found))
+        raise InvalidRequest(*(integrity.fault(model, each) for each in found))
 
 
 def damaged(version: PublishedVersion, why: str) -> Fault:
@@ -106,7 +114,7 @@ def repository_folder(given: Path | None, server_file: Path = SERVER_FILE) -> Pa
 
 def models(folder: Path) -> list[str]:
     """Return the models that Planwright published there."""
-    return sorted(path.parent.name for path in folder.glob("*/config.pbtxt") if any(path.parent.glob("*/build.json")))
+    return integrity.models(folder)
 
 
 def select(folder: Path, names: list[str]) -> list[str]:
@@ -139,18 +147,23 @@ def version(folder: Path, model: str, number: str) -> PublishedVersion:
     """Return one version.
 
     Raises:
-        InvalidRequest: The server serves a version that this repository does not hold.
+        InvalidRequest: Its build.json is damaged, or the server serves a version that this repository does not hold.
     """
     path = folder / model / number
-    build = read_json(path / "build.json")
+    build = read_json(path / BUILD)
     if not isinstance(build, dict):
-        why = "the server may serve another repository"
-        raise InvalidRequest(
-            Fault(
-                f"{model} version {number} is not in the repository",
-                str(path),
-                why,
-                "name its repository with --repository",
-            )
-        )
+        raise InvalidRequest(_no_build(path))
     return PublishedVersion(model, number, path, build)
+
+
+def _no_build(path: Path) -> Fault:
+    model, number = path.parent.name, path.name
+    damage = [each for each in integrity.version_damage(path) if each.path == path / BUILD]
+    if damage and (damage[0].kind != "missing" or int(number) in integrity.served(path.parent)):
+        return integrity.fault(model, damage[0])
+    return Fault(
+        f"{model} version {number} is not in the repository",
+        str(path),
+        "the server may serve another repository",
+        "name its repository with --repository",
+    )

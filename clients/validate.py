@@ -119,10 +119,8 @@ def validate(
 
 def _damage(folder: Path, name: str) -> InvalidRequest | None:
     """Return why `python -m serving` does not serve a published model, where its files are the reason."""
-    version = published.newest(folder, name)
     try:
-        if version is not None:
-            published.require_whole(version)
+        published.require_whole(folder, name)
     except InvalidRequest as error:
         return error
     return None
@@ -134,7 +132,7 @@ def _validate_version(
     try:
         version = published.version(folder, name, number)
         if not trust:
-            published.require_whole(version)
+            published.require_whole(folder, name, [number])
     except InvalidRequest as error:
         yield _no_answer(name, number, "files", error)
         return

@@ -36,10 +36,10 @@ def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in `path`, or None where the file is missing or cut short."""
+    """Return the JSON value in `path`, or None where there is no file, or none that can be read as JSON."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return json.loads(path.read_text()) if path.is_file() else None  # a pipe would block
+    except (OSError, ValueError, RecursionError):  # damage can also nest too deep, or make a number too long
         return None
 
 

@@ -1,19 +1,23 @@
 """Whether a published model still has the bytes that were published.
 
 In      a model folder of the repository and the versions that are served from it.
-Out     one `Damage` per file that was changed, is missing, or was added.
+Out     one `Damage` per file that was changed, is missing, cannot be read, or was added.
 
 A version's files are those that its build.json names and hashes; build.json and config.pbtxt hold a hash of themselves.
+A damaged byte may lie where that hash is named, so a file without one is whole only where nothing else says that
+it should hold one: Planwright 0.1.0 wrote neither hash, and fewer keys in build.json.
 Added files count, because Triton takes a model's library, stub or other config from the model's folder before its own.
-What holds no hash cannot be checked: a model of another origin, and the config.pbtxt of an earlier Planwright.
+A model of another origin, with no build.json in any folder and no hash in config.pbtxt, cannot be checked.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +25,29 @@ from planwright.errors import Fault
 from planwright.files import digest, read_json, sha256
 
 CONFIG, BUILD, OWN_HASH = "config.pbtxt", "build.json", "sha256"
-_SEAL = re.compile(r"^# sha256 of the other lines: ([0-9a-f]{64})\n", re.MULTILINE)
+_WORDS = "sha256 of the other lines"
+_SEAL = re.compile(rf"^# {_WORDS}: ([0-9a-f]{{64}})\n", re.MULTILINE)
+# what is left of the seal where a byte of its line changed: the words, or the digits on the second line
+_SEAL_LEFT = re.compile(rf'{_WORDS}|\A[^\n]*\n[^"\n]*[0-9a-f]{{64}}$', re.MULTILINE)
+_SERVED = re.compile(r"\bversions:\s*(\[[^\]]*\]|\d+)")
+_VERSION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 # what Triton itself knows in a model's folder; warm-up data changes no answer
 _WARM_UP = "warmup"
+# build.json of Planwright 0.1.0; those of later ones have `trial_load` and their own hash too
+_EARLIEST = frozenset(
+    ["model", "version", "planwright", "identity", "created", "target", "precision", "source", "weights", "batch", "inputs",
+     "outputs", "tolerances", "slo", "checks", "realised", "warnings", "hashes", "versions", "stages"]
+)  # fmt: skip
+_LATER = frozenset({OWN_HASH, "trial_load"})
 
 HashOf = Callable[[Path], str]
+Kind = Literal["changed", "missing", "unreadable", "added"]
+_HOW: dict[Kind, str] = {
+    "changed": "its bytes changed",
+    "missing": "it is missing",
+    "unreadable": "it cannot be read",
+    "added": "it was added",
+}
 
 
 @dataclass(frozen=True)
@@ -33,34 +55,64 @@ class Damage:
     """One file that is not what was published."""
 
     path: Path
-    kind: Literal["changed", "missing", "added"]
+    kind: Kind
 
     def __str__(self) -> str:
-        how = {"changed": "its bytes changed", "missing": "it is missing", "added": "it was added"}
-        return f"{self.path.name} is not what was published: {how[self.kind]}"
+        return f"{self.path.name} is not what was published: {_HOW[self.kind]}"
 
 
 def damage(model: Path, versions: Iterable[int | str], hash_of: HashOf = sha256) -> list[Damage]:
-    """Compare a model folder with what was published.
+    """Compare a model folder with what was published; a model of another origin has no damage.
 
     Args:
         model: ``<repository>/<model>``.
         versions: The versions that are served, or are about to be.
         hash_of: Returns a file's SHA-256; a `HashCache` may remember it.
     """
-    config = model / CONFIG
-    rest, digits = unsealed(_text(config))
-    if digits is None and not any(recorded(path.parent) for path in model.glob(f"*/{BUILD}")):
-        return [each for version in versions for each in version_damage(model / str(version), hash_of)]
-    found = []
-    for folder in (model / str(version) for version in versions):
-        known = (folder / BUILD).exists()
-        found += version_damage(folder, hash_of) if known else [Damage(folder / BUILD, "missing")]
-    if not config.is_file():
-        found.append(Damage(config, "missing"))
-    elif digits is not None and text_hash(rest) != digits:
-        found.append(Damage(config, "changed"))
-    return found + [Damage(path, "added") for path in sorted(model.iterdir()) if _foreign(path)]
+    if not published(model):
+        return []
+    folders = [model / str(version) for version in versions]
+    found = [each for folder in folders for each in version_damage(folder, hash_of)]
+    return found + config_damage(model, folders) + _added(model, _known)
+
+
+def published(model: Path) -> bool:
+    """Return whether Planwright published a model, by any trace of it; a folder that cannot be read may be ours."""
+    try:
+        return _WORDS in read_text(model / CONFIG) or any(os.path.lexists(path / BUILD) for path in model.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+def models(repository: Path) -> list[str]:
+    """Return the models that Planwright published in a repository, in order."""
+    return sorted(folder.name for folder in repository.iterdir() if folder.is_dir() and published(folder))
+
+
+def versions_in(model: Path) -> list[int]:
+    """Return the version folders of a model, oldest first, none where it cannot be read."""
+    try:
+        return sorted(int(path.name) for path in model.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
+    except OSError:
+        return []
+
+
+def served(model: Path) -> list[int]:
+    """Return the versions that config.pbtxt names, else every version folder, oldest first."""
+    named = [
+        number for text in _SERVED.findall(read_text(model / CONFIG)) for number in re.findall("[0-9]{1,18}", text)
+    ]
+    return sorted({int(number) for number in named}) or versions_in(model)
+
+
+def read_text(path: Path) -> str:
+    """Return a text as it is, line ends included; empty where there is no file or it cannot be read."""
+    try:
+        return path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def seal(text: str) -> str:
@@ -80,27 +132,23 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recorded(version: Path) -> dict[str, str]:
-    """Return the hashes that a version's build.json records, empty where there are none."""
-    hashes = _record(version).get("hashes")
-    return hashes if isinstance(hashes, dict) else {}
-
-
 def version_damage(version: Path, hash_of: HashOf = sha256) -> list[Damage]:
     """Compare one version folder with its build.json."""
-    hashes = recorded(version)
-    if not hashes:
-        unreadable = (version / BUILD).exists() and not _record(version)
-        return [Damage(version / BUILD, "changed")] if unreadable else []
     record = _record(version)
-    found = [] if record.get(OWN_HASH) in (None, record_hash(record)) else [Damage(version / BUILD, "changed")]
+    hashes = _hashes(record)
+    found = _judge(version / BUILD, lambda: _whole(record))
     for name, value in hashes.items():
-        path = version / name
-        if not path.is_file():
-            found.append(Damage(path, "missing"))
-        elif hash_of(path) != value:
-            found.append(Damage(path, "changed"))
-    return found + [Damage(path, "added") for path in _files(version) if _name(path, version) not in {*hashes, BUILD}]
+        found += _judge(version / name, partial(_has_hash, version / name, value, hash_of))
+    return found + (_added(version, lambda path: path.name in {*hashes, BUILD}) if hashes else [])
+
+
+def config_damage(model: Path, versions: Iterable[Path]) -> list[Damage]:
+    """Compare config.pbtxt with the hash that it holds, or should hold beside these version folders."""
+    rest, digits = unsealed(read_text(model / CONFIG))
+    if digits is not None:
+        return _judge(model / CONFIG, lambda: text_hash(rest) == digits)
+    later = any(_LATER & _record(version).keys() for version in versions)
+    return _judge(model / CONFIG, lambda: not later and not _SEAL_LEFT.search(rest))
 
 
 def record_hash(record: dict[str, Any]) -> str:
@@ -111,7 +159,9 @@ def record_hash(record: dict[str, Any]) -> str:
 def fault(model: str, found: Damage) -> Fault:
     """Return what to say of one file of `model`."""
     why = "its answers may differ from those that were verified"
-    return Fault(f"{model}: {found}", str(found.path), why, rebuild(model), "python -m builders lint")
+    beside = found.kind == "added" and found.path.parent.name == model  # a new version would not take it away
+    fix = f"remove it, then {rebuild(model)}" if beside else rebuild(model)
+    return Fault(f"{model}: {found}", str(found.path), why, fix, "python -m builders lint")
 
 
 def rebuild(model: str) -> str:
@@ -119,23 +169,49 @@ def rebuild(model: str) -> str:
     return f"python builders/build_all.py {model} --verify-hashes"
 
 
-def _text(path: Path) -> str:
-    return path.read_text(errors="replace") if path.is_file() else ""
-
-
 def _record(version: Path) -> dict[str, Any]:
     record = read_json(version / BUILD)
     return record if isinstance(record, dict) else {}
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+def _hashes(record: dict[str, Any]) -> dict[str, str]:
+    hashes = record.get("hashes")
+    return hashes if isinstance(hashes, dict) else {}
 
 
-def _name(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder))
+def _whole(record: dict[str, Any]) -> bool:
+    """Return whether build.json is as it was written, as far as it can say so."""
+    if not _hashes(record):
+        return False
+    return record[OWN_HASH] == record_hash(record) if OWN_HASH in record else record.keys() <= _EARLIEST
 
 
-def _foreign(path: Path) -> bool:
-    known = path.name in (CONFIG, _WARM_UP) or path.name.startswith(".") or (path.name.isdigit() and path.is_dir())
-    return not known
+def _has_hash(path: Path, value: str, hash_of: HashOf) -> bool:
+    return hash_of(path) == value
+
+
+def _judge(path: Path, right: Callable[[], bool]) -> list[Damage]:
+    """Return the damage of one file, none where it can be read and is `right`."""
+    if not os.path.lexists(path):
+        return [Damage(path, "missing")]
+    try:
+        if not path.is_file():  # opening a pipe would block
+            return [Damage(path, "unreadable")]
+        with path.open("rb") as stream:
+            stream.read(1)
+        return [] if right() else [Damage(path, "changed")]
+    except OSError:
+        return [Damage(path, "unreadable")]
+
+
+def _added(folder: Path, known: Callable[[Path], bool]) -> list[Damage]:
+    try:
+        return [Damage(path, "added") for path in sorted(folder.iterdir()) if not known(path)]
+    except OSError:
+        return [Damage(folder, "unreadable")]
+
+
+def _known(path: Path) -> bool:
+    """Return whether an entry of a model's folder is none that Triton could take for something else."""
+    name = path.name
+    return name in (CONFIG, _WARM_UP) or name.startswith(".") or bool(_VERSION.fullmatch(name) and path.is_dir())

@@ -50,10 +50,7 @@ class ServerInfo:
     @classmethod
     def read(cls, path: Path = SERVER_FILE) -> ServerInfo | None:
         """Return the running server, or None where there is no file that can be read, or its process is gone."""
-        try:
-            stored = read_json(path)
-        except OSError:  # of another user, whose server is not for us
-            return None
+        stored = read_json(path)  # None also for that of another user, whose server is not for us
         if not isinstance(stored, dict):
             return None
         known = {field.name for field in fields(cls)}

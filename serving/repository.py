@@ -52,12 +52,21 @@ def _configs(folder: Path) -> list[Any]:
     from tritonclient.grpc import model_config_pb2
 
     found = []
-    for path in [folder / "config.pbtxt", *sorted((folder / "configs").glob("*.pbtxt"))]:
+    for path in _config_files(folder):
         try:
             found.append(text_format.Parse(path.read_text(), model_config_pb2.ModelConfig()))
         except (OSError, UnicodeDecodeError, text_format.ParseError):
             continue
     return found
+
+
+def _config_files(folder: Path) -> list[Path]:
+    """Return the files that may hold a model's config; none of a folder that cannot be read, no pipe, which would block."""
+    try:
+        paths = [folder / "config.pbtxt", *sorted((folder / "configs").glob("*.pbtxt"))]
+        return [path for path in paths if path.is_file()]
+    except OSError:
+        return []
 
 
 def faults(repository: Path, load: list[str], *, may_be_empty: bool = False) -> list[Fault]:

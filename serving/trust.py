@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planwright.files import HashCache
-from planwright.integrity import Damage, damage
+from planwright.integrity import Damage, damage, served
 from serving import repository
 from serving.options import Options
-from serving.repository import Model
 
 Refused = dict[str, list[Damage]]
 
@@ -25,7 +24,7 @@ def refused(options: Options) -> Refused:
         return {}
     cache = HashCache(options.server_file.parent / "hashes.json")
     models = repository.chosen(options.repository, options.mode, options.load)
-    found = {model.name: damage(model.folder, _versions(model), cache.of) for model in models}
+    found = {model.name: damage(model.folder, served(model.folder), cache.of) for model in models}
     cache.save()
     return {name: files for name, files in found.items() if files}
 
@@ -39,10 +38,3 @@ def without(options: Options, names: Refused) -> Options:
         return options
     models = repository.chosen(options.repository, options.mode, options.load)
     return replace(options, good=tuple(model.name for model in models if model.name not in names))
-
-
-def _versions(model: Model) -> list[int]:
-    """Return the versions that config.pbtxt serves; every folder where it does not name them."""
-    named = [list(config.version_policy.specific.versions) for config in model.configs[:1]]
-    folders = [int(path.name) for path in model.folder.iterdir() if path.name.isdigit()]
-    return sorted(named[0] if named and named[0] else folders)

@@ -16,7 +16,9 @@ import onnxruntime
 from onnx import helper
 
 from planwright.compare import Tolerance
+from planwright.files import sha256
 from planwright.golden import Arrays, Golden, group_by_shape
+from planwright.integrity import OWN_HASH, record_hash, seal
 from tests import _models
 
 BATCHING = "dynamic_batching { max_queue_delay_microseconds: 20000 }\n"
@@ -45,10 +47,32 @@ def publish(repository: Path, name: str, made: Any, config: str, samples: Sequen
         "batch": batch,
         "tolerances": tolerances,
     }
-    (folder / "build.json").write_text(json.dumps(build))
     if labels:
         (folder / "labels.txt").write_text("\n".join(labels) + "\n")
+    record(folder, build)
     return folder
+
+
+def record(folder: Path, build: dict[str, Any]) -> None:
+    """Write build.json as Planwright 0.1.0 did, with the hashes of the files that are there and none of itself."""
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != "build.json"}
+    (folder / "build.json").write_text(json.dumps({**build, "hashes": hashes}))
+
+
+def sealed(repository: Path, name: str) -> Path:
+    """Publish y = x W as this Planwright does: build.json and config.pbtxt hold a hash of themselves."""
+    folder = affine(repository, name)
+    build = {**recorded(folder), "trial_load": {"checks": 2}}
+    (folder / "build.json").write_text(json.dumps({**build, OWN_HASH: record_hash(build)}))
+    config = folder.parent / "config.pbtxt"
+    config.write_text(seal(f"# Generated.\n{config.read_text()}version_policy {{ specific {{ versions: [1] }} }}\n"))
+    return folder
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Return build.json of a version folder."""
+    build: dict[str, Any] = json.loads((folder / "build.json").read_text())
+    return build
 
 
 def answer(made: Any, sample: Arrays, *, alone: bool) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,8 +35,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _change(golden, lambda y: y * np.float32(1.01))
     _change(folder / "swapped" / "1" / "golden.npz", lambda y: y[[1, 0, *range(2, len(y))]])
     (folder / "damaged" / "1" / "golden.npz").write_bytes(golden.read_bytes()[:200])
-    build = folder / "untold" / "1" / "build.json"
-    build.write_text(json.dumps({**json.loads(build.read_text()), "tolerances": {}}))
+    for name in ("altered", "swapped", "damaged"):
+        _golden.record(folder / name / "1", _golden.recorded(folder / name / "1"))
+    untold = folder / "untold" / "1"
+    _golden.record(untold, {**_golden.recorded(untold), "tolerances": {}})
     return folder
 
 
@@ -44,6 +47,50 @@ def closed(faulty: Path) -> Iterator[ServerInfo]:
     """A server of the faulty models that lets nobody use shared memory."""
     with running_server(faulty) as info:
         yield info
+
+
+LOST = {  # which file a model has lost or damaged
+    "bare": "build.json",
+    "gone": "build.json",
+    "blank": "config.pbtxt",
+    "torn": "build.json",
+    "listed": "build.json",
+    "boxed": "build.json",
+}
+
+
+@pytest.fixture(scope="module")
+def lossy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a whole model, one of another origin, and one for each way to lose what says it was published."""
+    folder = tmp_path_factory.mktemp("lossy")
+    versions = {name: _golden.sealed(folder, name) for name in ("whole", *LOST)}
+    (versions["bare"] / "build.json").unlink()
+    shutil.rmtree(versions["gone"])
+    (folder / "blank" / "config.pbtxt").unlink()
+    (versions["torn"] / "build.json").write_text("{")
+    (versions["listed"] / "build.json").write_text("[1]")
+    (versions["boxed"] / "build.json").unlink()
+    (versions["boxed"] / "build.json").mkdir()
+    (_golden.affine(folder, "stranger") / "build.json").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module", params=[[], ["--trust-repository"]], ids=["refused", "trusted"])
+def partial(request: pytest.FixtureRequest, lossy: Path) -> Iterator[ServerInfo]:
+    """A server that refuses the damaged models, and one that serves what it can."""
+    with running_server(lossy, *request.param) as info:
+        yield info
+
+
+def test_a_published_model_that_lost_a_file_fails_by_name_with_the_file(partial: ServerInfo, lossy: Path) -> None:
+    done = clients("validate", "--transport", "http", "--batch", "1", "--json", *where(partial, lossy))
+    assert done.returncode == 1
+    found = {row["model"]: row for row in json.loads(done.stdout)["rows"]}
+    assert {name for name, row in found.items() if row["verdict"] == "ok"} == {"whole"}
+    assert set(found) == {"whole", *LOST}, "a model of another origin has no golden samples"
+    for name, file in LOST.items():
+        assert (found[name]["verdict"], found[name]["transport"]) == ("FAILED", "files")
+        assert found[name]["reason"].startswith(f"{name}: {file} is not what was published")
 
 
 def _change(path: Path, change: object) -> None:
