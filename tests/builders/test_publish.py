@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,10 @@ def test_a_repository_of_an_earlier_planwright_is_taken_over(project: Project) -
     republish(project, 0.002)
     path = project.repository / "digits/config.pbtxt"
     path.write_text((project.repository / "digits/2/config.pbtxt").read_text())
+    for record in project.repository.glob("digits/*/build.json"):
+        known = json.loads(record.read_text())
+        record.write_text(json.dumps({key: known[key] for key in known if key not in ("sha256", "trial_load")}))
+    assert project.builders("lint", "--config", str(project.config)).code == 0
     done = project.build("--json")
     assert json.loads(done.out)["models"][0]["note"] == "unchanged"
     assert back(project)["now"] == 1
@@ -190,6 +195,47 @@ def test_lint_finds_changed_bytes_and_a_build_repairs_them(project: Project, fil
     assert project.build("digits", repair).code == 0
     assert served(project) == [2]
     assert project.builders("lint", "--config", str(project.config)).code == 0
+
+
+def in_its_place(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def renamed(path: Path) -> None:
+    path.write_text(path.read_text().replace('"hashes"', '"hasher"').replace('"inputs"', '"inputt"'))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "repaired"),
+    [
+        ("1/build.json", in_its_place, [2]),
+        ("1/build.json", renamed, [2]),
+        ("1/build.json", lambda path: path.write_text("[1]"), [2]),
+        ("config.pbtxt", Path.unlink, [1]),
+        ("config.pbtxt", lambda path: path.write_bytes(b"\xff" + path.read_bytes()), [1]),
+    ],
+    ids=["folder", "renamed", "list", "gone", "binary"],
+)
+def test_what_says_that_it_was_published_is_linted_and_repaired_too(
+    project: Project, file: str, change: Callable[[Path], None], repaired: list[int]
+) -> None:
+    path = project.repository / "digits" / file
+    change(path)
+    found = project.builders("lint", "--config", str(project.config), "--json")
+    assert found.code == 1
+    assert [(item["where"], path.name in item["what"]) for item in json.loads(found.out)] == [(str(path), True)]
+    assert project.builders("rollback", "digits").code == 1
+    assert project.build("digits", "--verify-hashes").code == 0
+    assert served(project) == repaired
+    assert project.builders("lint", "--config", str(project.config)).code == 0
+
+
+def test_what_lies_beside_the_versions_is_named_with_the_fix_that_helps(project: Project) -> None:
+    path = project.repository / "digits/libtriton_onnxruntime.so"
+    path.touch()
+    [finding] = json.loads(project.builders("lint", "--config", str(project.config), "--json").out)
+    assert (finding["where"], finding["fix"].split(",")[0]) == (str(path), "remove it")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only file system needs root")
