@@ -31,7 +31,7 @@ class Published:
     @property
     def exists(self) -> bool:
         """True where Triton would find the model."""
-        return (self.folder / CONFIG).is_file()
+        return os.path.isfile(self.folder / CONFIG)
 
     def config(self) -> Any:
         """Return the ModelConfig message of config.pbtxt, None where there is none that can be read."""

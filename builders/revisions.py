@@ -12,6 +12,7 @@ earlier Planwright has no past: what its older version folders say themselves st
 from __future__ import annotations
 
 import base64
+import os
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def parse(text: str) -> Config:
 def read(model: Path) -> Config | None:
     """Return the config.pbtxt of a model's folder, None where there is none."""
     path = model / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     config = parse(read_text(path))
     if config.sealed:

@@ -10,6 +10,7 @@ rich is imported when a table is drawn: `--help` and a build with nothing to do 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -119,6 +120,8 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command's `main` and leave the process with the exit code of the contract (see errors.py)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a file's name may be any bytes
     try:
         code = main(sys.argv[1:] if argv is None else argv)
     except PlanwrightError as error:

@@ -192,14 +192,19 @@ def _has_hash(path: Path, value: str, hash_of: HashOf) -> bool:
 
 def _judge(path: Path, right: Callable[[], bool]) -> list[Damage]:
     """Return the damage of one file, none where it can be read and is `right`."""
-    if not os.path.lexists(path):
-        return [Damage(path, "missing")]
     try:
+        path.lstat()
         if not path.is_file():  # opening a pipe would block
             return [Damage(path, "unreadable")]
         with path.open("rb") as stream:
             stream.read(1)
         return [] if right() else [Damage(path, "changed")]
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+    ):  # ValueError: a damaged record names what cannot be a file
+        return [Damage(path, "missing")]
     except OSError:
         return [Damage(path, "unreadable")]
 

@@ -231,6 +231,25 @@ def test_what_says_that_it_was_published_is_linted_and_repaired_too(
     assert project.builders("lint", "--config", str(project.config)).code == 0
 
 
+def test_a_file_whose_name_is_no_text_is_named_all_the_same(project: Project) -> None:
+    (project.repository / os.fsdecode(b"digits/1/\xff.so")).touch()
+    command = [
+        sys.executable,
+        "-m",
+        "builders",
+        "lint",
+        "--repository",
+        str(project.repository),
+        "--config",
+        str(project.config),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert r"\udcff.so is not what was" in done.stdout
+
+
 def test_what_lies_beside_the_versions_is_named_with_the_fix_that_helps(project: Project) -> None:
     path = project.repository / "digits/libtriton_onnxruntime.so"
     path.touch()
