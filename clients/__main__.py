@@ -18,7 +18,7 @@ from planwright.server_info import SERVER_FILE
 
 from . import published, verdicts
 from .discover import addresses
-from .errors import ConnectionFailed, ModelUnavailable
+from .errors import ConnectionFailed, InvalidRequest, ModelUnavailable
 from .inspect import FORMS, jsonable, read_inputs, readable
 from .sync import TritonModel
 from .validate import SKIPPED, TRANSPORTS, Addresses, Row, validate
@@ -185,7 +185,10 @@ def _unknown(args: argparse.Namespace, error: ModelUnavailable) -> ModelUnavaila
 
 def _labels(args: argparse.Namespace, output: str) -> list[str]:
     folder = _repository(args)
-    version = published.newest(folder, args.model) if folder else None
+    try:
+        version = published.newest(folder, args.model) if folder else None
+    except InvalidRequest:  # a damaged build.json
+        return []
     return version.labels(output) if version else []
 
 

@@ -159,8 +159,11 @@ def record_hash(record: dict[str, Any]) -> str:
 def fault(model: str, found: Damage) -> Fault:
     """Return what to say of one file of `model`."""
     why = "its answers may differ from those that were verified"
-    beside = found.kind == "added" and found.path.parent.name == model  # a new version would not take it away
-    fix = f"remove it, then {rebuild(model)}" if beside else rebuild(model)
+    fix = rebuild(model)
+    if found.kind == "added" and found.path.parent.name == model:  # a new version would not take it away
+        fix = f"remove it, then {fix}"
+    elif found.kind == "unreadable":
+        fix = f"make it a file that can be read, or {fix}"
     return Fault(f"{model}: {found}", str(found.path), why, fix, "python -m builders lint")
 
 

@@ -93,6 +93,14 @@ def test_a_published_model_that_lost_a_file_fails_by_name_with_the_file(partial:
         assert found[name]["reason"].startswith(f"{name}: {file} is not what was published")
 
 
+def test_an_answer_needs_no_labels_from_a_damaged_record(server: ServerInfo, repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "affine" / "1" / "build.json").mkdir(parents=True)
+    np.save(tmp_path / "x.npy", np.ones(4, np.float32))
+    done = clients("infer", "affine", tmp_path / "x.npy", *where(server, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert f"{_golden.WEIGHTS.sum(axis=0)[0]:.4f}" in done.stdout
+
+
 def _change(path: Path, change: object) -> None:
     golden = Golden.load(path)
     assert callable(change)
