@@ -87,7 +87,9 @@ def published(model: Path) -> bool:
 
 
 def models(repository: Path) -> list[str]:
-    """Return the models that Planwright published in a repository, in order."""
+    """Return the models that Planwright published in a repository, in order; none where there is no such folder."""
+    if not repository.is_dir():
+        return []
     return sorted(folder.name for folder in repository.iterdir() if folder.is_dir() and published(folder))
 
 
