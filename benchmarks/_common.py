@@ -29,6 +29,7 @@ from planwright.server_info import ServerInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+WITHOUT_WEIGHTS = "resnet50"  # its weights come from torchvision's host; speed does not depend on their values
 PACKAGES = ("onnxruntime", "torch", "numpy", "tritonclient", "geventhttpclient", "grpcio", "locust")
 
 
@@ -42,6 +43,15 @@ def serve(repository: Path, *flags: str, prefix: Sequence[str] = ()) -> Iterator
             yield info
 
 
+def random_weights(*names: str) -> list[str]:
+    """Return the flags that build those of the models without weights of their own, fixed or at any precision.
+
+    >>> random_weights("minilm", "resnet50_fp16")
+    ['--random-weights', 'resnet50_fp16']
+    """
+    return [flag for name in names if name.startswith(WITHOUT_WEIGHTS) for flag in ("--random-weights", name)]
+
+
 @dataclass
 class Inputs:
     """What a benchmark needs, looked for before it measures.
@@ -51,12 +61,12 @@ class Inputs:
 
     missing: list[Fault] = field(default_factory=list)
 
-    def models(self, repository: Path, *names: str, build: str = "") -> list[str]:
-        """Return those of the models that are published; `build` has the flags that building one needs."""
+    def models(self, repository: Path, *names: str) -> list[str]:
+        """Return those of the models that are published."""
         there = published.models(repository) if repository.is_dir() else []
         for name in names:
             if name not in there:
-                fix = f"python builders/build_all.py {name}{f' {build} {name}' if build else ''}"
+                fix = " ".join(["python builders/build_all.py", name, *random_weights(name)])
                 self.missing.append(Fault(f"{name} is not published", str(repository), fix=fix))
         return [name for name in names if name in there]
 

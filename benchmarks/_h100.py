@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import Inputs, stamp
+from benchmarks._common import Inputs, random_weights, stamp
 from builders.targets.trt import TensorRTTarget
 from planwright import console
 from planwright.errors import Fault
@@ -69,9 +69,8 @@ class Step:
 
 def command(name: str, *flags: str, build: Path = BUILD, repository: Path = REPOSITORY) -> list[str]:
     """Return the build command of one model."""
-    random = ["--random-weights", name] if name.startswith("resnet50") else []
     return [sys.executable, "builders/build_all.py", "--config", str(CONFIG), "--build", str(build), "--repository", str(repository),
-            "--target", "tensorrt", "--json", name, *random, *flags]  # fmt: skip
+            "--target", "tensorrt", "--json", name, *random_weights(name), *flags]  # fmt: skip
 
 
 def build_model(name: str, *, build: Path = BUILD, fresh: bool = False, force: bool = False) -> dict[str, Any]:

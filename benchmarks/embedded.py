@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     inputs.cores(max(SERVER_CORE, CLIENT_CORE) + 1)
     inputs.program("taskset", "install util-linux")
     inputs.require()
-    models = inputs.models(args.repository, *BATCH, build="--random-weights")
+    models = inputs.models(args.repository, *BATCH)
     rows = [_served(args, name) for name in models]
     rows += _sdk(args) if inputs.models(args.repository, SMALL) else []
     table = [

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import _h100_routes, _h100_served, _h100_tune, _h100_wrong  # noqa: E402
-from benchmarks._common import Inputs  # noqa: E402
+from benchmarks._common import Inputs, random_weights  # noqa: E402
 from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
 from builders.target_choice import choose  # noqa: E402
 from planwright import console  # noqa: E402
@@ -81,8 +81,7 @@ def prepare() -> int:
     ]
     names = [f"{model}_{precision}" for model in MODELS for precision in PRECISIONS]
     names += ["resnet50_fp16_fixed", "no_such_op", "digits_bf16", "digits_api", "digits_native"]
-    random = [flag for name in names if name.startswith("resnet50") for flag in ("--random-weights", name)]
-    return subprocess.run([*command, "--until", "graph", *names, *random], cwd=ROOT).returncode
+    return subprocess.run([*command, "--until", "graph", *names, *random_weights(*names)], cwd=ROOT).returncode
 
 
 def build(step: Step) -> None:

@@ -51,13 +51,14 @@ class Run:
         self._counters = Counters(settings)
         self._given_up: PlanwrightError | None = None
         self._watching: list[Any] = []
+        self._leaving = False
         self._reset()
 
     def _reset(self) -> None:
         self._started_s, self._cpu_s, self._reported_at = 0.0, time.process_time(), clock()
         self._given_up = None
         self._peak_users = self._connected = 0
-        self._ended = self._stopped = self._sent_last = False
+        self._ended = self._stopped = self._sent_last = self._done = False
         self._workers: set[str] = set()
         self._collected: set[str] = set()
         self._used: tuple[float, float] | None = None
@@ -128,14 +129,27 @@ class Run:
         return arrival
 
     def stop(self, environment: Any, **_: Any) -> None:
-        """Write the report; locust may say more than once that a test has stopped."""
+        """Write the report; locust may say more than once that a test has stopped.
+
+        The greenlet that comes here may be killed by a second one that quits meanwhile, so it does not write itself.
+        """
+        import gevent
+
         if self._stopped:
             return
         self._stopped = True
         for greenlet in self._watching:
             greenlet.kill()
-        if _is_worker(environment) or not self._started_s:
-            return
+        if not _is_worker(environment) and self._started_s:
+            gevent.spawn(self._finish, environment).get()
+
+    def _finish(self, environment: Any) -> None:
+        try:
+            self._write(environment)
+        finally:
+            self._done = True
+
+    def _write(self, environment: Any) -> None:
         if _is_master(environment):
             self._collect(environment.runner)
         duration_s = time.monotonic() - self._started_s
@@ -253,8 +267,8 @@ class Run:
     def _initialise(self, environment: Any, **_: Any) -> None:
         """Take workers' last records, and leave on Ctrl-C by locust's own way out for SIGTERM.
 
-        Python's own way would raise inside whichever user happens to run. A terminal sends Ctrl-C to workers too: they send
-        their last records before they leave.
+        Python's own way would raise inside whichever user happens to run. A terminal sends Ctrl-C to workers too; their exit
+        code is not the user's, and locust reports one above 1 as a failure of the worker.
         """
         import gevent
 
@@ -264,13 +278,36 @@ class Run:
             environment.runner.register_message(STOP, lambda environment, **_: self._send_last(environment))
             environment.runner.register_message(SHARE, lambda msg, **_: self._take_share(msg.data))
 
-        def leave() -> None:
-            environment.process_exit_code = EXIT_INTERRUPTED
-            if _is_worker(environment):
-                self._send_last(environment)
+        def interrupt() -> None:
+            if not _is_worker(environment):
+                environment.process_exit_code = EXIT_INTERRUPTED
             os.kill(os.getpid(), signal.SIGTERM)
 
-        gevent.signal_handler(signal.SIGINT, leave)
+        gevent.signal_handler(signal.SIGINT, interrupt)
+        environment.events.quitting.add_listener(self._leave)
+
+    def _leave(self, environment: Any, **_: Any) -> None:
+        """End a run that still goes on: its last records are sent, or its report is written, before the process ends.
+
+        locust's handler of SIGTERM and its main greenlet both shut down, the main one because the last worker has quit. Only the
+        first may: the end of the other would interrupt whatever Python does at its exit.
+        """
+        import gevent
+
+        deadline_s, waits = time.monotonic() + COLLECT_TIMEOUT_S + 2 * DRAIN_S, self._leaving
+        self._leaving = True
+        if not waits and self._started_s:
+            self._end(environment)
+        while time.monotonic() < deadline_s and (waits or self._started_s and not self._done):
+            gevent.sleep(LAG_EVERY_S)
+
+    def _end(self, environment: Any) -> None:
+        if _is_worker(environment):
+            self._send_last(environment)
+        elif _is_master(environment):
+            environment.runner.stop(send_stop_to_client=False)  # `_collect` stops them
+        else:
+            environment.runner.stop()
 
     def _take_share(self, share: list[int]) -> None:
         self._share = Share(*share)
@@ -296,6 +333,7 @@ class Run:
         last: dict[str, Any] = {}
         self._to_master(last)
         environment.runner.send_message(LAST, last[KEY])
+        self._done = True
 
     def _take_last(self, client_id: str, part: dict[str, Any]) -> None:
         self._from_worker(client_id, {KEY: part})

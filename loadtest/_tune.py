@@ -37,7 +37,7 @@ ENOUGH_REQUESTS, LONGER = (
     100,
     3.0,
 )  # requests that a measurement should hold, and how much longer it may become for them
-KEPT_POINTS = 2  # for Triton's defaults and the published setting at the pick's requests in flight
+LEAST_REPEATS = 2  # of the final comparison: one reading a side compares nothing
 
 
 @dataclass
@@ -54,6 +54,7 @@ class Session:
     points: int = 0
     arms: int = 2
     final: bool = False
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         self.gpu = first_gpu()
@@ -69,15 +70,24 @@ class Session:
         return float(self.args.minutes) * 60 - (time.monotonic() - self.began_s)
 
     def allowed(self, kind: str) -> None:
-        """Raise `SpentError` where no measurement of that kind may follow; what the pick is compared with always is measured."""
+        """Raise `SpentError` where no measurement of that kind may follow; what the pick is compared with always is measured.
+
+        Points and time are kept for a comparison with a pick. While nothing keeps the SLO, only what is due at the least if the
+        next candidate does.
+        """
         if kind == FIRST:
             return
-        limit = self.args.points - (KEPT_POINTS if kind == NEW else 0)
-        if kind in (NEW, FAIR) and self.points >= max(limit, 1):
+        found = self.search is not None and self.search.best is not None
+        kept_points = self.arms - 1 if found else 0  # what the pick is compared with, at its requests in flight
+        if kind in (NEW, FAIR) and self.points >= self.args.points:
             raise SpentError(f"that is all of the {console.many(self.args.points, 'point')} allowed")
-        kept = self.arms * self.args.repeats + (0 if kind == FAIR else KEPT_POINTS)
+        if kind == NEW and self.points >= self.args.points - kept_points:
+            raise SpentError(f"{kept_points} of the {self.args.points} points allowed are kept for the comparison")
+        repeats = self.args.repeats if found else min(self.args.repeats, LEAST_REPEATS)
+        kept = self.arms * repeats + (0 if kind == FAIR else kept_points)
         if self.left_s < self.each_s * (1 + kept):
-            raise SpentError(f"the time of {self.args.minutes:g} min is used, but for the final comparison")
+            why = "is kept for the final comparison" if found else "is too short for another point and its comparison"
+            raise SpentError(f"the rest of the {self.args.minutes:g} min {why}")
 
     def measure(self, candidate: Candidate) -> Reading | None:
         """Measure once; None where the server refuses the setting."""
@@ -214,7 +224,9 @@ def _search(session: Session, outcome: Outcome) -> None:
         session.points = len(search.trials)
         return session.measure(candidate)
 
-    search = outcome.search = Search(space, session.slo.limit_us, counted, session.allowed, session.say)
+    search = outcome.search = session.search = Search(
+        space, session.slo.limit_us, counted, session.allowed, session.say
+    )
     users = min(space.users, key=lambda count: abs(math.log(count / FIRST_USERS)))
     starts = list(dict.fromkeys((Candidate(outcome.default, users), Candidate(outcome.published, users))))
     session.arms = len(starts) + 1
@@ -255,27 +267,33 @@ def _compare(session: Session, outcome: Outcome) -> None:
 
 
 def _kept(search: Search, outcome: Outcome) -> Candidate | None:
-    """Return the pick where its fresh readings meet the SLO, else the fastest of those that do."""
+    """Return the pick where its fresh readings meet the SLO and none is surely faster, else the fastest that meets it."""
     fresh = [Trial(candidate, readings) for candidate, readings in outcome.finals.items()]
     meeting = [trial for trial in fresh if search.meets(trial)]
-    if any(trial.candidate == outcome.pick for trial in meeting):
-        return outcome.pick
+    pick = next((trial for trial in meeting if trial.candidate == outcome.pick), None)
+    if pick is not None:
+        faster = [each for each in meeting if _stats.verdict(each.rates, pick.rates) == _stats.LESS]
+        meeting = faster or [pick]
     return max(meeting, key=lambda trial: trial.throughput_per_s).candidate if meeting else None
 
 
 def _note_fates(search: Search, outcome: Outcome) -> None:
+    """Note of every point what became of it; where it was measured again, that alone counts, in the verdict's own words."""
     search.tell_fates(outcome.pick)
+    pick = Trial(outcome.pick, outcome.finals.get(outcome.pick, [])) if outcome.pick else None
     for candidate, readings in outcome.finals.items():
-        again = Trial(candidate, readings)
-        if (
-            readings
-            and candidate != outcome.pick
-            and search.meets(search.trials[candidate])
-            and not search.meets(again)
-        ):
-            search.trials[
-                candidate
-            ].fate = f"missed the SLO when it was measured again: {again.latency_us / 1000:.2f} ms"
+        if readings and candidate != outcome.pick:
+            search.trials[candidate].fate = _measured_again(search, Trial(candidate, readings), pick)
+
+
+def _measured_again(search: Search, trial: Trial, pick: Trial | None) -> str:
+    if not trial.healthy:
+        return "requests failed or answers were wrong when it was measured again"
+    if not search.meets(trial):
+        return f"missed the SLO when it was measured again: {trial.latency_us / 1000:.2f} ms"
+    if pick is None:
+        return "kept the SLO when it was measured again"
+    return f"measured again; the pick over it: {_stats.compare(trial.rates, pick.rates)}"
 
 
 def _interleave(session: Session, outcome: Outcome, arms: list[Candidate]) -> None:

@@ -123,8 +123,14 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
         return {"status": "fail", "reasons": [_missed(report["finals"], search, slo), *tail]}
     key = f"{slo.percentile}_us"
     latency, rate = pick[key], pick["throughput_per_s"]
+    unknown = [
+        NAMES[role]
+        for role, row in report["against"].items()
+        if row and row.get("within", True) and row["verdict"] == _stats.UNKNOWN
+    ]
     reasons = [
-        f"best within {slo.text}: {pick['label']} · {pick['users']} in flight: {rate['mean']:.0f} ± {rate['half_width']:.0f} infer/sec, "
+        f"{'highest measured' if unknown else 'best'} within {slo.text}: {pick['label']} · {pick['users']} in flight: "
+        f"{rate['mean']:.0f} ± {rate['half_width']:.0f} infer/sec, "
         f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms",
         *_comparisons(report["against"]),
         f"this SLO needs {_point_report.costs_in_words(pick)}",
@@ -132,11 +138,6 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome)
     over, doubts = report["against"]["default"], []
     if over is not None and over.get("within", True) and over["verdict"] in (_stats.SAME, _stats.LESS):
         reasons.insert(0, "no gain: Triton's default settings are as good, as far as can be told")
-    unknown = [
-        NAMES[role]
-        for role, row in report["against"].items()
-        if row and row.get("within", True) and row["verdict"] == _stats.UNKNOWN
-    ]
     if unknown:
         doubts.append(
             f"cannot say whether that is faster than {' and '.join(unknown)}: give more --repeats, or a longer --duration-s"
@@ -167,10 +168,19 @@ def _missed(finals: list[dict[str, Any]], search: Search, slo: Slo) -> str:
         )
     if nearest.latency_us <= slo.limit_us:
         return f"nothing could be measured again, so no setting is known to keep {slo.text}"
-    return (
-        f"the SLO cannot be met: best {slo.percentile} was {nearest.latency_us / 1000:.2f} ms where {slo.text} is asked "
-        f"({nearest.candidate.label})"
-    )
+    best = f"best {slo.percentile} was {nearest.latency_us / 1000:.2f} ms"
+    floor = search.floor
+    # a percentile of a short look may be the machine's noise; where not one answer was fast enough, it is not
+    if floor is not None and floor.healthy and all(r.detail.latency_us["min"] > slo.limit_us for r in floor.readings):
+        found = f"the SLO cannot be met: {best} where {slo.text} is asked"
+    else:
+        found = f"none of the {console.many(len(search.trials), 'point')} tried kept {slo.text}: {best}"
+    return f"{found} ({nearest.candidate.label}); {_in_flight(search)}"
+
+
+def _in_flight(search: Search) -> str:
+    users = sorted({trial.candidate.users for trial in search.trials.values()})
+    return f"tried with {users[0]} to {users[-1]} in flight" if len(users) > 1 else f"all had {users[0]} in flight"
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:

@@ -5,10 +5,11 @@ Out     `Search`: every candidate that was tried with its readings and its fate,
 
 First Triton's own defaults and the published setting, then uphill along one axis after the other (requests in flight,
 instances, batching, max batch) from the best so far, until no neighbour is better; instances also together with the requests
-that fill them, because throughput is a ridge there: neither helps without the other. A candidate is looked at once; only if
-it is not surely worse, twice. What is left of the time goes to those that may still be the best. "Surely" is 99%, with a
-scatter that is pooled over all candidates, because two readings of one say nothing about it (`_stats.scatter`). The scatter
-starts from a guess, so a verdict must not be made of these readings: it is made of fresh ones.
+that fill them, because throughput is a ridge there: neither helps without the other. Where nothing meets the SLO, one request
+in flight shows whether anything can. A candidate is looked at once; only if it is not surely worse, twice. What is left of the
+time goes to those that may still be the best. "Surely" is 99%, with a scatter that is pooled over all candidates, because two
+readings of one say nothing about it (`_stats.scatter`). The scatter starts from a guess, so a verdict must not be made of these
+readings: it is made of fresh ones.
 """
 
 from __future__ import annotations
@@ -77,9 +78,14 @@ class Trial:
         )
 
     @property
+    def rates(self) -> list[float]:
+        """Return the throughput of each reading, per second."""
+        return [reading.throughput_per_s for reading in self.readings]
+
+    @property
     def throughput_per_s(self) -> float:
         """Return the mean."""
-        return statistics.fmean(r.throughput_per_s for r in self.readings) if self.readings else 0.0
+        return statistics.fmean(self.rates) if self.readings else 0.0
 
     @property
     def latency_us(self) -> float:
@@ -241,12 +247,27 @@ class Search:
     def _climb(self, axis: str, stride: int) -> None:
         """Go up, else down; where nothing meets the SLO, fewer requests in flight are the likeliest help."""
         if axis == USERS and self.best is None:
+            self._look(self._fewest())
+        if axis == USERS and self.best is None:
             for by in (-stride, -1):  # down to a single one: more would only queue
                 self._go(axis, by)
             return
         wide = axis == INSTANCES and self.best is not None and self._go(WIDTH, stride)
         if not (wide or self._go(axis, stride)):
             self._go(axis, -stride)
+
+    def _fewest(self) -> Candidate:
+        """Return the leader with the fewest requests in flight; a single one has no other to wait for in a batcher."""
+        setting, users = self._leader().candidate.setting, min(self.space.users)
+        if users == 1 and setting.delay_us is not None:
+            delay_us = min(self.space.delays_us, key=lambda delay: -1 if delay is None else delay)
+            setting = replace(setting, delay_us=delay_us, preferred=())
+        return Candidate(setting, users)
+
+    @property
+    def floor(self) -> Trial | None:
+        """Return the trial with the fewest requests in flight and no time spent on batching; None where it was not tried."""
+        return self.trials.get(self._fewest()) if self.nearest is not None else None
 
     def _go(self, axis: str, by: int) -> bool:
         """Step along an axis while that takes the lead; True where it did."""
@@ -282,12 +303,11 @@ class Search:
 
     def _look(self, candidate: Candidate, kind: str = NEW) -> Trial:
         """Measure a candidate; a second time only if it is not surely worse, and not where only one look is asked for."""
-        self.allowed(kind)
         leader, looks = self.best, LOOKS if kind in (NEW, AGAIN) else 1
-        trial = self.trials.setdefault(candidate, Trial(candidate))
+        trial = self.trials.get(candidate, Trial(candidate))
         while len(trial.readings) < looks and not trial.fate and not self._surely_better(trial, leader):
-            if trial.readings and kind == NEW:
-                self.allowed(AGAIN)
+            self.allowed(AGAIN if trial.readings else kind)
+            self.trials[candidate] = trial
             self._read(trial)
         return trial
 
@@ -309,9 +329,9 @@ class Search:
             return
         trial.readings.append(reading)
         self.told(trial.candidate, reading)
-        trial.fate = self._surely_worse(trial)
+        trial.fate = self._surely_worse(trial, self.best)
 
-    def _surely_worse(self, trial: Trial) -> str:
+    def _surely_worse(self, trial: Trial, best: Trial | None) -> str:
         """Return why a trial cannot be the best, or nothing."""
         if trial.refused:
             return REFUSED
@@ -319,23 +339,27 @@ class Search:
             return "not measured"
         if not trial.healthy:
             return "requests failed or answers were wrong"
-        over = math.log(max(trial.latency_us, 1.0) / self.limit_us)
-        if over > self._scatter("latency_us").reach([len(trial.readings)]):
-            return f"surely misses the SLO: {trial.latency_us / 1000:.2f} ms"
-        best = self.best
-        if best is None or best is trial:
-            return ""
+        misses = self._misses(trial)
+        if misses or best is None or best is trial:
+            return misses
         behind = math.log(best.throughput_per_s / trial.throughput_per_s)
         if behind > self._scatter("throughput_per_s").reach([len(trial.readings), len(best.readings)]):
             return f"surely slower: {trial.throughput_per_s / best.throughput_per_s - 1:+.0%} against {best.candidate.label}"
         return ""
+
+    def _misses(self, trial: Trial) -> str:
+        over = math.log(max(trial.latency_us, 1.0) / self.limit_us)
+        sure = over > self._scatter("latency_us").reach([len(trial.readings)])
+        return f"surely misses the SLO: {trial.latency_us / 1000:.2f} ms" if sure else ""
 
     def _scatter(self, what: str) -> _stats.Scatter:
         return _stats.scatter([getattr(r, what) for r in trial.readings] for trial in self.trials.values())
 
     def contenders(self) -> list[Trial]:
         """Return the trials that meet the SLO and are not surely slower than the best."""
-        return [trial for trial in self.trials.values() if self.meets(trial) and not self._surely_worse(trial)]
+        return [
+            trial for trial in self.trials.values() if self.meets(trial) and not self._surely_worse(trial, self.best)
+        ]
 
     def _race(self) -> None:
         """Spend what is left of the time on those that may still be the best."""
@@ -348,9 +372,11 @@ class Search:
             self._read(trial)
 
     def tell_fates(self, pick: Candidate | None) -> None:
-        """Note of every trial what became of it."""
+        """Note of every trial what became of it, beside the pick."""
+        chosen = self.trials.get(pick) if pick is not None else None
         for trial in self.trials.values():
-            why = self._surely_worse(trial)
+            why = self._surely_worse(trial, chosen)
             if not why and not self.meets(trial):
                 why = f"misses the SLO: {trial.latency_us / 1000:.2f} ms"
-            trial.fate = "the pick" if trial.candidate == pick else why or "not surely slower"
+            kept = "not surely slower" if chosen else "kept the SLO, but was not measured again"
+            trial.fate = "the pick" if trial is chosen else why or kept

@@ -8,7 +8,7 @@ PyYAML's `compose` gives nodes with marks; values are made by its own SafeConstr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,12 @@ def overlay(base: Located | None, over: Located) -> Located:
     return Located(merged, over.line)
 
 
-def load_located(path: Path) -> Located:
+def load_located(path: Path, twice: list[Fault] | None = None) -> Located:
     """Read a YAML file.
+
+    Args:
+        path: The file.
+        twice: Takes the faults of keys that are given twice, for a caller that looks for further mistakes before it raises.
 
     Raises:
         SpecError: The file is missing, is not YAML, is not a mapping, or holds a key twice.
@@ -94,11 +98,14 @@ def load_located(path: Path) -> Located:
     except yaml.YAMLError as error:
         raise SpecError(Fault("not valid YAML", where=str(path), why=str(error))) from None
     faults: list[Fault] = []
-    located = _locate(root, path, faults) if root is not None else Located({}, 1)
+    repeated: list[Fault] = []
+    located = _Reader(path, faults, repeated).locate(root, ()) if root is not None else Located({}, 1)
     if not isinstance(located.value, dict):
         faults.append(Fault("the file must be a mapping", where=f"{path}:1", fix="begin with 'version: 1'"))
-    if faults:
-        raise SpecError(*faults)
+    if faults or (repeated and twice is None):
+        raise SpecError(*repeated, *faults)
+    if twice is not None:
+        twice += repeated
     return located
 
 
@@ -109,43 +116,51 @@ def _broken(path: Path, error: yaml.MarkedYAMLError) -> Fault:
     return Fault("not valid YAML", where=f"{path}:{line}", why=why, fix="mend the indentation or quoting on this line")
 
 
-def _locate(node: yaml.Node, path: Path, faults: list[Fault], within: tuple[yaml.Node, ...] = ()) -> Located:
-    line = node.start_mark.line + 1
-    if any(node is outer for outer in within):
-        why = "an anchor that holds itself has no end"
-        faults.append(
-            Fault("a value holds itself", where=f"{path}:{line}", why=why, fix="remove the alias (*name) in it")
-        )
-        return Located(None, line)
-    if isinstance(node, yaml.MappingNode):
-        return Located(dict(_items(node, path, faults, (*within, node))), line)
-    if isinstance(node, yaml.SequenceNode):
-        return Located([_locate(item, path, faults, (*within, node)) for item in node.value], line)
-    return Located(_scalar(node, path, faults), line)
+@dataclass(frozen=True)
+class _Reader:
+    """Turns nodes into values; `faults` and `twice` take what is wrong on the way."""
 
+    path: Path
+    faults: list[Fault]
+    twice: list[Fault]
 
-def _items(
-    node: yaml.MappingNode, path: Path, faults: list[Fault], within: tuple[yaml.Node, ...]
-) -> Iterator[tuple[str, Located]]:
-    seen: dict[str, int] = {}
-    for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in seen:
-            why = f"it stands already on line {seen[key]}; YAML would keep only the last"
-            faults.append(Fault(f"the key '{key}' is given twice", where=f"{path}:{line}", why=why, fix="keep one"))
-        seen[key] = line
-        value = _locate(value_node, path, faults, within)
-        # a mapping that opens on the next line is still "at" its key for a reader
-        yield key, Located(value.value, line if isinstance(value.value, dict | list) else value.line)
+    def locate(self, node: yaml.Node, within: tuple[yaml.Node, ...]) -> Located:
+        line = node.start_mark.line + 1
+        if any(node is outer for outer in within):
+            why = "an anchor that holds itself has no end"
+            fix = "remove the alias (*name) in it"
+            self.faults.append(Fault("a value holds itself", where=f"{self.path}:{line}", why=why, fix=fix))
+            return Located(None, line)
+        if isinstance(node, yaml.MappingNode):
+            return Located(self._items(node, (*within, node)), line)
+        if isinstance(node, yaml.SequenceNode):
+            return Located([self.locate(item, (*within, node)) for item in node.value], line)
+        return Located(self._scalar(node), line)
 
+    def _items(self, node: yaml.MappingNode, within: tuple[yaml.Node, ...]) -> dict[str, Located]:
+        """Return the items; two mappings below one key become one, so that mistakes in either are found."""
+        found: dict[str, Located] = {}
+        seen: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            value = self.locate(value_node, within)
+            # a mapping that opens on the next line is still "at" its key for a reader
+            value = Located(value.value, line if isinstance(value.value, dict | list) else value.line)
+            if key in seen:
+                why = f"it stands already on line {seen[key]}; YAML would keep only the last"
+                self.twice.append(Fault(f"the key '{key}' is given twice", f"{self.path}:{line}", why, "keep one"))
+            found[key] = overlay(found.get(key), value)
+            seen[key] = line
+        return found
 
-def _scalar(node: yaml.Node, path: Path, faults: list[Fault]) -> Any:
-    constructor = yaml.constructor.SafeConstructor()
-    try:
-        return constructor.construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:
-        faults.append(Fault("not a valid value", where=f"{path}:{node.start_mark.line + 1}", why=str(error)))
-        return None
+    def _scalar(self, node: yaml.Node) -> Any:
+        constructor = yaml.constructor.SafeConstructor()
+        try:
+            return constructor.construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError) as error:
+            where = f"{self.path}:{node.start_mark.line + 1}"
+            self.faults.append(Fault("not a valid value", where=where, why=str(error)))
+            return None
 
 
 def as_mapping(node: Located | None) -> Mapping[str, Located]:

@@ -53,8 +53,7 @@ def load_spec(
     Raises:
         SpecError: With every fault in the file.
     """
-    root = load_located(path)
-    loader = _Loader(path, root, target)
+    loader = _Loader(path, target)
     models = loader.models()
     server = loader.server()
     loader.scenarios()
@@ -75,7 +74,7 @@ def load_scenarios(path: Path) -> dict[str, ScenarioSpec]:
     Raises:
         SpecError: The file cannot be read, or that part has faults.
     """
-    loader = _Loader(path, load_located(path), "onnxruntime")
+    loader = _Loader(path, "onnxruntime")
     found = loader.scenarios()
     if loader.faults:
         raise SpecError(*loader.distinct())
@@ -105,9 +104,10 @@ _SKIPPED = (9,)
 class _Loader:
     """Collects faults while the file is turned into specs."""
 
-    def __init__(self, path: Path, root: Located, target: Target) -> None:
-        self.path, self.root, self.target = path, root, target
+    def __init__(self, path: Path, target: Target) -> None:
+        self.path, self.target = path, target
         self.faults: list[Fault] = []
+        root = self.root = load_located(path, self.faults)
         for key in set(as_mapping(root)) - set(_TOP):
             self._fault(f"unknown key '{key}'", (key,), fix=did_you_mean(key, _TOP))
         if root.get("version") is None or root.plain().get("version") != 1:
@@ -288,17 +288,8 @@ class _Loader:
         if self.target == "onnxruntime" and model.precision in ("fp16", "bf16", "tf32", "fp8"):
             fix = "add below the model\n  targets:\n    onnxruntime: {precision: fp32}"
             why = f"ONNX Runtime on the CPU does not compute in {model.precision}"
-            add(
-                [
-                    Fault(
-                        f"{model.precision} cannot be served by onnxruntime",
-                        model.where("precision"),
-                        why,
-                        fix,
-                        self._check,
-                    )
-                ]
-            )
+            what = f"{model.precision} cannot be served by onnxruntime"
+            add([Fault(what, model.where("precision"), why, fix, self._check)])
 
 
 def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:

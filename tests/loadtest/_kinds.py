@@ -23,7 +23,7 @@ HEAD = "version: 1\ndefaults: {samples: {golden: 8, calibration: 8}}\nmodels:\n"
 
 def write(folder: Path) -> list[str]:
     """Write all of them; returns their names."""
-    makers = (_nan, _integers, _labels, _whole, _rank1, _scalars, _text, _lengths, _sequence)
+    makers = (_nan, _integers, _labels, _whole, _rank1, _scalars, _text, _words, _lengths, _sequence)
     entries = [make(folder) for make in makers]
     _config(folder, entries)
     return [name for name, _ in entries]
@@ -111,17 +111,25 @@ def _scalars(folder: Path) -> tuple[str, str]:
 
 
 def _text(folder: Path) -> tuple[str, str]:
-    """Words in, other words out, beyond ASCII and empty ones too."""
+    """Words in, other words out, beyond ASCII and empty ones too; a column of them."""
+    return _translated(folder, "text", ["n", 1])
+
+
+def _words(folder: Path) -> tuple[str, str]:
+    """The same without the column: one word a sample."""
+    return _translated(folder, "words", ["n"])
+
+
+def _translated(folder: Path, name: str, shape: list[Any]) -> tuple[str, str]:
     words = ["", "größe", "日本", "🙂", *(f"word {number}" for number in range(12))]
     node = helper.make_node(
         "LabelEncoder", ["word"], ["back"], domain="ai.onnx.ml", keys_strings=words, values_strings=[f"{word}→" for word in words],
         default_string="unknown",
     )  # fmt: skip
-    graph = helper.make_graph([node], "text", [value("word", "STRING", ["n", 1])], [value("back", "STRING", ["n", 1])])
+    graph = helper.make_graph([node], name, [value("word", "STRING", shape)], [value("back", "STRING", shape)])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    return _save(
-        folder, "text", helper.make_model(graph, opset_imports=opsets, ir_version=8), word=np.array(words)[:, None]
-    )
+    samples = np.array(words).reshape(-1, *shape[1:])
+    return _save(folder, name, helper.make_model(graph, opset_imports=opsets, ir_version=8), word=samples)
 
 
 def _sequence(folder: Path) -> tuple[str, str]:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clients import published
 from loadtest import _honesty, _report
+from loadtest._switched import Answers
 from loadtest._turns import Turns
 from tests._models import model, value
 from tests._project import ROOT, Project
@@ -49,6 +51,17 @@ def test_few_connections_of_an_open_loop_cover_every_model(kinds: Kinds, tmp_pat
     assert done.code == 0, done.text
     covered(done, kinds, "http", "grpc")
     assert done.report["load"]["due"] == 240 == sum(row["requests"] for row in done.report["models"])
+
+
+def test_a_version_that_took_over_knows_its_answers_to_inputs_of_every_kind(kinds: Kinds) -> None:
+    for name in kinds.models:
+        version = published.version(kinds.project.repository, name, "1")
+        golden, answers = version.golden(), Answers(version)
+        for group in golden.batches(4):
+            found = answers.to(group.inputs)
+            assert found is not None, name
+            for output, array in group.outputs.items():
+                assert found.outputs[output].tolist() == array.tolist(), (name, output)
 
 
 def test_a_transport_without_a_user_is_named_and_no_pass(kinds: Kinds, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from loadtest._point import Setting
 from loadtest._point_load import Load, Measured
 from loadtest._point_usage import Usage
 from loadtest._tune import Outcome
-from loadtest._tune_search import Candidate, Reading, Search, Space, Trial
+from loadtest._tune_search import NEW, Candidate, Reading, Search, Space, SpentError, Trial
 from loadtest._tune_slo import Slo
 
 QUIET, WILD = (100.0, 101.0, 99.0, 100.0), (40.0, 190.0, 60.0, 170.0)
@@ -141,6 +142,65 @@ def test_a_gain_that_is_sure_is_said_and_one_that_is_not_is_not_denied() -> None
     assert "no gain" not in said
     same, _ = tuned(other=STEADY, default=STEADY, published=STEADY)
     assert "no gain: Triton's default settings are as good" in same["verdict"]["reasons"][0]
+    assert wild["verdict"]["reasons"][0].startswith("highest measured within"), "the best is what cannot be said"
+    fates = {row["number"]: row["fate"] for row in wild["points"]}
+    assert "surely" not in " ".join(fates.values())
+    for number, role in ((1, "default"), (2, "published")):
+        assert fates[number].endswith(wild["against"][role]["words"]), "one comparison, one sentence"
+
+
+def test_one_that_is_surely_faster_when_measured_again_is_the_pick() -> None:
+    report, outcome = tuned(other=STEADY, default=STEADY, published=FASTER)
+    assert outcome.pick == Candidate(PUBLISHED, 8)
+    assert report["verdict"]["reasons"][0].startswith("best within p99 < 20 ms: 1 inst · max 8 · delay 500 µs")
+
+
+def spent(points: int, tried: int, best: bool, left_s: float, kind: str = NEW) -> str:
+    """Why a tune of one minute may try no further point."""
+    load = Load(8, "grpc", 1, 3.0, 1.0)
+    session = _tune.Session(argparse.Namespace(points=points, minutes=1.0, repeats=3), None, SLO, load, Path(), arms=3)  # type: ignore[arg-type]
+    session.points, session.took_s, session.began_s = tried, [6.0], session.began_s - (60 - left_s)
+    session.search = Search(Space((None,), (8,), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
+    session.search.trials[Candidate(DEFAULT, 8)] = Trial(
+        Candidate(DEFAULT, 8), [reading(100.0, 12.0 if best else 30.0)]
+    )
+    try:
+        session.allowed(kind)
+    except SpentError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("points", "tried", "best", "left_s", "words"),
+    [
+        (3, 2, False, 47, ""),
+        (3, 3, False, 47, "that is all of the 3 points allowed"),
+        (3, 2, True, 47, "2 of the 3 points allowed are kept for the comparison"),
+        (12, 3, True, 47, "the rest of the 1 min is kept for the final comparison"),
+        (12, 3, False, 40, "the rest of the 1 min is too short for another point and its comparison"),
+        (12, 3, True, 80, ""),
+    ],
+)
+def test_what_stops_a_tune_is_said_as_it_is(points: int, tried: int, best: bool, left_s: float, words: str) -> None:
+    assert spent(points, tried, best, left_s) == words
+
+
+def test_a_tune_that_tried_nothing_but_8_in_flight_says_so() -> None:
+    search = Search(Space((None, 500), (1, 8), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
+    for setting in (DEFAULT, PUBLISHED):
+        search.trials[Candidate(setting, 8)] = Trial(Candidate(setting, 8), [reading(100.0, 90.0)])
+    said = _tune_report._missed([], search, SLO)
+    assert said.startswith("none of the 2 points tried kept p99 < 20 ms: best p99 was 90.00 ms")
+    assert said.endswith("all had 8 in flight")
+    slow, noisy = reading(100.0, 80.0), reading(100.0, 80.0)
+    noisy.detail.latency_us["min"] = 900.0
+    for found, words in (
+        (noisy, "none of the 3 points tried kept"),
+        (slow, "the SLO cannot be met: best p99 was 80.00 ms"),
+    ):
+        search.trials[Candidate(DEFAULT, 1)] = Trial(Candidate(DEFAULT, 1), [found])
+        assert _tune_report._missed([], search, SLO).startswith(words)
 
 
 def test_an_slo_within_the_noise_is_not_surely_kept() -> None:

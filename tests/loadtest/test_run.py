@@ -75,11 +75,11 @@ def test_swapped_answers_are_caught(built: Project, tmp_path: Path) -> None:
     assert "checked answers are wrong" in done.report["verdict"]["reasons"][0]
 
 
-def started(server: ServerInfo, folder: Path, run_time: str) -> subprocess.Popen[str]:
-    """A run of two users that a test can disturb."""
+def started(server: ServerInfo, folder: Path, run_time: str, *flags: str) -> subprocess.Popen[str]:
+    """A run of two users that a test can disturb, in a process group of its own."""
     command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "--only-summary", "-u", "2", "-r", "2"]
-    return subprocess.Popen([*command, "-t", run_time], cwd=ROOT, env=environment(server, folder),
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return subprocess.Popen([*command, "-t", run_time, *flags], cwd=ROOT, env=environment(server, folder), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
 
 def wait_loaded(server: ServerInfo) -> None:
@@ -125,6 +125,26 @@ def test_ctrl_c_leaves_a_complete_report(served: ServerInfo, tmp_path: Path) -> 
     assert sum(row["measured"] for row in done.report["models"]) > 0
     assert done.folder is not None
     assert (done.folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize(("sent", "presses", "code"), [(signal.SIGINT, 2, 130), (signal.SIGTERM, 1, 0)])
+def test_a_signal_to_the_whole_group_ends_two_processes_as_it_ends_one(
+    served: ServerInfo, tmp_path: Path, sent: signal.Signals, presses: int, code: int
+) -> None:
+    """A terminal and a supervisor signal the workers too, and any of the processes may be the first to end."""
+    process = started(served, tmp_path, "60s", "--processes", "2")
+    wait_loaded(served)
+    for _ in range(presses):
+        os.killpg(process.pid, sent)
+        time.sleep(0.2)
+    text, _ = process.communicate(timeout=60)
+    done = finished(process.returncode, text, tmp_path)
+    assert done.code == code, done.text
+    assert "Bad response code" not in text, "a worker that ends on a signal has not failed"
+    assert text.count("verdict: ") == 1
+    assert done.report["client"]["processes"] == 2, "the last records of both workers are in the report"
+    assert sum(row["measured"] for row in done.report["models"]) > 0
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

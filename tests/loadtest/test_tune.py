@@ -85,6 +85,8 @@ def test_an_slo_that_cannot_be_met_is_exit_1_with_the_best_there_was(
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r"the SLO cannot be met: best p99 was [\d.]+ ms where p99 < 0.001 ms is asked", done.stdout)
+    assert "tried with 1 to 8 in flight" in done.stdout, "no wider than what was tried"
+    assert "tried 3 points" in done.stdout, "none is kept for a comparison that there is not"
     (stored,) = (tmp_path / "runs").glob("*/report.json")
     report = json.loads(stored.read_text())
     check(report)

@@ -117,6 +117,24 @@ def test_an_slo_below_everything_leaves_no_best_but_the_nearest() -> None:
     assert all("misses the SLO" in trial.fate for trial in found.trials.values())
 
 
+def waits_for_others(candidate: Candidate) -> tuple[float, float, int]:
+    """A batcher's delay is worth it with many in flight, and all that a single one gets from it is the wait."""
+    delay_us = candidate.setting.delay_us or 0
+    if candidate.users == 1:
+        return 1e6 / (900 + delay_us), 900.0 + delay_us, 1
+    rate = 4000.0 if delay_us else 1000.0
+    return rate, candidate.users / rate * 1e6, 8 if delay_us else 1
+
+
+@pytest.mark.parametrize("limit_us", [1000.0, 800.0], ids=["kept", "missed"])
+def test_one_in_flight_is_the_first_thing_tried_where_the_starts_miss_the_slo(limit_us: float) -> None:
+    found, _ = search(waits_for_others, limit_us, points=5, noise=0.001)
+    third = list(found.trials)[2]
+    assert third == Candidate(DEFAULT, 1), "without the delay, in which a single request waits in vain"
+    assert (found.best is not None) == (limit_us == 1000.0)
+    assert found.floor is not None
+
+
 def test_the_starts_are_compared_at_the_load_of_the_best() -> None:
     found, _ = search(server(1.0, 0.05, 2), 10_000_000)
     assert found.best is not None

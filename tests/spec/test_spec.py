@@ -11,7 +11,7 @@ import pytest
 from planwright.errors import SpecError
 from planwright.schema import schema
 from planwright.spec import RepositorySpec
-from planwright.spec_load import load_spec, server_version
+from planwright.spec_load import load_scenarios, load_spec, server_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,6 +103,24 @@ MISTAKES = [
         2,
     ),
 ]
+
+
+def test_a_key_that_is_given_twice_hides_no_other_mistake(tmp_path: Path) -> None:
+    """Neither one after it, nor one in the first of the two, which YAML alone would drop."""
+    text = "\n".join([
+        "version: 1", "models:", "  a:", "    source: zoo/digits", "    precison: fp32", "    serve: {priority_level: 1}", "    serve: {}",
+        "models:", "  b: {source: zoo/digitz}", "loadtest: {p: {rate: 5, rate: 6, uesrs: 1}}", "",
+    ])  # fmt: skip
+    said = faults(tmp_path, text)
+    for line, words in (
+        (5, "did you mean 'precision'?"), (7, "the key 'serve' is given twice"), (6, "priority_level"), (8, "the key 'models' is given twice"),
+        (9, "did you mean 'zoo/digits'?"), (10, "the key 'rate' is given twice"), (10, "did you mean 'users'?"),
+    ):  # fmt: skip
+        assert words in said
+        assert f"config.yaml:{line}" in said
+    with pytest.raises(SpecError) as caught:
+        load_scenarios(tmp_path / "config.yaml")
+    assert {"twice" in fault.what for fault in caught.value.faults} == {True, False}
 
 
 @pytest.mark.parametrize(("text", "words", "line"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES])
