@@ -21,7 +21,7 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, forks
+from . import core, forks, imports
 from .aio_transports import AsyncGrpc, AsyncHttp
 from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
@@ -60,6 +60,7 @@ class AsyncTritonModel:
         # reads the model's description and registers shared memory
         self._sync = TritonModel(model, url, protocol=protocol, shared_memory=shared_memory, version=version, timeout_s=timeout_s,
                                  retries=retries, tls=tls, headers=headers, allow_nan=allow_nan)  # fmt: skip
+        imports.load_async(protocol)
         self.model, self.protocol = model, protocol
         self.options, self.address = self._sync.options, self._sync.address
         self._scratch: Regions | None = None

@@ -20,7 +20,7 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, failures, forks, transports, wire
+from . import core, failures, forks, imports, transports, wire
 from .core import Arrays, ModelInfo
 from .discover import Protocol, address, is_encrypted
 from .errors import (
@@ -303,6 +303,7 @@ class TritonModel:
 def _memory(connections: Pool[Any], protocol: Protocol, kind: SharedMemory) -> Pool[Regions]:
     registrar = ServerRegistrar(connections, protocol, kind)
     if kind == "cuda":
+        imports.load_cuda()
         from .cuda_shm import CudaRegion
 
         return Pool(lambda: Regions(registrar, CudaRegion))
