@@ -180,7 +180,7 @@ class TritonModel:
 
     def close(self) -> None:
         """Give back shared memory and close the connections; requests that other threads wait for fail."""
-        self._closed = True
+        self.refuse()
         self._connections.interrupt()
         try:
             for request in list(self._prepared):
@@ -217,6 +217,10 @@ class TritonModel:
             if request.in_shared_memory and not is_answer(error):
                 request.forget()
             raise
+
+    def refuse(self) -> None:
+        """Refuse new requests from now on."""
+        self._closed = True
 
     def check_open(self) -> None:
         """Refuse to go on after `close`.
