@@ -24,7 +24,7 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, forks, imports
+from . import core, failures, forks, imports
 from .aio_transports import AsyncGrpc, AsyncHttp
 from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
@@ -34,7 +34,7 @@ from .registrar import SharedMemory
 from .request import Request
 from .sequence import AsyncSequence, Step, step
 from .shm import Regions
-from .sync import TritonModel, is_answer, not_ready
+from .sync import TritonModel, is_answer
 
 AT_ONCE = 8  # requests of one call under way at once: enough that several instances of a model have work
 
@@ -165,7 +165,7 @@ class AsyncTritonModel:
             except (ConnectionFailed, ModelUnavailable, RequestTimeout) as error:
                 last = error.faults[0].why or error.faults[0].what
             await asyncio.sleep(max(min(0.1, deadline - time.monotonic()), 0))
-        raise not_ready(self.model, timeout_s, self.address, last)
+        raise failures.not_ready(self.model, timeout_s, self.address, last)
 
     async def close(self) -> None:
         """Give back shared memory and close the connections.
