@@ -7,21 +7,24 @@ Checks, splitting, building and decoding are those of the sync client; only wait
 flight on one client. With shared memory they take turns, because the client has one pair of regions; prepared requests
 have their own. Registering shared memory is a rare, short blocking call.
 
-A client belongs to the event loop that uses it first, until that loop is closed; a forked child begins again.
+A client belongs to the event loop that uses it first, until that loop is closed; a forked child begins again. Of several loops that use
+it first at once, one gets it and the others are refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, forks
+from . import core, failures, forks, imports
 from .aio_transports import AsyncGrpc, AsyncHttp
 from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
@@ -31,7 +34,9 @@ from .registrar import SharedMemory
 from .request import Request
 from .sequence import AsyncSequence, Step, step
 from .shm import Regions
-from .sync import TritonModel, is_answer, not_ready
+from .sync import TritonModel, is_answer
+
+AT_ONCE = 8  # requests of one call under way at once: enough that several instances of a model have work
 
 
 class Home:
@@ -42,6 +47,15 @@ class Home:
         self.transport = (AsyncHttp if protocol == "http" else AsyncGrpc)(address, options)
         self.turns = asyncio.Lock()  # of plain requests over shared memory
         self.reading: asyncio.Task[ModelInfo] | None = None
+
+    async def close(self) -> None:
+        """Close the connections; to be awaited in this loop."""
+        await self.transport.close()
+        async with self.turns:
+            pass  # requests under way no longer use the shared memory
+        if self.reading is not None and not self.reading.done():
+            with contextlib.suppress(ClientError):
+                await self.reading
 
 
 class AsyncTritonModel:
@@ -60,10 +74,12 @@ class AsyncTritonModel:
         # reads the model's description and registers shared memory
         self._sync = TritonModel(model, url, protocol=protocol, shared_memory=shared_memory, version=version, timeout_s=timeout_s,
                                  retries=retries, tls=tls, headers=headers, allow_nan=allow_nan)  # fmt: skip
+        imports.load_async(protocol)
         self.model, self.protocol = model, protocol
         self.options, self.address = self._sync.options, self._sync.address
         self._scratch: Regions | None = None
         self._home: Home | None = None
+        self._settling = threading.Lock()  # event loops run in threads
         forks.register(self)
 
     async def __aenter__(self) -> AsyncTritonModel:
@@ -89,7 +105,7 @@ class AsyncTritonModel:
         return await self.infer_sample_at(None, args, inputs)
 
     async def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
-        """Answer a batch; what exceeds one request is split and sent together."""
+        """Answer a batch; what exceeds one request is split, and a few of these requests are under way at once."""
         return await self.infer_batch_at(None, args, inputs)
 
     async def prepare(self, /, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
@@ -149,16 +165,23 @@ class AsyncTritonModel:
             except (ConnectionFailed, ModelUnavailable, RequestTimeout) as error:
                 last = error.faults[0].why or error.faults[0].what
             await asyncio.sleep(max(min(0.1, deadline - time.monotonic()), 0))
-        raise not_ready(self.model, timeout_s, self.address, last)
+        raise failures.not_ready(self.model, timeout_s, self.address, last)
 
     async def close(self) -> None:
-        """Give back shared memory and close the connections."""
-        home, self._home = self._home, None
-        if home is not None and home.loop is asyncio.get_running_loop():
-            await home.transport.close()
-            if home.reading is not None and not home.reading.done():
-                with contextlib.suppress(ClientError):
-                    await home.reading
+        """Give back shared memory and close the connections.
+
+        Raises:
+            InvalidRequest: Another event loop uses this client.
+        """
+        loop = asyncio.get_running_loop()
+        with self._settling:
+            home = self._home
+            if home is not None and home.loop is not loop and home.loop.is_running():
+                raise self._elsewhere()
+            self._sync.refuse()
+            self._home = None
+        if home is not None and home.loop is loop:
+            await home.close()
         scratch, self._scratch = self._scratch, None
         if scratch is not None and self._sync.memory is not None:
             self._sync.memory.give_back(scratch)
@@ -175,25 +198,33 @@ class AsyncTritonModel:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise InvalidRequest(Fault("no event loop is running", fix="await it inside asyncio.run(...)")) from None
-        if self._home is not None and self._home.loop is loop:
+        home = self._home
+        return home if home is not None and home.loop is loop else self._settle(loop)
+
+    def _settle(self, loop: asyncio.AbstractEventLoop) -> Home:
+        with self._settling:
+            self._sync.check_open()
+            if self._home is not None and not self._home.loop.is_closed():
+                raise self._elsewhere()
+            if self._scratch is not None:
+                self._scratch.abandon()  # a request of the closed loop may still write there
+            self._home = Home(loop, self.protocol, self.address, self.options)
             return self._home
-        if self._home is not None and not self._home.loop.is_closed():
-            fix = "make an AsyncTritonModel in each event loop"
-            raise InvalidRequest(Fault(f"the client of '{self.model}' belongs to another event loop", fix=fix))
-        if self._scratch is not None:
-            self._scratch.abandon()  # a request of the closed loop may still write there
-        self._home = Home(loop, self.protocol, self.address, self.options)
-        return self._home
+
+    def _elsewhere(self) -> InvalidRequest:
+        fix = "make an AsyncTritonModel in each event loop"
+        return InvalidRequest(Fault(f"the client of '{self.model}' belongs to another event loop", fix=fix))
 
     def after_fork(self) -> None:
         """Begin again in a forked child; connections and event loop are the parent's."""
+        self._settling = threading.Lock()
         home, self._home = self._home, None
         if home is not None:
             forks.leave_to_parent(home)
 
     async def _answer(self, info: ModelInfo, arrays: Arrays, at: Step | None) -> Arrays:
         chunks = list(core.split(info, arrays, at))
-        return core.join(chunks, await asyncio.gather(*(self._send_chunk(info, chunk) for chunk in chunks)))
+        return core.join(chunks, await _few_at_once([partial(self._send_chunk, info, chunk) for chunk in chunks]))
 
     async def _send_chunk(self, info: ModelInfo, chunk: Chunk) -> Arrays:
         memory = self._sync.memory
@@ -228,6 +259,30 @@ class AsyncTritonModel:
     def release(self, request: Request) -> None:
         """Give the shared memory of a prepared request back."""
         self._sync.release(request)
+
+
+async def _few_at_once(calls: Sequence[Callable[[], Coroutine[Any, Any, Arrays]]]) -> list[Arrays]:
+    """Return what each call returns, in their order; once one fails, the others are given up.
+
+    All at once would open a connection each, and the last would time out while the server answers the first.
+    """
+    if len(calls) == 1:
+        return [await calls[0]()]
+    found: dict[int, Arrays] = {}
+    waiting = iter(enumerate(calls))
+
+    async def work() -> None:
+        for place, call in waiting:
+            found[place] = await call()
+
+    tasks = [asyncio.create_task(work()) for _ in calls[:AT_ONCE]]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [found[place] for place in range(len(calls))]
 
 
 class AsyncPreparedRequest:

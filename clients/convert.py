@@ -33,15 +33,26 @@ def as_array(model: str, name: str, value: Any) -> Array:
         if _hides(value):
             fix = "send array.filled(value), or leave the masked samples out"
             raise InvalidRequest(Fault(f"{model}: input '{name}' is masked", why="a model knows no masks", fix=fix))
-        array = np.asarray(value)
+        array = _objects(value) if _begins_with_text(value) else np.asarray(value)
         if array.dtype.kind in _TEXT_KINDS:
-            return array.astype(object)
+            return array.astype(object) if hasattr(value, "__array__") else _objects(value)
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     except InvalidRequest:
         raise
     except Exception as error:
         what, why = f"{model}: input '{name}' is not an array", str(error) or type(error).__name__
         raise InvalidRequest(Fault(what, why=why, fix="give numpy arrays, or lists of equal lengths")) from None
+
+
+def _objects(value: Any) -> Array:
+    """Return text as it is: numpy's own kinds of text drop NUL characters at the end, and write numbers among text as text."""
+    return np.array(value, dtype=object)
+
+
+def _begins_with_text(value: Any) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, (str, bytes))
 
 
 def _hides(value: Any) -> bool:

@@ -23,6 +23,7 @@ from .convert import Array as Array
 from .convert import Arrays as Arrays
 from .convert import as_array, sendable
 from .errors import InvalidRequest, ServerError
+from .options import shown, unreadable_mapping
 from .sequence import Step
 
 # parameters of config.pbtxt
@@ -117,10 +118,10 @@ def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> 
     """Return inputs by name, whichever way the caller passed them.
 
     Raises:
-        InvalidRequest: More positional inputs than the model has, or one given twice.
+        InvalidRequest: More positional inputs than the model has, one given twice, or a mapping that cannot be read.
     """
     if len(args) == 1 and isinstance(args[0], Mapping) and not inputs:
-        return args[0]
+        return _read(info, args[0])
     names = [tensor.name for tensor in info.inputs]
     if len(args) > len(names):
         raise InvalidRequest(
@@ -134,6 +135,21 @@ def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> 
     if both:
         raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by place"))
     return {**dict(zip(names, args, strict=False)), **inputs}
+
+
+def _read(info: ModelInfo, given: Mapping[Any, Any]) -> dict[str, Any]:
+    try:
+        found = dict(given)
+    except Exception as error:  # such as a file of arrays that is closed
+        raise unreadable_mapping(f"what {info.name} was given", error) from None
+    odd = [
+        Fault(f"{info.name} has no input {shown(name)}", fix="name inputs by text")
+        for name in found
+        if not isinstance(name, str)
+    ]
+    if odd:
+        raise InvalidRequest(*odd)
+    return found
 
 
 def as_sent(info: ModelInfo, arrays: Arrays) -> Arrays:

@@ -9,6 +9,7 @@ beginning of a region only, so tensors are laid out in a host copy first, which 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import secrets
@@ -77,11 +78,20 @@ class CudaRegion:
             raise _unavailable(str(error)) from None
 
 
-def _library() -> Any:
+@functools.cache
+def load() -> Any:
+    """Return tritonclient's module, or why there is none; imports it once, when the first client is made."""
     try:
         return importlib.import_module("tritonclient.utils.cuda_shared_memory")
     except (ImportError, RuntimeError) as error:
-        raise _unavailable(str(error)) from None
+        return str(error)
+
+
+def _library() -> Any:
+    found = load()
+    if isinstance(found, str):
+        raise _unavailable(found)
+    return found
 
 
 def _unavailable(why: str) -> SharedMemoryUnavailable:

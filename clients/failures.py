@@ -63,6 +63,13 @@ def timed_out(address: str, timeout_s: float) -> RequestTimeout:
     )
 
 
+def not_ready(model: str, timeout_s: float, where: str, last: str) -> RequestTimeout:
+    """The model did not become ready; `last` is the last answer."""
+    return RequestTimeout(
+        Fault(f"'{model}' was not ready within {timeout_s:g} s", where, last, "see the server's ready table")
+    )
+
+
 def from_http(model: str, status: int, content: bytes) -> ClientError:
     """Turn an HTTP status and its body into an error."""
     try:

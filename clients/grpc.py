@@ -17,6 +17,9 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
+
 from planwright.errors import Fault
 
 from . import failures, forks, tcp
@@ -46,25 +49,21 @@ class GrpcTransport:
     """One connection to one server; of several threads, one is served at a time. `context` for TLS."""
 
     def __init__(self, address: str, options: Options, context: ssl.SSLContext | None = None) -> None:
-        from google.protobuf.message import DecodeError
-        from tritonclient.grpc import service_pb2
-
-        self.address, self._options, self._context, self._messages = address, options, context, service_pb2
+        self.address, self._options, self._context = address, options, context
         self._where = split_address(address)
         self._connection: Connection | None = None
         self._used = 0.0
         self._turn = threading.Lock()
-        self._unreadable = DecodeError
         self._metadata = tuple((name.lower(), value) for name, value in checked_headers(options.headers).items())
         self._heads = {INFER: self._describe(INFER)}
         forks.register(self)
 
     def call(self, method: str, request: Any, model: str) -> Any:
         """Call one RPC."""
-        kind = getattr(self._messages, f"{method}Response")
+        kind = getattr(service_pb2, f"{method}Response")
         try:
             return kind.FromString(self._ask(SERVICE + method, request.SerializeToString(), model))
-        except self._unreadable as error:
+        except DecodeError as error:
             raise failures.unreadable(model, error) from None
 
     def infer(self, request: bytes, model: str) -> memoryview:
@@ -73,7 +72,7 @@ class GrpcTransport:
 
     def message(self, kind: str, /, **fields: Any) -> Any:
         """Make a request message."""
-        return getattr(self._messages, kind)(**fields)
+        return getattr(service_pb2, kind)(**fields)
 
     def close(self) -> None:
         """Close the connection; an open one would hold up the server's shutdown."""

@@ -42,7 +42,7 @@ def credentials(options: Options) -> Any:
     tls = options.tls or Tls()
     try:
         parts = [Path(name).read_bytes() if name else None for name in (tls.root_certificate, tls.key, tls.certificate)]
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise unreadable(tls, error) from None
     return grpc.ssl_channel_credentials(*parts)
 

@@ -21,6 +21,8 @@ import ssl
 import time
 from typing import Any, NamedTuple
 
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
+
 from . import failures, forks, tcp
 from .discover import split_address
 from .errors import ClientError
@@ -105,8 +107,6 @@ class HttpTransport:
         return answer.body, answer.json_length
 
     def _exchange(self, head: bytes, content: bytes, deadline: float) -> _Answer:
-        from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
-
         connection = self._open(deadline)
         broken = _send(connection, head, content)
         timed: Any = _Timed(connection, deadline)

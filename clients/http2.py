@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
+
 from .options import LONGEST_S
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -61,8 +63,6 @@ class Connection:
     """A connection; `last` once it takes no more requests."""
 
     def __init__(self, plain: socket.socket) -> None:
-        from hpack import Decoder
-
         self._socket, self._decoder, self._pid = plain, Decoder(), os.getpid()
         self._known: dict[bytes, dict[str, str]] = {}
         self._rest, self._block = b"", b""  # of a frame, of a header block, whose ends have not come
@@ -318,8 +318,6 @@ class Connection:
         return found
 
     def _decode(self, block: bytes) -> dict[str, str]:
-        from hpack import HPACKError
-
         try:
             fields = {str(name): str(value) for name, value in self._decoder.decode(block)}
         except (HPACKError, UnicodeDecodeError) as error:
@@ -335,8 +333,6 @@ def encode(fields: Iterable[tuple[str, str]]) -> bytes:
     Raises:
         ValueError: They are more than goes into one frame.
     """
-    from hpack import Encoder, NeverIndexedHeaderTuple
-
     made: Any = Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in fields], huffman=False)
     if len(made) > _FRAME_BYTES:
         raise ValueError(f"header fields of {len(made)} bytes")

@@ -6,6 +6,7 @@ Out     `Tls`, `Options`, `ssl_context`; times in seconds. What cannot be is an 
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import ssl
@@ -21,7 +22,8 @@ from .discover import PROTOCOLS
 from .errors import InvalidRequest
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 60.0, 2, 0.1
-_MOST_RETRIES, _DOUBLINGS = 1000, 7
+_MOST_RETRIES, _DOUBLINGS, _SHOWN = 1000, 7, 80
+SHARED_MEMORY = ("system", "cuda")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 LONGEST_S = 1e6  # neither a lock nor a socket takes a longer time-out than its C type
 
@@ -68,13 +70,34 @@ def checked_options(timeout_s: Any, retries: Any, headers: Any, tls: Any) -> Opt
     Raises:
         InvalidRequest: One of them is not what it must be.
     """
-    if not _is_number(retries) or retries != retries // 1 or retries < 0 or retries > _MOST_RETRIES:
-        raise _refused("retries", retries, f"give a whole number from 0 to {_MOST_RETRIES}")
+    if not (_is_number(retries) and 0 <= retries <= _MOST_RETRIES and retries == int(retries)):
+        raise refused("retries", retries, f"give a whole number from 0 to {_MOST_RETRIES}")
     if not isinstance(tls, (Tls, type(None))):
-        raise _refused("tls", tls, "give Tls(...)")
+        raise refused("tls", tls, "give Tls(...)")
+    for name, value in vars(tls).items() if tls else ():
+        if not isinstance(value, (str, os.PathLike, type(None))):
+            raise refused(f"tls.{name}", value, "give the path of a PEM file")
+    return Options(checked_seconds(timeout_s), int(retries), _mapping(headers), tls)
+
+
+def _mapping(headers: Any) -> dict[Any, Any]:
     if headers is not None and not isinstance(headers, Mapping):
-        raise _refused("headers", headers, "give a mapping from names to values")
-    return Options(checked_seconds(timeout_s), int(retries), dict(headers or {}), tls)
+        raise refused("headers", headers, "give a mapping from names to values")
+    try:
+        return {} if headers is None else dict(headers)
+    except Exception as error:  # a mapping of another library runs code of its own
+        raise unreadable_mapping("headers", error) from None
+
+
+def checked_flag(what: str, value: Any) -> bool:
+    """Return a yes or no, also as numpy or 0 and 1 write it.
+
+    Raises:
+        InvalidRequest: It is something else, such as an array, or text that would count as yes.
+    """
+    if isinstance(value, (bool, np.bool_)) or (_is_number(value) and value in (0, 1)):
+        return bool(value)
+    raise refused(what, value, "give True or False")
 
 
 def checked_seconds(timeout_s: Any, *, zero: bool = False) -> float:
@@ -84,8 +107,11 @@ def checked_seconds(timeout_s: Any, *, zero: bool = False) -> float:
         InvalidRequest: It is not a number of seconds.
     """
     if not _is_number(timeout_s) or not (timeout_s > 0 or (zero and timeout_s == 0)):
-        raise _refused("timeout_s", timeout_s, "give seconds greater than 0")
-    return float(min(timeout_s, LONGEST_S))
+        raise refused("timeout_s", timeout_s, "give seconds greater than 0")
+    try:
+        return min(float(timeout_s), LONGEST_S)
+    except OverflowError:  # an int above all floats
+        return LONGEST_S
 
 
 def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
@@ -102,9 +128,7 @@ def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
             or not _is_line(value)
         ):
             why = "a name is letters, digits and -, a value one line of ASCII"
-            raise InvalidRequest(
-                Fault(f"header '{str(name).strip()}' cannot be sent", why=why, fix="give headers of one line")
-            )
+            raise InvalidRequest(Fault(f"header {shown(name)} cannot be sent", why=why, fix="give headers of one line"))
     return headers
 
 
@@ -112,25 +136,39 @@ def _is_line(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def check_choices(*, model: Any, version: str, url: Any, protocol: Any, shared_memory: Any) -> None:
+def checked_version(version: Any) -> str:
+    """Return a version as the server's paths have it; empty for the newest.
+
+    Raises:
+        InvalidRequest: It is not a whole number.
+    """
+    try:
+        text = "" if version is None else str(version)
+    except Exception:  # such as a number of more digits than Python writes
+        raise refused("version", version, "give a whole number, or none for the newest") from None
+    if text and not (text.isascii() and text.isdecimal()):  # over gRPC the server would take 1.5 for 1
+        raise refused("version", version, "give a whole number, or none for the newest")
+    return text
+
+
+def check_choices(*, model: Any, url: Any, protocol: Any, shared_memory: Any) -> None:
     """Refuse what no client can be made of.
 
     Raises:
         InvalidRequest: As said there.
     """
     if not isinstance(model, str) or not model:
-        raise _refused("the model's name", model, "name a model that the server serves")
+        raise refused("the model's name", model, "name a model that the server serves")
     if not _is_text(model):
-        shown = model.encode("utf-8", "backslashreplace").decode()
-        raise _refused("the model's name", shown, "give text that UTF-8 can encode")
-    if version and not (version.isascii() and version.isdecimal()):  # over gRPC the server would take 1.5 for 1
-        raise _refused("version", version, "give a whole number, or none for the newest")
+        raise refused("the model's name", model, "give text that UTF-8 can encode")
     if url is not None and not isinstance(url, str):
-        raise _refused("url", url, "write host:port, such as localhost:8000")
-    if protocol not in PROTOCOLS:
-        raise InvalidRequest(Fault(f"there is no protocol '{protocol}'", fix="use http or grpc"))
-    if shared_memory not in (None, "system", "cuda"):
-        raise InvalidRequest(Fault(f"there is no shared memory '{shared_memory}'", fix="use system, cuda, or None"))
+        raise refused("url", url, "write host:port, such as localhost:8000")
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
+        raise InvalidRequest(Fault(f"there is no protocol {shown(protocol)}", fix="use http or grpc"))
+    if shared_memory is not None and (not isinstance(shared_memory, str) or shared_memory not in SHARED_MEMORY):
+        raise InvalidRequest(
+            Fault(f"there is no shared memory {shown(shared_memory)}", fix="use system, cuda, or None")
+        )
 
 
 def _is_text(text: str) -> bool:
@@ -145,8 +183,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
-def _refused(what: str, value: Any, fix: str) -> InvalidRequest:
-    return InvalidRequest(Fault(f"{what} is {value!r}", fix=fix))
+def shown(value: Any) -> str:
+    """Return a value for a message: short, and whatever it is, since ``repr`` runs its code, and of a huge number fails."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def refused(what: str, value: Any, fix: str) -> InvalidRequest:
+    """An argument is not what it must be."""
+    return InvalidRequest(Fault(f"{what} is {shown(value)}", fix=fix))
+
+
+def unreadable_mapping(what: str, error: Exception) -> InvalidRequest:
+    """A mapping that raises while it is read, such as a file that is closed."""
+    why = str(error) or type(error).__name__
+    return InvalidRequest(Fault(f"{what} cannot be read", why=why, fix="give a dict"))
 
 
 def ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:

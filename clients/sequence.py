@@ -18,6 +18,7 @@ from planwright.errors import Fault
 
 from .convert import Arrays
 from .errors import InvalidRequest
+from .options import checked_flag, shown
 
 if TYPE_CHECKING:
     from .aio import AsyncPreparedRequest, AsyncTritonModel
@@ -46,7 +47,7 @@ def step(sequence_id: Any, *, start: Any, end: Any) -> Step:
     Raises:
         InvalidRequest: The id is not one, or is missing where the sequence has other requests.
     """
-    start, end = bool(start), bool(end)
+    start, end = checked_flag("start", start), checked_flag("end", end)
     if sequence_id is None:
         if not (start and end):
             fix = "give the same id with every request of the sequence"
@@ -55,12 +56,18 @@ def step(sequence_id: Any, *, start: Any, end: Any) -> Step:
     if isinstance(sequence_id, str) and sequence_id:
         if len(sequence_id.encode("utf-8", "replace")) <= _LONGEST_ID and sequence_id.isprintable():
             return Step(sequence_id, start, end)
-    elif not isinstance(sequence_id, bool) and hasattr(sequence_id, "__index__"):
-        number = operator.index(sequence_id)
-        if 0 < number <= _LARGEST_ID:
-            return Step(number, start, end)
+    elif not isinstance(sequence_id, (str, bool)) and 0 < (number := _whole(sequence_id)) <= _LARGEST_ID:
+        return Step(number, start, end)
     fix = f"give a number from 1 to {_LARGEST_ID}, or text of at most {_LONGEST_ID} bytes"
-    raise InvalidRequest(Fault(f"{str(sequence_id)[:60]!r} is not the id of a sequence", fix=fix))
+    raise InvalidRequest(Fault(f"{shown(sequence_id)} is not the id of a sequence", fix=fix))
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, 0 for what is none; arrays of several have an ``__index__`` too, which raises."""
+    try:
+        return operator.index(value)
+    except Exception:
+        return 0
 
 
 class Sequence:

@@ -20,7 +20,7 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, failures, forks, transports, wire
+from . import core, failures, forks, imports, transports, wire
 from .core import Arrays, ModelInfo
 from .discover import Protocol, address, is_encrypted
 from .errors import (
@@ -31,7 +31,17 @@ from .errors import (
     RequestTimeout,
     SharedMemoryUnavailable,
 )
-from .options import RETRIES, TIMEOUT_S, Tls, check_choices, checked_options, checked_seconds
+from .options import (
+    RETRIES,
+    TIMEOUT_S,
+    Tls,
+    check_choices,
+    checked_flag,
+    checked_options,
+    checked_seconds,
+    checked_version,
+    refused,
+)
 from .pool import Pool
 from .registrar import ServerRegistrar
 from .registrar import SharedMemory as SharedMemory
@@ -67,10 +77,11 @@ class TritonModel:
         version: str = "", timeout_s: float = TIMEOUT_S, retries: int = RETRIES, tls: Tls | None = None,
         headers: Mapping[str, str] | None = None, allow_nan: bool = False,
     ) -> None:  # fmt: skip
-        version = "" if version is None else str(version)
-        check_choices(model=model, version=version, url=url, protocol=protocol, shared_memory=shared_memory)
-        self.model, self.version, self.protocol, self.allow_nan = model, version, protocol, allow_nan
-        self.options = checked_options(timeout_s, retries, headers, tls or (Tls() if is_encrypted(url) else None))
+        check_choices(model=model, url=url, protocol=protocol, shared_memory=shared_memory)
+        self.model, self.version, self.protocol = model, checked_version(version), protocol
+        self.allow_nan = checked_flag("allow_nan", allow_nan)
+        tls = Tls() if tls is None and is_encrypted(url) else tls
+        self.options = checked_options(timeout_s, retries, headers, tls)
         self.address = address(url, protocol)
         self._info: ModelInfo | None = None
         self._closed = False
@@ -176,11 +187,11 @@ class TritonModel:
             except (ConnectionFailed, ModelUnavailable, RequestTimeout) as error:
                 last = error.faults[0].why or error.faults[0].what
             time.sleep(max(min(0.1, deadline - time.monotonic()), 0))
-        raise not_ready(self.model, timeout_s, self.address, last)
+        raise failures.not_ready(self.model, timeout_s, self.address, last)
 
     def close(self) -> None:
         """Give back shared memory and close the connections; requests that other threads wait for fail."""
-        self._closed = True
+        self.refuse()
         self._connections.interrupt()
         try:
             for request in list(self._prepared):
@@ -217,6 +228,10 @@ class TritonModel:
             if request.in_shared_memory and not is_answer(error):
                 request.forget()
             raise
+
+    def refuse(self) -> None:
+        """Refuse new requests from now on."""
+        self._closed = True
 
     def check_open(self) -> None:
         """Refuse to go on after `close`.
@@ -303,6 +318,7 @@ class TritonModel:
 def _memory(connections: Pool[Any], protocol: Protocol, kind: SharedMemory) -> Pool[Regions]:
     registrar = ServerRegistrar(connections, protocol, kind)
     if kind == "cuda":
+        imports.load_cuda()
         from .cuda_shm import CudaRegion
 
         return Pool(lambda: Regions(registrar, CudaRegion))
@@ -321,6 +337,8 @@ class PreparedRequest:
         Raises:
             InvalidRequest: The other client calls another model or speaks another protocol, or memory would be shared.
         """
+        if not isinstance(model, TritonModel):
+            raise refused("the other client", model, "give a TritonModel")
         if (model.model, model.version, model.protocol) != (
             self._model.model,
             self._model.version,
@@ -372,11 +390,4 @@ def is_answer(error: BaseException) -> bool:
     """True where the server has ended the request, so that it will write into no memory any more."""
     return isinstance(error, ClientError) and not isinstance(
         error, (ConnectionFailed, RequestTimeout, SharedMemoryUnavailable)
-    )
-
-
-def not_ready(model: str, timeout_s: float, where: str, last: str) -> RequestTimeout:
-    """The model did not become ready; `last` is the last answer."""
-    return RequestTimeout(
-        Fault(f"'{model}' was not ready within {timeout_s:g} s", where, last, "see the server's ready table")
     )

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from . import imports
 from .discover import Protocol
 from .options import Options, ssl_context
 
@@ -18,8 +19,9 @@ def maker(address: str, protocol: Protocol, options: Options) -> Callable[[], An
     """Return what makes a transport; the TLS files are read once, for all of them.
 
     Raises:
-        InvalidRequest: A TLS file cannot be used.
+        InvalidRequest: A TLS file cannot be used, or a package is missing.
     """
+    imports.load(protocol)
     if protocol == "http":
         from .http import HttpTransport
 

@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from clients import AsyncTritonModel, ClientError, InvalidRequest, ModelInfo, TritonModel, core
+from clients import AsyncTritonModel, ClientError, InvalidRequest, ModelInfo, Tls, TritonModel, core
 from planwright.server_info import ServerInfo
 from planwright.tensors import TensorSpec
 from tests.clients._command import clients, where
 from tests.clients._golden import WEIGHTS
+from tests.clients._odd import ARRAY, HUGE, UNSAID, Closed
 from tests.clients.conftest import WAY_NAMES, WAYS
 
 Connect = Callable[..., TritonModel]
@@ -201,9 +202,12 @@ def test_what_is_no_input_is_an_invalid_request_over_every_transport(connect: Co
 
 def test_names_of_inputs_are_any_text_and_nothing_else(connect: Connect) -> None:
     model, x = connect("affine"), BASE[:1]
-    for wrong in ({1: x}, {None: x}, {("x",): x}, {"x": x, 2: x}, {"\ud800": x}, {b"x": x}):
+    for wrong in ({1: x}, {None: x}, {("x",): x}, {"x": x, 2: x}, {"\ud800": x}, {b"x": x}, {HUGE: x}, {UNSAID: x}):
         with pytest.raises(InvalidRequest, match="has no input"):
             model.infer_batch(wrong)
+    for call in (model.infer_batch, model.infer_sample, model.prepare):
+        with pytest.raises(InvalidRequest, match="the file is closed"):
+            call(Closed(x=x))
     with pytest.raises(InvalidRequest, match="'self'"):
         model.infer_batch(self=x)
     with pytest.raises(InvalidRequest, match="'self'"):
@@ -248,14 +252,17 @@ def test_any_text_is_encoded_or_refused(value: Any, rows: bool) -> None:
 
 
 OPTIONS: dict[str, list[Any]] = {
-    "url": [b"localhost:1", 8000, "", "\ud800:80", "a\u2028b:80", "h:٣", "h:" + "9" * 5000, "http://", "x" * 300 + ".ü:80", "[::1", "a\nb:80", object()],
-    "version": ["\ud800", "-1", "1.5", "abc", "1/../2", "１", 1.5, [1]],
-    "timeout_s": ["5", None, -1, True, float("nan"), [1], 1j, {}],
-    "retries": ["5", None, -1, 1.5, float("nan"), float("inf"), 10**30, True],
-    "headers": [5, "a: b", {"a b": "c"}, {"a": "ü"}, {"a": 1}, {1: "a"}, {"": "a"}, {"a": "b\nc"}, {"a": "\ud800"}, [("a", "b")]],
-    "tls": [True, "cert.pem", {"root_certificate": "x"}],
-    "protocol": ["soap", None, 5, ["http"], b"http"],
-    "shared_memory": ["gpu", 5, ["system"], True],
+    "url": [b"localhost:1", 8000, ARRAY, "", "\ud800:80", "a\u2028b:80", "h:٣", "h:" + "9" * 5000, "http://", "x" * 300 + ".ü:80", "[::1", "a\nb:80", object()],
+    "version": ["\ud800", "-1", "1.5", "abc", "1/../2", "１", 1.5, [1], HUGE, ARRAY, UNSAID],
+    "timeout_s": ["5", None, -1, True, float("nan"), [1], 1j, {}, ARRAY, -HUGE, UNSAID],
+    "retries": ["5", None, -1, 1.5, float("nan"), float("inf"), 10**30, True, HUGE, np.float64("inf"), np.float32("nan"), ARRAY, UNSAID],
+    "headers": [5, "a: b", {"a b": "c"}, {"a": "ü"}, {"a": 1}, {1: "a"}, {"": "a"}, {"a": "b\nc"}, {"a": "\ud800"}, [("a", "b")],
+                {HUGE: "a"}, {UNSAID: "a"}, ARRAY, UNSAID,
+                Closed(a="b")],
+    "tls": [True, "cert.pem", {"root_certificate": "x"}, ARRAY, UNSAID, Tls(ARRAY), Tls(certificate=UNSAID), Tls(key=5), Tls(b"x"), Tls("a\0b")],
+    "protocol": ["soap", None, 5, ["http"], b"http", ARRAY, HUGE, UNSAID],
+    "shared_memory": ["gpu", 5, ["system"], True, ARRAY, HUGE, UNSAID],
+    "allow_nan": ["no", None, 2, ARRAY, HUGE, UNSAID],
 }  # fmt: skip
 
 
@@ -269,7 +276,9 @@ def test_options_that_cannot_be_are_refused_at_once(option: str, client: Any) ->
             assert caught.value.faults[0].fix, (option, value)
 
 
-@pytest.mark.parametrize("name", ["", None, 5, b"m", "\ud800", ["m"]])
+@pytest.mark.parametrize(
+    "name", ["", None, 5, b"m", "\ud800", ["m"], ARRAY, HUGE, UNSAID], ids=lambda name: type(name).__name__
+)
 def test_a_model_is_named_by_text(name: Any) -> None:
     for client in (TritonModel, AsyncTritonModel):
         with pytest.raises(InvalidRequest, match="the model's name"):
@@ -279,7 +288,8 @@ def test_a_model_is_named_by_text(name: Any) -> None:
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_options_that_are_unusual_work(server: ServerInfo, protocol: Any) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
-    unusual: tuple[dict[str, Any], ...] = ({"timeout_s": float("inf")}, {"timeout_s": 10**400}, {"timeout_s": np.float32(5)}, {"version": None}, {"version": 1},
+    unusual: tuple[dict[str, Any], ...] = ({"timeout_s": float("inf")}, {"timeout_s": 10**400}, {"timeout_s": np.float32(5)}, {"timeout_s": np.float16(5)},
+                    {"allow_nan": np.bool_(False)}, {"allow_nan": 1}, {"version": None}, {"version": 1},
                     {"retries": np.int64(0)}, {"retries": 2.0}, {"headers": {}}, {"headers": {"X-A": "b c; d"}})  # fmt: skip
     for options in unusual:
         with TritonModel("affine", url, protocol=protocol, **options) as model:
@@ -294,8 +304,39 @@ def test_a_version_that_is_none_is_an_error_of_the_tree(server: ServerInfo, prot
         _ = model.info
 
 
+def test_a_prepared_request_is_sent_by_a_client(connect: Connect) -> None:
+    request = connect("affine").prepare(x=BASE[:1])
+    others: tuple[Any, ...] = (None, "affine", AsyncTritonModel("affine", "localhost:1"), ARRAY, UNSAID)
+    for other in others:
+        with pytest.raises(InvalidRequest, match="TritonModel"):
+            request.using(other)
+    assert np.allclose(request.infer()["y"], BASE[:1] @ WEIGHTS, atol=1e-3)
+
+
+ENDS = ["a\0", "\0", "ü\0\0", "b"]
+
+
+def test_text_in_lists_is_kept_to_its_last_character(connect: Connect) -> None:
+    """Numpy's own text drops NUL characters at the end; lists and arrays of objects need not."""
+    model, raw = connect("text"), [word.encode() for word in ENDS]
+    given: tuple[Any, ...] = ([[word] for word in ENDS], [(word,) for word in raw], [["a\0"], *([word] for word in raw[1:])],
+                              np.array(ENDS, object)[:, None], list(np.array(ENDS, object)[:, None]))  # fmt: skip
+    for words in given:
+        for answers in (model.infer_batch(said=words), model.prepare(said=words).infer()):
+            assert answers["heard"].ravel().tolist() == raw
+    for word in [*ENDS, *raw]:
+        assert model.infer_sample(said=[word])["heard"].tolist() == [word if isinstance(word, bytes) else word.encode()]
+    numbers = {"k": np.float32(1), "v": np.ones(3, np.float32)}
+    assert connect("per_sample").infer_sample({**numbers, "w": "a\0"})["again"].item() == b"a\0"
+
+
+def test_a_list_of_text_and_numbers_is_not_text(connect: Connect) -> None:
+    with pytest.raises(InvalidRequest, match="must hold text"):
+        connect("text").infer_batch(said=[["a"], [1]])
+
+
 def test_waiting_takes_seconds(connect: Connect) -> None:
-    odd: tuple[Any, ...] = ("5", None, -1, float("nan"))
+    odd: tuple[Any, ...] = ("5", None, -1, float("nan"), ARRAY, -HUGE, UNSAID)
     for wrong in odd:
         with pytest.raises(InvalidRequest, match="timeout_s"):
             connect("affine").wait_ready(wrong)

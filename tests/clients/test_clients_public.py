@@ -49,7 +49,8 @@ def test_importing_loads_nothing_heavy() -> None:
 
 
 def test_a_client_loads_grpc_only_when_it_speaks_it() -> None:
-    assert loaded_after("from clients import TritonModel; TritonModel('m', 'localhost:1')") == set()
+    http = loaded_after("from clients import TritonModel; TritonModel('m', 'localhost:1')")
+    assert http == {"gevent", "geventhttpclient"}, "which tritonclient.http imports, and requests must not import"
     assert {"grpc", "tritonclient.grpc"} <= loaded_after(
         "from clients import TritonModel; TritonModel('m', 'localhost:1', protocol='grpc')"
     )

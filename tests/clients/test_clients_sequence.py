@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from clients import AsyncTritonModel, ConnectionFailed, InvalidRequest, TritonModel
+from clients.sequence import Step
 from planwright.server_info import ServerInfo
 from tests.clients._command import clients, where
 from tests.clients._golden import WEIGHTS, floats
+from tests.clients._odd import ARRAY, HUGE, UNSAID
 from tests.clients._speaker import speaker
 from tests.clients.conftest import WAY_NAMES, WAYS
 
@@ -116,11 +118,23 @@ def test_what_is_no_step_of_a_sequence_is_refused_before_it_is_sent(connect: Con
         connect("affine").sequence(1, start=True).infer_sample(x=X)
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2**63, "", "a" * 129, "a\nb", "\ud800", 1.5, True, [1], b"a"])
+@pytest.mark.parametrize("wrong", [0, -1, 2**63, "", "a" * 129, "a\nb", "\ud800", 1.5, True, [1], b"a", ARRAY, ARRAY[:1], HUGE, -HUGE, UNSAID],
+                         ids=lambda wrong: type(wrong).__name__)  # fmt: skip
 def test_what_is_no_id_is_refused(wrong: Any) -> None:
     model = TritonModel("m", "localhost:1")
     with pytest.raises(InvalidRequest, match="is not the id of a sequence"):
         model.sequence(wrong, start=True)
+
+
+@pytest.mark.parametrize("client", [TritonModel, AsyncTritonModel])
+@pytest.mark.parametrize("flag", ["start", "end"])
+def test_start_and_end_are_yes_or_no(client: Any, flag: str) -> None:
+    model = client("m", "localhost:1")
+    for wrong in ("no", None, 2, [True], ARRAY, HUGE, UNSAID):
+        with pytest.raises(InvalidRequest, match=f"{flag} is "):
+            model.sequence(1, **{flag: wrong})
+    for right in (True, False, 1, 0, np.bool_(True), np.int64(0)):
+        assert model.sequence(1, **{flag: right})._step == Step(1, **{"start": False, "end": False, flag: bool(right)})
 
 
 def test_only_a_sequence_of_one_request_needs_no_id() -> None:

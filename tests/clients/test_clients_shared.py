@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import AsyncTritonModel, ClientError, InvalidRequest, RequestTimeout, TritonModel
+from clients import AsyncTritonModel, ClientError, InvalidRequest, RequestTimeout, ServerError, TritonModel, aio
 from clients.cuda_shm import CudaRegion
 from planwright.server_info import ServerInfo
 from tests._server import ROOT
@@ -89,6 +89,110 @@ def test_an_async_client_refuses_a_second_event_loop_at_once(
 ) -> None:
     found = in_event_loops("threads", options(server, protocol, memory))
     assert found == {"right": 48, "InvalidRequest: the client of 'affine' belongs to another event loop": 12}
+
+
+@pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
+def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or_are_refused(
+    server: ServerInfo, monkeypatch: pytest.MonkeyPatch, protocol: Any, memory: Any
+) -> None:
+    class Slow(aio.Home):
+        """Gives every thread the time to begin before the first is done."""
+
+        def __init__(self, *args: Any) -> None:
+            made.append(self)
+            time.sleep(0.3)
+            super().__init__(*args)
+
+    async def ask(seed: int) -> None:
+        x = np.full((2, 4), seed + 1, np.float32)
+        for _ in range(20):
+            y = (await model.infer_batch(x=x))["y"]
+            found.append("right" if np.allclose(y, x @ WEIGHTS, atol=1e-4) else "WRONG")
+        over.wait(20)
+        await model.close()
+
+    def run_loop(seed: int) -> None:
+        start.wait(20)
+        try:
+            asyncio.run(ask(seed))
+        except InvalidRequest as error:
+            found.append(error.faults[0].what)
+            over.set()
+        except BaseException as error:
+            found.append(f"FOREIGN {error!r}")
+
+    monkeypatch.setattr(aio, "Home", Slow)
+    found: list[str] = []
+    made: list[aio.Home] = []
+    start, over = threading.Barrier(3), threading.Event()
+    model = AsyncTritonModel("affine", **options(server, protocol, memory))
+    threads = [threading.Thread(target=run_loop, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == ["right"] * 20 + ["the client of 'affine' belongs to another event loop"] * 2
+    assert len(made) == 1
+
+
+def test_an_async_client_is_closed_by_the_event_loop_that_uses_it(server: ServerInfo) -> None:
+    async def use() -> None:
+        async with AsyncTritonModel("affine", server.http_url, shared_memory="system") as model:
+            x = floats(3, 4)
+            await model.infer_batch(x=x)
+            with pytest.raises(InvalidRequest, match="another event loop"):
+                await asyncio.to_thread(lambda: asyncio.run(model.close()))
+            assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
+
+    asyncio.run(use())
+
+
+class Counting:
+    """Counts the requests that are under way at once; fails the one of number `bad`."""
+
+    def __init__(self, infer: Any, bad: int = 0) -> None:
+        self.infer, self.bad = infer, bad
+        self.now = self.most = self.sent = 0
+
+    async def __call__(self, *args: Any) -> Any:
+        self.now, self.sent = self.now + 1, self.sent + 1
+        self.most = max(self.most, self.now)
+        try:
+            if self.sent == self.bad:
+                raise ServerError("planted")
+            return await self.infer(*args)
+        finally:
+            self.now -= 1
+
+
+@pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
+def test_a_large_batch_has_few_requests_under_way_at_once(server: ServerInfo, protocol: Any, memory: Any) -> None:
+    async def ask() -> None:
+        x = floats(1203, 4)
+        async with AsyncTritonModel("affine", **options(server, protocol, memory)) as model:
+            transport: Any = model.home().transport
+            transport.infer = counting = Counting(transport.infer)
+            assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
+            assert counting.sent == 151
+            assert counting.most == (1 if memory else aio.AT_ONCE)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
+def test_a_batch_of_which_one_request_fails_sends_no_more(server: ServerInfo, protocol: Any, memory: Any) -> None:
+    async def ask() -> None:
+        x = floats(800, 4)
+        async with AsyncTritonModel("affine", **options(server, protocol, memory)) as model:
+            transport: Any = model.home().transport
+            transport.infer = counting = Counting(transport.infer, bad=20)
+            with pytest.raises(ServerError, match="planted"):
+                await model.infer_batch(x=x)
+            assert counting.now == 0
+            assert counting.sent < 20 + aio.AT_ONCE
+            assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
+
+    asyncio.run(ask())
 
 
 def test_threads_that_end_leave_their_connection_to_others(connect: Connect) -> None:
