@@ -171,9 +171,9 @@ class AsyncTritonModel:
         """Give back shared memory and close the connections.
 
         Raises:
-            InvalidRequest: Another event loop uses this client.
+            InvalidRequest: Another event loop uses this client, or none runs.
         """
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         with self._settling:
             home = self._home
             if home is not None and home.loop is not loop and home.loop.is_running():
@@ -194,10 +194,7 @@ class AsyncTritonModel:
             InvalidRequest: None runs, another one uses this client, or the client is closed.
         """
         self._sync.check_open()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise InvalidRequest(Fault("no event loop is running", fix="await it inside asyncio.run(...)")) from None
+        loop = _running_loop()
         home = self._home
         return home if home is not None and home.loop is loop else self._settle(loop)
 
@@ -259,6 +256,13 @@ class AsyncTritonModel:
     def release(self, request: Request) -> None:
         """Give the shared memory of a prepared request back."""
         self._sync.release(request)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidRequest(Fault("no event loop is running", fix="await it inside asyncio.run(...)")) from None
 
 
 async def _few_at_once(calls: Sequence[Callable[[], Coroutine[Any, Any, Arrays]]]) -> list[Arrays]:

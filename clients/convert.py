@@ -9,6 +9,7 @@ as such. A mask is refused where it hides something: dropping it would send what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ def as_array(model: str, name: str, value: Any) -> Array:
         if _hides(value):
             fix = "send array.filled(value), or leave the masked samples out"
             raise InvalidRequest(Fault(f"{model}: input '{name}' is masked", why="a model knows no masks", fix=fix))
+        if isinstance(value, Mapping):  # numpy would take its keys
+            raise TypeError(f"it is a {type(value).__name__}")
         array = _objects(value) if _begins_with_text(value) else np.asarray(value)
         if array.dtype.kind in _TEXT_KINDS:
             return array.astype(object) if hasattr(value, "__array__") else _objects(value)

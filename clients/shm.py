@@ -108,12 +108,10 @@ class Regions:
             SharedMemoryUnavailable: The server does not take the region, or /dev/shm is full.
         """
         self._let_go()
-        # the server takes no place of 0 bytes
-        plain = {name: array for name, array in chunk.arrays.items() if array.dtype.kind != "O" and array.nbytes}
+        plain = _plain(chunk.arrays)
         sizes_in = {name: array.nbytes for name, array in plain.items()}
         rows = len(next(iter(chunk.arrays.values()))) if info.batches else 0
-        sizes_out = {t.name: _size(t, rows) for t in info.outputs if t.datatype != "BYTES" and -1 not in t.shape}
-        sizes_out = {name: size for name, size in sizes_out.items() if size}
+        sizes_out = _sizes_out(info, rows)
         inputs, outputs = self._layout("in", sizes_in), self._layout("out", sizes_out)
         for name, place in inputs.items():
             self._regions["in"].write(plain[name], place.offset)
@@ -236,6 +234,21 @@ def _full(size_bytes: int, free_bytes: int) -> SharedMemoryUnavailable:
     why = f"{human_bytes(size_bytes)} are needed, {human_bytes(free_bytes)} are free in {_SHM}"
     fix = "send smaller batches, or give the container a larger --shm-size"
     return SharedMemoryUnavailable(Fault("the shared memory is full", why=why, fix=fix))
+
+
+def carries(info: ModelInfo, inputs: Arrays) -> bool:
+    """Say whether any tensor of a request goes through shared memory; text, for one, travels inline."""
+    return bool(_plain(inputs) or _sizes_out(info, 1))
+
+
+def _plain(arrays: Arrays) -> Arrays:
+    # the server takes no place of 0 bytes
+    return {name: array for name, array in arrays.items() if array.dtype.kind != "O" and array.nbytes}
+
+
+def _sizes_out(info: ModelInfo, rows: int) -> dict[str, int]:
+    sizes = {t.name: _size(t, rows) for t in info.outputs if t.datatype != "BYTES" and -1 not in t.shape}
+    return {name: size for name, size in sizes.items() if size}
 
 
 def _size(tensor: TensorSpec, rows: int) -> int:

@@ -27,6 +27,7 @@ from .core import Arrays, ModelInfo
 from .discover import Protocol
 from .errors import ClientError, ConnectionFailed, InvalidRequest, SharedMemoryUnavailable
 from .published import PublishedVersion
+from .shm import carries
 from .sync import SharedMemory, TritonModel
 
 TRANSPORTS = ("http", "grpc", "shm", "cuda")
@@ -188,6 +189,10 @@ def _validate_transport(
 ) -> Iterator[Row]:
     with connect() as model:
         _check_served(version, golden, model.info)
+        if transport in _SHARED and not any(carries(model.info, group.inputs) for group in golden.groups):
+            reason = "no tensor of the model goes through shared memory"  # ok would say more than was measured
+            yield Row(version.model, version.version, transport, "-", 0, None, None, SKIPPED, reason, version.weights)
+            return
         for size in batch_sizes(model.info, batches):
             yield _batch_row(version, golden, transport, model, size)
         if batches or not model.info.max_batch_size:

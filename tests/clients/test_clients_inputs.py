@@ -183,6 +183,8 @@ def odd() -> dict[str, Any]:
         "objects": np.array([[1.0, None, {}, []]], object), "nothing": [], "nothings": [[]], "0-d": np.float32(1), "0-d array": np.array(1.0, np.float32),
         "text": "abc", "texts": [["a"] * 4], "bytes": b"\0" * 16, "memory": memoryview(b"\0" * 16), "too large": np.broadcast_to(np.float32(0), (1 << 58, 4)),
         "types": [[int, float, str, bool]], "range": range(4), "flat": BASE[0], "ellipsis": ..., "NaN": [[np.nan] * 4],
+        "unsaid": UNSAID, "unsaid things": [[UNSAID] * 4], "a number too long": HUGE, "numbers too long": [[HUGE] * 4], "ragged text": [["a"], ["b", "c"]],
+        "text and more": [["a", 1, None, UNSAID]], "a closed mapping": Closed(x=1),
     }  # fmt: skip
 
 

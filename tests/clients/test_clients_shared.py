@@ -295,6 +295,8 @@ def test_a_coroutine_without_an_event_loop_is_refused(server: ServerInfo) -> Non
     model = AsyncTritonModel("affine", server.http_url)
     with pytest.raises(InvalidRequest, match="no event loop"):
         model.infer_batch(x=floats(1, 4)).send(None)
+    with pytest.raises(InvalidRequest, match="no event loop"):
+        model.close().send(None)
 
 
 def test_a_child_leaves_the_memory_on_the_graphics_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clients import ModelInfo
 from clients.errors import ConnectionFailed
+from clients.shm import carries
 from clients.validate import Addresses, Row, validate
 from planwright.golden import Golden, Group
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
+from planwright.tensors import TensorSpec
 from tests._server import ROOT, launch, running_server
 from tests.clients import _golden
 from tests.clients._command import clients, where
@@ -118,7 +121,8 @@ def rows(
 
 @pytest.mark.parametrize("name", [*MODELS, "odd_numbers"])
 def test_a_right_model_passes_every_transport_and_batch(server: ServerInfo, repository: Path, name: str) -> None:
-    found = rows(server, repository, name)
+    transports = ("http", "grpc", "shm") if name != "text" else ("http", "grpc")  # text goes through no shared memory
+    found = rows(server, repository, name, transports=transports)
     assert {row.verdict for row in found} == {"ok"}, found
     expected = {
         "fixed": {"1", "4"},
@@ -128,8 +132,31 @@ def test_a_right_model_passes_every_transport_and_batch(server: ServerInfo, repo
         "sequence": {"1", "8 in flight"},
         "affine": {"1", "4", "8", "8 in flight"},
     }.get(name, {"1", "2", "4", "8 in flight"})
-    for transport in ("http", "grpc", "shm"):
+    for transport in transports:
         assert {row.batch for row in found if row.transport == transport} == expected
+
+
+@pytest.mark.parametrize("transport", ["shm", "cuda"])
+def test_shared_memory_through_which_nothing_goes_is_skipped_with_the_reason(
+    server: ServerInfo, repository: Path, transport: str
+) -> None:
+    (row,) = rows(server, repository, "text", transports=(transport,))
+    assert (row.transport, row.verdict, row.samples, row.bad) == (transport, "skipped", 0, False)
+    assert "no tensor of the model goes through shared memory" in row.reason
+
+
+def test_only_what_goes_through_shared_memory_makes_it_worth_a_check() -> None:
+    text, number, open_number = (
+        TensorSpec("t", "BYTES", (1,)),
+        TensorSpec("n", "FP32", (2,)),
+        TensorSpec("n", "FP32", (-1,)),
+    )
+    words, numbers, nothing = {"t": np.array([["a"]], object)}, {"n": np.ones((1, 2))}, {"n": np.ones((1, 0))}
+    for outputs, inputs, expected in (
+        ((text,), words, False), ((open_number,), words, False), ((open_number,), nothing, False), ((text, number), words, True),
+        ((text,), numbers, True), ((text,), {**words, **numbers}, True),
+    ):  # fmt: skip
+        assert carries(ModelInfo("m", "", (), outputs, 4, 0, {}), inputs) is expected
 
 
 def test_requests_in_flight_are_really_merged(server: ServerInfo, repository: Path) -> None:
