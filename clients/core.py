@@ -46,6 +46,7 @@ class ModelInfo:
         parameters: ``parameters`` of config.pbtxt.
         sent: Shapes in requests and answers, without the batch axis, of tensors where they are not the model's own.
         sequence: True where requests belong to sequences (``sequence_batching``), and each is one sample.
+        queue: Most requests that may wait in the server; 0 where there is no limit.
         decoupled: True where a request has any number of answers, which these clients do not read.
     """
 
@@ -59,6 +60,7 @@ class ModelInfo:
     sent: Mapping[str, Shape] = field(default_factory=dict)
     sequence: bool = False
     decoupled: bool = False
+    queue: int = 0
 
     @property
     def batches(self) -> bool:
@@ -88,10 +90,12 @@ def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
     sides = [[_tensor(item, fixed, scalars) for item in config.get(kind, [])] for kind in ("input", "output")]
     inputs, outputs = (tuple(spec for spec, _ in side) for side in sides)
     sent = {spec.name: shape for side in sides for spec, shape in side if shape != spec.shape}
+    policy = (config.get("dynamic_batching") or {}).get("default_queue_policy") or {}
     return ModelInfo(
         name, version, inputs, outputs, int(config.get("max_batch_size", 0)), fixed, parameters, sent,
         sequence=config.get("sequence_batching") is not None,
         decoupled=bool((config.get("model_transaction_policy") or {}).get("decoupled")),
+        queue=int(policy.get("max_queue_size", 0)),
     )  # fmt: skip
 
 

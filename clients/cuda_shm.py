@@ -24,6 +24,7 @@ from .core import Array
 from .errors import SharedMemoryUnavailable
 
 DEVICE = 0
+_users: list[int] = []  # processes that have used CUDA, this one and those that it was forked from
 
 
 class CudaRegion:
@@ -35,6 +36,7 @@ class CudaRegion:
         self.size_bytes = size_bytes
         self._handle = self._call("create_shared_memory_region", self.name, size_bytes, DEVICE)
         self.key = self._call("get_raw_handle", self._handle).decode()
+        _users[:] = _users or [os.getpid()]
         self._host = np.zeros(size_bytes, np.uint8)
         self._fresh = False
 
@@ -75,7 +77,7 @@ class CudaRegion:
         try:
             return getattr(self._library, function)(*arguments)
         except self._library.CudaSharedMemoryException as error:
-            raise _unavailable(str(error)) from None
+            raise (_forked() if _users and os.getpid() not in _users else _unavailable(str(error))) from None
 
 
 @functools.cache
@@ -92,6 +94,12 @@ def _library() -> Any:
     if isinstance(found, str):
         raise _unavailable(found)
     return found
+
+
+def _forked() -> SharedMemoryUnavailable:
+    what, why = "CUDA shared memory does not work in this process", "it was forked from one that had used CUDA"
+    fix = "start it by multiprocessing's 'spawn', fork before the first request, or use shared_memory='system'"
+    return SharedMemoryUnavailable(Fault(what, why=why, fix=fix))
 
 
 def _unavailable(why: str) -> SharedMemoryUnavailable:

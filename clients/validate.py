@@ -198,9 +198,10 @@ def _validate_transport(
         if batches or not model.info.max_batch_size:
             return
         before = model.statistics()
-        checks = _at_once(golden, version, connect)
+        count = min(IN_FLIGHT, model.info.queue or IN_FLIGHT)
+        checks = _at_once(golden, version, connect, count)
         merged = _mean_batch(before, model.statistics())
-    yield _row(version, transport, f"{IN_FLIGHT} in flight", checks, merged)
+    yield _row(version, transport, f"{count} in flight", checks, merged)
 
 
 def _batch_row(version: PublishedVersion, golden: Golden, transport: str, model: TritonModel, size: int) -> Row:
@@ -274,14 +275,14 @@ def _compare(name: str, expected: Any, answers: Arrays, tolerance: Tolerance) ->
     return compare(name, expected, answers[name], tolerance)
 
 
-def _at_once(golden: Golden, version: PublishedVersion, connect: Connect) -> list[OutputCheck]:
+def _at_once(golden: Golden, version: PublishedVersion, connect: Connect, count: int) -> list[OutputCheck]:
     """Send single samples from all connections together; comparing comes after, so that it does not hold them apart."""
     samples = list(golden.samples())
-    start = threading.Barrier(IN_FLIGHT)
+    start = threading.Barrier(count)
 
     def worker(offset: int) -> list[OutputCheck]:
         with _ready_or_abort(start, connect) as model:
-            mine = [samples[i % len(samples)] for i in range(offset, max(len(samples), IN_FLIGHT), IN_FLIGHT)]
+            mine = [samples[i % len(samples)] for i in range(offset, max(len(samples), count), count)]
             answers: list[tuple[Group, Arrays]] = []
             try:
                 requests = [(group, model.standalone().prepare(group.inputs)) for group in mine]
@@ -293,8 +294,8 @@ def _at_once(golden: Golden, version: PublishedVersion, connect: Connect) -> lis
                 raise
         return [check for group, answer in answers for check in check_answers(group, answer, version)]
 
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        return _gather([pool.submit(worker, offset) for offset in range(IN_FLIGHT)])
+    with ThreadPoolExecutor(count) as pool:
+        return _gather([pool.submit(worker, offset) for offset in range(count)])
 
 
 def _ready_or_abort(start: threading.Barrier, connect: Connect) -> TritonModel:

@@ -103,11 +103,11 @@ def affine_model(rows: int | str = "n") -> Any:
     )
 
 
-def affine(repository: Path, name: str = "affine", **how: Any) -> Path:
+def affine(repository: Path, name: str = "affine", batching: str = "", **how: Any) -> Path:
     """Publish y = x W, batches of up to 8."""
     io = _models.tensors("input", ("x", "FP32", [4])) + _models.tensors("output", ("y", "FP32", [3]))
     samples = [{"x": floats(4)} for _ in range(16)]
-    return publish(repository, name, affine_model(), f"max_batch_size: 8\n{io}{_models.instances(1)}{BATCHING}", samples,
+    return publish(repository, name, affine_model(), f"max_batch_size: 8\n{io}{_models.instances(1)}{batching or BATCHING}", samples,
                    batch={"kind": "dynamic", "max": 8}, **how)  # fmt: skip
 
 

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import AsyncTritonModel, ClientError, InvalidRequest, RequestTimeout, ServerError, TritonModel, aio
+from clients import (
+    AsyncTritonModel,
+    ClientError,
+    InvalidRequest,
+    RequestTimeout,
+    ServerError,
+    SharedMemoryUnavailable,
+    TritonModel,
+    aio,
+)
 from clients.cuda_shm import CudaRegion
 from planwright.server_info import ServerInfo
 from tests._server import ROOT
@@ -328,3 +337,13 @@ def test_a_child_leaves_the_memory_on_the_graphics_card_alone(monkeypatch: pytes
     assert freed == []
     own.destroy()
     assert freed == ["by hand", "by its destructor"]
+
+    def refuse(*_: Any) -> Handle:
+        raise OSError("unable to create cuda shared memory handle")
+
+    monkeypatch.setattr(Library, "create_shared_memory_region", refuse)
+    with pytest.raises(SharedMemoryUnavailable, match="there is no CUDA shared memory here"):
+        CudaRegion("in", 64)
+    monkeypatch.setattr("clients.cuda_shm._users", [0])
+    with pytest.raises(SharedMemoryUnavailable, match="forked from one that had used CUDA"):
+        CudaRegion("in", 64)

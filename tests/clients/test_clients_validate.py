@@ -34,6 +34,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("affine", "altered", "swapped", "damaged", "untold"):
         _golden.affine(folder, name)
     _golden.reverser(folder)
+    _golden.affine(folder, "queued", "dynamic_batching { default_queue_policy { max_queue_size: 2 } }\n")
     golden = folder / "altered" / "1" / "golden.npz"
     _change(golden, lambda y: y * np.float32(1.01))
     _change(folder / "swapped" / "1" / "golden.npz", lambda y: y[[1, 0, *range(2, len(y))]])
@@ -183,6 +184,11 @@ def test_a_wrong_answer_is_caught_in_every_row(closed: ServerInfo, faulty: Path,
 def test_answers_mixed_up_between_requests_are_caught_where_they_meet(closed: ServerInfo, faulty: Path) -> None:
     found = {row.batch: row.verdict for row in rows(closed, faulty, "reverser", transports=("http",))}
     assert found == {"1": "ok", "4": "WRONG", "8": "WRONG", "8 in flight": "WRONG"}
+
+
+def test_no_more_requests_are_in_flight_than_the_server_lets_wait(closed: ServerInfo, faulty: Path) -> None:
+    found = {row.batch: row.verdict for row in rows(closed, faulty, "queued", transports=("http",))}
+    assert found == {"1": "ok", "4": "ok", "8": "ok", "2 in flight": "ok"}
 
 
 @pytest.mark.parametrize(("name", "words"), [("damaged", "golden.npz"), ("untold", "tolerances")])
