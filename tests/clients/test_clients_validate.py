@@ -216,6 +216,7 @@ def test_the_command_names_the_first_failing_stage_and_how_to_see_it_again(close
     stages = {model["model"]: model["first_failing_stage"] for model in document["models"]}
     assert stages == {
         "affine": None,
+        "queued": None,
         "altered": "http",
         "swapped": "http",
         "reverser": "http",
