@@ -66,7 +66,7 @@ def _load(names: Iterable[str], protocol: str) -> None:
             try:
                 importlib.import_module(name, __package__)
             except ImportError as error:
-                fix = "pip install 'tritonclient[http,grpc]' hpack"
+                fix = "pip install 'tritonclient[all]' hpack"
                 raise InvalidRequest(
                     Fault(f"a package of protocol='{protocol}' is missing", name, str(error), fix)
                 ) from None

@@ -41,11 +41,11 @@ class Finder:
 def watched(pause_s: float = 0.0) -> Iterator[list[str]]:
     """Yield the names of modules that are looked for meanwhile."""
     finder = Finder(pause_s)
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     try:
         yield finder.names
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
 
 
 WRONG: tuple[dict[str, Any], ...] = (
@@ -70,9 +70,9 @@ def sync(options: dict[str, Any]) -> list[str]:
         text.infer_batch(said=[["größe"], ["a\0"]])
         steps.sequence(1, start=True, end=True).infer_sample(x=X[0])
         steps.sequence("one", start=True, end=True).infer_sample(x=X[0])
-        for call in [lambda given=given: affine.infer_batch(given) for given in WRONG]:
+        for given in WRONG:
             with contextlib.suppress(ClientError):
-                call()
+                affine.infer_batch(given)
         with contextlib.suppress(ClientError):
             nowhere.infer_batch(x=X)
         for each in (affine, text, steps, nowhere):

@@ -25,6 +25,8 @@ from tests.clients._odd import ARRAY, HUGE, UNSAID, Closed
 from tests.clients.conftest import WAY_NAMES, WAYS
 
 Connect = Callable[..., TritonModel]
+NUMBER: Any = 5
+RAW: Any = b"x"
 BASE = np.arange(48, dtype=np.float32).reshape(12, 4)
 NUMBERS = ["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
 WORDS = ["größe", "日本", "🙂", "", "a b", "x\0y"]
@@ -261,7 +263,7 @@ OPTIONS: dict[str, list[Any]] = {
     "headers": [5, "a: b", {"a b": "c"}, {"a": "ü"}, {"a": 1}, {1: "a"}, {"": "a"}, {"a": "b\nc"}, {"a": "\ud800"}, [("a", "b")],
                 {HUGE: "a"}, {UNSAID: "a"}, ARRAY, UNSAID,
                 Closed(a="b")],
-    "tls": [True, "cert.pem", {"root_certificate": "x"}, ARRAY, UNSAID, Tls(ARRAY), Tls(certificate=UNSAID), Tls(key=5), Tls(b"x"), Tls("a\0b")],
+    "tls": [True, "cert.pem", {"root_certificate": "x"}, ARRAY, UNSAID, Tls(ARRAY), Tls(certificate=UNSAID), Tls(key=NUMBER), Tls(RAW), Tls("a\0b")],
     "protocol": ["soap", None, 5, ["http"], b"http", ARRAY, HUGE, UNSAID],
     "shared_memory": ["gpu", 5, ["system"], True, ARRAY, HUGE, UNSAID],
     "allow_nan": ["no", None, 2, ARRAY, HUGE, UNSAID],
@@ -320,13 +322,15 @@ ENDS = ["a\0", "\0", "ü\0\0", "b"]
 
 def test_text_in_lists_is_kept_to_its_last_character(connect: Connect) -> None:
     """Numpy's own text drops NUL characters at the end; lists and arrays of objects need not."""
-    model, raw = connect("text"), [word.encode() for word in ENDS]
+    model: TritonModel = connect("text")
+    raw = [word.encode() for word in ENDS]
     given: tuple[Any, ...] = ([[word] for word in ENDS], [(word,) for word in raw], [["a\0"], *([word] for word in raw[1:])],
                               np.array(ENDS, object)[:, None], list(np.array(ENDS, object)[:, None]))  # fmt: skip
     for words in given:
         for answers in (model.infer_batch(said=words), model.prepare(said=words).infer()):
             assert answers["heard"].ravel().tolist() == raw
-    for word in [*ENDS, *raw]:
+    each: list[Any] = [*ENDS, *raw]
+    for word in each:
         assert model.infer_sample(said=[word])["heard"].tolist() == [word if isinstance(word, bytes) else word.encode()]
     numbers = {"k": np.float32(1), "v": np.ones(3, np.float32)}
     assert connect("per_sample").infer_sample({**numbers, "w": "a\0"})["again"].item() == b"a\0"

@@ -123,7 +123,7 @@ def make(_: Place, words: list[str]) -> None:
 
 
 def installed(_: Place, words: list[str]) -> None:
-    done = python("-m", "pip", "install", "--dry-run", "--no-index", *words[2:])
+    done = python("-m", "pip", "install", "--dry-run", "--no-index", *shlex.split(" ".join(words[2:])))
     assert done.returncode == 0, done.stderr
 
 
