@@ -152,7 +152,7 @@ def wait(pid: int, deadline: float) -> int:
 
 def main(given: dict[str, Any]) -> None:
     """Read the job, do it, print what was counted."""
-    version = published.newest(Path(given["repository"]), given["model"])
+    version = published.served(Path(given["repository"]), given["model"])
     assert version is not None
     tls = Tls(**given["tls"]) if given.get("tls") else None
     with TritonModel(given["model"], tls=tls, **given["options"]) as model:

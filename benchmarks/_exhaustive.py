@@ -78,7 +78,7 @@ def runner(args: argparse.Namespace, name: str) -> Iterator[Runner]:
 
 def slo_of(args: argparse.Namespace, name: str) -> _tune_slo.Slo:
     """Return the SLO that config.yaml gives the model."""
-    newest = published.newest(args.repository, name)
+    newest = published.served(args.repository, name)
     return _tune_slo.of_model(args.repository / name, newest.build if newest else {})
 
 
@@ -111,7 +111,7 @@ def search(args: argparse.Namespace, name: str, runner: Runner, slo: _tune_slo.S
 
 def about(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Return what must be the same for a stored measurement to be taken."""
-    newest, machine = published.newest(args.repository, name), stamp()
+    newest, machine = published.served(args.repository, name), stamp()
     identity = newest.build.get("identity", "") if newest else ""
     return {"identity": identity, "cpu": machine["cpu"], "cores": machine["cores"], "slo": slo_of(args, name).text,
             "load": load_words(args)}  # fmt: skip

@@ -186,7 +186,7 @@ def _unknown(args: argparse.Namespace, error: ModelUnavailable) -> ModelUnavaila
 def _labels(args: argparse.Namespace, output: str) -> list[str]:
     folder = _repository(args)
     try:
-        version = published.newest(folder, args.model) if folder else None
+        version = published.served(folder, args.model) if folder else None
     except InvalidRequest:  # a damaged build.json
         return []
     return version.labels(output) if version else []

@@ -137,10 +137,10 @@ def select(folder: Path, names: list[str]) -> list[str]:
     return names or known
 
 
-def newest(folder: Path, model: str) -> PublishedVersion | None:
-    """Return the newest version in the repository, None where there is none."""
-    numbers = [path.parent.name for path in (folder / model).glob("*/build.json") if path.parent.name.isdecimal()]
-    return version(folder, model, max(numbers, key=int)) if numbers else None
+def served(folder: Path, model: str) -> PublishedVersion | None:
+    """Return the newest version that config.pbtxt serves, which answers also after a rollback; None where there is none."""
+    numbers = [number for number in integrity.served(folder / model) if (folder / model / str(number) / BUILD).exists()]
+    return version(folder, model, str(max(numbers))) if numbers else None
 
 
 def version(folder: Path, model: str, number: str) -> PublishedVersion:

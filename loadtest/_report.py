@@ -140,13 +140,14 @@ def render(report: dict[str, Any]) -> str:
 
 def _model(settings: Settings, measured: Measured, model: str, protocol: str, track: Track) -> dict[str, Any]:
     build = _build(settings.repository / model, measured.counted.versions.get(model, ""))
+    answered_by = measured.counted.models.get(model, {}).get("versions", [])  # both, where one took over from another
     slo = slo_of(settings.repository / model, build)
     answered = track.latencies.get_total_count()
     within = up_to(track.latencies, slo["p99_ms"] * 1000) if slo else answered
     row = {
         "model": model,
         "protocol": protocol,
-        "version": str(build.get("version", "")),
+        "version": ", ".join(answered_by) or str(build.get("version", "")),
         "batch": settings.batch,
         "samples_per_request": round(track.samples / track.in_window, 4) if track.in_window else None,
         "target": build.get("target", ""),
@@ -187,12 +188,12 @@ def latencies(histogram: Any) -> dict[str, float]:
 
 
 def _build(folder: Path, served: str) -> dict[str, Any]:
-    """Return build.json of the version that is served, or of the newest one where that is not known."""
+    """Return build.json of the version that is served, or of the one that config.pbtxt serves where that is not known."""
     found = read_json(folder / served / "build.json") if served else None
     if isinstance(found, dict):
         return found
-    newest = published.newest(folder.parent, folder.name)
-    return newest.build if newest else {}
+    version = published.served(folder.parent, folder.name)
+    return version.build if version else {}
 
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:

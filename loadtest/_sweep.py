@@ -55,8 +55,8 @@ class Found:
 def main(args: argparse.Namespace) -> int:
     """Run the sweep; returns the exit code."""
     published.select(args.repository, [args.model])
-    newest = published.newest(args.repository, args.model)
-    build = newest.build if newest else {}
+    version = published.served(args.repository, args.model)
+    build = version.build if version else {}
     load = Load(args.users, args.protocol, args.batch, args.duration_s, args.warmup_s, args.processes)
     _settings(args, published_setting(args.repository, args.model), build)
     found, problem = Found(), None

@@ -153,8 +153,8 @@ class Outcome:
 def main(args: argparse.Namespace) -> int:
     """Run the tune; returns the exit code."""
     published.select(args.repository, [args.model])
-    newest = published.newest(args.repository, args.model)
-    build = newest.build if newest else {}
+    version = published.served(args.repository, args.model)
+    build = version.build if version else {}
     slo = _tune_slo.parse(args.slo) if args.slo else _tune_slo.of_model(args.repository / args.model, build)
     _check(args, published_setting(args.repository, args.model), build)
     if args.write:

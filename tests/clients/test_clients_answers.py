@@ -191,7 +191,7 @@ def test_the_async_twin_answers_many_at_once(server: ServerInfo, repository: Pat
     url = server.grpc_url if protocol == "grpc" else server.http_url
 
     async def ask(name: str) -> None:
-        version = published.newest(repository, name)
+        version = published.served(repository, name)
         assert version is not None
         async with AsyncTritonModel(name, url, protocol=protocol, shared_memory=memory) as model:
             groups = list(version.golden().samples())

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients import ModelInfo
+from clients import ModelInfo, published
 from clients.errors import ConnectionFailed
 from clients.shm import carries
 from clients.validate import Addresses, Row, validate
@@ -158,6 +158,18 @@ def test_only_what_goes_through_shared_memory_makes_it_worth_a_check() -> None:
         ((text,), numbers, True), ((text,), {**words, **numbers}, True),
     ):  # fmt: skip
         assert carries(ModelInfo("m", "", (), outputs, 4, 0, {}), inputs) is expected
+
+
+def test_the_version_that_answers_is_the_one_that_config_names(tmp_path: Path) -> None:
+    folder = _golden.affine(tmp_path, "affine").parent
+    shutil.copytree(folder / "1", folder / "2")
+    config = folder / "config.pbtxt"
+    for policy, number in (("", "2"), ("version_policy { specific { versions: [1] } }\n", "1")):
+        config.write_text(config.read_text() + policy)
+        version = published.served(tmp_path, "affine")
+        assert version is not None
+        assert version.version == number
+    assert published.served(tmp_path, "nothing") is None
 
 
 def test_requests_in_flight_are_really_merged(server: ServerInfo, repository: Path) -> None:

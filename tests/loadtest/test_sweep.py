@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,13 @@ from tests.loadtest._under_way import SCHEMA, interrupted
 
 
 def sweep(*flags: str, server_file: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return loadtest("sweep", *flags, server_file=server_file)
+
+
+def loadtest(*words: str, server_file: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **({"PLANWRIGHT_SERVER_FILE": str(server_file)} if server_file else {})}
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest", "sweep", *flags],
+        [sys.executable, "-m", "loadtest", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -36,11 +41,33 @@ def sweep(*flags: str, server_file: Path | None = None) -> subprocess.CompletedP
     return done
 
 
+def rolled_back(built: Project, folder: Path) -> Path:
+    """Return a copy of the repository with a newer version of digits that is not served, as a rollback leaves it."""
+    repository = folder / "model_repository"
+    shutil.copytree(built.repository, repository)
+    newer = shutil.copytree(repository / "digits/1", repository / "digits/2")
+    build = json.loads((newer / "build.json").read_text())
+    (newer / "build.json").write_text(json.dumps({**build, "version": 2, "weights": "random", "precision": "int8"}))
+    return repository
+
+
 def places(built: Project, folder: Path) -> list[str]:
     return ["--repository", str(built.repository), "--runs", str(folder / "runs")]
 
 
 SHORT = ("--duration-s", "1", "--warmup-s", "1", "--repeats", "2", "--users", "4")
+
+
+@pytest.mark.parametrize("command", ["sweep", "tune"])
+def test_a_rollback_is_measured_as_what_it_serves(command: str, built: Project, tmp_path: Path) -> None:
+    flags = {
+        "sweep": ["--instances", "1", *SHORT],
+        "tune": ["--slo", "p99<10s", "--points", "3", "--minutes", "1", "--duration-s", "1", "--warmup-s", "0.5"],
+    }
+    where = ["--repository", str(rolled_back(built, tmp_path)), "--runs", str(tmp_path / "runs"), "--json"]
+    done = loadtest(command, "digits", *flags[command], *where)
+    report = json.loads(done.stdout)
+    assert (report["version"], report["weights"], report["precision"]) == ("1", "real", "fp32")
 
 
 def test_a_sweep_measures_each_number_of_instances_and_leaves_the_repository_alone(
