@@ -1,7 +1,7 @@
 """Removes what a server leaves behind, also when the launcher was killed and could not.
 
 In      a prefix and a folder as arguments; the server's process id as the first line on standard input.
-Out     no shared memory region with that prefix, no such folder, and no empty `/tmp/python_env_*` of a server that is gone.
+Out     no process of a model with that prefix, no shared memory region with it, no such folder, and no empty `/tmp/python_env_*` of a server that is gone.
 
 It waits for the end of its input, which comes when the launcher closes it or dies. Run as a script of its own, in a
 session of its own, so that neither Ctrl-C nor the launcher's death reaches it; standard library only, to start quickly.
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 _GRACE_S = 10.0
+_MODELS_S = 2.0  # a model's process looks for its server twice a second
 _CLOCK_S = 2.0  # the kernel tells the time of its start in whole seconds
 
 
@@ -32,11 +33,33 @@ def main(prefix: str, folder: str) -> None:
     sys.stdin.read()
     if pid:
         _wait_gone(int(pid))
+    _end_models(prefix)
     for region in Path("/dev/shm").glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
     _remove_environments()
+
+
+def _end_models(prefix: str) -> None:
+    """Wait for the processes of the python backend, and kill those that wait for a lock that the dead server held."""
+    deadline = time.monotonic() + _MODELS_S
+    while (left := _models(prefix)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _models(prefix: str) -> list[int]:
+    """Return the processes that were started with a region of that prefix."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            program, *words = (process / "cmdline").read_bytes().split(b"\0")
+            if program.endswith(b"triton_python_backend_stub") and any(w.startswith(prefix.encode()) for w in words):
+                found.append(int(process.name))
+    return found
 
 
 def _remove_environments() -> None:

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
+from serving.processes import alive
 from serving.watchdog import stubs_of
 from tests import _models
 from tests._server import Launched
@@ -120,6 +121,16 @@ def test_a_killed_server_is_noticed_and_cleaned_up(start: Start, repository: Pat
     assert "tritonserver ended by itself (exit code -9)" in launched.stderr
     assert not regions(server_id)
     assert not folder.exists()
+
+
+def test_a_model_process_that_a_killed_server_left_hanging_is_ended(start: Start, repository: Path) -> None:
+    launched = start(repository).wait_ready()
+    server_id, stubs = launched.info.id, list(stubs_of(launched.document["server_pid"]))
+    os.kill(stubs[0], signal.SIGSTOP)  # as one that waits for a lock for ever: it cannot leave by itself
+    os.kill(launched.document["server_pid"], signal.SIGKILL)
+    assert launched.process.wait(SOON_S) == 1
+    assert not any(map(alive, stubs))
+    assert not regions(server_id)
 
 
 def test_a_killed_launcher_takes_its_server_and_its_shared_memory_with_it(start: Start, repository: Path) -> None:
