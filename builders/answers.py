@@ -14,7 +14,7 @@ import numpy as np
 
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.errors import Fault, StageError
-from planwright.golden import Arrays, Golden, Group
+from planwright.golden import Arrays, Golden, Group, first_sample
 from planwright.spec import ModelSpec
 
 Run = Callable[[Arrays], Arrays]
@@ -36,7 +36,7 @@ def check_group(
     run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
 ) -> list[OutputCheck]:
     """Answer one batch and compare every output."""
-    inputs = group.inputs if batched else {name: array[0, ...] for name, array in group.inputs.items()}
+    inputs = group.inputs if batched else first_sample(group.inputs)
     answers = run(inputs)
     if not batched:
         answers = {name: np.asarray(array)[None] for name, array in answers.items()}

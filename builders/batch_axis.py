@@ -253,16 +253,17 @@ def _row_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mappi
             check = compare(
                 name, np.asarray(alone[row % 2][name])[:1], np.asarray(found[name])[row : row + 1], tolerance
             )
-            if not check.passed and _constant(name, alone):
+            if check.passed:
+                continue
+            if _constant(name, alone):
                 why = "it is the same whatever the samples are: a constant of the graph"
                 return [probe.fault(f"axis 0 of output '{name}' is not the batch", why, f"{_ROW}; {_NONE}")]
-            if not check.passed:
-                return [_neighbours(probe, check, row, size)]
+            return [_neighbours(probe, check, row, size)]
     return []
 
 
 def _constant(name: str, alone: Sequence[Arrays]) -> bool:
-    """Say whether one output is the same for both samples, while another tells them apart or their rows are not alike."""
+    """Say whether an output is the same for both samples, with rows that differ from each other."""
     first, second = (np.asarray(answer[name]) for answer in alone)
     return np.array_equal(first, second) and not all(np.array_equal(row, first[0]) for row in first)
 

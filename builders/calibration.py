@@ -24,7 +24,7 @@ from planwright import console
 from planwright.console import many
 from planwright.errors import Fault, StageError
 from planwright.files import read_json, write_json
-from planwright.golden import Arrays, Golden, group_by_shape
+from planwright.golden import Arrays, Golden, first_sample, group_by_shape
 from planwright.spec import CALIBRATED
 
 ENOUGH = 500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
@@ -51,7 +51,7 @@ def ensure(job: Job) -> Path:
 
 
 def _sample(inputs: Arrays) -> Sample:
-    return native({name: array[0, ...] for name, array in inputs.items()})
+    return native(first_sample(inputs))
 
 
 def warnings(job: Job) -> list[str]:

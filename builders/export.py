@@ -179,7 +179,7 @@ def _spec_part(job: Job) -> dict[str, Any]:
 
 EXPORT = Stage(
     name="export",
-    revision=2,
+    revision=3,
     folder=lambda job: job.export_folder,
     spec_part=_spec_part,
     inputs=_inputs,

@@ -14,13 +14,13 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
-from builders.user_code import OWN, ROOT
+from builders.user_code import ROOT, of_others
 from planwright.files import HashCache
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -73,7 +73,7 @@ def by(code: Path, model: str, root: Path, *others: Path) -> dict[str, Path]:
     return {_label(path, root): path for path in paths if _counts(path, near, [each.resolve() for each in others])}
 
 
-def hashes(labels: Any, root: Path, cache: HashCache) -> dict[str, str]:
+def hashes(labels: Iterable[str], root: Path, cache: HashCache) -> dict[str, str]:
     """Return the hash of each file that is there; `labels` are paths from `root`."""
     return {label: cache.of(root / label) for label in labels if (root / label).is_file()}
 
@@ -97,13 +97,7 @@ def _source(path: str) -> Path:
 
 def _counts(path: Path, near: list[Path], others: list[Path]) -> bool:
     above = {*path.parents}
-    if (
-        not path.is_file()
-        or above & {*others, Path(sys.prefix), Path(sys.base_prefix)}
-        or "site-packages" in path.parts
-    ):
-        return False
-    if ROOT in above and path.relative_to(ROOT).parts[0] in OWN and ROOT / "builders" / "zoo" not in above:
+    if not path.is_file() or above & {*others, Path(sys.prefix)} or of_others(path):
         return False
     home = next((folder for folder in near if folder in above), None)
     if home is not None:

@@ -18,7 +18,7 @@ from builders.stage import Job
 from planwright import console
 from planwright.console import human_bytes
 from planwright.errors import Fault, StageError
-from planwright.golden import Arrays, Golden, group_by_shape
+from planwright.golden import Arrays, Golden, first_sample, group_by_shape
 
 LIMIT_BYTES = 128 << 20  # inputs and outputs together: 16 samples of a detector with 640 x 640 pixels
 
@@ -52,7 +52,7 @@ def _answer(source: Source, sample: Sample, probe: batch_axis.Probe) -> Arrays:
     if not source.batched:
         return {name: np.asarray(array) for name, array in answer.items()}
     batch_axis.require_one_row(probe, answer)
-    return {name: array[0, ...] for name, array in answer.items()}
+    return first_sample(answer)
 
 
 def _affordable(sample: Sample, answer: Arrays, count: int) -> int:

@@ -241,9 +241,11 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
 
 def _read(stage: Stage, job: Job, twin: Path | None) -> dict[str, str]:
     """Return the hashes of the files that the run was seen to read, beside its inputs."""
-    known = {path.resolve() for path in stage.inputs(job).values()}
-    seen = [label for label, path in stage.seen(job).items() if path.resolve() not in known]
-    return reads.hashes(seen if twin is None else record_of(twin)["read"], job.root, job.cache)
+    if twin is not None:
+        return reads.hashes(record_of(twin)["read"], job.root, job.cache)
+    seen = stage.seen(job)
+    known = {path.resolve() for path in stage.inputs(job).values()} if seen else set()
+    return reads.hashes([label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache)
 
 
 def note_reads(stage: Stage, job: Job) -> None:

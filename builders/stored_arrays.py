@@ -57,7 +57,10 @@ def _array(stream: IO[bytes]) -> Array:
 
 
 def _texts(stream: IO[bytes]) -> Array:
-    array = _Texts(stream).load()
+    try:
+        array = np.asarray(_Texts(stream).load(), dtype=object)
+    except Exception as error:  # a pickle that is cut short or was made by hand raises anything
+        raise pickle.UnpicklingError(str(error)) from None
     other = {type(item).__name__ for item in array.ravel() if not isinstance(item, str | bytes)}
     if other:
         raise ValueError(f"an array of objects holds a {', a '.join(sorted(other))}, not text")

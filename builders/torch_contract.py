@@ -94,20 +94,21 @@ def named(source: TorchSource, answers: Any) -> tuple[Any, ...]:
 def refused(source: TorchSource, inputs: Arrays, error: Exception) -> StageError:
     """Return the StageError for a module that raised on a sample; its stack trace is added to error.log."""
     shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
-    what = f"the model, given {shapes},"
+    fix, where = _advice(source, inputs, error)
+    return source.blame.error(f"the model, given {shapes},", error, stage="torch", fix=fix, where=where)
+
+
+def _advice(source: TorchSource, inputs: Arrays, error: Exception) -> tuple[str, str]:
+    """Return what to do and where, both empty where the line that raised says it all."""
     if any(str(p.dtype) == "torch.bfloat16" for p in source.model.parameters()):
         fix = "numpy has no bfloat16, so no input is: end build_model() with .float()"
-        return source.blame.error(what, error, stage="torch", fix=fix, where=place_of(type(source), "build_model"))
-    other = other_types(source, inputs)
-    samples = place_of(type(source), "samples")
-    if other:
-        return source.blame.error(what, error, stage="torch", fix=other[0], where=samples)
-    if source.blame.place(error) == shown(
+        return fix, place_of(type(source), "build_model")
+    fixes = other_types(source, inputs)
+    if not fixes and source.blame.place(error) == shown(
         source.blame.file
-    ):  # no line of the user's: a module of a library got what it does not take
-        fix = "let samples() give the types and shapes that the model takes, or correct build_model()"
-        return source.blame.error(what, error, stage="torch", fix=fix, where=samples)
-    return source.blame.error(what, error, stage="torch")
+    ):  # raised by a library's module, not by a user's line
+        fixes = ["let samples() give the types and shapes that the model takes, or correct build_model()"]
+    return (fixes[0], place_of(type(source), "samples")) if fixes else ("", "")
 
 
 def other_types(source: TorchSource, inputs: Sample) -> list[str]:

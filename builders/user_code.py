@@ -24,7 +24,7 @@ from planwright.errors import Fault, PlanwrightError, StageError
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk, whatever the library calls it
-OWN = ("builders", "planwright", "clients", "serving", "loadtest")  # ours, except builders/zoo
+_OWN = ("builders", "planwright", "clients", "serving", "loadtest")  # ours, except builders/zoo
 _LONGEST = 300  # characters of one reason; error.log has the rest
 
 
@@ -94,20 +94,22 @@ class Blame:
 
     def is_users(self, path: Path) -> bool:
         """Say whether a file of Python code is the user's: not a library's, not ours."""
-        if path == self.file:
-            return True
-        if "site-packages" in path.parts or Path(sys.base_prefix) in path.parents:
-            return False
-        if ROOT in path.parents:
-            inside = path.relative_to(ROOT).parts
-            return inside[0] not in OWN or inside[:2] == ("builders", "zoo")
-        return bool({self.root.resolve(), self.file.parent} & {*path.parents})
+        near = {ROOT, self.root.resolve(), self.file.parent}
+        return path == self.file or (not of_others(path) and bool(near & {*path.parents}))
 
     def _disk_is_full(self, error: BaseException) -> bool:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         place = next((folder for folder in self.log.parents if folder.exists()), None) if self.log else None
         return place is not None and shutil.disk_usage(place).free < FULL_BYTES
+
+
+def of_others(path: Path) -> bool:
+    """Say whether a file is a library's or ours."""
+    if "site-packages" in path.parts or Path(sys.base_prefix) in path.parents:
+        return True
+    inside = path.relative_to(ROOT).parts if ROOT in path.parents else ("",)
+    return inside[0] in _OWN and inside[:2] != ("builders", "zoo")
 
 
 def shown(path: Path) -> str:

@@ -22,7 +22,7 @@ from planwright import console
 from planwright.compare import Tolerance
 from planwright.errors import Fault, StageError, did_you_mean
 from planwright.files import write_json
-from planwright.golden import Arrays, Golden, Group
+from planwright.golden import Arrays, Golden, Group, first_sample
 
 TEST_BATCH = 32
 
@@ -110,7 +110,7 @@ def _answered(engine: Engine, group: Group, size: int) -> Iterator[Arrays]:
     for start in range(0, len(group), size or 1):
         batch = group.take([i % len(group) for i in range(start, start + (size or 1))])
         real = min(size or 1, len(group) - start)
-        inputs = batch.inputs if size else {name: array[0, ...] for name, array in batch.inputs.items()}
+        inputs = batch.inputs if size else first_sample(batch.inputs)
         found = engine.run(inputs)
         yield {name: array[:real] if size else np.asarray(array)[None] for name, array in found.items()}
 

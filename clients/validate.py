@@ -20,7 +20,7 @@ from typing import Any
 
 from planwright import console
 from planwright.compare import OutputCheck, Tolerance, compare, merge
-from planwright.golden import Golden, Group
+from planwright.golden import Golden, Group, first_sample
 
 from . import published
 from .core import Arrays, ModelInfo
@@ -253,7 +253,7 @@ def batch_sizes(info: ModelInfo, chosen: Sequence[str] = ()) -> list[int]:
 
 def sample_inputs(info: ModelInfo, group: Group) -> Arrays:
     """Return golden inputs as `infer_batch` and `prepare` take them; without a batch axis, the first sample's tensors."""
-    return group.inputs if info.batches else {name: array[0, ...] for name, array in group.inputs.items()}
+    return group.inputs if info.batches else first_sample(group.inputs)
 
 
 def _ask(model: TritonModel, group: Group, version: PublishedVersion) -> list[OutputCheck]:

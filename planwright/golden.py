@@ -79,7 +79,7 @@ class Golden:
     def feeds(self, size: int) -> Iterator[Arrays]:
         """Yield what a model takes: batches of `size`, or every sample as it is where there is no batch axis."""
         for group in self.batches(size if self.batched else 1):
-            yield group.inputs if self.batched else {name: array[0, ...] for name, array in group.inputs.items()}
+            yield group.inputs if self.batched else first_sample(group.inputs)
 
     def samples(self) -> Iterator[Group]:
         """Yield the samples one by one, each as a group of one."""
@@ -121,6 +121,11 @@ class Golden:
                 inputs, outputs = groups.setdefault(int(index), ({}, {}))
                 (inputs if kind.startswith("input") else outputs)[name] = _loaded(stored, key)
         return cls(tuple(Group(*groups[i]) for i in sorted(groups)), meta)
+
+
+def first_sample(arrays: Arrays) -> Arrays:
+    """Return the first sample without a batch axis; a text stays an array, which a plain index would not leave it."""
+    return {name: array[0, ...] for name, array in arrays.items()}
 
 
 def group_by_shape(inputs: Sequence[Arrays], outputs: Sequence[Arrays]) -> tuple[Group, ...]:
