@@ -7,6 +7,7 @@ Out     a table or JSON; exit code 0 all well, 1 something disagrees, 2 bad usag
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Fault, MachineError
 from planwright.files import HashCache
 from planwright.server_info import ServerInfo
+from planwright.spec import config_flags
 from planwright.spec_load import load_spec
 
 
@@ -60,9 +62,7 @@ def _lint(args: argparse.Namespace) -> int:
     spec = load_spec(args.config, target)
     folder = args.repository or spec.root / "model_repository"
     if not folder.is_dir():
-        command = "python builders/build_all.py" + (
-            "" if args.config == Path("config.yaml") else f" --config {args.config}"
-        )
+        command = shlex.join(["python", "builders/build_all.py", *config_flags(args.config)])
         raise MachineError(Fault("there is no model repository", str(folder), fix=command))
     cache = HashCache(spec.root / "build" / "hashes.json")
     jobs = [Job(m, spec.root, spec.root / "build", folder, get_target(target), spec.server, cache) for m in spec.models]

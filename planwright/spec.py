@@ -28,6 +28,13 @@ EMBEDDED_SERVER = "2.51.0"  # the tritonserver in nvidia-pytriton 0.7.0, equal t
 LONGEST_NAME = 128  # a file name has 255 bytes, and scratch files add to it
 _NAME = rf"^[A-Za-z0-9_][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}$"
 _LARGEST_BATCH = 2**31 - 1  # Triton's max_batch_size is an int32
+
+
+def config_flags(path: Path) -> list[str]:
+    """Return the flags by which a command reads the same config.yaml; none for the one that it reads anyway."""
+    return [] if path == Path("config.yaml") else ["--config", str(path)]
+
+
 _Positive = Annotated[int, Field(ge=1)]
 _Batch = Annotated[int, Field(ge=1, le=_LARGEST_BATCH)]
 
@@ -317,8 +324,7 @@ class ModelSpec(ModelEntry):
 
     def command(self, program: str, *flags: str) -> str:
         """Return a command about this model, as an error offers it: ``python -m builders search digits --config other.yaml``."""
-        config = [] if self._config == Path("config.yaml") else ["--config", str(self._config)]
-        return shlex.join(["python", *program.split(), self.name, *flags, *config])
+        return shlex.join(["python", *program.split(), self.name, *flags, *config_flags(self._config)])
 
     def build_command(self, *flags: str) -> str:
         """Return the command that builds this model."""

@@ -31,6 +31,7 @@ from planwright.spec import (
     ScenarioSpec,
     ServerSpec,
     Target,
+    config_flags,
 )
 
 _TOP = ("version", "server", "defaults", "models", "loadtest")
@@ -126,8 +127,7 @@ class _Loader:
 
     @property
     def _check(self) -> str:
-        config = [] if self.path == Path("config.yaml") else ["--config", str(self.path)]
-        return shlex.join(["python", "builders/build_all.py", "--plan", *config])
+        return shlex.join(["python", "builders/build_all.py", "--plan", *config_flags(self.path)])
 
     def server(self) -> ServerSpec:
         """Return the server that the repository is made for; the embedded one where nothing else is said."""
