@@ -30,7 +30,7 @@ grpc.experimental.gevent.init_gevent()
 SETTINGS = _settings.read({**os.environ, "PLANWRIGHT_CHECK": "0"})
 RUN = _run.Run(SETTINGS)
 RUN.listen(events)
-events.init.add_listener(_choice.choose)
+events.init.add_listener(lambda environment, **_: _choice.choose(environment, SETTINGS.weighted))
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 

@@ -9,36 +9,33 @@ each user has its own. Checking is done after the clock has stopped.
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import gevent
 
-from clients import ClientError, ConnectionFailed, PreparedRequest, RequestTimeout, TritonModel
+from clients import ClientError, ConnectionFailed, InvalidRequest, PreparedRequest, RequestTimeout, TritonModel
 from clients import published as repository
-from clients.discover import Protocol
-from clients.sync import SharedMemory
 from clients.validate import check_answers, sample_inputs
 from loadtest._checking import Checker
+from loadtest._choice import place_of
 from loadtest._recorder import Recorder
-from loadtest._settings import Settings
+from loadtest._settings import TRANSPORTS, Settings
 from loadtest._switched import Answers
+from planwright.errors import Fault, PlanwrightError, SpecError
 from planwright.golden import Golden, Group
 
 PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
 MOST_RIGHT = 64
 LOOK_AGAIN_S = 1.0  # how old the knowledge of the version that is served may be
 OWN_PAYLOADS = 4  # few requests per user, where it needs its own: in shared memory, or of a sequence model
-# what a report calls a transport -> protocol, and where tensors lie
-TRANSPORTS: dict[str, tuple[Protocol, SharedMemory | None]] = {
-    "http": ("http", None), "grpc": ("grpc", None), "shm": ("grpc", "system"), "cuda": ("grpc", "cuda"),
-}  # fmt: skip
-
 clock = time.perf_counter
 
 
@@ -47,6 +44,19 @@ class WrongAnswerError(Exception):
 
 
 UNKNOWN = Exception("another version answered, and what it should answer is not known")
+
+
+class Scenario(Protocol):
+    """What a connection asks of its user; `Infer` is one."""
+
+    transport: ClassVar[str]
+    environment: Any
+
+    def inputs(self, model: TritonModel) -> Iterable[Mapping[str, Any]] | None:
+        """Return the inputs to send; None for golden samples."""
+
+    def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+        """Return what is wrong with an answer."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +81,30 @@ class Payloads:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._built: dict[tuple[str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
+        self._built: dict[tuple[type, str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
         self._turn = threading.Lock()
         self._newest: dict[str, tuple[float, Answers | None]] = {}
 
     def of(
-        self, name: str, protocol: Protocol, model: TritonModel, *, own: bool
+        self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
     ) -> tuple[list[Payload], repository.PublishedVersion]:
         """Return the payloads of a model and the version that answers; `own` makes some for this connection alone."""
         if own:
-            return self._make(name, model, own=True)
+            return self._make(scenario, name, model, own=True)
+        key = type(scenario), name, scenario.transport
         with self._turn:  # users connect at once, and each would build them
-            if (name, protocol) not in self._built:
-                self._built[name, protocol] = self._make(name, model, own=False)
-        return self._built[name, protocol]
+            if key not in self._built:
+                self._built[key] = self._make(scenario, name, model, own=False)
+        return self._built[key]
 
-    def _make(self, name: str, model: TritonModel, *, own: bool) -> tuple[list[Payload], repository.PublishedVersion]:
+    def _make(
+        self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
+    ) -> tuple[list[Payload], repository.PublishedVersion]:
         version = self._version(name, model)
-        return self._prepared(model, version.golden(), own=own), version
+        given = _called(scenario, scenario.inputs, lambda: scenario.inputs(model))
+        if given is None:
+            return self._prepared(model, version.golden(), own=own), version
+        return _given(scenario, model, given, own=own), version
 
     def _prepared(self, model: TritonModel, golden: Golden, *, own: bool) -> list[Payload]:
         """Return requests of every size, each size as often as its weight says."""
@@ -124,27 +140,37 @@ class Payloads:
         return found
 
 
-class Session:
-    """One user: one connection, one model after its weight."""
+@dataclass(frozen=True)
+class Shared:
+    """What all connections of a process share; `give_up` ends the run for a reason that every user would meet again."""
 
-    def __init__(
-        self, settings: Settings, payloads: Payloads, recorder: Recorder, checker: Checker, transport: str, name: str
-    ) -> None:
-        self._recorder, self._checker, self._transport, self._name = recorder, checker, transport, name
-        self._payloads = payloads
-        protocol, memory = TRANSPORTS[transport]
+    settings: Settings
+    recorder: Recorder
+    checker: Checker
+    payloads: Payloads
+    give_up: Callable[[Any, PlanwrightError], None]
+
+
+class Session:
+    """One connection of one user, to one model."""
+
+    def __init__(self, shared: Shared, scenario: Scenario, name: str) -> None:
+        settings, self._transport, self._name = shared.settings, scenario.transport, name
+        self._recorder, self._checker = shared.recorder, shared.checker
+        self._shared, self._scenario = shared, scenario
+        protocol, memory = TRANSPORTS[scenario.transport]
         url = settings.grpc_url if protocol == "grpc" else settings.http_url
         self._model = TritonModel(
             name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s, allow_nan=True
         )  # golden samples may hold NaN where the model takes it for a missing value
         # a prepared request of a sequence model has an id, which no two requests in flight may share
         own = memory is not None or self._model.info.sequence
-        self._choices, self._version = payloads.of(name, protocol, self._model, own=own)
+        self._choices, self._version = shared.payloads.of(scenario, name, self._model, own=own)
         self._mine: dict[int, PreparedRequest] = {}
         self._random = random.Random()
-        self._asked = 0
+        self._sent = 0
 
-    def ask(self, fire: Callable[..., Any], due: float | None = None) -> None:
+    def send(self, fire: Callable[..., Any], due: float | None = None) -> None:
         """Send one request and tell locust and the recorder.
 
         Args:
@@ -167,9 +193,9 @@ class Session:
             raise
         done = clock()
         began = sent if due is None else due
-        self._asked += 1
+        self._sent += 1
         checked = answers is not None and self._checker.wants(
-            first=self._asked == 1, track=(self._name, self._transport)
+            first=self._sent == 1, track=(self._name, self._transport)
         )
         if checked:
             error = self._checker.run(lambda: self._wrong(payload, answers))
@@ -206,6 +232,8 @@ class Session:
 
     def _wrong(self, payload: Payload, answers: Any) -> Exception | None:
         """Compare with the golden answer; an answer that was right before is right again, byte for byte."""
+        if not payload.group.outputs:
+            return self._judged(payload, answers)
         seen = _bytes_of(answers)
         if seen is not None and seen in payload.right:
             return None
@@ -213,6 +241,17 @@ class Session:
         if error is None and seen is not None and len(payload.right) < MOST_RIGHT:
             payload.right.add(seen)
         return error
+
+    def _judged(self, payload: Payload, answers: Any) -> Exception | None:
+        """Let the scenario judge an answer to its own inputs."""
+        try:
+            wrong = _called(
+                self._scenario, self._scenario.check, lambda: self._scenario.check(payload.group.inputs, answers)
+            )
+        except PlanwrightError as error:
+            self._shared.give_up(self._scenario.environment, error)
+            return UNKNOWN
+        return WrongAnswerError(f"wrong answer: {wrong}") if wrong else None
 
     def _compared(self, payload: Payload, answers: Any) -> Exception | None:
         batched = self._model.info.batches
@@ -223,7 +262,7 @@ class Session:
     def _compared_with_newer(self, payload: Payload, shaped: Any, error: Exception) -> Exception | None:
         """Compare with the version that has taken over meanwhile; `error` stands where none has."""
         try:
-            newer = self._payloads.switched(self._name, self._model, self._version.version)
+            newer = self._shared.payloads.switched(self._name, self._model, self._version.version)
         except ClientError:
             return UNKNOWN
         expected = newer.to(payload.group.inputs) if newer else None
@@ -234,6 +273,47 @@ class Session:
     def close(self) -> None:
         """Close the connection; a gRPC channel left open would keep the process from ending."""
         self._model.close()
+
+
+def _called(scenario: Scenario, method: Callable[..., Any], call: Callable[[], Any]) -> Any:
+    """Return what a call to a method that a user wrote returns.
+
+    Raises:
+        SpecError: It failed: told with its class, file and line.
+    """
+    try:
+        return call()
+    except PlanwrightError:
+        raise
+    except Exception as error:
+        what = f"{type(scenario).__name__}.{method.__name__}() failed: {type(error).__name__}: {error}"
+        raise SpecError(Fault(what, _place(error, method), fix="see docs/write-a-scenario.md")) from error
+
+
+def _place(error: Exception, method: Callable[..., Any]) -> str:
+    """Return file:line of the last line in the method's own file that the error came through."""
+    own = inspect.getsourcefile(method)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    return f"{own}:{lines[-1].lineno}" if lines else place_of(method)
+
+
+def _given(scenario: Scenario, model: TritonModel, given: Any, *, own: bool) -> list[Payload]:
+    """Prepare the inputs that a scenario brings; their answers are its own to check."""
+    found = [dict(inputs) for inputs in _called(scenario, scenario.inputs, lambda: list(given))]
+    chosen = random.sample(found, min(OWN_PAYLOADS, len(found))) if own else found
+    title, place = f"{type(scenario).__name__}.inputs()", place_of(scenario.inputs)
+    if not found:
+        raise SpecError(Fault(f"{title} gives no requests for {model.info.name}", place))
+    try:
+        prepare = model.standalone().prepare
+        return [Payload(prepare(inputs), Group(inputs, {}), own, _rows_of(model, inputs)) for inputs in chosen]
+    except InvalidRequest as error:
+        faults = (Fault(f"{title}: {fault.what}", place, why=fault.why, fix=fault.fix) for fault in error.faults)
+        raise SpecError(*faults) from None
+
+
+def _rows_of(model: TritonModel, inputs: Mapping[str, Any]) -> int:
+    return len(next(iter(inputs.values()))) if model.info.batches else 1
 
 
 def _bytes_of(answers: Any) -> tuple[bytes, ...] | None:

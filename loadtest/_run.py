@@ -95,7 +95,7 @@ class Run:
         if _is_master(environment):
             watch = self._watch_workers
         else:
-            self.feed = self._make_feed()
+            self.feed = self._make_feed(_choice.covered(environment.user_classes, self.settings.weighted))
             watch = self._watch
         self._watching = [
             gevent.spawn(watch, environment.runner),
@@ -169,20 +169,27 @@ class Run:
 
     def _chosen(self, environment: Any) -> list[tuple[str, str]]:
         """Return every model and transport that the run was to cover."""
-        transports = dict.fromkeys(map(_choice.transport_of, environment.user_classes))
-        return [(model, transport) for model, _ in self.settings.models for transport in transports if transport]
+        names = [name for name, _ in self.settings.models]
+        users = [user for user in environment.user_classes if _choice.transport_of(user)]
+        pairs = ((name, _choice.transport_of(user)) for user in users for name in _choice.models_of(user, names))
+        return sorted(set(pairs), key=lambda pair: names.index(pair[0]))
 
     def give_up(self, environment: Any, error: PlanwrightError) -> None:
-        """End the test for a reason that every user would meet again."""
+        """End the test for a reason that every user would meet again.
+
+        The caller is a user, which waits for nothing here: a user that stops all users would wait for itself.
+        """
+        import gevent
+
         if self._given_up is None:
             self._given_up = error
             console.fail(error)
             environment.process_exit_code = error.exit_code
             if environment.runner is not None:
-                environment.runner.quit()
+                gevent.spawn(environment.runner.quit)
 
-    def _make_feed(self) -> Feed | None:
-        settings, names = self.settings, self.settings.weighted
+    def _make_feed(self, names: list[str]) -> Feed | None:
+        settings = self.settings
         if settings.arrivals == "closed":
             return None
         if settings.rate is None:

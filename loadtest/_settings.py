@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from clients import published
+from clients.discover import Protocol
+from clients.sync import SharedMemory
 from loadtest import _arrivals, _profile
 from loadtest._arrivals import Arrival
 from loadtest._profile import Profile
@@ -36,6 +38,10 @@ from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 MOST_SAMPLES = 1 << 20
+# what a report calls a transport -> protocol, and where tensors lie
+TRANSPORTS: dict[str, tuple[Protocol, SharedMemory | None]] = {
+    "http": ("http", None), "grpc": ("grpc", None), "shm": ("grpc", "system"), "cuda": ("grpc", "cuda"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
