@@ -22,13 +22,13 @@ from typing import Any
 
 from benchmarks._common import read_record, record, stamp
 from clients import published
-from loadtest import _tune_slo
-from loadtest._point import Setting
-from loadtest._point_load import Load, Measured, measure
-from loadtest._point_report import seconds_in_words
-from loadtest._point_server import Bench, bench
-from loadtest._point_usage import first_gpu
-from loadtest._tune_search import Candidate
+from measure.operating_point.measurement import Load, Measured, measure
+from measure.operating_point.rows import seconds_in_words
+from measure.operating_point.server import Bench, bench
+from measure.operating_point.setting import Setting
+from measure.operating_point.usage import first_gpu
+from measure.tune import slo as tune_slo
+from measure.tune.search import Candidate
 from planwright import console
 
 ENOUGH_REQUESTS, LONGEST = 100, 3.0  # as tune: a slow model is measured for longer
@@ -76,13 +76,13 @@ def runner(args: argparse.Namespace, name: str) -> Iterator[Runner]:
         yield Runner(args, served, Path(folder))
 
 
-def slo_of(args: argparse.Namespace, name: str) -> _tune_slo.Slo:
+def slo_of(args: argparse.Namespace, name: str) -> tune_slo.Slo:
     """Return the SLO that config.yaml gives the model."""
     newest = published.served(args.repository, name)
-    return _tune_slo.of_model(args.repository / name, newest.build if newest else {})
+    return tune_slo.of_model(args.repository / name, newest.build if newest else {})
 
 
-def search(args: argparse.Namespace, name: str, runner: Runner, slo: _tune_slo.Slo, default: Setting) -> dict[str, Any]:
+def search(args: argparse.Namespace, name: str, runner: Runner, slo: tune_slo.Slo, default: Setting) -> dict[str, Any]:
     """Return the stored search of this model on this machine, or search."""
     same, kept = {**about(args, name), "grid": _axes(args)}, stored(f"{args.prefix}tune_exhaustive_{name}")
     if not args.quick and not args.again and all(kept.get(key) == value for key, value in same.items()):
@@ -160,7 +160,7 @@ def _grid(args: argparse.Namespace, base: Setting, default: Setting) -> list[Can
     return list(dict.fromkeys([*(Candidate(default, users) for users in axes[2]), *found]))
 
 
-def _searched(candidate: Candidate, found: Sequence[Measured], slo: _tune_slo.Slo) -> dict[str, Any]:
+def _searched(candidate: Candidate, found: Sequence[Measured], slo: tune_slo.Slo) -> dict[str, Any]:
     latency_us = sum(m.latency_us.get(slo.percentile, 0.0) for m in found) / len(found)
     healthy = not any(m.failures for m in found) and all(m.requests for m in found)
     return {

@@ -1,6 +1,6 @@
 """Two locust users to compare ours with: one as tritonclient's examples would have it, and one that does nothing but call grpcio.
 
-In      the environment of loadtest/_settings.py; ``--tags grpc`` for the first, ``--tags bare`` for the second.
+In      the environment of measure/workload/settings.py; ``--tags grpc`` for the first, ``--tags bare`` for the second.
 Out     a report like that of our scenarios, so that all are counted the same way.
 
 The bare one sends the same ready bytes each time and does not read the answer: nothing over grpcio can be cheaper.
@@ -24,13 +24,14 @@ from tritonclient.grpc import service_pb2
 
 from clients import TritonModel
 from clients import published as repository
-from loadtest import _choice, _run, _settings
+from measure.load import run, user_selection
+from measure.workload import settings
 
 grpc.experimental.gevent.init_gevent()
-SETTINGS = _settings.read({**os.environ, "PLANWRIGHT_CHECK": "0"})
-RUN = _run.Run(SETTINGS)
+SETTINGS = settings.read({**os.environ, "PLANWRIGHT_CHECK": "0"})
+RUN = run.Run(SETTINGS)
 RUN.listen(events)
-events.init.add_listener(lambda environment, **_: _choice.choose(environment, SETTINGS.weighted))
+events.init.add_listener(lambda environment, **_: user_selection.choose(environment, SETTINGS.weighted))
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks._common import ratio_words, read_record
-from loadtest import _stats
+from measure import statistics
 
 
 def section() -> list[str]:
@@ -207,7 +207,7 @@ def graphs(record: dict[str, Any]) -> list[str]:
 
 def _swept(point: dict[str, Any], base: dict[str, Any]) -> str:
     values = [each["throughput_per_s"]["values"] for each in (base, point)]
-    rates, comparison = ", ".join(f"{rate:.0f}" for rate in values[1]), _stats.compare(*values)
+    rates, comparison = ", ".join(f"{rate:.0f}" for rate in values[1]), statistics.compare(*values)
     return (
         f"| {point['label']} | {rates} | {point['mean_batch']:.0f} | {point['gpu_w']:.0f} | {point['joules_per_inference']:.4f} "
         f"| {'-' if point is base else comparison} |"

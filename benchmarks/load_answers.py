@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from deploy.demo import LOAD  # noqa: E402
-from loadtest import _locust  # noqa: E402
+from measure.operating_point import locust_process  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.files import sha256, write_json  # noqa: E402
 from planwright.integrity import OWN_HASH, record_hash  # noqa: E402
@@ -72,10 +72,10 @@ def _runs(repository: Path, count: int) -> list[dict[str, Any]]:
 
 def _run(scratch: Path, repository: Path) -> dict[str, Any]:
     runs = Path(tempfile.mkdtemp(dir=scratch))
-    environment = _locust.environment("", runs, repository, scratch / "server.json")
-    command = [sys.executable, "-m", "locust", "-f", _locust.FILE, *LOAD]
+    environment = locust_process.environment("", runs, repository, scratch / "server.json")
+    command = [sys.executable, "-m", "locust", "-f", locust_process.FILE, *LOAD]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    report = _locust.report(runs, done.stdout + done.stderr)
+    report = locust_process.report(runs, done.stdout + done.stderr)
     sums = {key: sum(row[key] for row in report["models"]) for key in ("requests", "failures", "checked", "wrong")}
     return {**sums, "verdict": report["verdict"]["status"]}
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks._common import Inputs, serve, stamp  # noqa: E402
 from clients import published  # noqa: E402
-from loadtest import _locust  # noqa: E402
+from measure.operating_point import locust_process  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import Fault, MachineError  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
@@ -84,16 +84,21 @@ def _round(args: argparse.Namespace, server: ServerInfo, scratch: Path, *, pinne
 
 
 def _load(
-    args: argparse.Namespace, scratch: Path, prefix: list[str], model: str, protocol: str, file: str = _locust.FILE
+    args: argparse.Namespace,
+    scratch: Path,
+    prefix: list[str],
+    model: str,
+    protocol: str,
+    file: str = locust_process.FILE,
 ) -> dict[str, float]:
     """Return samples per second and requests per second of client CPU."""
     runs = Path(tempfile.mkdtemp(dir=scratch))
-    environment = _locust.environment(model, runs, args.repository, scratch / "server.json", warmup_s="2")
-    command = [*prefix, *_locust.command(USERS, protocol, "-t", f"{args.seconds + 2:.0f}s", file=file)]
+    environment = locust_process.environment(model, runs, args.repository, scratch / "server.json", warmup_s="2")
+    command = [*prefix, *locust_process.command(USERS, protocol, "-t", f"{args.seconds + 2:.0f}s", file=file)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=args.seconds + 120
     )
-    report = _locust.report(runs, done.stdout + done.stderr)
+    report = locust_process.report(runs, done.stdout + done.stderr)
     rows = report["models"]
     requests = sum(row["requests"] for row in rows)
     return {

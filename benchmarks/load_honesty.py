@@ -29,7 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks._common import Inputs, serve, stamp  # noqa: E402
-from loadtest import _arrivals, _locust, _profile, _referee  # noqa: E402
+from measure.crosscheck import command as crosscheck  # noqa: E402
+from measure.operating_point import locust_process  # noqa: E402
+from measure.workload import arrivals  # noqa: E402
+from measure.workload import profile as load_profile  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.own_server import free_ports  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
@@ -79,11 +82,11 @@ def _round(args: argparse.Namespace, server: ServerInfo) -> dict[str, Any]:
         with _proxy(server, stall_s=0.0) as url:
             crowd = round(args.rate * STALL_S)  # as many as wait when a stall ends
             capacity = _closed({**load, "duration_s": 15.0}, file, repository, url, users=crowd, warmup_s=7.0)
-            calm = _referee.ours({**load, "duration_s": 8.0}, file, repository, url)
+            calm = crosscheck.ours({**load, "duration_s": 8.0}, file, repository, url)
         with _proxy(server) as url:
-            ours = _referee.ours(load, file, repository, url)
+            ours = crosscheck.ours(load, file, repository, url)
         with _proxy(server) as url:
-            loadgen = _referee.loadgen(load, server, repository, url)
+            loadgen = crosscheck.loadgen(load, server, repository, url)
         with _proxy(server) as url:
             closed = _closed(load, file, repository, url, users=4)
     truth = simulate(args.rate, duration_s, capacity["answers_per_s"], calm["latency_us"]["p50"])
@@ -104,9 +107,9 @@ def _closed(
     load: dict[str, Any], file: Path, repository: Path, url: str, *, users: int, warmup_s: float = 0.0
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="planwright-bench-") as runs:
-        environment = _locust.environment(MODEL, Path(runs), repository, file, url=url, warmup_s=str(warmup_s))
+        environment = locust_process.environment(MODEL, Path(runs), repository, file, url=url, warmup_s=str(warmup_s))
         flags = ("-t", f"{load['duration_s']:.0f}s")
-        return _referee.drive({**load, "connections": users}, environment, Path(runs), *flags)
+        return crosscheck.drive({**load, "connections": users}, environment, Path(runs), *flags)
 
 
 @contextmanager
@@ -129,8 +132,8 @@ def simulate(rate: float, duration_s: float, capacity_per_s: float, base_us: flo
     Each request takes ``1 / capacity`` of the server after the one before it (Lindley, Proc. Cambridge Phil. Soc. 48, 1952), cannot begin
     in a stall, and takes besides what a request takes when nothing is in its way.
     """
-    profile = _profile.parse(f"{rate:g}:{duration_s:g}s", "rate")
-    schedule = _arrivals.poisson(profile, [MODEL], _arrivals.Share(), SEED)
+    profile = load_profile.parse(f"{rate:g}:{duration_s:g}s", "rate")
+    schedule = arrivals.poisson(profile, [MODEL], arrivals.Share(), SEED)
     service_s, free_s, latencies = 1 / capacity_per_s, 0.0, []
     for arrival in schedule:
         begins_s = _after_stall(max(arrival.due_s, free_s))

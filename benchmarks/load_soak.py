@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks._common import Inputs, serve, stamp  # noqa: E402
-from loadtest import _locust  # noqa: E402
-from loadtest._point_usage import memory_bytes, tree  # noqa: E402
+from measure.operating_point import locust_process  # noqa: E402
+from measure.operating_point.usage import memory_bytes, tree  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.polling import ended  # noqa: E402
 
@@ -47,14 +47,14 @@ def main(argv: Sequence[str]) -> int:
     with serve(args.repository) as server, tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder:
         server.write(Path(folder) / "server.json")
         readings = _watch(args, Path(folder))
-        report = _locust.report(Path(folder), (Path(folder) / "locust.txt").read_text(errors="replace"))
+        report = locust_process.report(Path(folder), (Path(folder) / "locust.txt").read_text(errors="replace"))
     value = {**stamp(), "duration_s": args.duration_s, "rate": args.rate, **_figures(readings, report)}
     _show(value)
     return inputs.conclude("load_soak", value, met=value["met"], check=args.check)
 
 
 def _watch(args: argparse.Namespace, scratch: Path) -> list[tuple[float, int]]:
-    environment = _locust.environment(
+    environment = locust_process.environment(
         MODEL,
         scratch,
         args.repository,
@@ -64,7 +64,7 @@ def _watch(args: argparse.Namespace, scratch: Path) -> list[tuple[float, int]]:
         rate=f"{args.rate:g}:{args.duration_s}s",
     )
     log = (scratch / "locust.txt").open("wb")
-    process = subprocess.Popen(_locust.command(32, "http"), cwd=ROOT, env=environment, stdout=log, stderr=log)
+    process = subprocess.Popen(locust_process.command(32, "http"), cwd=ROOT, env=environment, stdout=log, stderr=log)
     began_s, told_s, readings = time.monotonic(), 0.0, []
     while not ended(process):
         time.sleep(READ_EVERY_S)

@@ -27,12 +27,13 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import _exhaustive  # noqa: E402
 from benchmarks._common import Inputs, ratio_words, record, stamp  # noqa: E402
-from loadtest import _stats, _tune_slo  # noqa: E402
-from loadtest._locust import TRANSPORTS  # noqa: E402
-from loadtest._point_args import delays_us, numbers  # noqa: E402
-from loadtest._point_load import Measured  # noqa: E402
-from loadtest._point_report import seconds_in_words  # noqa: E402
-from loadtest._tune_search import Candidate  # noqa: E402
+from measure import statistics  # noqa: E402
+from measure.operating_point.flags import delays_us, numbers  # noqa: E402
+from measure.operating_point.locust_process import TRANSPORTS  # noqa: E402
+from measure.operating_point.measurement import Measured  # noqa: E402
+from measure.operating_point.rows import seconds_in_words  # noqa: E402
+from measure.tune import slo as tune_slo  # noqa: E402
+from measure.tune.search import Candidate  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import Fault, StageError  # noqa: E402
 
@@ -165,7 +166,7 @@ def _model(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def _row(
-    name: str, tuned: dict[str, Any], slo: _tune_slo.Slo, arms: dict[str, Candidate], measured: dict[Candidate, list[Measured]]
+    name: str, tuned: dict[str, Any], slo: tune_slo.Slo, arms: dict[str, Candidate], measured: dict[Candidate, list[Measured]]
 ) -> dict[str, Any]:  # fmt: skip
     rates = {role: [m.throughput_per_s for m in measured[arm]] for role, arm in arms.items()}
     over_best, over_default = _ratio(rates["best"], rates["pick"]), _ratio(rates["default"], rates["pick"])
@@ -176,13 +177,13 @@ def _row(
     return {
         "model": name, "slo": slo.text, "points": len(tuned["points"]), "took_s": tuned["took_s"], "over_best": over_best,
         "over_default": over_default, "best_over_default": there, "labels": {role: arm.label for role, arm in arms.items()},
-        "rates_per_s": rates, "pick_latency_us": _stats.interval(latencies), "tune_verdict": tuned["verdict"],
+        "rates_per_s": rates, "pick_latency_us": statistics.interval(latencies), "tune_verdict": tuned["verdict"],
         "targets": {"near": near, "much": much}, "met": near and much,
     }  # fmt: skip
 
 
 def _ratio(base: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    found = _stats.ratio(zip(base, other, strict=True))
+    found = statistics.ratio(zip(base, other, strict=True))
     return {"mean": 1 + found.mean, "low": 1 + found.low, "high": 1 + found.high}
 
 
@@ -219,7 +220,7 @@ def _aa(args: argparse.Namespace, name: str) -> bool:
         verdicts = []
         for number in range(args.comparisons):
             pair = [[m.throughput_per_s for m in found] for found in runner.rounds([same, same], 3)]
-            verdicts.append({"values": pair, "words": _stats.compare(*pair)})
+            verdicts.append({"values": pair, "words": statistics.compare(*pair)})
             console.say(f"{number + 1}/{args.comparisons}  {verdicts[-1]['words']}")
     words = [str(each["words"]) for each in verdicts]
     gains, losses = (sum(word.startswith(what) for word in words) for what in ("gain", "loss"))

@@ -1,1 +1,1 @@
-"""Load tests: locust scenarios, sweeps, reports. Helpers begin with ``_`` because locust imports every other file here."""
+"""What a user edits: the scenarios that ``locust -f loadtest/`` runs. The machinery is in measure/."""

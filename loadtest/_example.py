@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clients import TritonModel
-from loadtest._user import Infer, task
+from measure.load.user import Infer, task
 
 
 class EqualRows(Infer):

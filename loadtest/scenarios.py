@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loadtest._user import SETTINGS, Infer, ProfileOfUsers, tag, task
+from measure.load.user import SETTINGS, Infer, ProfileOfUsers, tag, task
 
 
 class InferHttp(Infer):

@@ -24,7 +24,7 @@ from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import running_server
 
-SCHEMA = json.loads((ROOT / "loadtest/report.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "measure/report/report.schema.json").read_text())
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from loadtest import _figures, _noise, _records
-from loadtest._records import Span
+from measure.compare import metrics, noise
+from measure.report import records
+from measure.report.records import Span
 from planwright.errors import SpecError
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
@@ -39,7 +40,7 @@ def words(comparison: dict[str, Any]) -> dict[str, str]:
 
 
 def told(base: dict[str, Any], new: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return _figures.compare([record(base, folder)], [record(new, folder)])
+    return metrics.compare([record(base, folder)], [record(new, folder)])
 
 
 def test_a_load_compared_with_itself_is_seldom_called_better_or_worse(tmp_path: Path) -> None:
@@ -72,20 +73,20 @@ def test_a_short_run_is_too_short_to_tell(tmp_path: Path) -> None:
 
 
 def test_several_runs_a_side_are_compared_by_their_own_scatter(tmp_path: Path) -> None:
-    def side(first: int, **changes: Any) -> list[_records.Record]:
+    def side(first: int, **changes: Any) -> list[records.Record]:
         return [record(report(seed, seconds=8, **changes), tmp_path) for seed in range(first, first + 5)]
 
-    slower = _figures.compare(side(0), side(10, **SLOWER))
+    slower = metrics.compare(side(0), side(10, **SLOWER))
     assert slower["noise"] == "between runs"
     assert words(slower)["throughput"] == words(slower)["p50"] == "worse"
-    same = [words(_figures.compare(side(100 * at), side(100 * at + 10))) for at in range(5)]
+    same = [words(metrics.compare(side(100 * at), side(100 * at + 10))) for at in range(5)]
     assert not any(found[name] in ("better", "worse") for found in same for name in SPEEDS)
 
 
 def test_one_run_is_compared_with_a_baseline_of_several() -> None:
-    assert _noise.change([100.0], [100.0], 0.99) is None
-    near = _noise.change([100.0, 101.0, 99.0, 100.5], [100.0], 0.99)
-    far = _noise.change([100.0, 101.0, 99.0, 100.5], [80.0], 0.99)
+    assert noise.change([100.0], [100.0], 0.99) is None
+    near = noise.change([100.0, 101.0, 99.0, 100.5], [100.0], 0.99)
+    far = noise.change([100.0, 101.0, 99.0, 100.5], [80.0], 0.99)
     assert near is not None
     assert far is not None
     assert near.low is not None
@@ -151,7 +152,7 @@ def p99_us(value: dict[str, Any]) -> float:
 @pytest.mark.parametrize("number", [60, 700])
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
 def test_the_enclosing_values_enclose_as_often_as_they_say(number: int, share: float) -> None:
-    low, high = _noise.enclosing(number, share)
+    low, high = noise.enclosing(number, share)
     mass = [math.comb(number, rank) * share**rank * (1 - share) ** (number - rank) for rank in range(number + 1)]
     covered = sum(mass[0 if low is None else low : number + 1 if high is None else high])
     assert covered >= 0.99
@@ -159,8 +160,8 @@ def test_the_enclosing_values_enclose_as_often_as_they_say(number: int, share: f
 
 
 def test_the_enclosing_values_of_a_long_run() -> None:
-    assert _noise.enclosing(100, 0.5) == (37, 64), "as printed in the tables"
-    low, high = _noise.enclosing(10_000_000, 0.99)
+    assert noise.enclosing(100, 0.5) == (37, 64), "as printed in the tables"
+    low, high = noise.enclosing(10_000_000, 0.99)
     assert low is not None
     assert high is not None
     assert 9_890_000 < low < 9_900_000 < high < 9_910_000
@@ -175,14 +176,14 @@ def test_the_interval_of_throughput_knows_that_seconds_are_alike() -> None:
             level = 0.6 * level + 0.8 * dice.gauss(0, 10)
             spans.append(Span(second, 1.0, round(200 + level), 1000.0, 2000.0))
         mean = sum(span.answers for span in spans) / len(spans)
-        found = _noise.throughput(row_of(spans, mean))
+        found = noise.throughput(row_of(spans, mean))
         return found is not None and found.low is not None and found.high is not None and found.low < 200 < found.high
 
     assert sum(covers() for _ in range(300)) >= 0.96 * 300
 
 
-def row_of(spans: list[Span], throughput_per_s: float) -> _records.Row:
-    return _records.Row("m", "grpc", {}, None, 1, 0, 1, 0, throughput_per_s, 1.0, {}, [], spans, [])
+def row_of(spans: list[Span], throughput_per_s: float) -> records.Row:
+    return records.Row("m", "grpc", {}, None, 1, 0, 1, 0, throughput_per_s, 1.0, {}, [], spans, [])
 
 
 def test_wider_rows_of_long_runs_are_read(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_wider_rows_of_long_runs_are_read(tmp_path: Path) -> None:
     ]
     wide = json.loads(json.dumps(value))
     wide["models"][0]["series"] = joined
-    found = [_noise.throughput(record(v, tmp_path).rows["digits", "grpc"]) for v in (value, wide)]
+    found = [noise.throughput(record(v, tmp_path).rows["digits", "grpc"]) for v in (value, wide)]
     assert found[0] is not None
     assert found[1] is not None
     assert found[1].low == pytest.approx(found[0].low, rel=0.1)

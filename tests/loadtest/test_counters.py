@@ -19,8 +19,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from loadtest import _honesty
-from loadtest._server import Series, Server, Snapshot, Tally
+from measure.record.server_statistics import Series, Server, Snapshot, Tally
+from measure.report import verdict as run_verdict
 from planwright.server_info import ServerInfo
 from tests._models import constant, model, value
 from tests._project import ROOT, Project
@@ -200,9 +200,9 @@ def test_a_busy_client_beside_a_server_that_tells_nothing_is_a_doubt() -> None:
     from tests.loadtest.test_records_of_load import report
 
     found = {**report(client__cpu_share=0.97), "server": {}, "server_note": "the server's counters cannot be read: why"}
-    verdict = _honesty.verdict(found, stopped_by="", lost_server=False, steady=True)
+    verdict = run_verdict.verdict(found, stopped_by="", lost_server=False, steady=True)
     assert verdict["status"] == "inconclusive"
     assert "how busy the server was is not known" in verdict["reasons"][0]
     calm = {**found, "client": {**found["client"], "cpu_share": 0.3}}
-    assert _honesty.verdict(calm, stopped_by="", lost_server=False, steady=True)["status"] == "pass"
-    assert "the server's counters are not known" in _honesty.passed(calm)
+    assert run_verdict.verdict(calm, stopped_by="", lost_server=False, steady=True)["status"] == "pass"
+    assert "the server's counters are not known" in run_verdict.passed(calm)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from loadtest import _export
+from measure.report import perf_analyzer_csv
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
 from tests.loadtest._made_runs import report, saved
@@ -57,7 +57,7 @@ def test_the_parts_add_up_to_the_mean_latency(tmp_path: Path) -> None:
     value = report(1, seconds=5)
     export(saved(value, tmp_path), "--csv", tmp_path / "a.csv", "--verbose-csv")
     (row,) = rows(tmp_path / "a.csv")
-    parts = [int(row[name]) for name in _export.COLUMNS[1:8]]
+    parts = [int(row[name]) for name in perf_analyzer_csv.COLUMNS[1:8]]
     assert sum(parts) == pytest.approx(value["models"][0]["latency_us"]["mean"], abs=len(parts))
     assert row["Concurrency"] == "8"
     assert row["Avg latency"] == row["response wait"]
@@ -150,8 +150,11 @@ def perf_analyzer(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[s
 @pytest.mark.parametrize(
     ("flags", "header"),
     [
-        (["--concurrency-range=1"], [_export.CLOSED, *_export.COLUMNS]),
-        (["--request-rate-range=20", "--verbose-csv"], [_export.OPEN, *_export.COLUMNS, *_export.VERBOSE]),
+        (["--concurrency-range=1"], [perf_analyzer_csv.CLOSED, *perf_analyzer_csv.COLUMNS]),
+        (
+            ["--request-rate-range=20", "--verbose-csv"],
+            [perf_analyzer_csv.OPEN, *perf_analyzer_csv.COLUMNS, *perf_analyzer_csv.VERBOSE],
+        ),
     ],
 )
 def test_the_columns_are_those_of_perf_analyzer(

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from loadtest._arrivals import Arrival
-from loadtest._feed import Feed, clock
+from measure.load.scheduler import Feed, clock
+from measure.workload.arrivals import Arrival
 
 
 def every(gap_s: float) -> Iterator[Arrival]:

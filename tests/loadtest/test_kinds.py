@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from clients import published
-from loadtest import _honesty, _report
-from loadtest._switched import Answers
-from loadtest._turns import Turns
+from measure.load.model_turns import Turns
+from measure.record.switched_version import Answers
+from measure.report import build
+from measure.report import verdict as run_verdict
 from tests._models import model, value
 from tests._project import ROOT, Project
 from tests.loadtest.conftest import Kinds, LoadRun, locust
@@ -173,7 +174,7 @@ def test_a_user_that_leaves_hands_its_models_on() -> None:
 
 
 def passed(*rows: dict[str, Any]) -> str:
-    return _honesty.passed({**made(), "models": [{**made()["models"][0], **row} for row in rows]})
+    return run_verdict.passed({**made(), "models": [{**made()["models"][0], **row} for row in rows]})
 
 
 def test_a_pass_speaks_of_the_slos_that_there_are() -> None:
@@ -202,10 +203,10 @@ def test_an_slo_keeps_its_digits_from_config_yaml_to_the_verdict(tmp_path: Path,
         f"version: 1\nmodels: {{m: {{source: zoo/onnx, file: m.onnx, slo: {{p99_ms: {given}}}}}}}\n"
     )
     assert project.build().code == 0
-    slo = _report.slo_of(project.repository / "m", {})
+    slo = build.slo_of(project.repository / "m", {})
     assert slo == {"p99_ms": limit_ms}
     row = {"slo": slo, "latency_us": {"p50": 1.0, "p99": np.nextafter(limit_ms, np.inf) * 1000}}
     missed = {**made(), "models": [{**made()["models"][0], **row}]}
-    verdict = _honesty.verdict(missed, stopped_by="", lost_server=False, steady=True)
+    verdict = run_verdict.verdict(missed, stopped_by="", lost_server=False, steady=True)
     assert verdict["status"] == "fail"
     assert f"the SLO is {limit_ms:.15g} ms" in verdict["reasons"][0]

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from loadtest import _figures, _stats, _sweep, _tune, _tune_report
-from loadtest._noise import Interval
-from loadtest._point import Setting
-from loadtest._point_load import Load, Measured
-from loadtest._point_usage import Usage
-from loadtest._tune import Outcome
-from loadtest._tune_search import NEW, Candidate, Reading, Search, Space, SpentError, Trial
-from loadtest._tune_slo import Slo
+from measure import statistics, sweep
+from measure.compare import metrics
+from measure.compare.noise import Interval
+from measure.operating_point.measurement import Load, Measured
+from measure.operating_point.setting import Setting
+from measure.operating_point.usage import Usage
+from measure.tune import command
+from measure.tune import report as tune_report
+from measure.tune.command import Outcome
+from measure.tune.search import NEW, Candidate, Reading, Search, Space, SpentError, Trial
+from measure.tune.slo import Slo
 
 QUIET, WILD = (100.0, 101.0, 99.0, 100.0), (40.0, 190.0, 60.0, 170.0)
 SLO = Slo("p99", 20_000.0)
@@ -38,7 +41,7 @@ DEFAULT, PUBLISHED, OTHER = Setting(1, 8, None), Setting(1, 8, 500), Setting(2, 
     ],
 )
 def test_the_rule(change: float, low: float | None, high: float | None, word: str) -> None:
-    assert _stats.judge(change, low, high) == word
+    assert statistics.judge(change, low, high) == word
 
 
 def test_compare_and_sweep_judge_alike() -> None:
@@ -47,9 +50,9 @@ def test_compare_and_sweep_judge_alike() -> None:
         low = dice.uniform(-0.5, 0.4)
         high = low + dice.uniform(0, 0.5)
         change = dice.uniform(low, high)
-        word = _stats.judge(change, low, high)
-        assert _figures.judge(change, Interval(low, high), more_is_better=True)[0] == more[word]
-        assert _figures.judge(change, Interval(low, high), more_is_better=False)[0] == less[word]
+        word = statistics.judge(change, low, high)
+        assert metrics.judge(change, Interval(low, high), more_is_better=True)[0] == more[word]
+        assert metrics.judge(change, Interval(low, high), more_is_better=False)[0] == less[word]
 
 
 def _pairs(more_is_better: bool) -> Any:
@@ -64,9 +67,9 @@ def swept(*rates: tuple[float, ...]) -> dict[str, Any]:
         base = rates[0]
         points.append({
             "label": f"p{number}", "refused": "", "failures": 0, "wrong": 0, "errors": [], "client_limited": 0,
-            "comparison": _stats.compare(base, values) if number else "", "word": _stats.verdict(base, values) if number else "",
+            "comparison": statistics.compare(base, values) if number else "", "word": statistics.verdict(base, values) if number else "",
         })  # fmt: skip
-    return _sweep._verdict(points, points[0], "")
+    return sweep._verdict(points, points[0], "")
 
 
 def test_a_sweep_that_could_hide_a_gain_does_not_say_that_there_is_none() -> None:
@@ -98,10 +101,10 @@ def tuned(**finals: tuple[tuple[float, float], ...]) -> tuple[dict[str, Any], Ou
         search, DEFAULT, PUBLISHED, pick=candidates["other"], load=Load(8, "grpc", 1, 3.0, 1.0), took_s=60.0
     )
     outcome.finals = {candidates[name]: [reading(*each) for each in found] for name, found in finals.items()}
-    outcome.pick = _tune._kept(search, outcome)
-    _tune._note_fates(search, outcome)
+    outcome.pick = command._kept(search, outcome)
+    command._note_fates(search, outcome)
     args = argparse.Namespace(points=12, minutes=5.0, repeats=3)
-    return _tune_report.make(args, SLO, outcome, {}), outcome
+    return tune_report.make(args, SLO, outcome, {}), outcome
 
 
 STEADY = ((100.0, 12.0), (101.0, 12.2), (99.0, 11.9))
@@ -158,7 +161,9 @@ def test_one_that_is_surely_faster_when_measured_again_is_the_pick() -> None:
 def spent(points: int, tried: int, best: bool, left_s: float, kind: str = NEW) -> str:
     """Why a tune of one minute may try no further point."""
     load = Load(8, "grpc", 1, 3.0, 1.0)
-    session = _tune.Session(argparse.Namespace(points=points, minutes=1.0, repeats=3), None, SLO, load, Path(), arms=3)  # type: ignore[arg-type]
+    server: Any = None
+    args = argparse.Namespace(points=points, minutes=1.0, repeats=3)
+    session = command.Session(args, server, SLO, load, Path(), arms=3)
     session.points, session.took_s, session.began_s = tried, [6.0], session.began_s - (60 - left_s)
     session.search = Search(Space((None,), (8,), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
     session.search.trials[Candidate(DEFAULT, 8)] = Trial(
@@ -190,7 +195,7 @@ def test_a_tune_that_tried_nothing_but_8_in_flight_says_so() -> None:
     search = Search(Space((None, 500), (1, 8), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
     for setting in (DEFAULT, PUBLISHED):
         search.trials[Candidate(setting, 8)] = Trial(Candidate(setting, 8), [reading(100.0, 90.0)])
-    said = _tune_report._missed([], search, SLO)
+    said = tune_report._missed([], search, SLO)
     assert said.startswith("none of the 2 points tried kept p99 < 20 ms: best p99 was 90.00 ms")
     assert said.endswith("all had 8 in flight")
     slow, noisy = reading(100.0, 80.0), reading(100.0, 80.0)
@@ -200,7 +205,7 @@ def test_a_tune_that_tried_nothing_but_8_in_flight_says_so() -> None:
         (slow, "the SLO cannot be met: best p99 was 80.00 ms"),
     ):
         search.trials[Candidate(DEFAULT, 1)] = Trial(Candidate(DEFAULT, 1), [found])
-        assert _tune_report._missed([], search, SLO).startswith(words)
+        assert tune_report._missed([], search, SLO).startswith(words)
 
 
 def test_an_slo_within_the_noise_is_not_surely_kept() -> None:

@@ -15,7 +15,7 @@ from tests._project import ROOT
 from tests.loadtest.conftest import LoadRun, environment, finished
 
 PAGE = ROOT / "docs" / "write-a-scenario.md"
-HEAD = "import numpy as np\nfrom loadtest._user import Infer, task\n"
+HEAD = "import numpy as np\nfrom measure.load.user import Infer, task\n"
 CHECK = "    def check(self, inputs, outputs):\n        return ''\n"
 TASK = "    @task\n    def infer(self):\n        self.send()\n"
 PICTURES = '        return [{"image": np.full((2, 8, 8), shade, np.uint8)} for shade in (0, 16)]\n'
@@ -24,7 +24,7 @@ PICTURES = '        return [{"image": np.full((2, 8, 8), shade, np.uint8)} for s
 def run(server: ServerInfo, scratch: Path, files: dict[str, str], *flags: str, **settings: str) -> LoadRun:
     """Run ``locust -f loadtest/`` with more files in a copy of that folder."""
     shutil.copytree(ROOT / "loadtest", scratch / "loadtest", ignore=shutil.ignore_patterns("__pycache__"))
-    for room in ("clients", "planwright"):
+    for room in ("clients", "measure", "planwright"):
         (scratch / room).symlink_to(ROOT / room)
     for name, text in files.items():
         (scratch / "loadtest" / name).write_text(text)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import _arrivals
-from loadtest._arrivals import Arrival, Share
-from loadtest._profile import Profile, parse
+from measure.workload import arrivals
+from measure.workload.arrivals import Arrival, Share
+from measure.workload.profile import Profile, parse
 from planwright.errors import SpecError
 
 SPIKE = "100:1m,800:5s,100:1m"
@@ -53,15 +53,15 @@ def test_the_moment_is_the_inverse_of_the_total(found: list[tuple[int, int, floa
 
 def test_constant_arrivals_are_shared_without_gaps_or_doubles() -> None:
     rate = parse("50:2s", "rate")
-    alone = list(_arrivals.constant(rate, ["a", "b"], Share()))
-    parts = [list(_arrivals.constant(rate, ["a", "b"], Share(number, 3))) for number in range(3)]
+    alone = list(arrivals.constant(rate, ["a", "b"], Share()))
+    parts = [list(arrivals.constant(rate, ["a", "b"], Share(number, 3))) for number in range(3)]
     assert sorted(itertools.chain(*parts)) == sorted(alone)
     assert [arrival.due_s for arrival in alone] == pytest.approx([number / 50 for number in range(100)])
     assert {arrival.model for arrival in alone} == {"a", "b"}
 
 
 def test_poisson_arrivals_have_the_rate_and_exponential_gaps() -> None:
-    found = [arrival.due_s for arrival in _arrivals.poisson(parse("200:100s", "rate"), ["a"], Share(), 1)]
+    found = [arrival.due_s for arrival in arrivals.poisson(parse("200:100s", "rate"), ["a"], Share(), 1)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(found)]
     mean = sum(gaps) / len(gaps)
     spread = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps))
@@ -71,27 +71,27 @@ def test_poisson_arrivals_have_the_rate_and_exponential_gaps() -> None:
 
 def test_shares_of_a_poisson_stream_add_up_and_differ() -> None:
     rate = parse("100:50s", "rate")
-    parts = [list(_arrivals.poisson(rate, ["a"], Share(number, 4), 1)) for number in range(4)]
+    parts = [list(arrivals.poisson(rate, ["a"], Share(number, 4), 1)) for number in range(4)]
     assert sum(map(len, parts)) == pytest.approx(5000, rel=0.06)
     assert len({part[0].due_s for part in parts}) == 4
 
 
 def test_a_rising_rate_brings_more_and_more() -> None:
-    found = [arrival.due_s for arrival in _arrivals.poisson(parse("0-200:20s", "rate"), ["a"], Share(), 3)]
+    found = [arrival.due_s for arrival in arrivals.poisson(parse("0-200:20s", "rate"), ["a"], Share(), 3)]
     assert sum(due_s < 10 for due_s in found) / len(found) == pytest.approx(0.25, abs=0.05)
 
 
 def test_the_same_seed_gives_the_same_arrivals() -> None:
     rate = parse("100:5s", "rate")
-    first, second, other = (list(_arrivals.poisson(rate, ["a"], Share(), seed)) for seed in (1, 1, 2))
+    first, second, other = (list(arrivals.poisson(rate, ["a"], Share(), seed)) for seed in (1, 1, 2))
     assert first == second != other
 
 
 def test_a_trace_is_read_and_shared(tmp_path: Path) -> None:
     (tmp_path / "trace.csv").write_text("# a comment\n0\n0.5,b\n\n0.75,a\n")
-    found = _arrivals.read_trace(tmp_path / "trace.csv", ["a", "b"])
+    found = arrivals.read_trace(tmp_path / "trace.csv", ["a", "b"])
     assert found == [Arrival(0.0, "a"), Arrival(0.5, "b"), Arrival(0.75, "a")]
-    assert [*_arrivals.trace(found, Share(0, 2)), *_arrivals.trace(found, Share(1, 2))] == [
+    assert [*arrivals.trace(found, Share(0, 2)), *arrivals.trace(found, Share(1, 2))] == [
         found[0],
         found[2],
         found[1],
@@ -113,7 +113,7 @@ def test_a_bad_trace_is_told_by_its_lines(tmp_path: Path, text: str | None, word
     if text is not None:
         path.write_text(text)
     with pytest.raises(SpecError) as caught:
-        _arrivals.read_trace(path, ["a", "b"])
+        arrivals.read_trace(path, ["a", "b"])
     assert words in " ".join(f"{fault.what} {fault.where} {fault.why}" for fault in caught.value.faults)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from loadtest import _honesty
-from loadtest._checking import LIMIT, Checker, Cost
-from loadtest._load_record import LoadRecord
-from loadtest._recorder import MOST_ERRORS, OTHER, Recorder, Track, up_to
-from loadtest._series import MOST_ROWS, Series
+from measure.record.answer_checks import LIMIT, Checker, Cost
+from measure.record.process_stats import LoadRecord
+from measure.record.recorder import MOST_ERRORS, OTHER, Recorder, Track, up_to
+from measure.record.timeline import MOST_ROWS, Series
+from measure.report import verdict as run_verdict
 from tests._server import ROOT
 
 
@@ -193,7 +193,7 @@ def report(**changes: Any) -> dict[str, Any]:
 
 
 def judged(**changes: Any) -> tuple[str, str]:
-    verdict = _honesty.verdict(report(**changes), stopped_by="", lost_server=False, steady=True)
+    verdict = run_verdict.verdict(report(**changes), stopped_by="", lost_server=False, steady=True)
     return verdict["status"], " | ".join(verdict["reasons"])
 
 
@@ -209,7 +209,7 @@ def test_a_healthy_run_passes() -> None:
         ({"row__unanswered": 2}, "fail", "2 requests were never answered"),
         ({"row__latency_us": {"p50": 1.0, "p99": 11_000.0}}, "fail", "p99 is 11.00 ms, the SLO is 10 ms"),
         ({"load__unsent": 40}, "fail", "were due and never sent"),
-        ({"client__cpu_share": 0.97}, "inconclusive", _honesty.LOUD),
+        ({"client__cpu_share": 0.97}, "inconclusive", run_verdict.LOUD),
         ({"load__late_us": {"p50": 3000.0}}, "inconclusive", "more than 3.0 ms late"),
         ({"server__requests": 10_400}, "inconclusive", "is another client sending requests?"),
         ({"server__requests": 9_900}, "inconclusive", "the server counted 9900"),
@@ -276,7 +276,7 @@ def test_windows_that_differ_are_not_stable() -> None:
     assert "the last 3 windows differ" in reasons
     assert "answers/s" in reasons
     assert "p50" not in reasons, "only what differs"
-    assert _honesty.stability(series[:8], 1) is None, "windows of less than three seconds say nothing"
+    assert run_verdict.stability(series[:8], 1) is None, "windows of less than three seconds say nothing"
 
 
 def test_answers_that_come_after_the_load_are_in_no_window() -> None:
@@ -284,7 +284,7 @@ def test_answers_that_come_after_the_load_are_in_no_window() -> None:
     for row in series[14:]:
         row["answers"] = 40  # a slow server works off what was under way
     assert judged(row__series=series)[0] == "inconclusive"
-    found = _honesty.verdict(
+    found = run_verdict.verdict(
         {**report(row__series=series), "window_s": 13}, stopped_by="", lost_server=False, steady=True
     )
     assert found == {"status": "pass", "reasons": []}
@@ -304,7 +304,7 @@ def test_a_load_that_changes_on_purpose_need_not_be_stable() -> None:
     series = report()["models"][0]["series"]
     for row in series[12:]:
         row["answers"] = 100
-    found = _honesty.verdict(report(row__series=series), stopped_by="", lost_server=False, steady=False)
+    found = run_verdict.verdict(report(row__series=series), stopped_by="", lost_server=False, steady=False)
     assert found["status"] == "pass"
 
 
@@ -324,7 +324,7 @@ def test_records_of_several_processes_add_up() -> None:
 
 def test_locusts_own_seconds_do_not_pile_up() -> None:
     script = (
-        "import locust.stats, loadtest._prune as prune\n"
+        "import locust.stats, measure.load.trim_locust_stats as prune\n"
         "stats = locust.stats.RequestStats()\n"
         "for second in range(1000):\n"
         "    for entry in (stats.total, stats.get('digits', 'http')):\n"

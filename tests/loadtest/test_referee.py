@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest._loadgen import read_summary
+from measure.crosscheck.loadgen import read_summary
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
 

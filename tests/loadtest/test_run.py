@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from benchmarks.load_answers import swap_rows
-from loadtest import _report
+from measure.report import build
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch, running_server
@@ -33,7 +33,7 @@ def test_a_healthy_server_passes_and_the_process_ends_by_itself(run: LoadRun) ->
 
 
 def test_the_report_fits_its_schema(run: LoadRun) -> None:
-    jsonschema.validate(run.report, json.loads((ROOT / "loadtest/report.schema.json").read_text()))
+    jsonschema.validate(run.report, json.loads((ROOT / "measure/report/report.schema.json").read_text()))
 
 
 def test_the_clients_count_is_the_servers_count(run: LoadRun) -> None:
@@ -178,7 +178,7 @@ def test_a_report_is_made_again_from_its_record(run: LoadRun) -> None:
     assert run.folder is not None
     before = (run.folder / "report.html").read_text()
     (run.folder / "report.html").unlink()
-    assert _report.remake(run.folder).read_text() == before
+    assert build.remake(run.folder).read_text() == before
 
 
 def test_a_run_without_a_page_gets_one_later(served: ServerInfo, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_run_without_a_page_gets_one_later(served: ServerInfo, tmp_path: Path)
     assert done.folder is not None
     assert f"report: {done.folder / 'report.json'}" in done.text
     assert not (done.folder / "report.html").exists()
-    assert done.report["id"] in _report.remake(done.folder).read_text()
+    assert done.report["id"] in build.remake(done.folder).read_text()
 
 
 def test_a_missing_record_is_told(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from loadtest import _point, _stats
-from loadtest._point import Setting
-from loadtest._point_usage import Meter, first_gpu, tree
-from loadtest._recorder import Recorder
+from measure import statistics
+from measure.operating_point import setting as point_setting
+from measure.operating_point.setting import Setting
+from measure.operating_point.usage import Meter, first_gpu, tree
+from measure.record.recorder import Recorder
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests.loadtest._under_way import SCHEMA, interrupted
@@ -178,18 +179,18 @@ def test_bad_usage_is_told(built: Project, flags: list[str], words: str) -> None
 def test_points_off_the_profiles_opt_are_flagged() -> None:
     spec = {"bounds": [1, 16, 32], "compile": {"profiles": None}}
     build = {"target": "tensorrt", "stages": {"compile": {"spec": spec}}}
-    assert _point.best_batches(build) == ([16], "")
+    assert point_setting.best_batches(build) == ([16], "")
     spec["compile"] = {
         "profiles": [
             {"x": {"min": [1, 3], "opt": [4, 3], "max": [8, 3]}},
             {"x": {"min": [1, 3], "opt": [8, 3], "max": [8, 3]}},
         ]
     }
-    assert _point.best_batches(build) == ([4, 8], "")
-    assert _point.best_batches({"target": "onnxruntime"})[0] == []
+    assert point_setting.best_batches(build) == ([4, 8], "")
+    assert point_setting.best_batches({"target": "onnxruntime"})[0] == []
     rows = [{"size": 4, "count": 30}, {"size": 5, "count": 10}]
-    assert _point.off_best(rows, [4, 8]) == 0.25
-    assert _point.off_best(rows, []) is None
+    assert point_setting.off_best(rows, [4, 8]) == 0.25
+    assert point_setting.off_best(rows, []) is None
 
 
 def test_a_setting_survives_the_way_to_the_server_and_back() -> None:
@@ -197,16 +198,18 @@ def test_a_setting_survives_the_way_to_the_server_and_back() -> None:
         "max_batch_size": 32, "instance_group": [{"name": "m_0", "count": 1, "kind": "KIND_CPU"}], "optimization": {"priority": "PRIORITY_DEFAULT"},
         "dynamic_batching": {"preferred_batch_size": [32], "max_queue_delay_microseconds": 500, "preserve_ordering": True},
     }  # fmt: skip
-    assert _point.setting_of(base) == Setting(1, 32, 500), "a server writes [max_batch_size] where nothing is preferred"
-    assert _point.configured(base, Setting(1, 32, 500)) == {
+    assert point_setting.setting_of(base) == Setting(1, 32, 500), (
+        "a server writes [max_batch_size] where nothing is preferred"
+    )
+    assert point_setting.configured(base, Setting(1, 32, 500)) == {
         **base,
         "dynamic_batching": {"max_queue_delay_microseconds": 500, "preserve_ordering": True},
     }
     for setting in (Setting(3, 8, None), Setting(1, 32, 0, (4, 8)), Setting(2, 16, 9, (), True)):
-        config = _point.configured(base, setting)
-        assert _point.setting_of(config) == setting
+        config = point_setting.configured(base, setting)
+        assert point_setting.setting_of(config) == setting
         assert config["instance_group"][0]["kind"] == "KIND_CPU"
-    assert "dynamic_batching" not in _point.untuned(base)
+    assert "dynamic_batching" not in point_setting.untuned(base)
 
 
 def test_a_process_that_works_is_seen_to_work() -> None:
@@ -239,44 +242,44 @@ def test_a_process_that_works_is_seen_to_work() -> None:
     ("probability", "freedom", "value"), [(0.95, 1, 12.706), (0.95, 4, 2.776), (0.99, 2, 9.925), (0.99, 30, 2.750)]
 )
 def test_quantiles_are_those_of_the_tables(probability: float, freedom: int, value: float) -> None:
-    assert _stats.t_quantile(probability, freedom) == pytest.approx(value, abs=2e-3)
+    assert statistics.t_quantile(probability, freedom) == pytest.approx(value, abs=2e-3)
 
 
 def test_a_setting_seldom_gains_on_itself_and_a_real_gain_is_seen() -> None:
     dice = random.Random(5)
     same = [
-        _stats.compare([dice.gauss(100, 5) for _ in range(4)], [dice.gauss(100, 5) for _ in range(4)])
+        statistics.compare([dice.gauss(100, 5) for _ in range(4)], [dice.gauss(100, 5) for _ in range(4)])
         for _ in range(300)
     ]
     assert sum(verdict.startswith(("gain", "loss")) for verdict in same) <= 9, "99% confidence: about 3 of 300"
     assert sum(verdict.startswith("cannot say") for verdict in same) <= 30, "a scatter of 5% seldom hides a quarter"
-    assert _stats.compare([100.0, 101, 99, 100], [130.0, 131, 129, 132]).startswith("gain +30%")
-    assert _stats.compare([100.0, 101, 99, 100], [70.0, 71, 69, 72]).startswith("loss")
+    assert statistics.compare([100.0, 101, 99, 100], [130.0, 131, 129, 132]).startswith("gain +30%")
+    assert statistics.compare([100.0, 101, 99, 100], [70.0, 71, 69, 72]).startswith("loss")
 
 
 def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
     dice = random.Random(7)
     held = 0
     for _ in range(400):
-        found = _stats.interval([dice.gauss(100, 5) for _ in range(4)])
+        found = statistics.interval([dice.gauss(100, 5) for _ in range(4)])
         held += abs(float(str(found["mean"])) - 100) <= float(str(found["half_width"]))
     assert 365 <= held <= 395, "95% of 400 are 380"
-    assert _stats.interval([3.0])["half_width"] == 0.0
+    assert statistics.interval([3.0])["half_width"] == 0.0
 
 
 def test_too_little_is_no_verdict() -> None:
-    assert _stats.compare([1.0], [2.0, 3.0]) == "one repeat: no verdict"
-    assert _stats.compare([2.0, 2.0], [3.0, 3.0]) == "no verdict"
-    assert _stats.compare([0.0, 0.0], [3.0, 4.0]) == "no verdict"
-    assert "-100%" in _stats.compare([100.0, 300.0], [100.0, 200.0]), "no rate falls by more than all of it"
+    assert statistics.compare([1.0], [2.0, 3.0]) == "one repeat: no verdict"
+    assert statistics.compare([2.0, 2.0], [3.0, 3.0]) == "no verdict"
+    assert statistics.compare([0.0, 0.0], [3.0, 4.0]) == "no verdict"
+    assert "-100%" in statistics.compare([100.0, 300.0], [100.0, 200.0]), "no rate falls by more than all of it"
 
 
 def test_ratios_of_pairs_and_a_pooled_scatter() -> None:
-    found = _stats.ratio([(100.0, 98.0), (200.0, 198.0), (50.0, 48.5), (120.0, 118.0)])
+    found = statistics.ratio([(100.0, 98.0), (200.0, 198.0), (50.0, 48.5), (120.0, 118.0)])
     assert found.low < 0.98 - 1 < found.high
     assert found.high < 0
-    assert _stats.ratio([(1.0, 2.0)]).high == float("inf")
-    pooled = _stats.scatter([[100.0, 110.0], [10.0, 11.0], [5.0]])
+    assert statistics.ratio([(1.0, 2.0)]).high == float("inf")
+    pooled = statistics.scatter([[100.0, 110.0], [10.0, 11.0], [5.0]])
     assert pooled.freedom == 6
     assert 0.03 < pooled.share < 0.07
     assert pooled.reach([2, 2]) < pooled.reach([1, 2]) < pooled.reach([1, 1])

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from builders import revisions
-from loadtest import _tune_slo
+from measure.tune import slo
 from planwright.errors import SpecError
 from planwright.integrity import unsealed
 from planwright.server_info import ServerInfo
@@ -164,15 +164,15 @@ def test_bad_usage_is_told(built: Project, flags: list[str], words: str) -> None
     [("p99<20ms", "p99", 20e3), (" p50 <= 700us ", "p50", 700), ("p99.9<1.5s", "p99.9", 1.5e6), ("p90<5µs", "p90", 5)],
 )
 def test_an_slo_is_read(text: str, percentile: str, limit_us: float) -> None:
-    assert _tune_slo.parse(text) == _tune_slo.Slo(percentile, limit_us)
+    assert slo.parse(text) == slo.Slo(percentile, limit_us)
 
 
 def test_the_models_own_slo_is_the_default(tmp_path: Path) -> None:
-    assert _tune_slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}}) == _tune_slo.Slo("p99", 50e3)
+    assert slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}}) == slo.Slo("p99", 50e3)
     (tmp_path / "config.pbtxt").write_text(
         'parameters {\n key: "planwright_slo_p99_ms"\n value {\n  string_value: "250"\n }\n}\n'
     )
-    assert _tune_slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}}) == _tune_slo.Slo("p99", 250e3)
+    assert slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}}) == slo.Slo("p99", 250e3)
     (tmp_path / "config.pbtxt").write_text("max_batch_size: 8\n")
     with pytest.raises(SpecError, match="no SLO of its own"):
-        _tune_slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}})
+        slo.of_model(tmp_path, {"slo": {"p99_ms": 50.0}})

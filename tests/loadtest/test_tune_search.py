@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest._point import Setting
-from loadtest._tune_search import FAIR, FIRST, MAX_BATCH, NEW, Candidate, Reading, Search, Space, SpentError
+from measure.operating_point.setting import Setting
+from measure.tune.search import FAIR, FIRST, MAX_BATCH, NEW, Candidate, Reading, Search, Space, SpentError
 
 SPACE = Space((None, 0, 500, 2000), tuple(1 << power for power in range(9)), (1, 2, 4), (32, 16, 8))
 DEFAULT, PUBLISHED = Setting(1, 32, None), Setting(1, 32, 500)

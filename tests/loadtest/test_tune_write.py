@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loadtest import _tune_write, _tune_yaml
-from loadtest._point import Setting
+from measure.operating_point.setting import Setting
+from measure.tune import write_config, yaml_edit
 from planwright.errors import PlanwrightError, SpecError
 from planwright.spec_load import load_spec
 
@@ -35,11 +35,11 @@ def written(tmp_path: Path, text: str, setting: Setting, target: str = "onnxrunt
     """Write the setting of `digits`; returns the new text and the lines that differ."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    assert _tune_write.write(path, "digits", target, setting) is True  # type: ignore[arg-type]
+    assert write_config.write(path, "digits", target, setting) is True  # type: ignore[arg-type]
     new = path.read_text()
     lines = [line for line in difflib.ndiff(text.splitlines(), new.splitlines()) if line[0] in "+-"]
     model = next(m for m in load_spec(path, "onnxruntime").models if m.name == "digits")
-    assert _tune_write._count(model.serve) == setting.instances
+    assert write_config._count(model.serve) == setting.instances
     assert (model.serve.get("dynamic_batching") is None) == (setting.delay_us is None)
     return new, lines
 
@@ -117,7 +117,7 @@ def test_what_stands_there_already_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(HEAD + FLOW)
     before = path.stat().st_mtime_ns
-    assert _tune_write.write(path, "digits", "onnxruntime", Setting(1, 32, 500)) is False
+    assert write_config.write(path, "digits", "onnxruntime", Setting(1, 32, 500)) is False
     assert path.stat().st_mtime_ns == before
 
 
@@ -136,7 +136,7 @@ def test_a_shared_value_is_left_to_a_person(tmp_path: Path, text: str, words: st
     path.write_text(HEAD + shared.format(first=first, second=second))
     before = path.read_bytes()
     with pytest.raises(PlanwrightError, match=words) as caught:
-        _tune_write.write(path, "digits", "onnxruntime", Setting(2, 8, None))
+        write_config.write(path, "digits", "onnxruntime", Setting(2, 8, None))
     assert path.read_bytes() == before
     assert caught.value.faults[0].fix
 
@@ -145,18 +145,18 @@ def test_a_shared_value_is_left_to_a_person(tmp_path: Path, text: str, words: st
 def test_the_file_is_looked_at_before_anything_is_measured(tmp_path: Path, name: str, words: str) -> None:
     path = tmp_path / "config.yaml"
     with pytest.raises(SpecError, match="cannot read"):
-        _tune_write.check(path, name, "onnxruntime")
+        write_config.check(path, name, "onnxruntime")
     path.write_text(HEAD + FLOW)
     if words:
         with pytest.raises(SpecError, match=words):
-            _tune_write.check(path, name, "onnxruntime")
+            write_config.check(path, name, "onnxruntime")
     else:
-        _tune_write.check(path, name, "onnxruntime")
+        write_config.check(path, name, "onnxruntime")
 
 
 @pytest.mark.parametrize("value", [1, None, "a: b", [1, 2], {"x": [{"y": 1}]}, True, "null"])
 def test_a_value_comes_back_as_it_was_put(value: object) -> None:
     for text in ("a: {b: 1}\n", "a:\n  b: 1\n", "a:\n  c: old # kept\n  d: 1\n"):
-        new = _tune_yaml.put(text, ("a", "c"), value)
+        new = yaml_edit.put(text, ("a", "c"), value)
         assert yaml.safe_load(new)["a"]["c"] == value
         assert ("# kept" in new) == ("# kept" in text)

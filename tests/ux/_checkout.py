@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("planwright", "builders", "serving", "clients", "loadtest", "benchmarks", "deploy")
+ROOMS = ("planwright", "builders", "serving", "clients", "measure", "loadtest", "benchmarks", "deploy")
 ENVIRONMENTS = (".venv", ".venv-server", ".tritonserver")
 
 

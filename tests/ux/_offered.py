@@ -12,7 +12,7 @@ COMMAND = re.compile(
     r"(?:python (?:-m [\w.]+|builders/\w+\.py|-c)|make (?:setup|demo|test|clean|check|lint)[\w-]*|docker (?:compose|run|info)|ss -|df -h"
     r"|apt-get install|(?:\.venv/bin/)?pip install|locust -f)[^;,)`\n]*"
 )
-ROOMS = ("planwright", "builders", "clients", "serving", "loadtest", "deploy")
+ROOMS = ("planwright", "builders", "clients", "serving", "measure", "loadtest", "deploy")
 
 
 def offered() -> dict[str, str]:

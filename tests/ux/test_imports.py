@@ -18,11 +18,13 @@ MAY_IMPORT = {
     "builders": {"planwright", "builders"},
     "serving": {"planwright", "serving"},
     "clients": {"planwright"},  # itself only by relative imports: it is also installed as planwright.clients
-    "loadtest": {"planwright", "clients", "loadtest"},
+    "measure": {"planwright", "clients", "measure"},
+    "loadtest": {"planwright", "clients", "measure", "loadtest"},
     "benchmarks": {
         "planwright",
         "builders",
         "clients",
+        "measure",
         "loadtest",
         "deploy",
         "benchmarks",

@@ -1,0 +1,1 @@
+"""The same load by MLPerf LoadGen, beside ours."""

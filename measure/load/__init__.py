@@ -1,0 +1,1 @@
+"""What runs inside locust: users, their connections, the run from its start to its report."""

@@ -1,0 +1,346 @@
+"""What one locust user does: send prepared golden samples and check some of the answers.
+
+In      settings, a model, a transport; in an open loop the moment a request was due.
+Out     one record and one locust ``request`` event per call.
+
+Bodies are built once per process and shared by all users, so that little but sending is left in the loop; with shared memory
+each user has its own. Checking is done after the clock has stopped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import gevent
+
+from clients import ClientError, ConnectionFailed, InvalidRequest, PreparedRequest, RequestTimeout, TritonModel
+from clients import published as repository
+from clients.validate import check_answers, sample_inputs
+from measure.load.user_selection import place_of
+from measure.record.answer_checks import Checker
+from measure.record.recorder import Recorder
+from measure.record.switched_version import Answers
+from measure.workload.settings import TRANSPORTS, Settings
+from planwright.errors import Fault, PlanwrightError, SpecError
+from planwright.golden import Golden, Group
+
+PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
+MOST_RIGHT = 64
+LOOK_AGAIN_S = 1.0  # how old the knowledge of the version that is served may be
+OWN_PAYLOADS = 4  # few requests per user, where it needs its own: in shared memory, or of a sequence model
+clock = time.perf_counter
+
+
+class WrongAnswerError(Exception):
+    """The server answered, but not what the golden sample says."""
+
+
+UNKNOWN = Exception("another version answered, and what it should answer is not known")
+
+
+class Scenario(Protocol):
+    """What a connection asks of its user; `Infer` is one."""
+
+    transport: ClassVar[str]
+    environment: Any
+
+    def inputs(self, model: TritonModel) -> Iterable[Mapping[str, Any]] | None:
+        """Return the inputs to send; None for golden samples."""
+
+    def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+        """Return what is wrong with an answer."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A prepared request and what it should answer.
+
+    Attributes:
+        own: True where it serves one connection only.
+        samples: How many it holds.
+        right: Answers that were compared and are right: batches of other sizes round otherwise, so there are a few.
+    """
+
+    request: PreparedRequest
+    group: Group
+    own: bool
+    samples: int
+    right: set[tuple[bytes, ...]] = field(default_factory=set)
+
+
+class Payloads:
+    """Prepared requests per model and protocol, built once per process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._built: dict[tuple[type, str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
+        self._turn = threading.Lock()
+        self._newest: dict[str, tuple[float, Answers | None]] = {}
+
+    def of(
+        self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
+    ) -> tuple[list[Payload], repository.PublishedVersion]:
+        """Return the payloads of a model and the version that answers; `own` makes some for this connection alone."""
+        if own:
+            return self._make(scenario, name, model, own=True)
+        key = type(scenario), name, scenario.transport
+        with self._turn:  # users connect at once, and each would build them
+            if key not in self._built:
+                self._built[key] = self._make(scenario, name, model, own=False)
+        return self._built[key]
+
+    def _make(
+        self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
+    ) -> tuple[list[Payload], repository.PublishedVersion]:
+        version = self._version(name, model)
+        given = _called(scenario, scenario.inputs, lambda: scenario.inputs(model))
+        if given is None:
+            return self._prepared(model, version.golden(), own=own), version
+        return _given(scenario, model, given, own=own), version
+
+    def _prepared(self, model: TritonModel, golden: Golden, *, own: bool) -> list[Payload]:
+        """Return requests of every size, each size as often as its weight says."""
+        found: dict[int, list[Payload]] = {}
+        prepare = model.standalone().prepare  # each a sequence of its own where the model has sequences
+        for size in dict(self._settings.batches):
+            groups = list(golden.batches(min(size, model.info.limit)))
+            groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
+            found[size] = [
+                Payload(prepare(sample_inputs(model.info, group)), group, own, _rows(group)) for group in groups
+            ]
+        # a common multiple, so that a size's share does not hang on how many groups the golden samples make of it
+        longest = math.lcm(*map(len, found.values()))
+        return [
+            payload
+            for size, weight in self._settings.batches
+            for payload in found[size] * (weight * longest // len(found[size]))
+        ]
+
+    def _version(self, name: str, model: TritonModel) -> repository.PublishedVersion:
+        return repository.version(self._settings.repository, name, model.versions()[-1])
+
+    def switched(self, name: str, model: TritonModel, known: str) -> Answers | None:
+        """Return the answers of a version that has taken over from `known`; None where that is still the newest one."""
+        read_s, found = self._newest.get(name, (-math.inf, None))
+        if clock() - read_s > LOOK_AGAIN_S:
+            version = model.versions()[-1]
+            if found is None or found.version.version != version:
+                found = (
+                    None if version == known else Answers(repository.version(self._settings.repository, name, version))
+                )
+            self._newest[name] = clock(), found
+        return found
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all connections of a process share; `give_up` ends the run for a reason that every user would meet again."""
+
+    settings: Settings
+    recorder: Recorder
+    checker: Checker
+    payloads: Payloads
+    give_up: Callable[[Any, PlanwrightError], None]
+
+
+class Session:
+    """One connection of one user, to one model."""
+
+    def __init__(self, shared: Shared, scenario: Scenario, name: str) -> None:
+        settings, self._transport, self._name = shared.settings, scenario.transport, name
+        self._recorder, self._checker = shared.recorder, shared.checker
+        self._shared, self._scenario = shared, scenario
+        protocol, memory = TRANSPORTS[scenario.transport]
+        url = settings.grpc_url if protocol == "grpc" else settings.http_url
+        self._model = TritonModel(
+            name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s, allow_nan=True
+        )  # golden samples may hold NaN where the model takes it for a missing value
+        # a prepared request of a sequence model has an id, which no two requests in flight may share
+        own = memory is not None or self._model.info.sequence
+        self._choices, self._version = shared.payloads.of(scenario, name, self._model, own=own)
+        self._mine: dict[int, PreparedRequest] = {}
+        self._random = random.Random()
+        self._sent = 0
+
+    def send(self, fire: Callable[..., Any], due: float | None = None) -> None:
+        """Send one request and tell locust and the recorder.
+
+        Args:
+            fire: locust's ``request`` event.
+            due: In an open loop, the moment the request was due: its latency counts from there.
+        """
+        if due is None and self._recorder.over:
+            return
+        payload = self._choices[self._random.randrange(len(self._choices))]
+        error: Exception | None = None
+        answers = None
+        self._recorder.sent(self._name, self._transport)
+        sent = clock()
+        try:
+            answers = (self._mine.get(id(payload)) or self._bind(payload)).raw()
+        except ClientError as caught:
+            error = caught
+        except gevent.GreenletExit:
+            self._recorder.cut_off(self._name, self._transport, clock() - sent)
+            raise
+        done = clock()
+        began = sent if due is None else due
+        self._sent += 1
+        checked = answers is not None and self._checker.wants(
+            first=self._sent == 1, track=(self._name, self._transport)
+        )
+        if checked:
+            error = self._checker.run(lambda: self._wrong(payload, answers))
+            checked, error = (False, None) if error is UNKNOWN else (True, error)
+        self._tell(fire, began, done, sent, error, checked, answers, payload.samples)
+        if isinstance(error, ConnectionFailed):
+            time.sleep(PAUSE_AFTER_FAILURE_S)
+
+    def _bind(self, payload: Payload) -> PreparedRequest:
+        """Return the request as this user's client sends it."""
+        found = payload.request if payload.own else payload.request.using(self._model)
+        self._mine[id(payload)] = found
+        return found
+
+    def _tell(
+        self,
+        fire: Callable[..., Any],
+        began: float,
+        done: float,
+        sent: float,
+        error: Exception | None,
+        checked: bool,
+        answers: Any,
+        samples: int,
+    ) -> None:
+        self._recorder.record(
+            self._name, self._transport, began, (done - began) * 1e6, samples=samples, service_us=(done - sent) * 1e6,
+            error=_text(error), checked=checked, wrong=isinstance(error, WrongAnswerError),
+        )  # fmt: skip
+        fire(
+            request_type=self._transport, name=self._name, response_time=(done - began) * 1e3, response_length=_size(answers),
+            exception=error, context={},
+        )  # fmt: skip
+
+    def _wrong(self, payload: Payload, answers: Any) -> Exception | None:
+        """Compare with the golden answer; an answer that was right before is right again, byte for byte."""
+        if not payload.group.outputs:
+            return self._judged(payload, answers)
+        seen = _bytes_of(answers)
+        if seen is not None and seen in payload.right:
+            return None
+        error = self._compared(payload, answers)
+        if error is None and seen is not None and len(payload.right) < MOST_RIGHT:
+            payload.right.add(seen)
+        return error
+
+    def _judged(self, payload: Payload, answers: Any) -> Exception | None:
+        """Let the scenario judge an answer to its own inputs."""
+        try:
+            wrong = _called(
+                self._scenario, self._scenario.check, lambda: self._scenario.check(payload.group.inputs, answers)
+            )
+        except PlanwrightError as error:
+            self._shared.give_up(self._scenario.environment, error)
+            return UNKNOWN
+        return WrongAnswerError(f"wrong answer: {wrong}") if wrong else None
+
+    def _compared(self, payload: Payload, answers: Any) -> Exception | None:
+        batched = self._model.info.batches
+        shaped = {name: array[: payload.samples] if batched else array[None] for name, array in answers.items()}
+        error = _differs(payload.group, shaped, self._version)
+        return error and self._compared_with_newer(payload, shaped, error)
+
+    def _compared_with_newer(self, payload: Payload, shaped: Any, error: Exception) -> Exception | None:
+        """Compare with the version that has taken over meanwhile; `error` stands where none has."""
+        try:
+            newer = self._shared.payloads.switched(self._name, self._model, self._version.version)
+        except ClientError:
+            return UNKNOWN
+        expected = newer.to(payload.group.inputs) if newer else None
+        if newer is None:
+            return error
+        return UNKNOWN if expected is None else _differs(expected, shaped, newer.version)
+
+    def close(self) -> None:
+        """Close the connection; a gRPC channel left open would keep the process from ending."""
+        self._model.close()
+
+
+def _called(scenario: Scenario, method: Callable[..., Any], call: Callable[[], Any]) -> Any:
+    """Return what a call to a method that a user wrote returns.
+
+    Raises:
+        SpecError: It failed: told with its class, file and line.
+    """
+    try:
+        return call()
+    except PlanwrightError:
+        raise
+    except Exception as error:
+        what = f"{type(scenario).__name__}.{method.__name__}() failed: {type(error).__name__}: {error}"
+        raise SpecError(Fault(what, _place(error, method), fix="see docs/write-a-scenario.md")) from error
+
+
+def _place(error: Exception, method: Callable[..., Any]) -> str:
+    """Return file:line of the last line in the method's own file that the error came through."""
+    own = inspect.getsourcefile(method)
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    return f"{own}:{lines[-1].lineno}" if lines else place_of(method)
+
+
+def _given(scenario: Scenario, model: TritonModel, given: Any, *, own: bool) -> list[Payload]:
+    """Prepare the inputs that a scenario brings; their answers are its own to check."""
+    found = [dict(inputs) for inputs in _called(scenario, scenario.inputs, lambda: list(given))]
+    chosen = random.sample(found, min(OWN_PAYLOADS, len(found))) if own else found
+    title, place = f"{type(scenario).__name__}.inputs()", place_of(scenario.inputs)
+    if not found:
+        raise SpecError(Fault(f"{title} gives no requests for {model.info.name}", place))
+    try:
+        prepare = model.standalone().prepare
+        return [Payload(prepare(inputs), Group(inputs, {}), own, _rows_of(model, inputs)) for inputs in chosen]
+    except InvalidRequest as error:
+        faults = (Fault(f"{title}: {fault.what}", place, why=fault.why, fix=fault.fix) for fault in error.faults)
+        raise SpecError(*faults) from None
+
+
+def _rows_of(model: TritonModel, inputs: Mapping[str, Any]) -> int:
+    return len(next(iter(inputs.values()))) if model.info.batches else 1
+
+
+def _bytes_of(answers: Any) -> tuple[bytes, ...] | None:
+    """Return the answers' bytes; None for text, whose array holds addresses."""
+    arrays = [answers[name] for name in sorted(answers)]
+    return None if any(array.dtype.kind == "O" for array in arrays) else tuple(array.tobytes() for array in arrays)
+
+
+def _differs(group: Group, answers: Any, version: repository.PublishedVersion) -> WrongAnswerError | None:
+    failed = [check for check in check_answers(group, answers, version) if not check.passed]
+    return WrongAnswerError(f"wrong answer: {failed[0].output}: {failed[0].reason}") if failed else None
+
+
+def _rows(group: Group) -> int:
+    return len(next(iter(group.inputs.values())))
+
+
+def _text(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    if isinstance(error, ClientError):
+        fault = error.faults[0]
+        said = fault.what if isinstance(error, RequestTimeout) else fault.why or fault.what
+        return f"{type(error).__name__}: {said}"
+    # figures differ from answer to answer: one line per kind of mistake
+    return str(error).partition(" error ")[0] if " error " in str(error) else str(error)
+
+
+def _size(answers: Any) -> int:
+    return sum(array.nbytes for array in answers.values()) if answers else 0

@@ -1,0 +1,98 @@
+"""Which user classes run: those named on the command line, those of ``--tags``, else HTTP and gRPC.
+
+In      locust's environment before anything is spawned.
+Out     the environment with the classes that were asked for.
+
+Left alone, locust would spawn classes whose every task a tag took away and fail in them, and shared memory is not for every server.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from measure.workload.settings import TRANSPORTS
+from planwright import console
+from planwright.errors import Fault, SpecError, did_you_mean
+
+UNASKED = ("http", "grpc")
+BASE_MODULE = "measure.load.user"
+
+
+def choose(environment: Any, names: Sequence[str]) -> None:
+    """Keep the user classes that were chosen.
+
+    Ends the process with exit code 2 where a tag, or a class's transport or model, is unknown.
+    """
+    options = environment.parsed_options
+    asked, refused = set(getattr(options, "tags", None) or ()), set(getattr(options, "exclude_tags", None) or ())
+    known = [tag for user in environment.user_classes for tag in tags_of(user)]
+    unknown = sorted((asked | refused) - set(known))
+    if unknown:
+        missing = (Fault(f"there is no tag '{tag}'", "--tags", fix=did_you_mean(tag, known)) for tag in unknown)
+        raise SystemExit(console.fail(SpecError(*missing)))
+    named = bool(getattr(options, "user_classes", None))
+    faults = [fault for user in environment.user_classes for fault in _faults(user, names)]
+    if faults:
+        raise SystemExit(console.fail(SpecError(*faults)))
+    environment.user_classes[:] = [
+        user for user in environment.user_classes if _wanted(tags_of(user), asked, refused, named=named)
+    ]
+
+
+def tags_of(user: Any) -> list[str]:
+    """Return the tags of a user class's tasks."""
+    return [tag for task in user.tasks for tag in sorted(getattr(task, "locust_tag_set", ()))]
+
+
+def transport_of(user: Any) -> str:
+    """Return the transport of a user class of ours; empty for a class of another kind."""
+    return str(getattr(user, "transport", ""))
+
+
+def models_of(user: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """Return which of a run's models a user class calls."""
+    own = getattr(user, "models", ())
+    return tuple(name for name in names if not own or name in own)
+
+
+def covered(users: Sequence[Any], names: Sequence[str]) -> list[str]:
+    """Return which of a run's models any of these user classes calls."""
+    called = {name for user in users if transport_of(user) for name in models_of(user, names)}
+    return [name for name in names if name in called]
+
+
+def _faults(user: Any, names: Sequence[str]) -> Iterator[Fault]:
+    transport, title = transport_of(user), user.__name__
+    place = place_of(user)
+    if transport and transport not in TRANSPORTS:
+        yield Fault(f"{title}.transport is '{transport}'", place, fix=did_you_mean(transport, list(TRANSPORTS)))
+    models = getattr(user, "models", ())
+    if isinstance(models, str):
+        yield Fault(f"{title}.models is text", place, fix=f'write models = ("{models}",)')
+        return
+    for name in models:
+        if name not in names:
+            fix = f"{did_you_mean(name, sorted(set(names)))}; PLANWRIGHT_MODELS chooses among those that are published"
+            yield Fault(f"{title} calls '{name}', which is not among this run's models", place, fix=fix)
+
+    if _overrides(user, "inputs") and not _overrides(user, "check"):
+        what = f"{title} has its own inputs() and no check() for the answers to them"
+        yield Fault(what, place_of(user.inputs), fix="write check(self, inputs, outputs), see docs/write-a-scenario.md")
+
+
+def place_of(written: Any) -> str:
+    """Return file:line of a class or function."""
+    return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
+
+
+def _overrides(user: Any, method: str) -> bool:
+    """Return whether a class of ours has its own version of a method of `Infer`, whose module this one cannot import."""
+    return getattr(getattr(user, method, None), "__module__", BASE_MODULE) != BASE_MODULE
+
+
+def _wanted(tags: list[str], asked: set[str], refused: set[str], *, named: bool) -> bool:
+    if asked or refused:
+        return (not asked or bool(asked & set(tags))) and not (tags and set(tags) <= refused)
+    return named or not tags or bool(set(UNASKED) & set(tags))

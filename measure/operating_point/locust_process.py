@@ -1,0 +1,66 @@
+"""Start locust for a measurement of ours, and read what it leaves.
+
+In      what to load, over which transport, settings by their names in docs/loadtest.md.
+Out     a command and an environment; after the run, its report.
+
+locust is a process of its own each time: the load is the one that ``locust -f loadtest/`` makes. What the caller set for loads of
+their own does not reach it: a setting that is not given here stands at its default.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from planwright.errors import Fault, StageError
+from planwright.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = "loadtest/"
+TRANSPORTS = ("http", "grpc", "shm", "cuda")  # tags of scenarios.py
+TRY = "try it by hand: locust -f loadtest/ --headless -t 5s"
+
+
+def command(users: int, transport: str, *flags: str, file: str = FILE) -> list[str]:
+    """Return the command of a load without a page, to be run in `ROOT`.
+
+    Args:
+        users: Connections, all there from the start.
+        transport: A tag of the scenarios: ``http``, ``grpc``, ``shm`` or ``cuda``.
+        flags: Further flags of locust, such as ``-t 5s``.
+        file: Another file of scenarios.
+    """
+    return [sys.executable, "-m", "locust", "-f", file, "--headless", "--only-summary", "--loglevel", "ERROR", "-u", str(users),
+            "-r", str(users), "--tags", transport, *flags]  # fmt: skip
+
+
+def environment(model: str, runs: Path, repository: Path, server_file: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a load on one model; `settings` are named as in docs/loadtest.md, in small letters.
+
+    >>> environment("digits", Path("runs"), Path("model_repository"), Path("server.json"), rate="50")["PLANWRIGHT_RATE"]
+    '50'
+    """
+    fixed = {
+        "models": model,
+        "runs": str(runs),
+        "repository": str(repository.resolve()),
+        "server_file": str(server_file),
+        "page": "off",  # a page of one measurement is not read, and drawing it takes a second of each
+    }
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PLANWRIGHT_")}
+    return {**others, **{f"PLANWRIGHT_{name.upper()}": value for name, value in {**fixed, **settings}.items()}}
+
+
+def report(runs: Path, said: str) -> dict[str, Any]:
+    """Return the report of the one run below `runs`.
+
+    Raises:
+        StageError: There is none; the last lines of what locust `said` are told.
+    """
+    found = next(runs.glob("*/report.json"), None)
+    if found is None:
+        raise StageError("load", Fault("the load left no report", why="\n".join(said.splitlines()[-5:]), fix=TRY))
+    value: dict[str, Any] = read_json(found)
+    return value

@@ -1,0 +1,111 @@
+"""Points as JSON values, for the reports of sweep and tune.
+
+In      measurements per setting.
+Out     one JSON value per point: means with 95% intervals, batches, what it cost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from measure import statistics
+from measure.operating_point import setting as point_setting
+from measure.operating_point.measurement import Load, Measured
+from measure.operating_point.setting import Setting
+
+PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
+
+
+def point(setting: Setting, found: Sequence[Measured], build: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one point; zeros where nothing was measured."""
+    batches = Counter[int]()
+    for measured in found:
+        batches.update(dict(measured.batches))
+    rows = [{"size": size, "count": count} for size, count in sorted(batches.items())]
+    return {
+        "label": setting.label,
+        "instances": setting.instances,
+        "setting": setting.fields(),
+        "throughput_per_s": statistics.interval([measured.throughput_per_s for measured in found] or [0.0]),
+        **{f"{name}_us": _latency(found, name) for name in PERCENTILES},
+        "mean_batch": _mean([measured.mean_batch for measured in found]) or 0.0,
+        "batches": rows,
+        "off_best": point_setting.off_best(rows, point_setting.best_batches(build)[0]),
+        "failures": sum(measured.failures for measured in found),
+        "wrong": sum(measured.wrong for measured in found),
+        "errors": list(dict.fromkeys(error for measured in found for error in measured.errors)),
+        "client_limited": sum(measured.client_limited for measured in found),
+        "client_cpu_share": max((measured.client_cores for measured in found), default=0.0),
+        **_costs(found),
+    }
+
+
+def _costs(found: Sequence[Measured]) -> dict[str, float | None]:
+    watts = _mean([measured.usage.gpu_w for measured in found])
+    rate = _mean([measured.throughput_per_s for measured in found])
+    return {
+        "server_cores": _mean([measured.server_cores for measured in found]),
+        "memory_bytes": max((m.usage.memory_bytes for m in found if m.usage.memory_bytes is not None), default=None),
+        "gpu_w": watts,
+        "gpu_memory_bytes": max((m.usage.gpu_memory_bytes for m in found if m.usage.gpu_memory_bytes is not None), default=None),
+        "joules_per_inference": watts / rate if watts is not None and rate else None,
+    }  # fmt: skip
+
+
+def _latency(found: Sequence[Measured], name: str) -> dict[str, object]:
+    return statistics.interval([measured.latency_us.get(name, 0.0) for measured in found] or [0.0])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def identity(build: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured."""
+    return {
+        "model": build.get("model", ""), "version": str(build.get("version", "")), "weights": build.get("weights", "real"),
+        "target": build.get("target", ""), "precision": build.get("precision", ""),
+    }  # fmt: skip
+
+
+def conditions(load: Load) -> dict[str, Any]:
+    """Return how it was measured."""
+    return {
+        "protocol": load.protocol, "batch": load.batch, "users": load.users, "processes": load.processes,
+        "duration_s": load.duration_s, "warmup_s": load.warmup_s,
+    }  # fmt: skip
+
+
+def skipped(found: Sequence[Measured], build: Mapping[str, Any]) -> list[str]:
+    """Return which figures are missing, and why."""
+    why = point_setting.best_batches(build)[1]
+    first = [f"batches off the profile's opt: {why}"] if why else []
+    return [*first, *dict.fromkeys(reason for measured in found for reason in measured.usage.skipped)]
+
+
+def costs_in_words(row: Mapping[str, Any]) -> str:
+    """Return ``1.4 server cores, 0.6 client cores, 0.21 GiB``; what could not be seen is left out."""
+    parts = [f"{row['client_cpu_share']:.2f} client cores"]
+    if row["server_cores"] is not None:
+        parts.insert(0, f"{row['server_cores']:.2f} server cores")
+    if row["memory_bytes"] is not None:
+        parts.append(f"{row['memory_bytes'] / 2**30:.2f} GiB")
+    if row["gpu_memory_bytes"] is not None:
+        parts.append(f"{row['gpu_memory_bytes'] / 2**30:.2f} GiB on the GPU")
+    if row["joules_per_inference"] is not None:
+        parts.append(f"{row['gpu_w']:.0f} W, {row['joules_per_inference']:.4f} J per inference")
+    return ", ".join(parts)
+
+
+def seconds_in_words(seconds: float) -> str:
+    """Return a length for people.
+
+    Example:
+        >>> seconds_in_words(42), seconds_in_words(190)
+        ('42 s', '3 min 10 s')
+    """
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"

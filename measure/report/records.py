@@ -1,0 +1,200 @@
+"""Reports read back from disk, looked through before anything is made of them.
+
+In      folders below runs/, report.json files, or baselines stored by ``python -m loadtest baseline``.
+Out     `Record`s with typed rows, or one `SpecError` that holds every fault of every file.
+
+A baseline of one run is its report.json as it is; one of several runs is a JSON value of kind ``baseline`` that holds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measure.report.build import SCHEMA_VERSION
+from measure.report.plots import samples_per_request
+from planwright.errors import Fault, SpecError
+from planwright.files import read_json, write_atomic
+
+Key = tuple[str, str]
+Value = dict[str, Any]
+LATENCIES = ("p50", "p90", "p95", "p99", "mean")
+BUILD = ("version", "precision", "target", "weights", "batch")
+BASELINE, LAYOUT = "baseline", 1
+_NAME_A_RUN = "name a folder below runs/, or a report.json"
+
+
+@dataclass(frozen=True)
+class Span:
+    """One row of a run's time series."""
+
+    start_s: float
+    width_s: float
+    answers: int
+    p50_us: float
+    p99_us: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a run says of one model over one protocol.
+
+    Attributes:
+        build: What was served, and the batch that was asked for: the names of `BUILD`.
+        slo_us: Limit of p99; None where there is none.
+        requests: All that ended or never did.
+        failures: Those that failed or were never answered, without the wrong answers.
+        spans: Rows of the time series that lie between the end of the warm-up and the end of the load.
+    """
+
+    model: str
+    protocol: str
+    build: dict[str, str]
+    slo_us: float | None
+    requests: int
+    failures: int
+    checked: int
+    wrong: int
+    throughput_per_s: float
+    samples_per_request: float
+    latency_us: dict[str, float]
+    histogram: list[tuple[int, int]]
+    spans: list[Span]
+    percentiles: list[tuple[float, float]]
+
+    @property
+    def name(self) -> str:
+        """Return ``digits over grpc``."""
+        return f"{self.model} over {self.protocol}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: where it was read, its JSON value, its rows."""
+
+    where: str
+    report: Value
+    rows: dict[Key, Row]
+
+    @property
+    def id(self) -> str:
+        """Return the name of the run."""
+        return str(self.report.get("id", ""))
+
+    @property
+    def load(self) -> Value:
+        """Return how the requests came; a report that does not say is a closed loop."""
+        load = self.report.get("load")
+        return {"arrivals": "closed", "scenario": "", "rate": "", **(load if isinstance(load, dict) else {})}
+
+
+def read(
+    paths: Sequence[Path], instead: str = "compare runs; the points of a sweep are compared in its own report"
+) -> list[Record]:
+    """Return the runs in `paths`, those of a baseline one by one; `instead` is said to who names the report of something else.
+
+    Raises:
+        SpecError: Something is not the report of a run; every fault at once (exit 2).
+    """
+    found, faults = [], []
+    for given in paths:
+        path = given / "report.json" if given.is_dir() else given
+        for value in _values(path):
+            outcome = _record(str(path), value, instead)
+            if isinstance(outcome, Record):
+                found.append(outcome)
+            else:
+                faults.append(outcome)
+    if faults:
+        raise SpecError(*faults)
+    return found
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that was named on the command line.
+
+    Raises:
+        SpecError: It cannot be written (exit 2).
+    """
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise SpecError(Fault("cannot write the file", str(path), str(error), "name another place")) from None
+
+
+def _values(path: Path) -> list[Any]:
+    try:
+        value = read_json(path)
+    except OSError as error:
+        return [error]
+    runs = value.get("runs") if isinstance(value, dict) and value.get("kind") == BASELINE else None
+    return runs if isinstance(runs, list) and runs else [value]
+
+
+def _record(where: str, value: Any, instead: str) -> Record | Fault:
+    if not isinstance(value, dict) or "schema" not in value or "kind" not in value:
+        why = str(value) if isinstance(value, OSError) else "it is missing, cut short, or something else"
+        return Fault("there is no report to read", where, why, _NAME_A_RUN)
+    if value["schema"] != SCHEMA_VERSION:
+        why = f"it has schema {value['schema']}, this version reads {SCHEMA_VERSION}"
+        return Fault("the report is of another version", where, why, "measure again with this version")
+    if value["kind"] != "run":
+        why = f"it is the report of a {value['kind']}"
+        return Fault("the report is not that of a run", where, why, instead)
+    try:
+        rows = {(row.model, row.protocol): row for row in _rows(value)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"a model's row does not fit the schema: {type(error).__name__} {error}"
+        return Fault("the report is not whole", where, why, "measure again, or name another run")
+    return Record(where, value, rows)
+
+
+def _rows(report: Value) -> Iterator[Row]:
+    environment = report["environment"]
+    parts = (environment, environment["server"], environment["versions"], report["server"], report["verdict"])
+    if not all(isinstance(part, dict) for part in parts):
+        raise TypeError("environment, server or verdict")
+    warm_s = _finite(report["warmup_s"])
+    end_s = warm_s + _finite(report["window_s"]) if "window_s" in report else _finite(report["duration_s"])
+    for row in report["models"]:
+        wrong, lost = _count(row["wrong"]), _count(row.get("unanswered", 0))
+        limit_ms = row["slo"].get("p99_ms")
+        spans = [_span(span) for span in row["series"]]
+        yield Row(
+            model=str(row["model"]),
+            protocol=str(row["protocol"]),
+            build={name: str(row.get(name, "")) for name in BUILD},
+            slo_us=None if limit_ms is None else _finite(limit_ms) * 1000,
+            requests=_count(row["requests"]) + lost,
+            failures=_count(row["failures"] - wrong) + lost,
+            checked=_count(row["checked"]),
+            wrong=wrong,
+            throughput_per_s=_finite(row["throughput_per_s"]),
+            samples_per_request=_finite(samples_per_request(row)),
+            latency_us={name: _finite(row["latency_us"][name]) for name in LATENCIES},
+            histogram=[(_count(us), _count(count)) for us, count in row["histogram"]],
+            spans=[span for span in spans if warm_s <= span.start_s and span.start_s + span.width_s <= end_s],
+            percentiles=[(_finite(share), _finite(us)) for share, us in row.get("percentiles", [])],
+        )
+
+
+def _span(row: Value) -> Span:
+    width_s = _finite(row.get("width_s", 1))
+    return Span(_finite(row["t_s"]), width_s, _count(row["answers"]), _finite(row["p50_us"]), _finite(row["p99_us"]))
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is not a number")
+    return number
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError(f"{value} is not a count")
+    return number

@@ -1,0 +1,1 @@
+"""The setting with the most throughput within an SLO."""

@@ -1,0 +1,1 @@
+"""What a load test shall do: settings, profiles of load, arrivals."""
