@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import Inputs, random_weights, stamp
-from builders.targets.trt import TensorRTTarget
+from builders.targets.tensorrt.target import TensorRTTarget
 from planwright import console
 from planwright.errors import Fault
 from planwright.files import read_json

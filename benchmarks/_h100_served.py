@@ -63,8 +63,8 @@ def _all_cases(count: int) -> dict[str, float]:
 
 
 def _measure(step: Step, count: int, cases: Sequence[tuple[str, list[str], float]]) -> None:
-    from builders.bench import measure
-    from builders.bench_figures import Setting
+    from builders.diagnostics.bench import measure
+    from builders.diagnostics.bench_figures import Setting
 
     alone: list[float] = []
     rates: dict[str, list[float]] = {case: [] for case, _, _ in cases}

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import _h100_routes, _h100_served, _h100_tune, _h100_wrong  # noqa: E402
 from benchmarks._common import Inputs, random_weights  # noqa: E402
 from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
-from builders.target_choice import choose  # noqa: E402
+from builders.targets.choose import choose  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import MachineError  # noqa: E402
 
@@ -106,8 +106,8 @@ def _score(verify: dict[str, Any]) -> float:
 
 def engine(step: Step) -> None:
     """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
-    from builders.bench import measure
-    from builders.bench_figures import Setting
+    from builders.diagnostics.bench import measure
+    from builders.diagnostics.bench_figures import Setting
 
     cases = [
         (f"resnet50_{p}", Setting(b, s, g))
@@ -147,8 +147,8 @@ def engine(step: Step) -> None:
 
 def cache(step: Step) -> None:
     """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
-    from builders.bench import measure
-    from builders.bench_figures import Setting
+    from builders.diagnostics.bench import measure
+    from builders.diagnostics.bench_figures import Setting
 
     cold = build_model("resnet50_fp16", build=BUILD.with_name("h100_cold"), fresh=True)
     plans = [plan_path("resnet50_fp16", BUILD.with_name("h100_cold")).read_bytes()]

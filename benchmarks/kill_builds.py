@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks._common import Inputs, serve, stamp  # noqa: E402
-from builders.repository import Published  # noqa: E402
+from builders.repository.versions import Published  # noqa: E402
 from clients.validate import Addresses, validate  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import Fault  # noqa: E402
@@ -168,11 +168,11 @@ def _look(repository: Path, before: tuple[list[int], str], server: ServerInfo) -
 
 
 def _served(repository: Path, server: ServerInfo) -> str:
-    from builders import notify
+    from builders import reload
     from planwright.errors import PlanwrightError
 
     try:
-        notify.load(server, "digits")
+        reload.load(server, "digits")
         rows = list(validate(repository, ["digits"], ["http"], Addresses(server.http_url, server.grpc_url)))
     except PlanwrightError as error:
         return str(error.faults[0])

@@ -11,12 +11,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders import bench_command, doctor, notify, study
-from builders.lint import lint, notes
-from builders.rollback import rollback
+from builders import doctor, reload
+from builders.diagnostics import bench_command, layers_search
+from builders.repository.lint import lint, notes
+from builders.repository.rollback import rollback
 from builders.stage import Job
-from builders.target_choice import choose
 from builders.targets import get_target
+from builders.targets.choose import choose
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Fault, MachineError
 from planwright.files import HashCache
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     for command, default in ((check, "beside config.yaml"), (back, "in this folder")):
         command.add_argument("--repository", type=Path, help=f"where models are published (default: {default})")
         console.add_json_flag(command)
-    study.add_to(commands, bench_command.add_to(commands))
+    layers_search.add_to(commands, bench_command.add_to(commands))
     return p
 
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
-    looking = {"bench": bench_command.run, "layers": study.layers, "search": study.search}
+    looking = {"bench": bench_command.run, "layers": layers_search.layers, "search": layers_search.search}
     return {"doctor": _doctor, "lint": _lint, "rollback": _rollback, **looking}[args.command](args)
 
 
@@ -88,7 +89,7 @@ def _rollback(args: argparse.Namespace) -> int:
     server = ServerInfo.read()
     if server is not None and Path(server.repository).resolve() == folder.resolve():
         if server.mode == "explicit":
-            notify.load(server, args.model)
+            reload.load(server, args.model)
             console.say(f"loaded by the running server at {server.http_url}")
         else:
             console.say(f"a server runs in mode {server.mode}: restart it to serve this")

@@ -18,11 +18,12 @@ from pathlib import Path
 _STARTED = time.perf_counter()
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from builders import notify, pipeline, serve_check, trial  # noqa: E402
+from builders import pipeline, reload  # noqa: E402
 from builders.pipeline import Request, Result  # noqa: E402
+from builders.repository import serve_check, trial  # noqa: E402
 from builders.stage import Job  # noqa: E402
-from builders.target_choice import choose  # noqa: E402
 from builders.targets import get_target  # noqa: E402
+from builders.targets.choose import choose  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import (  # noqa: E402
     EXIT_FAILED,
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         with trial.TrialServer(_build_folder(args, spec), wanted=args.trial_load) as server:
             request = Request(args.until, args.start, args.force, server)
             results = [pipeline.build(job, request, console.say) for job in jobs]
-        notify.tell(results, _repository(args, spec), console.say)
+        reload.tell(results, _repository(args, spec), console.say)
     _summary(args, results, target, reason)
     return _exit_code(results)
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from builders.targets.trt import installed_version
+from builders.targets.tensorrt.target import installed_version
 from planwright.errors import PlanwrightError
 from planwright.files import read_json
 from planwright.gpu import Device, first_device

@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builders import autocast, error_log, pairing, publish, serve_check
-from builders.engine import COMPILE
-from builders.export import EXPORT
-from builders.golden_checks import check_distinct
-from builders.graph import GRAPH
-from builders.repository import Published
+from builders import error_log
+from builders.precision import autocast
+from builders.repository import publish, serve_check, tensorrt_match
+from builders.repository.trial import TrialServer
+from builders.repository.versions import Published
 from builders.stage import Decision, Job, Stage, decide, execute, mark_imported, record_of
-from builders.trial import TrialServer
-from builders.verify import VERIFY
+from builders.stages.compile import COMPILE
+from builders.stages.export import EXPORT
+from builders.stages.golden_checks import check_distinct
+from builders.stages.graph import GRAPH
+from builders.stages.verify import VERIFY
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 
 STAGES: tuple[Stage, ...] = (EXPORT, GRAPH, COMPILE, VERIFY)
@@ -195,7 +197,7 @@ def _tell_warnings(job: Job, result: Result, say: Say) -> None:
 
 
 def _publish(job: Job, trial: TrialServer, result: Result, say: Say) -> None:
-    pairing.check(job)
+    tensorrt_match.check(job)
     serve_check.check(job)
     if publish.current(job, tried=trial.wanted):
         result.stages["publish"] = "keep: unchanged"

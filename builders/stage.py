@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from builders import reads
+from builders.sources import reads
 from builders.targets import Target
 from planwright.files import HashCache, read_json, same_files, write_json
 from planwright.spec import ModelSpec, ServerSpec

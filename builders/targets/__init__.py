@@ -76,7 +76,7 @@ class Target(Protocol):
 def get_target(name: str, server: ServerSpec | None = None) -> Target:
     """Return the target called `name`; `server` is the one that engines are made for."""
     if name == "tensorrt":
-        from builders.targets.trt import TensorRTTarget
+        from builders.targets.tensorrt.target import TensorRTTarget
 
         return TensorRTTarget(server)
     from builders.targets.ort import OnnxRuntimeTarget

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from builders.external_data import with_data
-from builders.onnx_check import command
+from builders.graphs.check import command
+from builders.graphs.external_data import with_data
 from planwright import text
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays

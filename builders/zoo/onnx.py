@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builders import onnx_given, onnx_graph, onnx_locale
-from builders.onnx_random import FREE_AXIS, Input, Made
-from builders.samples import Sample, fingerprint
-from builders.source import Samples, Source
+from builders.graphs import facts, locale
+from builders.sources import onnx_given
+from builders.sources.base import Samples, Source
+from builders.sources.onnx_random import FREE_AXIS, Input, Made
+from builders.sources.samples import Sample, fingerprint
 from builders.targets.ort import OrtEngine, sentence
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
@@ -44,10 +45,10 @@ class Model(Source):
     def engine(self) -> OrtEngine:
         """The file as ONNX Runtime sees it."""
         if self._engine is None:
-            from builders.onnx_check import load_checked, rewrite
+            from builders.graphs.check import load_checked, rewrite
 
             model = load_checked(self.path)
-            if not onnx_locale.make_portable(model):
+            if not locale.make_portable(model):
                 self._engine = OrtEngine(self.path)
             else:
                 with tempfile.TemporaryDirectory() as folder:
@@ -75,10 +76,10 @@ class Model(Source):
 
     def write_onnx(self, path: Path) -> None:
         """Copy the graph with its weights in one file where they fit; a free first axis becomes the fixed batch."""
-        from builders.onnx_check import load_checked, rewrite
+        from builders.graphs.check import load_checked, rewrite
 
         model = load_checked(self.path)
-        onnx_locale.make_portable(model)
+        locale.make_portable(model)
         if self.batched and self.spec.batch.fixed:
             _fix_first_axes(model.graph, self.spec.batch.fixed)
         rewrite(model, path)
@@ -132,7 +133,7 @@ class Model(Source):
         """Real samples from the user's file, else seeded random ones."""
         if self.spec.samples.file:
             return self._given[0]
-        counts, words = self.spec.samples, onnx_graph.words(self._graph)
+        counts, words = self.spec.samples, facts.words(self._graph)
 
         def made(numbers: Sequence[int]) -> Made:
             return Made(self._inputs, self.spec, words, numbers)
@@ -162,12 +163,12 @@ class Model(Source):
     @cached_property
     def _graph(self) -> Any:
         """The graph without its weights, once it is known to be whole."""
-        return onnx_graph.read(self.path) if self.engine else None
+        return facts.read(self.path) if self.engine else None
 
     @property
     def _inputs(self) -> list[Input]:
         """The inputs as a sample has them."""
-        named, first = onnx_graph.axes(self._graph), 1 if self.batched else 0
+        named, first = facts.axes(self._graph), 1 if self.batched else 0
         return [Input(t.name, t.numpy_dtype, named[t.name][first:]) for t in self.engine.inputs]
 
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from builders.source import Later, Sample, Samples
-from builders.torch_source import TorchSource
+from builders.sources.base import Later, Sample, Samples
+from builders.sources.pytorch import TorchSource
 from planwright.errors import Fault, SpecError, StageError
 
 SIZE, TOP, SEED = 224, 5, 3

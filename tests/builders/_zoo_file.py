@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from builders.source import load_source
+from builders.sources.base import load_source
 from planwright.spec import ModelSpec
 from tests._project import ROOT
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from builders import batch_axis
+from builders.graphs import batch_axis
 from planwright.compare import Tolerance
 from planwright.errors import StageError
 from planwright.golden import Arrays

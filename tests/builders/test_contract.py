@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from builders import declared
+from builders.sources import declared
 from builders.targets.ort import OrtEngine
 from planwright.errors import PlanwrightError
 from planwright.golden import Golden, group_by_shape

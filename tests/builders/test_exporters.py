@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import error_log, torchvision_shim
+from builders import error_log
+from builders.sources import torchvision_shim
 from builders.targets.ort import OrtEngine
 from planwright.errors import StageError
 from tests._project import Project
@@ -173,7 +174,7 @@ def test_torch_is_imported_only_with_torchvision() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from builders.torchvision_shim import install; install(); import importlib.util as u; "
+    code = "import sys; from builders.sources.torchvision_shim import install; install(); import importlib.util as u; "
     code += "u.find_spec('torchvision'); assert 'torch' not in sys.modules; import transformers, torchvision; "
     code += "from transformers import BertModel; assert torchvision.ops.boxes._assert_has_ops() is None"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

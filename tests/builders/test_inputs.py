@@ -12,11 +12,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from builders import external_data, local_imports, onnx_check
-from builders.engine import COMPILE
-from builders.export import EXPORT
-from builders.graph import GRAPH
+from builders.graphs import check, external_data
+from builders.sources import local_imports
 from builders.stage import decide, execute
+from builders.stages.compile import COMPILE
+from builders.stages.export import EXPORT
+from builders.stages.graph import GRAPH
 from planwright.errors import StageError
 from tests._project import ROOT, Project
 from tests.builders._zoo_file import HEAD, NAME, PLAIN, zoo_file
@@ -158,7 +159,7 @@ def test_weights_that_cannot_be_read_are_named(
 ) -> None:
     damage(write(tmp_path, "m", make, location))
     with pytest.raises(StageError) as caught:
-        onnx_check.load_checked(tmp_path / "m.onnx")
+        check.load_checked(tmp_path / "m.onnx")
     fault = caught.value.faults[0]
     assert caught.value.stage == "onnx"
     assert fact in fault.what
@@ -184,7 +185,7 @@ def test_large_weights_stay_beside_the_graph_and_are_watched(
     empty: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Above two gigabytes the graph's own bytes say nothing about its weights."""
-    monkeypatch.setattr(onnx_check, "INLINE_LIMIT_BYTES", 0)
+    monkeypatch.setattr(check, "INLINE_LIMIT_BYTES", 0)
     project = empty(entries(["m"]))
     big = np.random.default_rng(0).normal(size=(WIDTH, 900)).astype(np.float32)
 

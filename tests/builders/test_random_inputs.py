@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from builders import onnx_random
-from builders.samples import fingerprint
+from builders.sources import onnx_random
+from builders.sources.samples import fingerprint
 from planwright.errors import PlanwrightError
 from tests._project import Project
 from tests.builders._onnx import ENTRY, report, save, spec, value

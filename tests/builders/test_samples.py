@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from builders import reference
-from builders.onnx_given import read
-from builders.samples import fingerprint, native, spread
+from builders.sources.onnx_given import read
+from builders.sources.samples import fingerprint, native, spread
+from builders.stages import reference
 from builders.targets.ort import OrtEngine
 from planwright.errors import StageError
 from planwright.golden import Golden, group_by_shape

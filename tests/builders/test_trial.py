@@ -17,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
+from builders.repository.trial import TrialServer
 from builders.stage import Job
 from builders.targets import get_target
-from builders.trial import TrialServer
 from planwright.errors import StageError
 from planwright.files import HashCache
 from planwright.golden import Golden, Group

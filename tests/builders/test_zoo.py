@@ -159,8 +159,8 @@ def low_precision_job(project: Project) -> Job:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_low_precision_graphs_are_made_and_checked(project: Project, precision: str) -> None:
-    from builders.graph import GRAPH
     from builders.stage import execute
+    from builders.stages.graph import GRAPH
 
     project.edit("source: zoo/digits", f"source: zoo/digits\n    precision: {precision}")
     job = low_precision_job(project)
@@ -173,9 +173,9 @@ def test_low_precision_graphs_are_made_and_checked(project: Project, precision: 
 
 
 def test_fp16_overflow_is_found_on_real_data(empty: Callable[[str], Project]) -> None:
-    from builders.export import EXPORT
-    from builders.graph import GRAPH
     from builders.stage import execute
+    from builders.stages.export import EXPORT
+    from builders.stages.graph import GRAPH
 
     project = empty(FIXED % ", precision: fp16, batch: {max: 4}")
     save(project.folder / "mine.onnx", scale=1e6)
@@ -205,7 +205,7 @@ def test_the_documented_model_builds(empty: Callable[[str], Project]) -> None:
 
 
 def resnet50(folder: Path) -> Any:
-    from builders.source import load_source
+    from builders.sources.base import load_source
     from planwright.spec_load import load_spec
 
     path = folder / "config.yaml"

@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from builders import revisions
+from builders.repository import revisions
 from measure.tune import slo
 from planwright.errors import SpecError
 from planwright.integrity import unsealed

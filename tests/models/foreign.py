@@ -25,7 +25,7 @@ def bert(folder: Path) -> None:
     """A small BERT by the dynamo exporter, its weights in a file of their own."""
     import torch
 
-    from builders.torchvision_shim import install
+    from builders.sources.torchvision_shim import install
 
     install()
     from transformers import BertConfig, BertModel

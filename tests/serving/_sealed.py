@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from builders import revisions
+from builders.repository import revisions
 from planwright.files import sha256, write_json
 from planwright.integrity import BUILD, CONFIG, OWN_HASH, record_hash, unsealed
 from tests import _models

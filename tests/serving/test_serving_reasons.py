@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import notify
+from builders import reload
 from planwright.errors import StageError
 from planwright.server_log import reason, sentence
 from tests import _models
@@ -65,7 +65,7 @@ def test_the_load_api_has_the_reason_from_the_log(start: Start, repository: Path
         ("cold", "missing required input(s) ['x']"),
     ):
         with pytest.raises(StageError) as caught:
-            notify.load(launched.info, name)
+            reload.load(launched.info, name)
         why = caught.value.faults[0].why
         assert words in why
         assert "failed to poll" not in why

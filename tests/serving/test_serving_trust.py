@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import notify, revisions
-from builders.rollback import rollback
+from builders import reload
+from builders.repository import revisions
+from builders.repository.rollback import rollback
 from planwright.errors import PlanwrightError, StageError
 from planwright.files import HashCache, sha256, write_json
 from planwright.integrity import damage, served, unsealed
@@ -219,7 +220,7 @@ def test_what_our_own_code_loads_later_is_checked_too(tmp_path: Path) -> None:
     flip(sealed(tmp_path, "m") / "model.onnx")
     nowhere = ServerInfo(os.getpid(), "x", "127.0.0.1:9", "", "", "explicit", "", str(tmp_path / "log"), str(tmp_path))
     with pytest.raises(StageError, match=r"model\.onnx is not what was published"):
-        notify.load(nowhere, "m")
+        reload.load(nowhere, "m")
 
 
 def test_a_change_of_instances_alone_is_applied_in_place(start: Start, tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_a_change_of_instances_alone_is_applied_in_place(start: Start, tmp_path:
     before = revisions.read(version.parent)
     assert before is not None
     revisions.write(version.parent, before.after(before.body.replace("count: 1", "count: 2"), tried=True))
-    notify.load(launched.info, "m")
+    reload.load(launched.info, "m")
     stubs = stubs_of(launched.document["server_pid"])
     assert len(stubs) == 2
     assert first in stubs, "the process of the first instance is the one from before"

@@ -1,7 +1,7 @@
 """The child process that imports a real TensorRT binding and answers what it has.
 
 In      on stdin: ``chains`` (names that must exist), ``calls`` ([class, method, arguments], arguments None for a property).
-Out     on stdout, as JSON: what is missing or takes other arguments, and how builders.trt.versions behaves over it.
+Out     on stdout, as JSON: what is missing or takes other arguments, and how builders.targets.tensorrt.versions behaves over it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     """Answer one request."""
     trt = importlib.import_module("tensorrt_bindings")
     sys.modules["tensorrt"] = trt  # our code imports the meta package's name
-    from builders.trt.versions import version_of
+    from builders.targets.tensorrt.versions import version_of
 
     asked, version = json.load(sys.stdin), version_of(trt)
     print_json(
@@ -142,7 +142,7 @@ def progress(version: Any) -> list[list[Any]] | None:
 
 def configured(trt: Any, version: Any, precision: str) -> list[str]:
     """Run our whole configuration over the real enumerations and return the flags that are set."""
-    from builders.trt import build
+    from builders.targets.tensorrt import build
 
     config: Any = Config()
     build._configure(trt, version, config, {"precision": precision, "options": OPTIONS})
@@ -176,7 +176,7 @@ class Network:
 
 def calibrated(trt: Any) -> dict[str, Any] | None:
     """Construct the real calibrator and call it as TensorRT would; None where the version has none."""
-    from builders.trt.calibrator import Feed, calibrator
+    from builders.targets.tensorrt.calibrator import Feed, calibrator
 
     if not hasattr(trt, "IInt8EntropyCalibrator2"):
         return None

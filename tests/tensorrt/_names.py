@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 MAJORS = (8, 10, 11)
 ROOTS = ("trt", "self.trt")
-# builders.trt.versions: what a class says of itself alone
+# builders.targets.tensorrt.versions: what a class says of itself alone
 OWN = {"Version8": (8,), "Version10": (10,)}
 
 

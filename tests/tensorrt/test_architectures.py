@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from builders import architectures
+from builders.repository import architectures
 from builders.stage import Job
-from builders.targets.trt import TensorRTTarget
+from builders.targets.tensorrt.target import TensorRTTarget
 from planwright.errors import StageError
 from planwright.files import HashCache, write_json
 from planwright.gpu import Device
@@ -68,10 +68,10 @@ def test_a_plan_with_other_tensors_is_refused(job: Job) -> None:
 
 
 def test_the_config_names_the_files(job: Job) -> None:
-    from builders import pbtxt
-    from builders.engine import read_tensors
+    from builders.repository import config_pbtxt
+    from builders.stages.compile import read_tensors
 
     put(job, "90", TENSORS)
     inputs, outputs = read_tensors(job.compile_folder)
-    text = pbtxt.render(job, inputs, outputs, [1], {})
-    assert dict(pbtxt.parse(text).cc_model_filenames) == {"8.6": "model.sm86.plan", "9.0": "model.plan"}
+    text = config_pbtxt.render(job, inputs, outputs, [1], {})
+    assert dict(config_pbtxt.parse(text).cc_model_filenames) == {"8.6": "model.sm86.plan", "9.0": "model.plan"}

@@ -24,10 +24,10 @@ WHEELS = {
     "11.4": ("tensorrt_cu13_bindings", "11.4.0.106"),
 }
 MODULES = (
-    "builders/trt/versions.py",
-    "builders/trt/build.py",
-    "builders/trt/layers.py",
-    "builders/trt/calibrator.py",
+    "builders/targets/tensorrt/versions.py",
+    "builders/targets/tensorrt/build.py",
+    "builders/targets/tensorrt/layers.py",
+    "builders/targets/tensorrt/calibrator.py",
     "builders/zoo/digits_api.py",
     "planwright/trt/plan.py",
 )
@@ -134,12 +134,12 @@ CALLS = (
 )
 # module -> how an object is called there -> its class; what is done to these must stand in CALLS
 RECEIVERS = {
-    "builders/trt/build.py": {"builder": "Builder", "network": "INetworkDefinition", "config": "IBuilderConfig",
+    "builders/targets/tensorrt/build.py": {"builder": "Builder", "network": "INetworkDefinition", "config": "IBuilderConfig",
                               "parser": "OnnxParser", "profile": "IOptimizationProfile", "tensor": "ITensor"},
-    "builders/trt/versions.py": {"config": "IBuilderConfig", "network": "INetworkDefinition", "error": "ParserError",
+    "builders/targets/tensorrt/versions.py": {"config": "IBuilderConfig", "network": "INetworkDefinition", "error": "ParserError",
                                  "layer": "ILayer"},
     "builders/zoo/digits_api.py": {"network": "INetworkDefinition", "pool": "IPoolingLayer"},
-    "builders/trt/timing_cache.py": {"config": "IBuilderConfig", "cache": "ITimingCache", "others": "ITimingCache",
+    "builders/targets/tensorrt/timing_cache.py": {"config": "IBuilderConfig", "cache": "ITimingCache", "others": "ITimingCache",
                                      "loaded.cache": "ITimingCache"},
     "planwright/trt/plan.py": {"self._runtime": "Runtime", "self.engine": "ICudaEngine", "engine": "ICudaEngine"},
     "planwright/trt/runner.py": {"self._context": "IExecutionContext", "inspector": "EngineInspector",
@@ -288,7 +288,7 @@ class Version8(Version):
 
 
 def test_the_words_for_flags_stand_in_the_source() -> None:
-    assert all(f'"{word}"' in source("builders/trt/build.py") for word in BY_WORD)
+    assert all(f'"{word}"' in source("builders/targets/tensorrt/build.py") for word in BY_WORD)
 
 
 @pytest.mark.parametrize("module", RECEIVERS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.trt import child
+from builders.targets.tensorrt import child
 from planwright.errors import MachineError
 
 

@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from builders import fp8, int8, precision
+from builders.precision import convert as precision_convert
+from builders.precision import fp8, int8
 from builders.stage import Job
 from builders.targets.ort import OrtEngine
 from planwright.errors import StageError
@@ -42,7 +43,7 @@ def ask(project: Project, settings: str = "") -> None:
 def convert(project: Project) -> dict[str, Any]:
     """Make and check the graph in this process."""
     job = job_of(project)
-    return dict(precision.convert(job, job.export_folder / "model.onnx", project.folder / "fp8.onnx"))
+    return dict(precision_convert.convert(job, job.export_folder / "model.onnx", project.folder / "fp8.onnx"))
 
 
 def quantizers(model: Any) -> dict[str, Any]:
@@ -159,10 +160,10 @@ def test_ranges_that_are_too_small_are_found(project: Project, monkeypatch: pyte
 @pytest.mark.parametrize("name", ["fp8", "bf16"])
 def test_a_tensorrt_that_is_too_old_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     project.edit(SOURCE, f"{SOURCE}\n    precision: {name}")
-    monkeypatch.setattr("builders.targets.trt.installed_version", lambda: "8.6.1")
+    monkeypatch.setattr("builders.targets.tensorrt.target.installed_version", lambda: "8.6.1")
     with pytest.raises(StageError, match=f"TensorRT 8.6.1 has no {name}"):
         convert(project)
-    monkeypatch.setattr("builders.targets.trt.installed_version", lambda: "10.0.1")
+    monkeypatch.setattr("builders.targets.tensorrt.target.installed_version", lambda: "10.0.1")
     assert convert(project)["precision"] == name
 
 

@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from builders import keep_high, low_float, residual
-from builders.keep_high_engine import confirm
+from builders.diagnostics import sensitivity
+from builders.diagnostics.sensitivity_engine import confirm
+from builders.precision import float16, int8_residual
 from tests._project import Project
 from tests.tensorrt.conftest import job_of
 
@@ -73,7 +74,7 @@ def node(model: Any, name: str) -> Any:
 def test_skip_edge_and_pool_are_quantized() -> None:
     model, x = block(quantized=True), RNG.normal(size=IMAGE).astype(np.float32)
     before = answer(model, x)
-    assert residual.quantize(model, {"a": 12.7}) == 2
+    assert int8_residual.quantize(model, {"a": 12.7}) == 2
     assert list(node(model, "add").input) == ["c", "r_dq"], "the pair that is there serves the skip edge too"
     assert list(node(model, "pool").input) == ["a__dq"]
     assert sum(item.op_type == "QuantizeLinear" for item in model.graph.node) == 2
@@ -85,14 +86,14 @@ def test_skip_edge_and_pool_are_quantized() -> None:
 
 def test_the_convolutions_own_edge_stays_floating() -> None:
     model = block(quantized=False)
-    assert residual.quantize(model, {"r": 4.0, "c": 9.0, "a": 12.7}) == 2
+    assert int8_residual.quantize(model, {"r": 4.0, "c": 9.0, "a": 12.7}) == 2
     assert list(node(model, "add").input) == ["c", "r__dq"]
 
 
 def test_a_tensor_without_a_range_is_left_alone() -> None:
     model = block(quantized=False)
     unchanged = model.SerializeToString()
-    assert residual.quantize(model, {}) == 0
+    assert int8_residual.quantize(model, {}) == 0
     assert model.SerializeToString() == unchanged
 
 
@@ -107,7 +108,7 @@ def test_the_projection_is_the_skip() -> None:
     model = model_of(nodes, [weight(f"w{index}", 2, 2, 3, 3) for index in range(3)], IMAGE, IMAGE)
     x = RNG.normal(size=IMAGE).astype(np.float32)
     before = answer(model, x)
-    assert residual.quantize(model, {"long": 50.0, "short": 25.4}) == 1
+    assert int8_residual.quantize(model, {"long": 50.0, "short": 25.4}) == 1
     assert list(node(model, "add").input) == ["long", "short__dq"]
     np.testing.assert_allclose(answer(model, x), before, atol=0.2)
 
@@ -136,7 +137,7 @@ def computed_in(model: Any) -> dict[str, int]:
 )
 def test_kept_nodes_compute_in_fp32(high: list[str]) -> None:
     source, x = chain(), RNG.normal(size=(2, 4)).astype(np.float32)
-    model = low_float.convert(source, "fp16", high)
+    model = float16.convert(source, "fp16", high)
     expected = {
         name: TensorProto.FLOAT if name in high else TensorProto.FLOAT16 for name in ("first", "second", "third")
     }
@@ -146,25 +147,23 @@ def test_kept_nodes_compute_in_fp32(high: list[str]) -> None:
 
 
 def test_weights_that_only_kept_nodes_read_stay_in_fp32() -> None:
-    types = {
-        tensor.name: tensor.data_type for tensor in low_float.convert(chain(), "fp16", ["first"]).graph.initializer
-    }
+    types = {tensor.name: tensor.data_type for tensor in float16.convert(chain(), "fp16", ["first"]).graph.initializer}
     assert types == {"w0": TensorProto.FLOAT, "w1": TensorProto.FLOAT16}
-    shared = low_float.convert(chain(), "fp16", ["second"])  # the third reads it too
+    shared = float16.convert(chain(), "fp16", ["second"])  # the third reads it too
     assert {tensor.data_type for tensor in shared.graph.initializer} == {TensorProto.FLOAT16}
 
 
 def test_bf16_raises_the_opset() -> None:
-    model = low_float.convert(chain(), "bf16", ["second"])
-    assert model.opset_import[0].version == low_float.BF16_OPSET
+    model = float16.convert(chain(), "bf16", ["second"])
+    assert model.opset_import[0].version == float16.BF16_OPSET
     assert computed_in(model)["first"] == TensorProto.BFLOAT16
     assert computed_in(model)["second"] == TensorProto.FLOAT
 
 
-def search(project: Project, settings: str) -> keep_high.Found:
+def search(project: Project, settings: str) -> sensitivity.Found:
     project.edit("source: zoo/digits", f"source: zoo/digits\n    precision: int8{settings}")
     said: list[str] = []
-    found = keep_high.search(job_of(project, "onnxruntime"), said.append)
+    found = sensitivity.search(job_of(project, "onnxruntime"), said.append)
     assert len(said) == len(found.errors) == 4, "two convolutions and two products"
     return found
 
@@ -206,8 +205,8 @@ def test_an_engine_that_rounds_more_gets_a_longer_list(project: Project) -> None
 
 @pytest.mark.parametrize("least", range(6))
 def test_bisection_finds_the_smallest_number(least: int) -> None:
-    assert keep_high._fewest(lambda number: number >= least, 5) == least
+    assert sensitivity._fewest(lambda number: number >= least, 5) == least
 
 
 def test_bisection_says_when_nothing_helps() -> None:
-    assert keep_high._fewest(lambda number: False, 5) is None
+    assert sensitivity._fewest(lambda number: False, 5) is None

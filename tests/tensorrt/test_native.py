@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from builders.trt import network
-from builders.trt.calibrator import full_batches
+from builders.targets.tensorrt import network
+from builders.targets.tensorrt.calibrator import full_batches
 from planwright.golden import Golden, Group
 from tests._project import Project
 from tests.tensorrt.conftest import job_of
@@ -31,7 +31,7 @@ def test_the_graph_stays_fp32_where_tensorrt_calibrates(project: Project) -> Non
 
 
 def test_new_samples_make_compile_due(project: Project) -> None:
-    from builders.engine import COMPILE
+    from builders.stages.compile import COMPILE
 
     project.edit(SOURCE, NATIVE)
     job = job_of(project, "tensorrt")
@@ -59,7 +59,7 @@ def test_only_full_batches_of_the_shape_are_fed(tmp_path: Path, batch: int, full
 
 
 def test_a_source_may_fill_the_network_itself(project: Project) -> None:
-    from builders.engine import COMPILE
+    from builders.stages.compile import COMPILE
 
     assert network.wanted(job_of(project, "tensorrt").model) is None
     project.edit(SOURCE, "source: zoo/digits_api")

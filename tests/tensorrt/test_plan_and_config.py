@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from builders import pbtxt
 from builders.pipeline import NAMES
+from builders.repository import config_pbtxt
 from builders.stage import Job
 from planwright.tensors import TensorSpec
 from tests._project import Project
@@ -57,14 +57,14 @@ def parts(job: Job) -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_is_what_it_was(name: str, make_job: MakeJob) -> None:
     job = make_job(HEAD + CONFIGS[name])
-    text = pbtxt.render(*parts(job))
+    text = config_pbtxt.render(*parts(job))
     assert text == (GOLDEN / f"{name}.pbtxt").read_text()
-    assert pbtxt.parse(text) == pbtxt.message(*parts(job))
+    assert config_pbtxt.parse(text) == config_pbtxt.message(*parts(job))
 
 
 def test_the_golden_files_say_what_they_should() -> None:
     """They are read by meaning too, so that a wrong file cannot pass by being copied."""
-    dynamic, fixed, instances = (pbtxt.parse((GOLDEN / f"{name}.pbtxt").read_text()) for name in CONFIGS)
+    dynamic, fixed, instances = (config_pbtxt.parse((GOLDEN / f"{name}.pbtxt").read_text()) for name in CONFIGS)
     assert {config.platform for config in (dynamic, fixed, instances)} == {"tensorrt_plan"}
     assert {config.default_model_filename for config in (dynamic, fixed, instances)} == {"model.plan"}
     assert (dynamic.max_batch_size, list(dynamic.input[0].dims)) == (8, [8, 8])

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import pairing
-from builders.trt import profiles, proof
-from builders.trt.explain import explain, explain_text
-from builders.trt.layers import precision_of, realised, rows
+from builders.repository import tensorrt_match
+from builders.targets.tensorrt import profiles, proof
+from builders.targets.tensorrt.explain import explain, explain_text
+from builders.targets.tensorrt.layers import precision_of, realised, rows
 from planwright.errors import StageError
 from planwright.golden import Golden, Group
 from planwright.spec import ModelSpec
@@ -190,17 +190,17 @@ def test_what_is_not_known_is_told_in_tensorrts_words() -> None:
     ],
 )
 def test_which_plans_fit_a_server(built: str, served: str, compatible: bool, fits: bool) -> None:
-    assert pairing.fits(built, served, version_compatible=compatible) is fits
+    assert tensorrt_match.fits(built, served, version_compatible=compatible) is fits
 
 
 SERVER = "version: 1\nserver: {image: nvcr.io/nvidia/tritonserver:26.06-py3, tensorrt: 10.16.1.11}\nmodels:\n"
 
 
 def test_a_plan_of_another_tensorrt_is_not_published(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builders.targets.trt.installed_version", lambda: "10.13.3.9")
+    monkeypatch.setattr("builders.targets.tensorrt.target.installed_version", lambda: "10.13.3.9")
     job = make_job(SERVER + "  digits: {source: zoo/digits}\n")
     with pytest.raises(StageError, match="another TensorRT than the server") as caught:
-        pairing.check(job)
+        tensorrt_match.check(job)
     assert caught.value.stage == "publish"
     assert "config.yaml:2" in str(caught.value)
     assert "10.13.3.9" in str(caught.value)
@@ -217,8 +217,8 @@ def test_a_plan_of_another_tensorrt_is_not_published(make_job: MakeJob, monkeypa
     ],
 )
 def test_plans_that_fit_are_published(here: str, text: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builders.targets.trt.installed_version", lambda: here)
-    pairing.check(make_job(text))
+    monkeypatch.setattr("builders.targets.tensorrt.target.installed_version", lambda: here)
+    tensorrt_match.check(make_job(text))
 
 
 def save_samples(path: Path, *shapes: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from builders import onnx_check
+from builders.graphs import check
 from planwright.errors import missing_package
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
@@ -186,7 +186,7 @@ def test_the_checkers_whole_message_is_printed(tmp_path: Path) -> None:
     path = tmp_path / "a file.onnx"
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), path)
-    words = shlex.split(onnx_check.command(path))
+    words = shlex.split(check.command(path))
     done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ValidationError" in done.stderr

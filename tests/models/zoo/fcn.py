@@ -4,8 +4,8 @@ import numpy as np
 import torch
 import torchvision
 
-from builders.source import Samples
-from builders.torch_source import TorchSource
+from builders.sources.base import Samples
+from builders.sources.pytorch import TorchSource
 
 
 class Model(TorchSource):

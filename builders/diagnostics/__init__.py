@@ -1,0 +1,1 @@
+"""Commands that look into engines and graphs: bench, layers, search."""

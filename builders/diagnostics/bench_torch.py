@@ -1,0 +1,103 @@
+"""The parent's side of PyTorch in bench: a child process that holds the model and measures when asked.
+
+In      a job, the interpreter that has PyTorch (it may be another than TensorRT's), the shapes that the engine runs.
+Out     `Figures` per setting and variant.
+
+The child outlives the rounds, because torch.compile takes minutes; it computes only while it is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from builders.diagnostics.bench_figures import Figures, Setting
+from builders.stage import Job
+from planwright.errors import Fault, MachineError, StageError
+from planwright.golden import Golden
+from planwright.tensors import datatype_from_numpy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TorchBench:
+    """One model in PyTorch.
+
+    Attributes:
+        label: ``torch 2.9.1 cuda``.
+        precisions: What it can compute in here: FP16 only on a GPU.
+    """
+
+    def __init__(self, job: Job, python: str, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Start the child.
+
+        Raises:
+            MachineError: There is no PyTorch in that interpreter, or the model cannot be made there.
+        """
+        self._job = job
+        self._child = _start(job, python)
+        group = Golden.load(job.export_folder / "golden.npz")
+        hello = self._ask(
+            {
+                "spec": job.model.model_dump(mode="json") | {"source": job.model.code},
+                "root": str(job.root.resolve()),
+                "random_weights": group.meta.get("weights") == "random",
+                "inputs": {
+                    name: {"shape": list(shapes[name][1:]), "datatype": datatype_from_numpy(array.dtype)}
+                    for name, array in group.groups[0].inputs.items()
+                },
+            }
+        )
+        self.label, self.precisions = f"torch {hello['torch'].partition('+')[0]} {hello['device']}", hello["precisions"]
+
+    def measure(self, variant: str, precision: str, setting: Setting, seconds: float) -> Figures:
+        """Measure one setting; the first of a variant and batch compiles, which does not count.
+
+        Raises:
+            StageError: PyTorch refused; its own words are told.
+        """
+        found = self._ask(
+            {"variant": variant, "precision": precision, "batch": setting.batch, "streams": setting.streams,
+             "seconds": seconds}
+        )  # fmt: skip
+        if "error" in found:
+            what = f"{self._job.model.name}: PyTorch cannot run {variant} {precision}, {setting}"
+            raise StageError("torch", Fault(what, why=found["error"], fix="leave --torch out, or another variant"))
+        return Figures(**found)
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.kill()
+        self._child.communicate()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        try:
+            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, and its last words say why
+        line = self._child.stdout.readline()
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        words = self._child.communicate()[1].strip().splitlines()
+        raise MachineError(_unable(self._job, words[-1] if words else "it said nothing"))
+
+
+def _start(job: Job, python: str) -> subprocess.Popen[str]:
+    command = [python, "-m", "builders.diagnostics.torch_child"]
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    except OSError as error:
+        raise MachineError(_unable(job, str(error))) from None
+
+
+def _unable(job: Job, why: str) -> Fault:
+    fix = "name an interpreter that has PyTorch and what the model's source imports: --torch-python PYTHON"
+    return Fault(f"{job.model.name} cannot be measured in PyTorch", why=why, fix=fix)

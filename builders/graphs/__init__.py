@@ -1,0 +1,1 @@
+"""ONNX graphs as they are: facts read from them, checks, external data, the batch axis."""

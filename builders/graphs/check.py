@@ -1,0 +1,99 @@
+"""An ONNX file that every later stage can trust.
+
+In      a file that an exporter or a user wrote.
+Out     the same graph, checked in full, with an IR version that the runtime reads and the opset read back.
+
+onnx 1.23 writes IR 14 and onnxruntime 1.31 reads up to 13; the dynamo exporter can stay at opset 18 when 17 was asked.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from builders.graphs import external_data
+from planwright.errors import Fault, StageError
+
+MAX_IR_VERSION = 10  # of ONNX 1.16; read by every runtime from ONNX Runtime 1.18 and TensorRT 8.6 on
+INLINE_LIMIT_BYTES = 1_900_000_000  # protobuf messages end at 2 GiB; above, weights stay beside the graph
+
+
+def command(path: Path) -> str:
+    """Return the command that prints all that ONNX's checker says of a file."""
+    return shlex.join(["python", "-c", f"import onnx; onnx.checker.check_model({str(path)!r}, full_check=True)"])
+
+
+def opset_of(model: Any) -> int:
+    """Return the opset of the standard domain."""
+    return int(next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")))
+
+
+def load_checked(path: Path) -> Any:
+    """Return the ModelProto with its weights.
+
+    Raises:
+        StageError: stage 'onnx': not a whole file, a weights file is missing, or onnx.checker in full mode refuses it.
+    """
+    import onnx
+
+    try:
+        external_data.check(path)
+        model = onnx.load(str(path))
+        external_data.load(model, path.parent)
+    except StageError:
+        raise
+    except Exception as error:  # protobuf and onnx share no error class
+        fault = Fault(
+            "not a whole ONNX file", str(path), _first_line(error), "the file is truncated or not ONNX: write it again"
+        )
+        raise StageError("onnx", fault) from None
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # checker and shape inference raise unrelated classes
+        fault = Fault(
+            "the graph is not valid ONNX", str(path), _first_line(error), "write the graph again", command(path)
+        )
+        raise StageError("onnx", fault) from None
+    return model
+
+
+def rewrite(model: Any, path: Path) -> None:
+    """Write `model` in one file where it fits, with an IR version that runtimes read."""
+    import onnx
+
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+    large = model.ByteSize() > INLINE_LIMIT_BYTES
+    onnx.save_model(model, str(path), save_as_external_data=large, location=f"{path.name}.data" if large else None)
+
+
+def check_opset(model: Any, asked: int, where: str, newest: int) -> int:
+    """Return the opset of the graph.
+
+    Raises:
+        StageError: It is not the one asked for, or newer than the target reads.
+    """
+    found = opset_of(model)
+    if asked and found != asked:
+        why = f"asked for {asked}; the exporter left the graph at {found} because it cannot convert it down"
+        raise StageError(
+            "onnx",
+            Fault(
+                "the exporter chose another opset", where, why, f"ask for opset {found}, or use exporter: torchscript"
+            ),
+        )
+    if found > newest:
+        raise StageError(
+            "onnx",
+            Fault(
+                f"opset {found} is newer than the target reads",
+                where,
+                f"its parser ends at {newest}",
+                f"export with opset {newest} or lower",
+            ),
+        )
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

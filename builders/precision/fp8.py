@@ -1,0 +1,152 @@
+"""FP8 in the graph: FP32 ONNX -> Q/DQ pairs in E4M3 that TensorRT 10 and later accept.
+
+In      the export's ``model.onnx``, the ranges that INT8 calibration finds, the nodes to keep high.
+Out     a Q/DQ graph at opset 19 or later, and figures for the record.
+
+One scale per tensor, weights too: TensorRT's release notes admit a scale per channel from 10.6 on, and for products only.
+Nodes for which it has no FP8 kernel or gains nothing (few channels, groups, large filters, ConvTranspose, products of two
+activations) stay in FP32, because a strongly typed network cannot fall back and its build may fail; the record names them
+with those that `keep_high` asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builders.precision import int8
+from builders.stage import Job
+from planwright.errors import Fault, StageError
+
+FP8_MAX = 448.0  # largest number of E4M3
+OPSET = 19  # the first whose QuantizeLinear admits FP8
+IR_VERSION = 9  # the first with the FP8 types
+LEAST_CHANNELS, MOST_TAPS = 16, 32  # what the FP8 kernels take; NVIDIA's Model-Optimizer draws the same lines
+
+
+def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
+    """Write the Q/DQ graph of the model.
+
+    Raises:
+        StageError: stage 'graph': no node of the model can run in FP8.
+    """
+    import onnx
+
+    from builders.graphs.check import opset_of, rewrite
+
+    with int8.prepared(source, target.parent) as graph:  # the very graph that INT8 calibrates, so that its ranges serve
+        if not int8.weighted_nodes(graph):
+            raise StageError("graph", _nothing(job))
+        ranges = int8.calibrate(job, graph)
+    model = _raised(job, onnx.load(str(source)))
+    pairs, high = quantize(model, int8._highest(ranges), int8.matching(source, job.model.keep_high))
+    if not pairs:
+        raise StageError("graph", _nothing(job))
+    onnx.checker.check_model(model, full_check=True)
+    rewrite(model, target)
+    return {
+        "calibration": job.model.calibration.method,
+        "ranges": ranges.stem,
+        "qdq_pairs": pairs,
+        "kept_high": high,
+        "opset": opset_of(model),
+    }
+
+
+def quantize(model: Any, highest: Mapping[str, float], high: Collection[str]) -> tuple[int, list[str]]:
+    """Add the pairs in place; return their number and the weighted nodes that stay in FP32.
+
+    Args:
+        model: ModelProto at opset 19 or later.
+        highest: Activation -> largest magnitude on calibration data; a node without one is left alone.
+        high: Nodes to leave alone.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    done: set[str] = set()
+    placed, left = [], [*high]
+    for node in graph.node:
+        scales = {} if node.name in high else _scales(node, weights, highest)
+        if not scales and node.op_type in int8.WEIGHTED and node.name not in high:
+            left.append(node.name)
+        for index, name in enumerate(scales):
+            placed += [] if name in done else _pair(graph, name, scales[name])
+            done.add(name)
+            node.input[index] = f"{name}__dq"
+        placed.append(node)
+    del graph.node[:]
+    graph.node.extend(placed)
+    return len(done), left
+
+
+def _scales(node: Any, weights: Mapping[str, Any], highest: Mapping[str, float]) -> dict[str, float]:
+    """Return input -> scale of a node that FP8 can compute, in the node's order; empty for any other."""
+    first, second = list(node.input)[:2] if node.op_type in int8.WEIGHTED else ("", "")
+    if (first in weights) == (second in weights):  # a product of activations, or a constant
+        return {}
+    weight = weights[first if first in weights else second]
+    if not _has_kernel(node, weight):
+        return {}
+    peaks = {name: _peak(weight) if name in weights else highest.get(name, 0.0) for name in (first, second)}
+    return {name: peak / FP8_MAX for name, peak in peaks.items()} if all(peaks.values()) else {}
+
+
+def _has_kernel(node: Any, weight: Any) -> bool:
+    """Say whether TensorRT has an FP8 kernel for the node, by the shape of its weight."""
+    import onnx
+
+    dims: list[int] = list(weight.dims)
+    if len(dims) < 2 or node.op_type == "ConvTranspose" or weight.data_type != onnx.TensorProto.FLOAT:
+        return False
+    if node.op_type != "Conv":
+        return min(dims[-2:]) >= LEAST_CHANNELS
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    return bool(groups == 1 and min(dims[:2]) >= LEAST_CHANNELS and np.prod(dims[2:]) <= MOST_TAPS)
+
+
+def _peak(weight: Any) -> float:
+    import onnx
+
+    return float(np.abs(onnx.numpy_helper.to_array(weight)).max(initial=0.0))
+
+
+def _pair(graph: Any, name: str, scale: float) -> list[Any]:
+    """Add scale and zero point to the graph and return the two nodes between `name` and ``<name>__dq``."""
+    import onnx
+
+    numbers = [f"{name}__scale", f"{name}__zero"]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(scale, np.float32), numbers[0]))
+    graph.initializer.append(onnx.helper.make_tensor(numbers[1], onnx.TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True))
+    make = onnx.helper.make_node
+    return [
+        make("QuantizeLinear", [name, *numbers], [f"{name}__q"], name=f"{name}__quantize"),
+        make("DequantizeLinear", [f"{name}__q", *numbers], [f"{name}__dq"], name=f"{name}__dequantize"),
+    ]
+
+
+def _raised(job: Job, model: Any) -> Any:
+    """Return the model at an opset and IR version that know FP8.
+
+    Raises:
+        StageError: stage 'graph': an operator has no newer form.
+    """
+    import onnx
+
+    from builders.graphs.check import opset_of
+
+    try:
+        raised = model if opset_of(model) >= OPSET else onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:  # the converter raises unrelated classes
+        where = job.model.where("export", "opset")
+        fault = Fault(f"the graph cannot be raised to opset {OPSET}", where, str(error), f"set export.opset to {OPSET}")
+        raise StageError("graph", fault) from None
+    raised.ir_version = max(raised.ir_version, IR_VERSION)
+    return raised
+
+
+def _nothing(job: Job) -> Fault:
+    why = f"no convolution or product has a range, {LEAST_CHANNELS} channels in and out and one group, or all are kept high"
+    return Fault(f"nothing of {job.model.name} can run in fp8", job.model.where("precision"), why, "use fp16 or int8")

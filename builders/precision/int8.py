@@ -1,0 +1,209 @@
+"""INT8 in the graph: FP32 ONNX -> Q/DQ pairs that TensorRT accepts.
+
+In      the export's ``model.onnx``, its calibration samples, the nodes to keep high.
+Out     a Q/DQ graph, and figures for the record.
+
+Symmetric ranges, zero points 0, per-channel weights as FP32 -> Q -> DQ, no INT32 bias pairs, no Q between a convolution and
+its ReLU; the skip edges of residual networks by `builders.precision.int8_residual`. Products of two activations (attention) stay high:
+INT8 costs accuracy there and gains little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import io
+import json
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builders.precision import calibration
+from builders.precision.int8_residual import POOLS
+from builders.precision.int8_residual import quantize as quantize_residuals
+from builders.stage import Job
+from planwright import console
+from planwright.errors import Fault, StageError
+from planwright.files import digest, write_json
+from planwright.golden import Arrays, Golden
+
+CHUNK = 16  # samples per calibration step: the entropy calibrator keeps all activations of a step (11.6 GB for 128 ResNet-50 images at once)
+WEIGHTED = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
+CALIBRATED = [*WEIGHTED, *POOLS]  # more tensors than are quantized by weight: residual edges and pools need ranges too
+
+
+def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
+    """Write the Q/DQ graph of the model.
+
+    Raises:
+        StageError: stage 'graph': no node of the model can run in INT8.
+    """
+    with prepared(source, target.parent) as graph:
+        high = matching(graph, job.model.keep_high)
+        if not set(weighted_nodes(graph)) - set(high):  # the calibrator stops where there is nothing to calibrate
+            raise StageError("graph", _nothing(job, high))
+        ranges = calibrate(job, graph)
+        pairs, residual = quantize(job, graph, ranges, target, high)
+    return {
+        "calibration": job.model.calibration.method,
+        "ranges": ranges.stem,
+        "qdq_pairs": pairs,
+        "skip_edges": residual,
+        "kept_high": high,
+    }
+
+
+def _nothing(job: Job, high: Collection[str]) -> Fault:
+    why = f"the graph has no {', '.join(WEIGHTED[:-1])} or {WEIGHTED[-1]} with weights" + (
+        " beside those kept high" if high else ""
+    )
+    fix = "use fp32 or fp16: an INT8 engine of it would compute the same as FP32"
+    return Fault(f"nothing of {job.model.name} can run in INT8", job.model.where("precision"), why, fix)
+
+
+def quantize(job: Job, graph: Path, ranges: Path, target: Path, high: Collection[str]) -> tuple[int, int]:
+    """Write `graph` with Q/DQ pairs, the nodes `high` left alone; return the number of pairs and of skip edges."""
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+    # quantize_static takes no ranges before onnxruntime 1.24, the first that Python 3.10 does not have; this is its last step
+    quantizer = QDQQuantizer(
+        load_model_with_shape_infer(graph), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8, tensors_range=_tensors_range(job, ranges), nodes_to_quantize=[],
+        nodes_to_exclude=[*_products_of_activations(graph), *high], op_types_to_quantize=WEIGHTED,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+                       "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
+    )  # fmt: skip
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(target), False)
+    model = onnx.load(str(target))
+    residual = quantize_residuals(model, _highest(ranges))
+    onnx.save_model(model, str(target))
+    return sum(node.op_type == "QuantizeLinear" for node in model.graph.node), residual
+
+
+def weighted_nodes(graph: Path) -> list[str]:
+    """Return the nodes that INT8 would compute."""
+    import onnx
+
+    left = set(_products_of_activations(graph))
+    return [
+        node.name for node in onnx.load(str(graph)).graph.node if node.op_type in WEIGHTED and node.name not in left
+    ]
+
+
+def matching(graph: Path, patterns: Sequence[str]) -> list[str]:
+    """Return the nodes whose name or operator matches any of `patterns`."""
+    import onnx
+
+    nodes = onnx.load(str(graph)).graph.node
+    return [n.name for n in nodes if any(fnmatch.fnmatch(n.name, p) or fnmatch.fnmatch(n.op_type, p) for p in patterns)]
+
+
+def _tensors_range(job: Job, ranges: Path) -> Any:
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+
+    def bound(value: Any) -> Any:
+        return np.array(value, np.float32)
+
+    found = json.loads(ranges.read_text())
+    data = {name: TensorData(lowest=bound(low), highest=bound(high)) for name, (low, high) in found.items()}
+    return TensorsData(_method(job), data)
+
+
+def _method(job: Job) -> Any:
+    from onnxruntime.quantization import CalibrationMethod
+
+    return CalibrationMethod.Entropy if job.model.calibration.method == "entropy" else CalibrationMethod.MinMax
+
+
+def _highest(ranges: Path) -> dict[str, float]:
+    """Return tensor -> largest magnitude, as calibrated."""
+    found = json.loads(ranges.read_text())
+    return {name: max(abs(float(np.ravel(bound)[0])) for bound in bounds) for name, bounds in found.items()}
+
+
+def _products_of_activations(graph: Path) -> list[str]:
+    """Return MatMul nodes without a weight."""
+    import onnx
+
+    proto = onnx.load(str(graph)).graph
+    weights = {tensor.name for tensor in proto.initializer}
+    return [node.name for node in proto.node if node.op_type == "MatMul" and not weights & set(node.input)]
+
+
+@contextlib.contextmanager
+def prepared(source: Path, folder: Path) -> Any:
+    """Yield a copy with inferred shapes, and nothing more.
+
+    onnxruntime's own pre-processing also optimises, which adds eight opset domains that TensorRT does not read, and its
+    symbolic inference gives up on a dynamic sequence; its mark is set so that it does not ask for either.
+    """
+    import onnx
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    path = folder / "prepared.onnx"
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(source)))
+    add_pre_process_metadata(model)
+    onnx.save_model(model, str(path))
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def calibrate(job: Job, graph: Path) -> Path:
+    """Return the file of calibrated ranges, tensor -> [lowest, highest]: measured now, or remembered for the same graph, samples and method.
+
+    Samples go through in chunks, so that the entropy calibrator's memory does not grow with their number.
+    """
+    from onnxruntime.quantization import create_calibrator
+
+    file = calibration.ensure(job)
+    samples = Golden.load(file)
+    parts = {
+        "graph": job.cache.of(graph, read=True),
+        "samples": job.cache.of(file),
+        "method": job.model.calibration.method,
+        "operators": CALIBRATED,
+        "holds": "ranges",
+    }
+    cache = job.build / "calibration" / f"{digest(parts)}.json"
+    if cache.exists():
+        return cache
+    # the calibrator prints a line per chunk and has no switch for it
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        calibrator = create_calibrator(
+            str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=_method(job),
+            extra_options={"symmetric": True},
+        )  # fmt: skip
+        size = job.model.batch.fixed or CHUNK
+        for feed in console.progress(job.line("graph", "calibration"), samples.feeds(size), samples.runs(size)):
+            calibrator.collect_data(_Reader(feed))
+        found = calibrator.compute_data()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        cache, {name: [np.asarray(bound).tolist() for bound in data.range_value] for name, data in found.items()}
+    )
+    return cache
+
+
+class _Reader:
+    """Feeds one chunk to onnxruntime's calibrator, which asks until it gets None."""
+
+    def __init__(self, feed: Arrays) -> None:
+        self._batches = iter([feed])
+
+    def get_next(self) -> Any:
+        """Return the next feed, or None."""
+        return next(self._batches, None)
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)

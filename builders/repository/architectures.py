@@ -1,0 +1,68 @@
+"""Plans for several GPU architectures in one published version.
+
+In      ``compile.architectures`` and the compile folders of the machines that built them, copied together below build/.
+Out     the plan of this machine as ``model.plan``, those of others as ``model.sm86.plan``; Triton picks by
+        ``cc_model_filenames``.
+
+Each machine builds the plan for its own GPU (``--until verify``); the one that publishes has all of them at hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builders.stage import Job
+from builders.stages.compile import read_tensors
+from planwright.errors import Fault, StageError
+
+
+def names(job: Job) -> dict[str, str]:
+    """Return compute capability -> file name in the version folder; empty where config.yaml names no architectures."""
+    own = job.target.versions().get("compute_capability", "")
+    return {
+        each: job.target.filename if each == own else f"model.sm{each.replace('.', '')}.plan"
+        for each in job.model.compile.architectures
+    }
+
+
+def others(job: Job) -> dict[str, Path]:
+    """Return file name -> plan for every architecture but this machine's.
+
+    Raises:
+        StageError: stage 'publish': a plan is missing, or takes and gives other tensors than this machine's.
+    """
+    found, faults = {}, []
+    for capability, name in names(job).items():
+        if name == job.target.filename:
+            continue
+        folder = job.compile_folder.with_name(_key(job, capability))
+        plan = folder / job.target.filename
+        if not plan.exists():
+            fix = f"on a GPU of compute capability {capability}: {job.model.build_command('--until', 'verify')}; then copy build/ here"
+            faults.append(
+                Fault(
+                    f"there is no plan for compute capability {capability}",
+                    str(plan),
+                    "compile.architectures asks for it",
+                    fix,
+                )
+            )
+        elif read_tensors(folder) != read_tensors(job.compile_folder):
+            faults.append(
+                Fault(
+                    f"the plan for {capability} has other tensors",
+                    str(plan),
+                    "it was built from another graph",
+                    "build it again",
+                )
+            )
+        else:
+            found[name] = plan
+    if faults:
+        raise StageError("publish", *faults)
+    return found
+
+
+def _key(job: Job, capability: str) -> str:
+    """Return the folder name of another architecture: this machine's, with the other number."""
+    return f"{job.target.key().rpartition('-sm')[0]}-sm{capability.replace('.', '')}"

@@ -1,0 +1,94 @@
+"""rollback: one step back.
+
+In      a published model.
+Out     the config.pbtxt that was served before, by rename; version folders stay as they are.
+
+One step is the last change of `serve` where only that changed, else the last new version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from builders.repository import config_pbtxt, revisions
+from builders.repository.versions import Published
+from planwright import integrity
+from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, did_you_mean
+from planwright.integrity import CONFIG
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rollback did.
+
+    Attributes:
+        model: The model.
+        before: Version that was served.
+        now: Version that is served.
+        fields: Fields of config.pbtxt that are other than before.
+    """
+
+    model: str
+    before: int
+    now: int
+    fields: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON value."""
+        return {**asdict(self), "change": "serve" if self.before == self.now else "version"}
+
+    def __str__(self) -> str:
+        if self.before == self.now:
+            return f"{self.model}: version {self.now} is served with its earlier {', '.join(self.fields)}"
+        return f"{self.model}: version {self.now} is served instead of {self.before}"
+
+
+def rollback(repository: Path, model: str) -> Step:
+    """Serve what was served before the last publish.
+
+    Raises:
+        SpecError: No such model (exit 2).
+        MachineError: There is no such folder (exit 3).
+        PlanwrightError: Nothing older is whole, or config.pbtxt, which names it, is gone (exit 1).
+    """
+    published = Published(repository / model)
+    if not repository.is_dir():
+        raise MachineError(Fault("there is no model repository", str(repository), fix="name it with --repository"))
+    if not published.exists:
+        if integrity.published(published.folder):
+            lost = integrity.config_damage(published.folder, ())
+            raise PlanwrightError(*(integrity.fault(model, each) for each in lost))
+        known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
+        raise SpecError(
+            Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known))
+        )
+    now = revisions.read(published.folder)
+    before, config = published.served(), published.config()
+    state = now.earlier() if now is not None else None
+    while state is not None and not _whole(published, state):
+        state = state.earlier()
+    if state is None:
+        raise PlanwrightError(_stuck(published, bool(now and now.past)))
+    revisions.write(published.folder, state)
+    fields = _differing(config, config_pbtxt.parse(state.body))
+    return Step(model, before[-1] if before else 0, state.versions[-1], fields)
+
+
+def _whole(published: Published, state: revisions.Config) -> bool:
+    return bool(state.versions) and all(map(published.whole, state.versions))
+
+
+def _differing(before: Any, now: Any) -> list[str]:
+    fields = sorted(field.name for field in now.DESCRIPTOR.fields if field.name != "version_policy")
+    return [name for name in fields if before is None or getattr(before, name) != getattr(now, name)]
+
+
+def _stuck(published: Published, older: bool) -> Fault:
+    served = published.served()
+    why = f"versions on disk: {', '.join(map(str, published.versions()))}; " + (
+        "none of the older ones is whole" if older else "none is older"
+    )
+    what = f"{published.folder.name} cannot go back from version {served[-1] if served else 0}"
+    return Fault(what, str(published.folder), why, "build the earlier state again from its config.yaml")

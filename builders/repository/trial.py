@@ -1,0 +1,248 @@
+"""The trial load: what is about to be published is loaded once by the server that is found here, and answers.
+
+In      config.pbtxt and the version folders as they are about to be published.
+Out     a record for build.json, or a `StageError` with Triton's own sentence or the first wrong answer.
+
+Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
+exported, when a core is idle, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
+there, because more of them prove nothing more and may not fit beside what is served; and a few golden samples of the two
+smallest shapes are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
+janitor cleans up after it, also after a kill.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from builders.repository import config_pbtxt, serve_place
+from builders.repository.trial_answers import Answers, UnansweredError
+from builders.stage import Job
+from planwright import serve_fields, triton_admin
+from planwright.errors import Fault, MachineError, StageError
+from planwright.golden import Golden, Group
+from planwright.gpu import devices
+from planwright.integrity import CONFIG
+from planwright.own_server import own_server
+from planwright.server_info import ServerInfo
+
+FLAG, GOLDEN = "--no-trial-load", "golden.npz"
+LOAD_S = 600.0
+SAMPLES, SHAPES = 8, 2
+_SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
+_POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
+
+
+class TrialServer:
+    """A server of this command's own; it is started when it is first needed.
+
+    Args:
+        build: Folder of intermediate files, on the same disk as what is linked.
+        wanted: False under ``--no-trial-load``.
+    """
+
+    def __init__(self, build: Path, *, wanted: bool = True) -> None:
+        self._build, self.wanted = build, wanted
+        self._stack = ExitStack()
+        self._worker = ThreadPoolExecutor(1)
+        self._starting: Future[ServerInfo] | None = None
+        self._answers: Answers | None = None
+        self._folder = Path()
+
+    def __enter__(self) -> TrialServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._answers is not None:
+            self._answers.close()
+        self._stop()
+        self._worker.shutdown()
+
+    def start(self) -> None:
+        """Start the server, and who will send it samples, in the background, where they do not run yet."""
+        if not self.wanted:
+            return
+        if self._starting is None:
+            self._folder = _scratch(self._build)
+            (self._folder / "repository").mkdir()
+            self._starting = self._worker.submit(self._enter)
+        if self._answers is None:
+            self._answers = Answers()
+
+    def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
+        """Load a model and let it answer golden samples at batch 1 and max.
+
+        Args:
+            job: The model's build.
+            text: config.pbtxt.
+            versions: Version → folder with its files.
+
+        Returns:
+            A JSON value for build.json; ``skipped`` says why nothing was loaded.
+
+        Raises:
+            StageError: stage 'serve': it does not load, or an answer is wrong or missing.
+            MachineError: There is no server here (exit 3).
+        """
+        if not self.wanted:
+            return {"skipped": FLAG}
+        self.start()
+        server, began = self._server(job), time.perf_counter()
+        too_new = serve_fields.version_faults(job.model.serve, _version(server), job.model.where)
+        if too_new:
+            return {"skipped": f"the server here is {server.version}: {too_new[0].what}"}
+        folder = self._folder / "repository" / job.model.name
+        try:
+            _assemble(folder, text, versions)
+            self._load(job, server)
+            checks = self._check(job, server)
+        finally:
+            self._unload(server, folder)
+        return {"server": server.version, "checks": checks, "seconds": round(time.perf_counter() - began, 3)}
+
+    def _enter(self) -> ServerInfo:
+        pool = [f"--cuda-memory-pool-byte-size=0:{_POOL_BYTES}"] if devices() else []
+        flags = ["--model-control-mode=explicit", "--model-repository", str(self._folder / "repository"),
+                 "--exit-timeout-secs=0", "--allow-grpc=false", *pool]  # fmt: skip
+        return self._stack.enter_context(
+            own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
+        )
+
+    def _server(self, job: Job) -> ServerInfo:
+        assert self._starting is not None
+        try:
+            return self._starting.result()
+        except MachineError as error:
+            self._stop()
+            raise MachineError(_no_server(job, error)) from None
+
+    def _load(self, job: Job, server: ServerInfo) -> None:
+        try:
+            triton_admin.load(server, job.model.name, timeout_s=LOAD_S)
+        except triton_admin.GoneError as error:
+            why = f"the server ended while it loaded the model ({error}): {_last_words(server)}"
+            self._stop()
+            raise StageError("serve", _refused(job, why)) from None
+        except triton_admin.RefusedError as error:
+            raise StageError("serve", _refused(job, str(error))) from None
+
+    def _check(self, job: Job, server: ServerInfo) -> int:
+        """Return how many checks passed."""
+        answers, self._answers = self._answers or Answers(), None
+        try:
+            return answers.check(job.model.name, self._folder / "repository", self._folder / "server.json")
+        except UnansweredError as error:
+            why = str(error)
+            if ServerInfo.read(self._folder / "server.json") is None:
+                why = f"the server ended while it answered: {_last_words(server)}"
+            raise StageError("serve", _unanswered(job, why)) from None
+        finally:
+            answers.close()
+
+    def _unload(self, server: ServerInfo, folder: Path) -> None:
+        if self._starting is not None:
+            try:
+                triton_admin.unload(server, folder.name)
+            except triton_admin.RefusedError:
+                self._stop()  # the next model gets a server of its own
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _stop(self) -> None:
+        """End the server and remove its folder; the next `start` begins with another one."""
+        if self._starting is None:
+            return
+        try:
+            self._starting.exception()  # waits for a start that is under way
+            self._stack.close()
+        finally:
+            self._starting = None
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _scratch(build: Path) -> Path:
+    """Return a fresh folder beside the staged files, elsewhere only where the server could not take its path."""
+    folder = build.resolve() / ".staging" / f"trial-{os.getpid()}"
+    if not _SAFE.fullmatch(str(folder)):
+        return Path(tempfile.mkdtemp(prefix="planwright-trial-"))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
+    config = config_pbtxt.parse(text)
+    for group in config.instance_group:
+        group.count = 1
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(config_pbtxt.printed(config))
+    for version, source in versions.items():
+        shutil.copytree(source, folder / str(version), copy_function=_link)
+        (folder / str(version) / GOLDEN).unlink()  # a link to the published file
+        _few(Golden.load(source / GOLDEN)).save(folder / str(version) / GOLDEN)
+    for source in versions.values():
+        if (source.parent / "warmup").is_dir():
+            shutil.copytree(source.parent / "warmup", folder / "warmup", copy_function=_link, dirs_exist_ok=True)
+
+
+def _few(golden: Golden) -> Golden:
+    def size(group: Group) -> int:
+        return sum(array[0, ...].size for array in group.inputs.values())
+
+    groups = sorted(golden.groups, key=size)[:SHAPES]
+    return Golden(tuple(group.take(range(min(len(group), SAMPLES))) for group in groups), golden.meta)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _version(server: ServerInfo) -> tuple[int, int]:
+    major, minor, *_ = (int(part) for part in re.findall(r"\d+", server.version))
+    return major, minor
+
+
+def _last_words(server: ServerInfo) -> str:
+    try:
+        lines = Path(server.log).read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return " ".join(line.strip() for line in lines if line.strip())[-500:]
+
+
+def _no_server(job: Job, error: MachineError) -> Fault:
+    fault = error.faults[0]
+    fix = f"make setup; or publish without it: {job.model.build_command('--no-trial-load')}"
+    why = "\n".join(filter(None, [fault.what, fault.why]))
+    return Fault(
+        "the trial load needs a server, and none starts here", why=why, fix=fix, check="python -m serving --help"
+    )
+
+
+def _refused(job: Job, why: str) -> Fault:
+    what = f"{job.model.name} does not load in the server found here; nothing was published"
+    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
+
+
+def _unanswered(job: Job, why: str) -> Fault:
+    what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
+    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
+
+
+def _fix(job: Job) -> str:
+    return (
+        f"change config.yaml as the server says; or publish it as it is: {job.model.build_command('--no-trial-load')}"
+    )

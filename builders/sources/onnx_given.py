@@ -1,0 +1,99 @@
+"""Real samples for a foreign ONNX file.
+
+In      an npz with one array per input, samples along the first axis (an npy where there is one input).
+Out     golden samples, spread evenly over the file, and the others for calibration.
+
+Files are often sorted by class, so the first rows alone would be one class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from builders.sources import stored_arrays
+from builders.sources.samples import LEAST_GOLDEN, Sample, Samples, fingerprint, native, spread
+from planwright import text
+from planwright.console import many
+from planwright.errors import Fault, StageError
+from planwright.golden import Array
+from planwright.spec import ModelSpec
+from planwright.tensors import TensorSpec, shape_fits
+
+
+def read(path: Path, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> tuple[Samples, list[str]]:
+    """Return the samples and a warning where some occur twice.
+
+    Args:
+        path: The file.
+        spec: The model's part of config.yaml, which says how many samples to take.
+        inputs: Those of the graph, without the batch axis where there is one.
+
+    Raises:
+        StageError: stage 'export': the file cannot be read or does not fit the graph.
+    """
+    place = spec.where("samples", "file")
+    arrays = _arrays(path, place, inputs)
+    faults = list(_faults(arrays, place, inputs))
+    if faults:
+        raise StageError("export", *faults)
+    total = len(arrays[inputs[0].name])
+    rows = {fingerprint(row): row for row in (_row(arrays, inputs, i) for i in reversed(range(total)))}
+    distinct = list(rows.values())[::-1]
+    if len(distinct) < LEAST_GOLDEN:
+        why, fix = f"the file holds {many(len(distinct), 'different sample')}", "add samples along the first axis"
+        raise StageError("export", Fault(f"at least {LEAST_GOLDEN} samples are needed", place, why, fix))
+    golden = set(spread(len(distinct), spec.samples.golden))
+    rest = [row for index, row in enumerate(distinct) if index not in golden]
+    calibration = [rest[i] for i in spread(len(rest), spec.samples.calibration)]
+    twins = total - len(distinct)
+    warnings = [f"{twins} of {total} samples repeat another: each is used once"] if twins else []
+    return Samples(calibration, [distinct[i] for i in sorted(golden)]), warnings
+
+
+def _row(arrays: Mapping[str, Array], inputs: Sequence[TensorSpec], index: int) -> Sample:
+    return native({tensor.name: arrays[tensor.name][index] for tensor in inputs})
+
+
+def _arrays(path: Path, place: str, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    try:
+        stored = stored_arrays.load(path)
+        if "" not in stored:
+            return stored
+        return {inputs[0].name: stored[""]} if len(inputs) == 1 else {}
+    except stored_arrays.UNREADABLE as error:
+        fix = "write them with numpy.savez; numbers and text only"
+        raise StageError("export", Fault("the samples cannot be read", place, f"{path}: {error}", fix)) from None
+
+
+def _faults(arrays: Mapping[str, Array], place: str, inputs: Sequence[TensorSpec]) -> Iterator[Fault]:
+    for tensor in inputs:
+        array = arrays.get(tensor.name)
+        if array is None:
+            why = f"the file holds {', '.join(sorted(arrays)) or 'one array without a name'}"
+            yield Fault(f"the samples lack input '{tensor.name}'", place, why, f"numpy.savez(..., {tensor.name}=array)")
+        elif not _type_fits(tensor, array) or not shape_fits(tensor.shape, array.shape[1:]) or not array.ndim:
+            why = f"the file has {array.dtype}{list(array.shape)}, a sample is {tensor.numpy_dtype}{list(tensor.shape)}"
+            fix = "first axis samples, then the input's own axes" + _cast(tensor, array)
+            yield Fault(f"the samples of '{tensor.name}' do not fit", place, why, fix)
+        elif text.is_text(array) and (why := text.unsayable(array)):
+            fix = "decode it first: [item.decode('latin-1') for item in ...]"
+            yield Fault(f"the samples of '{tensor.name}' are not valid text", place, why, fix)
+    counts = {tensor.name: len(arrays[tensor.name]) for tensor in inputs if np.ndim(arrays.get(tensor.name, 0))}
+    if len(set(counts.values())) > 1:
+        why = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        yield Fault("the inputs have different numbers of samples", place, why, "give every input one row per sample")
+
+
+def _type_fits(tensor: TensorSpec, array: Array) -> bool:
+    if tensor.datatype == "BYTES":
+        return text.is_text(array)
+    return bool(array.dtype.newbyteorder("=") == tensor.numpy_dtype)
+
+
+def _cast(tensor: TensorSpec, array: Array) -> str:
+    if _type_fits(tensor, array):
+        return ""
+    return f"; .astype({'str' if tensor.datatype == 'BYTES' else f'np.{tensor.numpy_dtype}'})"

@@ -1,0 +1,108 @@
+"""Base of the PyTorch models in the zoo: export by TorchScript or dynamo, answers by the eager model.
+
+In      ``build_model()`` of the subclass, a module that takes its inputs in the order of `input_names`.
+Out     an FP32 ONNX file at the requested opset, and reference answers.
+
+The dynamo exporter can stay at opset 18 in silence and accepts a model in train mode: the model is put into eval mode
+here, and `builders.graphs.check` reads the opset back. The fast path of attention is off around the export, because neither
+exporter knows its fused operator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from builders.error_log import captured
+from builders.graphs.batch_axis import rows
+from builders.sources import torch_contract, torch_export, torch_outputs
+from builders.sources.base import Source
+from planwright.errors import PlanwrightError
+from planwright.golden import Arrays
+
+
+class TorchSource(Source):
+    """A PyTorch model.
+
+    Class attributes:
+        input_names: In the order of the module's arguments.
+        output_names: In the order of the module's results; where it returns a dict, a dataclass or a namedtuple, their keys.
+        dynamic_axes: Axes that vary beside the batch: input or output name → {axis: name}; axis 0 is the batch.
+    """
+
+    tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime")
+    input_names: ClassVar[tuple[str, ...]] = ()
+    output_names: ClassVar[tuple[str, ...]] = ()
+    dynamic_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {}
+    _built: Any = None
+
+    @abstractmethod
+    def build_model(self) -> Any:
+        """Return the ``torch.nn.Module`` with its weights."""
+
+    @property
+    def model(self) -> Any:
+        """The module on the CPU, built once, in eval mode."""
+        if self._built is None:
+            torch_contract.check_names(self)
+            with self.blame.during("build_model()"):
+                built = self.build_model()
+            torch_contract.check_module(self, built)
+            self._built = built.eval().cpu()
+        return self._built
+
+    def reference(self, inputs: Arrays) -> Arrays:
+        """Run the eager model on one batch."""
+        import torch
+
+        model = self.model  # built first: a zoo file may train, which inference mode forbids
+        try:
+            with torch.inference_mode():
+                answers = model(*torch_contract.tensors(self, inputs))
+        except PlanwrightError:
+            raise
+        except Exception as error:
+            raise torch_contract.refused(self, inputs, error) from error
+        found = torch_contract.named(self, answers)
+        return {name: answer.cpu().numpy() for name, answer in zip(self.output_names, found, strict=True)}
+
+    def warnings(self) -> list[str]:
+        """Name inputs of another float type than the weights: clients would have to send it."""
+        return torch_contract.other_types(self, self.samples().golden[0])
+
+    def write_onnx(self, path: Path) -> None:
+        """Export with a batch axis that is dynamic, or fixed where config.yaml says so."""
+        import torch
+
+        samples = self.samples()
+        torch_contract.check_axes(self, samples)
+        size = self.spec.batch.fixed or 2  # a batch of 1 would be taken for a constant by the tracer
+        example = rows([torch_export.example(self, samples.golden)], size if self.batched else 0)
+        args = torch_contract.tensors(self, example)
+        for parameter in self.model.parameters():  # a TorchScript module has no requires_grad_ of its own
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            keyed = torch_outputs.by_key(self.model(*args), self.output_names) is not None
+            module = torch_export.flat(self.model, self.output_names) if keyed else self.model
+            try:
+                with captured(self.log), _plain_attention():
+                    torch_export.export(self, module, args, path)
+            except PlanwrightError:
+                raise
+            except Exception as error:
+                raise torch_export.refused(self, module, args, error) from error
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

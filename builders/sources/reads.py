@@ -1,0 +1,110 @@
+"""The user's files that a model's code opened while it ran, whatever opened them.
+
+In      blocks of code to watch.
+Out     the files that were read and not written, for the record of a stage.
+
+Python reports every file that it opens, those of imports included, to audit hooks
+(https://docs.python.org/3/library/audit_events.html); what a native library opens by itself it does not report, so `files()` of a
+zoo file names that. A hook cannot be removed: there is one, which does nothing outside of a watched block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import source_from_cache
+from pathlib import Path
+from typing import Any
+
+from builders.sources.user_code import ROOT, of_others
+from planwright.files import HashCache
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev", "/run", "/var")
+
+
+@dataclass
+class _Seen:
+    read: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
+
+
+_seen: dict[tuple[Path, str], _Seen] = {}
+_watched: list[_Seen] = []
+_hooks: list[Any] = []
+
+
+@contextlib.contextmanager
+def watched(code: Path, model: str = "") -> Iterator[None]:
+    """Note what is opened in this block.
+
+    Args:
+        code: The zoo file.
+        model: The model that it runs for; empty while it is imported, which serves every model of that file.
+    """
+    if not _hooks:
+        _hooks.append(_opened)
+        sys.addaudithook(_opened)
+    seen = _seen.setdefault((code, model), _Seen())
+    _watched.append(seen)
+    try:
+        yield
+    finally:
+        _watched.pop()
+
+
+def by(code: Path, model: str, root: Path, *others: Path) -> dict[str, Path]:
+    """Return the user's files that were read for a model, by their path from `root`.
+
+    Args:
+        code: The zoo file.
+        model: The model.
+        root: Folder of config.yaml.
+        others: Folders of ours, in which no file counts.
+    """
+    seen = [_seen.get((code, name), _Seen()) for name in ("", model)]
+    written = {path for each in seen for path in each.written}
+    paths = sorted({_source(path) for each in seen for path in each.read - written})
+    near = [root.resolve(), code.parent.resolve(), ROOT]
+    return {_label(path, root): path for path in paths if _counts(path, near, [each.resolve() for each in others])}
+
+
+def hashes(labels: Iterable[str], root: Path, cache: HashCache) -> dict[str, str]:
+    """Return the hash of each file that is there; `labels` are paths from `root`."""
+    return {label: cache.of(root / label) for label in labels if (root / label).is_file()}
+
+
+def _opened(event: str, args: tuple[Any, ...]) -> None:
+    if event != "open" or not _watched:
+        return
+    path, mode, flags = args
+    if isinstance(path, str | bytes | os.PathLike):
+        writes = any(letter in "wax+" for letter in mode) if isinstance(mode, str) else bool((flags or 0) & _WRITES)
+        place = os.path.abspath(os.fsdecode(path))
+        (_watched[-1].written if writes else _watched[-1].read).add(place)
+
+
+def _source(path: str) -> Path:
+    """Return the Python file of a compiled one."""
+    with contextlib.suppress(ValueError, NotImplementedError):
+        return Path(source_from_cache(path)) if path.endswith(".pyc") else Path(path)
+    return Path(path)
+
+
+def _counts(path: Path, near: list[Path], others: list[Path]) -> bool:
+    above = {*path.parents}
+    if not path.is_file() or above & {*others, Path(sys.prefix)} or of_others(path):
+        return False
+    home = next((folder for folder in near if folder in above), None)
+    if home is not None:
+        return not any(part.startswith(".") for part in path.relative_to(home).parts)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and not above & {Path(tempfile.gettempdir()), *map(Path, _SYSTEM)}
+
+
+def _label(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if root in path.parents else str(path)

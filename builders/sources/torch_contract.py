@@ -1,0 +1,169 @@
+"""What a TorchSource promises beyond any other source, and the faults where it does not keep it.
+
+In      the source, its module, its samples, what the module returned.
+Out     nothing, or a `StageError` with the line of the zoo file that is wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from builders.sources import torch_outputs
+from builders.sources.samples import Sample, Samples
+from builders.sources.user_code import place_of, reason, shown
+from planwright.errors import Fault, StageError
+from planwright.golden import Arrays
+
+if TYPE_CHECKING:
+    from builders.sources.pytorch import TorchSource
+
+
+def check_names(source: TorchSource) -> None:
+    """Refuse names that are missing, twice there, or one string instead of a tuple."""
+    for attribute in ("input_names", "output_names"):
+        names: Any = getattr(source, attribute)
+        if isinstance(names, str) or not names or len(set(names)) != len(names):
+            why = "one string is not a tuple" if isinstance(names, str) else ""
+            fix = (
+                f"write {attribute} = ({names!r},)" if why else f"name each of them once, such as {attribute} = ('x',)"
+            )
+            raise _broken(source, f"{attribute} is {names!r}", attribute, why, fix)
+    twice = [name for name in source.output_names if name in source.input_names]
+    if twice:
+        what, why = f"'{twice[0]}' is an input and an output", "a graph has one tensor of a name"
+        raise _broken(source, what, "output_names", why, f"call the output {twice[0]}_out")
+    for name, axes in source.dynamic_axes.items():
+        named = isinstance(axes, Mapping) and all(type(axis) is int and isinstance(axes[axis], str) for axis in axes)
+        if not named:
+            what, fix = f"dynamic_axes of '{name}' is {axes!r}", f"write dynamic_axes = {{'{name}': {{1: 'length'}}}}"
+            raise _broken(source, what, "dynamic_axes", "it says axis: name", fix)
+    unknown = [name for name in source.dynamic_axes if name not in (*source.input_names, *source.output_names)]
+    if unknown:
+        known = ", ".join((*source.input_names, *source.output_names))
+        what = f"dynamic_axes names '{unknown[0]}', which the model does not have"
+        raise _broken(source, what, "dynamic_axes", "", f"known: {known}")
+
+
+def check_module(source: TorchSource, built: Any) -> None:
+    """Refuse anything but a module whose forward takes the inputs in their order."""
+    import torch
+
+    if not isinstance(built, torch.nn.Module):
+        kind = "nothing" if built is None else f"a {type(built).__name__}"
+        why = "the function ends without 'return'" if built is None else ""
+        what = f"build_model() returns {kind}, not a torch.nn.Module"
+        raise _broken(source, what, "build_model", why, "return the module")
+    try:
+        signature = inspect.signature(built.forward)
+    except (TypeError, ValueError):  # TorchScript modules have none
+        return
+    try:
+        signature.bind(*source.input_names)
+    except TypeError as error:
+        what = f"forward() of {type(built).__name__} does not take {len(source.input_names)} inputs"
+        fix = f"name its arguments in their order; they are {', '.join(signature.parameters)}"
+        raise _broken(source, what, "input_names", f"{reason(error)}; {_listed(source)}", fix) from None
+    for name, taken in zip(source.input_names, signature.parameters, strict=False):
+        if name != taken and name in signature.parameters:
+            what = f"input '{name}' would be forward()'s argument '{taken}'"
+            fix = f"name the arguments in their order; they are {', '.join(signature.parameters)}"
+            raise _broken(source, what, "input_names", f"inputs are passed by position; {_listed(source)}", fix)
+
+
+def tensors(source: TorchSource, inputs: Arrays) -> tuple[Any, ...]:
+    """Return the inputs as tensors in the order of the module's arguments."""
+    import torch
+
+    arrays = [np.require(inputs[name], requirements=["C", "W"]) for name in source.input_names]
+    return tuple(torch.from_numpy(array) for array in arrays)
+
+
+def named(source: TorchSource, answers: Any) -> tuple[Any, ...]:
+    """Return what the module answered, as tensors in the order of `output_names`."""
+    try:
+        return torch_outputs.tensors(answers, source.output_names)
+    except torch_outputs.WrongOutputsError as error:
+        fault = error.fault
+        raise _broken(source, fault.what, "output_names", fault.why, fault.fix, stage="torch") from None
+
+
+def refused(source: TorchSource, inputs: Arrays, error: Exception) -> StageError:
+    """Return the StageError for a module that raised on a sample; its stack trace is added to error.log."""
+    shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+    fix, where = _advice(source, inputs, error)
+    return source.blame.error(f"the model, given {shapes},", error, stage="torch", fix=fix, where=where)
+
+
+def _advice(source: TorchSource, inputs: Arrays, error: Exception) -> tuple[str, str]:
+    """Return what to do and where, both empty where the line that raised says it all."""
+    if any(str(p.dtype) == "torch.bfloat16" for p in source.model.parameters()):
+        fix = "numpy has no bfloat16, so no input is: end build_model() with .float()"
+        return fix, place_of(type(source), "build_model")
+    fixes = other_types(source, inputs)
+    if not fixes and source.blame.place(error) == shown(
+        source.blame.file
+    ):  # raised by a library's module, not by a user's line
+        fixes = ["let samples() give the types and shapes that the model takes, or correct build_model()"]
+    return (fixes[0], place_of(type(source), "samples")) if fixes else ("", "")
+
+
+def other_types(source: TorchSource, inputs: Sample) -> list[str]:
+    """Return one sentence per input whose float type is not that of the weights."""
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in source.model.parameters() if p.is_floating_point()}
+    types = sorted(dtypes - {"bfloat16"})  # numpy has no such type
+    return [
+        f"input '{name}' is {array.dtype}, the weights are {types[0]}: end it with .astype(np.{types[0]}) in samples()"
+        for name, array in inputs.items()
+        if types and array.dtype.kind == "f" and array.dtype.name not in types
+    ]
+
+
+def check_axes(source: TorchSource, samples: Samples) -> None:
+    """Refuse samples whose axes vary where `dynamic_axes` does not say so: the export would fix them."""
+    parts = [*samples.golden, *samples.test]
+    _require_axes(source, parts[0])
+    free = {name: dict(axes) for name, axes in source.dynamic_axes.items()}
+    missing = list(_varying(source, parts))
+    if not missing:
+        return
+    words: dict[tuple[int, ...], str] = {}
+    for name, axis, sizes in missing:
+        word = words.setdefault(sizes, "length" if not words else f"length_{len(words) + 1}")
+        free.setdefault(name, {})[axis] = word
+    first, axis, sizes = missing[0]
+    what = f"axis {axis} of input '{first}' varies, and dynamic_axes does not say so"
+    why = f"samples have {', '.join(map(str, sorted(set(sizes))))} there; the export would fix it"
+    raise _broken(source, what, "dynamic_axes", why, f"write dynamic_axes = {free}")
+
+
+def _require_axes(source: TorchSource, sample: Sample) -> None:
+    for name, array in sample.items():
+        rank = array.ndim + (1 if source.batched else 0)
+        beyond = [axis for axis in source.dynamic_axes.get(name, {}) if not 0 <= axis < rank]
+        if beyond:
+            what = f"dynamic_axes names axis {beyond[0]} of '{name}', which has {rank} axes"
+            why = "axis 0 is the batch" if source.batched else ""
+            raise _broken(source, what, "dynamic_axes", why, f"name one of axes 0 to {rank - 1}")
+
+
+def _varying(source: TorchSource, samples: Iterable[Sample]) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Yield (input, axis of the tensor, its sizes in all samples) for axes that vary and are not declared."""
+    rows, offset = list(samples), 1 if source.batched else 0
+    for name in source.input_names:
+        for axis in range(rows[0][name].ndim):
+            sizes = tuple(sample[name].shape[axis] for sample in rows)
+            if len(set(sizes)) > 1 and axis + offset not in source.dynamic_axes.get(name, {}):
+                yield name, axis + offset, sizes
+
+
+def _listed(source: TorchSource) -> str:
+    return f"input_names is {tuple(source.input_names)}"
+
+
+def _broken(source: TorchSource, what: str, at: str, why: str, fix: str, *, stage: str = "export") -> StageError:
+    place = place_of(type(source), at)
+    return StageError(stage, Fault(f"{source.spec.source}: {what}", place, why, fix, source.blame.check))

@@ -1,0 +1,165 @@
+"""Errors of code that a user wrote: the zoo file, and what it imports from the checkout or from beside config.yaml.
+
+In      a call into that code.
+Out     a `StageError` with the user's own file and line, and the whole stack trace in the model's error.log.
+
+The line is that of the last call that lies in the user's files, also behind an exporter that raised an error of its own
+(``raise ... from``): the frames of the libraries below it say little to the author of twenty lines of PyTorch.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders import error_log
+from planwright.errors import Fault, PlanwrightError, StageError
+
+ROOT = Path(__file__).resolve().parents[2]
+FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk, whatever the library calls it
+_OWN = ("builders", "planwright", "clients", "serving", "measure", "loadtest")  # ours, except builders/zoo
+_LONGEST = 300  # characters of one reason; error.log has the rest
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Who is named when the code of one model raises.
+
+    Attributes:
+        source: ``zoo/NAME``.
+        file: The zoo file.
+        root: Folder of config.yaml, whose modules are the user's too.
+        check: The command that tries the zoo file again.
+        log: Where the stack trace goes; None keeps it nowhere.
+    """
+
+    source: str
+    file: Path
+    root: Path
+    check: str = ""
+    log: Path | None = None
+
+    @contextlib.contextmanager
+    def during(self, what: str, stage: str = "export") -> Iterator[None]:
+        """Turn whatever the block raises into a StageError that says `what` was being done.
+
+        What it prints goes to standard error, because standard output may be a command's JSON.
+
+        Raises:
+            StageError: Anything but Planwright's own errors, a full disk and Ctrl-C.
+        """
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
+        except PlanwrightError:
+            raise
+        except (Exception, SystemExit) as error:
+            if self._disk_is_full(error):
+                raise
+            raise self.error(what, error, stage=stage) from error
+
+    def error(
+        self, what: str, error: BaseException, *, stage: str = "export", fix: str = "", where: str = ""
+    ) -> StageError:
+        """Return the StageError for `error`, whose stack trace is added to the log; `fix` and `where` where they are known better."""
+        place = self.record(error)
+        seen = f"; the whole stack trace is in {self.log}" if self.log else ""
+        first = f"{self.source}: {what} raised {type(error).__name__}"
+        fix = fix or _fix(error) or "correct that line"
+        return StageError(stage, Fault(first, where or place, reason(error), f"{fix}{seen}", self.check))
+
+    def record(self, error: BaseException) -> str:
+        """Add the stack trace to the log and return the `place` of the error."""
+        if self.log:
+            error_log.append(self.log, "".join(traceback.format_exception(error)))
+        return self.place(error)
+
+    def place(self, error: BaseException) -> str:
+        """Return ``file:line`` of the last frame in the user's files; the zoo file where there is none."""
+        if isinstance(error, SyntaxError) and error.filename and self.is_users(Path(error.filename)):
+            return f"{shown(Path(error.filename))}:{error.lineno}"
+        found = shown(self.file)
+        for part in _chain(error):
+            for frame in traceback.extract_tb(part.__traceback__):
+                if self.is_users(Path(frame.filename)):
+                    found = f"{shown(Path(frame.filename))}:{frame.lineno}"
+        return found
+
+    def is_users(self, path: Path) -> bool:
+        """Say whether a file of Python code is the user's: not a library's, not ours."""
+        near = {ROOT, self.root.resolve(), self.file.parent}
+        return path == self.file or (not of_others(path) and bool(near & {*path.parents}))
+
+    def _disk_is_full(self, error: BaseException) -> bool:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        place = next((folder for folder in self.log.parents if folder.exists()), None) if self.log else None
+        return place is not None and shutil.disk_usage(place).free < FULL_BYTES
+
+
+def of_others(path: Path) -> bool:
+    """Say whether a file is a library's or ours."""
+    if "site-packages" in path.parts or Path(sys.base_prefix) in path.parents:
+        return True
+    inside = path.relative_to(ROOT).parts if ROOT in path.parents else ("",)
+    return inside[0] in _OWN and inside[:2] != ("builders", "zoo")
+
+
+def shown(path: Path) -> str:
+    """Return a path as a user would type it: relative where it lies below the working folder."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's text; its class where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:_LONGEST] if lines else type(error).__name__
+
+
+def place_of(kind: type, name: str) -> str:
+    """Return ``file:line`` where a class or the nearest of its parents says `name`; of the class itself where none does."""
+    owner = next((part for part in kind.__mro__ if name in vars(part)), kind)
+    file = Path(getattr(sys.modules[owner.__module__], "__file__", ""))
+    ours = ROOT in file.parents and ROOT / "builders" / "zoo" not in file.parents
+    if ours:  # the base class: the user's class is where it belongs
+        owner, file = kind, Path(getattr(sys.modules[kind.__module__], "__file__", ""))
+    return f"{shown(file)}:{_line_of(file, owner.__name__, name)}"
+
+
+def _line_of(file: Path, owner: str, name: str) -> int:
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == owner]
+    for node in classes[-1].body if classes else ():
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if name in {getattr(node, "name", None), *(getattr(target, "id", None) for target in targets)}:
+            return node.lineno
+    return classes[-1].lineno if classes else 1
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from, the outermost first."""
+    seen: set[int] = set()
+    part: BaseException | None = error
+    while part is not None and id(part) not in seen:
+        seen.add(id(part))
+        yield part
+        part = part.__cause__ or (None if part.__suppress_context__ else part.__context__)
+
+
+def _fix(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"install the package that holds '{package}' into .venv, or correct the import"
+    if "custom C++ ops" in str(error):
+        why = "torchvision's compiled operators do not load beside this torch, and only nms and roi_align are replaced"
+        return f"{why}: install a torchvision that was built for it"
+    return ""

@@ -1,0 +1,133 @@
+"""compile: the graph → an engine for the target.
+
+In      ``model.<precision>.onnx``.
+Out     the engine file and ``tensors.json``, its inputs and outputs as the engine itself declares them.
+
+Everything version-specific is in `builders.targets`; this module only knows that a target compiles and loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builders.graphs import batch_axis
+from builders.graphs.external_data import with_data
+from builders.sources.base import source_files
+from builders.stage import Job, Stage, record_of
+from builders.targets import Engine
+from builders.targets.tensorrt import network
+from planwright.errors import Fault, StageError
+from planwright.files import read_json, write_json
+from planwright.tensors import TensorSpec
+
+
+def _run(job: Job, folder: Path) -> Mapping[str, Any]:
+    exported, lowered = (record_of(folder).get("result", {}) for folder in (job.export_folder, job.graph_folder))
+    opset = lowered.get("opset", exported.get("opset", 0))  # BF16 needs a newer one than the export
+    if opset > job.target.max_opset:
+        why = f"the graph is opset {opset}, {job.target.name} reads up to {job.target.max_opset} and would misread it"
+        raise StageError(
+            "engine",
+            Fault(
+                "the graph is too new for the target",
+                job.model.where("export", "opset"),
+                why,
+                _older(job, exported.get("opset", 0)),
+            ),
+        )
+    figures = job.target.compile(job.graph_file, folder, job.model)
+    engine = job.target.load(folder)
+    _check_batch(job, engine)
+    engine.close()
+    write_json(
+        folder / "tensors.json",
+        {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]},
+    )
+    return figures
+
+
+def _older(job: Job, exported: int) -> str:
+    """Return what makes the graph old enough: the export's opset, or the precision where that raised it."""
+    if exported <= job.target.max_opset:
+        return f"choose another precision than {job.model.precision}, or a TensorRT that reads the opset"
+    return f"set export.opset to {job.target.max_opset}"
+
+
+def read_tensors(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Return (inputs, outputs) of the engine in `folder`."""
+    stored = read_json(folder / "tensors.json")
+    inputs, outputs = ([TensorSpec.from_dict(item) for item in stored[key]] for key in ("inputs", "outputs"))
+    return inputs, outputs
+
+
+def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> batch_axis.Kind:
+    """Return how the engine batches: 'dynamic', 'fixed' (pad and split) or 'none' (one request, one tensor set)."""
+    return batch_axis.kind(job.model.batch, inputs)
+
+
+def _check_batch(job: Job, engine: Engine) -> None:
+    """Refuse a fixed-shape engine that config.yaml asks to batch.
+
+    Raises:
+        StageError: Dynamic batching requested for a fixed batch, or another fixed batch than the engine has.
+    """
+    model = job.model
+    if model.batch.fixed is not None:
+        other = [t for t in engine.inputs if not t.shape or t.shape[0] != model.batch.fixed]
+        if other:
+            raise StageError(
+                "engine",
+                Fault(
+                    f"the engine's batch is not {model.batch.fixed}",
+                    model.where("batch", "fixed"),
+                    f"it declares {other[0]}",
+                    "give the engine's own batch, or leave batch out",
+                ),
+            )
+        return
+    wants = model.batch.axis and (model.batch.given or "dynamic_batching" in model.serve)
+    if wants and batch_kind(job, engine.inputs) == "none":
+        place = model.where("batch") if model.batch.given else model.where("serve", "dynamic_batching")
+        fixed = next(t for t in engine.inputs if not t.shape or t.shape[0] != -1)
+        axis = (
+            f"axis 0 of input '{fixed.name}' is {fixed.shape[0]}"
+            if fixed.shape
+            else f"input '{fixed.name}' is a scalar"
+        )
+        fix = "write 'batch: none' and no dynamic_batching to serve it as it is, or export it with a free first axis"
+        fault = Fault(
+            "batches requested of a model that takes none", place, f"{axis}; the engine declares {fixed}", fix
+        )
+        raise StageError("engine", fault)
+
+
+def _spec_part(job: Job) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "precision": job.model.precision,
+        "fixed": job.model.batch.fixed,
+        "batch_given": job.model.batch.given,
+        **({} if job.model.batch.axis else {"axis": False}),
+    }
+    if job.target.name == "tensorrt":
+        part |= {
+            "compile": job.model.compile.model_dump(exclude={"timing_cache", "architectures"}),
+            "bounds": list(job.model.batch.bounds),
+            **({"calibration": job.model.calibration.model_dump()} if job.model.calibration.native else {}),
+        }
+    return part
+
+
+def _inputs(job: Job) -> dict[str, Path]:
+    files = with_data(job.graph_file) | {name: Path(name) for name in job.model.compile.plugins}
+    if job.model.precision == "int8" and job.model.calibration.native:
+        files["calibration.npz"] = job.export_folder / "calibration.npz"
+    if job.target.name == "tensorrt" and network.wanted(job.model):
+        files |= source_files(job.model, job.root)
+    return files
+
+
+COMPILE = Stage(
+    "compile", 1, lambda job: job.compile_folder, _spec_part, _inputs, lambda job: job.target.versions(), _run
+)

@@ -1,0 +1,122 @@
+"""What must hold of golden samples and of the file that answers them, before any precision is chosen.
+
+In      a zoo source, its samples, the ONNX file that was written.
+Out     nothing, or a `StageError`: axis 0 is not the batch, the file differs from the model, samples are too alike.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from builders import answers
+from builders.graphs import batch_axis
+from builders.sources.base import Sample, Samples, Source
+from builders.stage import Job
+from builders.zoo.onnx import Model as OnnxFile
+from planwright.compare import DEFAULTS, Tolerance, indistinct
+from planwright.console import human_bytes
+from planwright.errors import Fault, StageError
+from planwright.golden import Golden
+from planwright.spec import AcceptSpec
+
+ROOM = 0.25  # of the memory: expected and given answers and the runtime's copies are in it at once
+EQUAL_SHARE = 0.05  # of the golden pairs; below it a warning would say little
+
+
+def check_batch_axis(job: Job, source: Source, samples: Samples) -> None:
+    """Prove that axis 0 is the batch, on the model as it was brought."""
+    batch_axis.check(probe_of(job, source, samples.golden), samples.golden, _probed(job, source))
+
+
+def probe_of(job: Job, source: Source, golden: Sequence[Sample]) -> batch_axis.Probe:
+    """Return what asks the model as it was brought."""
+    stage, graph = ("onnx", source.path) if isinstance(source, OnnxFile) else ("torch", None)
+    where, command = origin(job), job.model.build_command("--until", "export")
+    return batch_axis.Probe(stage, source.reference, where, _same(job, golden), graph, command)
+
+
+def origin(job: Job) -> str:
+    """Return the place in config.yaml that says where the model comes from."""
+    return job.model.where("file" if job.model.file else "source")
+
+
+def _probed(job: Job, source: Source) -> tuple[int, ...]:
+    if not source.batched:
+        return (0,)
+    return (job.model.batch.fixed,) if job.model.batch.fixed else batch_axis.PROBED
+
+
+def _same(job: Job, golden: Sequence[Sample]) -> Callable[[str], Tolerance]:
+    """Return what counts as the same FP32 answer: the default with `accept` on top; FP16 where samples are FP16."""
+    half = any(array.dtype == np.float16 for array in golden[0].values())
+    base = DEFAULTS["fp16" if half else "fp32"]
+    return lambda output: replace(base, **job.model.accept.get(output, AcceptSpec()).model_dump(exclude_none=True))
+
+
+def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: Golden) -> None:
+    """Run the ONNX file at batch 1, 3 and max against the reference answers."""
+    from builders.targets.ort import OrtEngine, open_session
+
+    open_session(path, stage="onnx")
+    engine = OrtEngine(path)
+    fixed, tolerance = job.model.batch.fixed, _same(job, samples.golden)
+    foreign, command = isinstance(source, OnnxFile), job.model.build_command("--until", "export")
+    where = origin(job)
+    if not foreign:
+        probe = batch_axis.Probe("onnx", engine.run, where, tolerance, path, command)
+        batch_axis.check(probe, samples.golden, _probed(job, source))
+    sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.bounds[2]})
+    _require_room(job, golden, max(sizes))
+    answers.require(
+        "onnx",
+        "answers in a batch differ from answers alone" if foreign else "the ONNX file differs from the original model",
+        answers.check_batches(engine.run, golden, {name: tolerance(name) for name in golden.groups[0].outputs}, sizes),
+        lambda _: where,
+        command,
+        batch_axis.UNMIXED
+        if foreign
+        else "make the model compute the same with and without its exporter, or use the other exporter",
+    )
+
+
+def _require_room(job: Job, golden: Golden, size: int) -> None:
+    """Refuse a batch whose inputs and outputs alone would not fit into this machine's memory."""
+    largest = max(sum(a[:1].nbytes for a in (*g.inputs.values(), *g.outputs.values())) for g in golden.groups)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if largest * size > memory * ROOM:
+        what = f"a batch of {size} does not fit into memory"
+        why = f"its inputs and outputs take {human_bytes(largest * size)}; this machine has {human_bytes(memory)}"
+        key, command = "fixed" if job.model.batch.fixed else "max", job.model.build_command("--until", "export")
+        raise StageError("onnx", Fault(what, job.model.where("batch", key), why, f"lower batch.{key}", command))
+
+
+def check_distinct(job: Job) -> None:
+    """Fail where golden answers are too alike for a swapped one to be noticed.
+
+    Raises:
+        StageError: stage 'export', naming a pair that no output tells apart.
+    """
+    golden = Golden.load(job.export_folder / "golden.npz")
+    alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
+    if alike is not None and alike.fatal:
+        outputs = ", ".join(f"'{name}'" for name in golden.groups[0].outputs)
+        why = (f"{math.floor(alike.distinct * 1000) / 10:g}% of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
+               f"samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
+        fault = Fault("the golden samples are too alike to tell apart", job.model.where("accept"), why,
+                      "choose more varied golden samples, or tighten 'accept'", job.model.build_command("--until", "verify"))  # fmt: skip
+        raise StageError("export", fault)
+
+
+def equal_answers(golden: Golden) -> list[str]:
+    """Return a warning where many golden answers are equal: labels and decision trees repeat by nature."""
+    alike = indistinct(golden, {name: Tolerance() for name in golden.groups[0].outputs})
+    if alike is None or alike.fatal or alike.equal < EQUAL_SHARE:
+        return []
+    return [f"{alike.equal:.0%} of the golden pairs have equal answers, so an answer that is swapped with an equal one is not noticed; "
+            "scores beside labels, or more varied golden samples, would tell them apart"]  # fmt: skip
