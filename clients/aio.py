@@ -30,8 +30,8 @@ from .core import Arrays, Chunk, ModelInfo
 from .discover import Protocol
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
 from .options import RETRIES, TIMEOUT_S, Options, Tls, checked_seconds
+from .prepared import Request
 from .registrar import SharedMemory
-from .request import Request
 from .sequence import AsyncSequence, Step, step
 from .shm import Regions
 from .sync import TritonModel, is_answer

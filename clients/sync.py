@@ -43,9 +43,9 @@ from .options import (
     refused,
 )
 from .pool import Pool
+from .prepared import Request
 from .registrar import ServerRegistrar
 from .registrar import SharedMemory as SharedMemory
-from .request import Request
 from .sequence import Sequence, Step, step
 from .shm import Region, Regions
 
