@@ -12,8 +12,6 @@ Out     arrays. Errors: see `clients.errors`.
 Needs numpy and tritonclient only.
 """
 
-from .aio import AsyncPreparedRequest, AsyncTritonModel
-from .core import ModelInfo
 from .errors import (
     ClientError,
     ConnectionFailed,
@@ -23,8 +21,10 @@ from .errors import (
     ServerError,
     SharedMemoryUnavailable,
 )
+from .model import PreparedRequest, TritonModel
+from .model_async import AsyncPreparedRequest, AsyncTritonModel
 from .options import Tls
-from .sync import PreparedRequest, TritonModel
+from .request import ModelInfo
 
 __all__ = [
     "AsyncPreparedRequest",

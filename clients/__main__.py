@@ -17,10 +17,10 @@ from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, did_you
 from planwright.server_info import SERVER_FILE
 
 from . import published, verdicts
-from .discover import addresses
+from .addresses import addresses
 from .errors import ConnectionFailed, InvalidRequest, ModelUnavailable
-from .inspect import FORMS, jsonable, read_inputs, readable
-from .sync import TritonModel
+from .infer_command import FORMS, jsonable, read_inputs, readable
+from .model import TritonModel
 from .validate import SKIPPED, TRANSPORTS, Addresses, Row, validate
 
 

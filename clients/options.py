@@ -18,7 +18,7 @@ import numpy as np
 
 from planwright.errors import Fault
 
-from .discover import PROTOCOLS
+from .addresses import PROTOCOLS
 from .errors import InvalidRequest
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 60.0, 2, 0.1

@@ -13,11 +13,11 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import wire
-from .core import Arrays, Chunk, ModelInfo, as_own
-from .discover import Protocol
+from .addresses import Protocol
 from .errors import ClientError, InvalidRequest
-from .shm import Regions
+from .request import Arrays, Chunk, ModelInfo, as_own
+from .shared_memory.system import Regions
+from .transport import codec
 
 
 class Request:
@@ -26,7 +26,7 @@ class Request:
     def __init__(self, info: ModelInfo, chunk: Chunk, protocol: Protocol, regions: Regions | None) -> None:
         self.info, self.chunk = info, chunk
         self._protocol, self._regions = protocol, regions
-        self._outputs: dict[str, wire.Place] = {}
+        self._outputs: dict[str, codec.Place] = {}
         self._message: Any = None
         self.turn = threading.Lock()  # to be held by a thread that sends it, where it is in shared memory
 
@@ -43,7 +43,7 @@ class Request:
         """
         if self._message is None:
             inputs, self._outputs = self._regions.put(self.info, self.chunk) if self._regions is not None else ({}, {})
-            build = wire.http_body if self._protocol == "http" else wire.grpc_request
+            build = codec.http_body if self._protocol == "http" else codec.grpc_request
             self._message = build(self.info, self.chunk, inputs, self._outputs)
         return self._message
 
@@ -61,9 +61,9 @@ class Request:
             raise InvalidRequest(Fault("the request was closed before its answer came", fix="close it afterwards"))
         if self._protocol == "http":
             content, header_length = reply
-            answers = wire.http_answer(self.info, content, header_length, self._outputs)
+            answers = codec.http_answer(self.info, content, header_length, self._outputs)
         else:
-            answers = wire.grpc_answer(self.info, reply, self._outputs)
+            answers = codec.grpc_answer(self.info, reply, self._outputs)
         answers = as_own(self.info, answers)
         if self._regions is not None and self._outputs:
             rows = len(next(iter(self.chunk.arrays.values()))) if self.info.batches else 0

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from planwright.errors import Fault
 
-from .convert import Arrays
+from .arrays import Arrays
 from .errors import InvalidRequest
 from .options import checked_flag, shown
 
 if TYPE_CHECKING:
-    from .aio import AsyncPreparedRequest, AsyncTritonModel
-    from .sync import PreparedRequest, TritonModel
+    from .model import PreparedRequest, TritonModel
+    from .model_async import AsyncPreparedRequest, AsyncTritonModel
 
 _LARGEST_ID = 2**63 - 1  # gRPC carries it as an int64
 _LONGEST_ID = 128  # of the server's text ids, in bytes: triton-inference-server/core, src/infer_request.cc

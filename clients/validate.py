@@ -23,12 +23,12 @@ from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.golden import Golden, Group, first_sample
 
 from . import published
-from .core import Arrays, ModelInfo
-from .discover import Protocol
+from .addresses import Protocol
 from .errors import ClientError, ConnectionFailed, InvalidRequest, SharedMemoryUnavailable
+from .model import SharedMemory, TritonModel
 from .published import PublishedVersion
-from .shm import carries
-from .sync import SharedMemory, TritonModel
+from .request import Arrays, ModelInfo
+from .shared_memory.system import carries
 
 TRANSPORTS = ("http", "grpc", "shm", "cuda")
 _SHARED: dict[str, SharedMemory] = {"shm": "system", "cuda": "cuda"}

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from clients import ClientError, InvalidRequest, ModelInfo, ServerError, TritonModel, core
-from clients.discover import address, addresses, is_encrypted
-from clients.http import HttpTransport
+from clients import ClientError, InvalidRequest, ModelInfo, ServerError, TritonModel, request
+from clients.addresses import address, addresses, is_encrypted
 from clients.options import Options, Tls, ssl_context
-from clients.wire import _read_message, grpc_answer, http_answer
+from clients.transport.codec import _read_message, grpc_answer, http_answer
+from clients.transport.http import HttpTransport
 from planwright.server_info import ServerInfo
 from planwright.tensors import TensorSpec
 from tests.clients._speaker import speaker
@@ -52,14 +52,14 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
 def test_what_does_not_fit_is_refused_with_what_was_expected(case: str) -> None:
     change, words = BAD[case]
     with pytest.raises(InvalidRequest) as caught:
-        core.check_batch(info(), change(good()))
+        request.check_batch(info(), change(good()))
     assert words in str(caught.value)
     assert all(fault.fix for fault in caught.value.faults)
 
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        core.check_batch(info(), {"x": np.zeros((3, 9)), "nn": 1})
+        request.check_batch(info(), {"x": np.zeros((3, 9)), "nn": 1})
     text = str(caught.value)
     assert "no input 'nn'" in text
     assert "did you mean 'n'?" in text
@@ -73,39 +73,39 @@ def test_nan_passes_where_the_caller_says_so_and_infinity_always() -> None:
         {**good(), "x": np.full((3, 2), np.nan, np.float32)},
         {**good(), "x": np.full((3, 2), -np.inf, np.float32)},
     )
-    assert np.isnan(core.check_batch(info(), nan, allow_nan=True)["x"]).all()
-    assert np.isinf(core.check_batch(info(), infinite)["x"]).all()
+    assert np.isnan(request.check_batch(info(), nan, allow_nan=True)["x"]).all()
+    assert np.isinf(request.check_batch(info(), infinite)["x"]).all()
 
 
 def test_wrong_use_names_the_right_method() -> None:
     with pytest.raises(InvalidRequest, match="call infer_batch"):
-        core.check_sample(info(), good(1))
+        request.check_sample(info(), good(1))
     with pytest.raises(InvalidRequest, match="call infer_batch with whole tensors"):
-        core.check_sample(info(batches=False), {"x": np.zeros(2, np.float32), "n": np.zeros(5, np.int32)})
+        request.check_sample(info(batches=False), {"x": np.zeros(2, np.float32), "n": np.zeros(5, np.int32)})
 
 
 def test_text_inputs_hold_text() -> None:
     said = ModelInfo("m", "", (TensorSpec("said", "BYTES", (1,)),), (), 4, 0, {})
-    assert core.check_batch(said, {"said": [["a"]]})["said"].shape == (1, 1)
+    assert request.check_batch(said, {"said": [["a"]]})["said"].shape == (1, 1)
     with pytest.raises(InvalidRequest, match="it holds a NoneType"):
-        core.check_batch(said, {"said": np.array([[None]], dtype=object)})
+        request.check_batch(said, {"said": np.array([[None]], dtype=object)})
 
 
 @given(total=st.integers(1, 23), limit=st.integers(1, 8), fixed=st.booleans())
 def test_split_and_join_keep_every_sample_in_order(total: int, limit: int, fixed: bool) -> None:
     about = info(limit=limit, fixed=limit if fixed else 0)
     arrays = {"x": np.arange(total * 2, dtype=np.float32).reshape(total, 2), "n": np.zeros((total, 1), np.int32)}
-    chunks = list(core.split(about, arrays))
+    chunks = list(request.split(about, arrays))
     sizes = {len(chunk.arrays["x"]) for chunk in chunks}
     assert sizes == {limit} if fixed else max(sizes) <= limit
-    joined = core.join(chunks, [{"y": chunk.arrays["x"]} for chunk in chunks])
+    joined = request.join(chunks, [{"y": chunk.arrays["x"]} for chunk in chunks])
     assert np.array_equal(joined["y"], arrays["x"])
 
 
 def test_answers_that_do_not_fit_together_are_an_error() -> None:
-    chunks = list(core.split(info(limit=1), good(2)))
+    chunks = list(request.split(info(limit=1), good(2)))
     with pytest.raises(ServerError, match="do not fit together"):
-        core.join(chunks, [{"y": np.zeros((1, 2))}, {"y": np.zeros((1, 3))}])
+        request.join(chunks, [{"y": np.zeros((1, 2))}, {"y": np.zeros((1, 3))}])
 
 
 @pytest.mark.parametrize(
@@ -222,11 +222,11 @@ def changed(document: Any, at: tuple[Any, ...], part: Any) -> Any:
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
 def test_an_answer_with_any_part_changed_is_read_or_an_error_of_the_tree(odd: Any) -> None:
-    about = core.model_info("m", CONFIG, "")
+    about = request.model_info("m", CONFIG, "")
     for at in places(ANSWER):
         head = json.dumps(changed(ANSWER, at, odd)).encode()
         try:
-            answers = core.as_own(about, http_answer(about, head + np.ones(4, np.float32).tobytes(), str(len(head))))
+            answers = request.as_own(about, http_answer(about, head + np.ones(4, np.float32).tobytes(), str(len(head))))
             assert all(isinstance(array, np.ndarray) for array in answers.values())
         except ServerError:
             pass
@@ -241,7 +241,7 @@ def test_a_config_with_any_part_changed_is_read_or_an_error_of_the_tree(odd: Any
             TritonModel("m", url, retries=0, timeout_s=5) as model,
             contextlib.suppress(ClientError),
         ):
-            core.check_batch(model.info, {"x": np.ones((1, 2, 2), np.float32)})
+            request.check_batch(model.info, {"x": np.ones((1, 2, 2), np.float32)})
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"\x32", b"\x32\x04abcd", b"\x2a\x03\x0a\x01y"])

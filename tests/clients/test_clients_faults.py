@@ -22,8 +22,8 @@ from clients import (
     RequestTimeout,
     TritonModel,
 )
-from clients.http import HttpTransport
 from clients.options import Options
+from clients.transport.http import HttpTransport
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 from tests._server import launch

@@ -20,11 +20,11 @@ from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from tritonclient.grpc import service_pb2 as pb
 
 from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
-from clients.grpc import GrpcTransport
-from clients.http2 import Connection
-from clients.http2 import _frame as frame
-from clients.idle import MONITOR
 from clients.options import Options
+from clients.transport.grpc import GrpcTransport
+from clients.transport.http2 import Connection
+from clients.transport.http2 import _frame as frame
+from clients.transport.idle_connections import MONITOR
 from planwright.own_server import free_ports
 from tests._server import ROOT
 from tests.clients._speaker import speaker

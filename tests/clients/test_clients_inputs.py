@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from clients import AsyncTritonModel, ClientError, InvalidRequest, ModelInfo, Tls, TritonModel, core
+from clients import AsyncTritonModel, ClientError, InvalidRequest, ModelInfo, Tls, TritonModel
+from clients import request as request_rules
 from planwright.server_info import ServerInfo
 from planwright.tensors import TensorSpec
 from tests.clients._command import clients, where
@@ -249,7 +250,7 @@ def test_any_value_gets_its_own_answer_or_a_client_error(connect: Connect, value
 def test_any_text_is_encoded_or_refused(value: Any, rows: bool) -> None:
     info = ModelInfo("m", "", (TensorSpec("said", "BYTES", (-1,)),), (), 4, 0, {})
     try:
-        made = core.check_batch(info, {"said": [value] if rows else value})["said"]
+        made = request_rules.check_batch(info, {"said": [value] if rows else value})["said"]
     except InvalidRequest:
         return
     assert all(type(item) is bytes for item in made.ravel())

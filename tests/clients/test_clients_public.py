@@ -45,7 +45,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    assert loaded_after("import clients, clients.validate, clients.inspect, clients.__main__") == set()
+    assert loaded_after("import clients, clients.validate, clients.infer_command, clients.__main__") == set()
 
 
 def test_a_client_loads_grpc_only_when_it_speaks_it() -> None:

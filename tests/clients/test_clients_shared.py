@@ -24,9 +24,9 @@ from clients import (
     ServerError,
     SharedMemoryUnavailable,
     TritonModel,
-    aio,
+    model_async,
 )
-from clients.cuda_shm import CudaRegion
+from clients.shared_memory.cuda import CudaRegion
 from planwright.server_info import ServerInfo
 from tests._server import ROOT
 from tests.clients._golden import WEIGHTS, floats
@@ -104,7 +104,7 @@ def test_an_async_client_refuses_a_second_event_loop_at_once(
 def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or_are_refused(
     server: ServerInfo, monkeypatch: pytest.MonkeyPatch, protocol: Any, memory: Any
 ) -> None:
-    class Slow(aio.Home):
+    class Slow(model_async.Home):
         """Gives every thread the time to begin before the first is done."""
 
         def __init__(self, *args: Any) -> None:
@@ -130,9 +130,9 @@ def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or
         except BaseException as error:
             found.append(f"FOREIGN {error!r}")
 
-    monkeypatch.setattr(aio, "Home", Slow)
+    monkeypatch.setattr(model_async, "Home", Slow)
     found: list[str] = []
-    made: list[aio.Home] = []
+    made: list[model_async.Home] = []
     start, over = threading.Barrier(3), threading.Event()
     model = AsyncTritonModel("affine", **options(server, protocol, memory))
     threads = [threading.Thread(target=run_loop, args=(seed,)) for seed in range(3)]
@@ -183,7 +183,7 @@ def test_a_large_batch_has_few_requests_under_way_at_once(server: ServerInfo, pr
             transport.infer = counting = Counting(transport.infer)
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
             assert counting.sent == 151
-            assert counting.most == (1 if memory else aio.AT_ONCE)
+            assert counting.most == (1 if memory else model_async.AT_ONCE)
 
     asyncio.run(ask())
 
@@ -198,7 +198,7 @@ def test_a_batch_of_which_one_request_fails_sends_no_more(server: ServerInfo, pr
             with pytest.raises(ServerError, match="planted"):
                 await model.infer_batch(x=x)
             assert counting.now == 0
-            assert counting.sent < 20 + aio.AT_ONCE
+            assert counting.sent < 20 + model_async.AT_ONCE
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
 
     asyncio.run(ask())
@@ -328,7 +328,7 @@ def test_a_child_leaves_the_memory_on_the_graphics_card_alone(monkeypatch: pytes
         def destroy_shared_memory_region(self, _: Handle) -> None:
             freed.append("by hand")
 
-    monkeypatch.setattr("clients.cuda_shm._library", Library)
+    monkeypatch.setattr("clients.shared_memory.cuda._library", Library)
     parents, own = CudaRegion("in", 64), CudaRegion("in", 64)
     parents.after_fork()
     parents.destroy()
@@ -344,6 +344,6 @@ def test_a_child_leaves_the_memory_on_the_graphics_card_alone(monkeypatch: pytes
     monkeypatch.setattr(Library, "create_shared_memory_region", refuse)
     with pytest.raises(SharedMemoryUnavailable, match="there is no CUDA shared memory here"):
         CudaRegion("in", 64)
-    monkeypatch.setattr("clients.cuda_shm._users", [0])
+    monkeypatch.setattr("clients.shared_memory.cuda._users", [0])
     with pytest.raises(SharedMemoryUnavailable, match="forked from one that had used CUDA"):
         CudaRegion("in", 64)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import tritonclient.http as httpclient
 
-from clients import AsyncTritonModel, InvalidRequest, RequestTimeout, SharedMemoryUnavailable, TritonModel, shm
+from clients import AsyncTritonModel, InvalidRequest, RequestTimeout, SharedMemoryUnavailable, TritonModel
+from clients.shared_memory import system
 from planwright.server_info import ServerInfo
 from tests._server import ROOT, running_server
 from tests.clients._golden import WEIGHTS, floats
@@ -132,5 +133,5 @@ def test_a_server_that_lets_nobody_register_is_told_as_such(tmp_path: Path) -> N
 
 def test_memory_that_does_not_fit_is_refused_before_it_kills_the_process() -> None:
     with pytest.raises(SharedMemoryUnavailable, match="is full") as caught:
-        shm.Region("in", 1 << 50)
+        system.Region("in", 1 << 50)
     assert "--shm-size" in caught.value.faults[0].fix

@@ -15,7 +15,7 @@ import pytest
 
 from clients import ModelInfo, published
 from clients.errors import ConnectionFailed
-from clients.shm import carries
+from clients.shared_memory.system import carries
 from clients.validate import Addresses, Row, validate
 from planwright.golden import Golden, Group
 from planwright.own_server import free_ports

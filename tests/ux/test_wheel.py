@@ -77,8 +77,10 @@ def adder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
 def test_the_wheel_holds_the_sdk_and_nothing_that_collides(wheel: Path) -> None:
     assert wheel.name == f"planwright-{planwright.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
-    assert "planwright/clients/sync.py" in names
+    assert "planwright/clients/model.py" in names
     assert "planwright/clients/py.typed" in names
+    assert "planwright/clients/transport/http.py" in names
+    assert "planwright/clients/shared_memory/system.py" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} == {"planwright", f"planwright-{planwright.__version__}.dist-info"}
 

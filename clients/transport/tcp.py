@@ -10,7 +10,7 @@ import contextlib
 import socket
 import ssl
 
-from . import failures
+from .. import failures
 
 
 def connect(where: tuple[str, int], address: str, timeout_s: float) -> socket.socket:

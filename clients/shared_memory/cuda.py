@@ -19,9 +19,9 @@ import numpy as np
 
 from planwright.errors import Fault
 
-from . import forks
-from .core import Array
-from .errors import SharedMemoryUnavailable
+from .. import forks
+from ..errors import SharedMemoryUnavailable
+from ..request import Array
 
 DEVICE = 0
 _users: list[int] = []  # processes that have used CUDA, this one and those that it was forked from

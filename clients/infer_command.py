@@ -15,8 +15,8 @@ import numpy as np
 from planwright.errors import Fault, MachineError, PlanwrightError
 from planwright.tensors import TensorSpec
 
-from .core import Array, Arrays, ModelInfo
 from .errors import InvalidRequest
+from .request import Array, Arrays, ModelInfo
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMS = "an image, .npy (one input), .npz (one array per input), .json ({input: values}), .txt (a text input)"

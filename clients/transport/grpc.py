@@ -22,13 +22,14 @@ from tritonclient.grpc import service_pb2
 
 from planwright.errors import Fault
 
-from . import failures, forks, tcp
-from .discover import split_address
-from .errors import ClientError, ConnectionFailed, InvalidRequest
+from .. import failures, forks
+from ..addresses import split_address
+from ..errors import ClientError, ConnectionFailed, InvalidRequest
+from ..options import Options, checked_headers
+from . import tcp
 from .grpc_status import INFER, SERVICE, error_from_status
 from .http2 import Connection, NotHttp2Error, Reply, encode
-from .idle import MONITOR
-from .options import Options, checked_headers
+from .idle_connections import MONITOR
 
 _STATUS_DIGITS = 6
 _PREFIX = struct.Struct(">BI")  # of a message: is it compressed, its length

@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import Protocol
 
-from . import forks
+from .. import forks
 
 CHECK_EVERY_S = 0.5
 

@@ -24,17 +24,18 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, failures, forks, imports
-from .aio_transports import AsyncGrpc, AsyncHttp
-from .core import Arrays, Chunk, ModelInfo
-from .discover import Protocol
+from . import failures, forks, preload
+from . import request as request_rules
+from .addresses import Protocol
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
+from .model import TritonModel, is_answer
 from .options import RETRIES, TIMEOUT_S, Options, Tls, checked_seconds
 from .prepared import Request
-from .registrar import SharedMemory
+from .request import Arrays, Chunk, ModelInfo
 from .sequence import AsyncSequence, Step, step
-from .shm import Regions
-from .sync import TritonModel, is_answer
+from .shared_memory.registrar import SharedMemory
+from .shared_memory.system import Regions
+from .transport.async_transports import AsyncGrpc, AsyncHttp
 
 AT_ONCE = 8  # requests of one call under way at once: enough that several instances of a model have work
 
@@ -74,7 +75,7 @@ class AsyncTritonModel:
         # reads the model's description and registers shared memory
         self._sync = TritonModel(model, url, protocol=protocol, shared_memory=shared_memory, version=version, timeout_s=timeout_s,
                                  retries=retries, tls=tls, headers=headers, allow_nan=allow_nan)  # fmt: skip
-        imports.load_async(protocol)
+        preload.load_async(protocol)
         self.model, self.protocol = model, protocol
         self.options, self.address = self._sync.options, self._sync.address
         self._scratch: Regions | None = None
@@ -129,15 +130,19 @@ class AsyncTritonModel:
     async def infer_sample_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
         """Answer one sample at a place in a sequence."""
         info = await self.info()
-        core.check_step(info, at)
-        arrays = core.check_sample(info, core.named(info, args, inputs), allow_nan=self._sync.allow_nan)
+        request_rules.check_step(info, at)
+        arrays = request_rules.check_sample(
+            info, request_rules.named(info, args, inputs), allow_nan=self._sync.allow_nan
+        )
         return {name: array[0, ...] for name, array in (await self._answer(info, arrays, at)).items()}
 
     async def infer_batch_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
         """Answer a batch at a place in a sequence."""
         info = await self.info()
-        core.check_step(info, at)
-        arrays = core.check_batch(info, core.named(info, args, inputs), allow_nan=self._sync.allow_nan)
+        request_rules.check_step(info, at)
+        arrays = request_rules.check_batch(
+            info, request_rules.named(info, args, inputs), allow_nan=self._sync.allow_nan
+        )
         return await self._answer(info, arrays, at)
 
     async def prepare_at(
@@ -145,9 +150,11 @@ class AsyncTritonModel:
     ) -> AsyncPreparedRequest:
         """Build a request at a place in a sequence."""
         info = await self.info()
-        core.check_step(info, at)
-        arrays = core.check_batch(info, core.named(info, args, inputs), allow_nan=self._sync.allow_nan)
-        return AsyncPreparedRequest(self, self._sync.built(info, core.only_chunk(info, arrays, at)))
+        request_rules.check_step(info, at)
+        arrays = request_rules.check_batch(
+            info, request_rules.named(info, args, inputs), allow_nan=self._sync.allow_nan
+        )
+        return AsyncPreparedRequest(self, self._sync.built(info, request_rules.only_chunk(info, arrays, at)))
 
     async def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the server answers for the model.
@@ -220,8 +227,10 @@ class AsyncTritonModel:
             forks.leave_to_parent(home)
 
     async def _answer(self, info: ModelInfo, arrays: Arrays, at: Step | None) -> Arrays:
-        chunks = list(core.split(info, arrays, at))
-        return core.join(chunks, await _few_at_once([partial(self._send_chunk, info, chunk) for chunk in chunks]))
+        chunks = list(request_rules.split(info, arrays, at))
+        return request_rules.join(
+            chunks, await _few_at_once([partial(self._send_chunk, info, chunk) for chunk in chunks])
+        )
 
     async def _send_chunk(self, info: ModelInfo, chunk: Chunk) -> Arrays:
         memory = self._sync.memory

@@ -22,7 +22,7 @@ from typing import Any
 
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
-from .options import LONGEST_S
+from ..options import LONGEST_S
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD = struct.Struct(">IBI")  # RFC 9113, 4.1: length (3 bytes) and type, flags, stream

@@ -20,9 +20,9 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import core, failures, forks, imports, transports, wire
-from .core import Arrays, ModelInfo
-from .discover import Protocol, address, is_encrypted
+from . import failures, forks, preload
+from . import request as request_rules
+from .addresses import Protocol, address, is_encrypted
 from .errors import (
     ClientError,
     ConnectionFailed,
@@ -42,12 +42,14 @@ from .options import (
     checked_version,
     refused,
 )
-from .pool import Pool
 from .prepared import Request
-from .registrar import ServerRegistrar
-from .registrar import SharedMemory as SharedMemory
+from .request import Arrays, ModelInfo
 from .sequence import Sequence, Step, step
-from .shm import Region, Regions
+from .shared_memory.registrar import ServerRegistrar
+from .shared_memory.registrar import SharedMemory as SharedMemory
+from .shared_memory.system import Region, Regions
+from .transport import choose, codec
+from .transport.pool import Pool
 
 _RETRY_SAFE = operator.attrgetter("retry_safe")
 
@@ -86,7 +88,7 @@ class TritonModel:
         self._info: ModelInfo | None = None
         self._closed = False
         self._prepared: set[Request] = set()
-        self._connections: Pool[Any] = Pool(transports.maker(self.address, protocol, self.options))
+        self._connections: Pool[Any] = Pool(choose.maker(self.address, protocol, self.options))
         self._connections.use(bool)  # options that cannot be used are reported here, and not with the first request
         self.memory = _memory(self._connections, protocol, shared_memory) if shared_memory else None
 
@@ -146,22 +148,29 @@ class TritonModel:
 
     def infer_sample_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
         """Answer one sample at a place in a sequence."""
-        core.check_step(self.info, at)
-        arrays = core.check_sample(self.info, core.named(self.info, args, inputs), allow_nan=self.allow_nan)
+        request_rules.check_step(self.info, at)
+        arrays = request_rules.check_sample(
+            self.info, request_rules.named(self.info, args, inputs), allow_nan=self.allow_nan
+        )
         return {name: array[0, ...] for name, array in self._answer(arrays, at).items()}
 
     def infer_batch_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
         """Answer a batch at a place in a sequence."""
-        core.check_step(self.info, at)
+        request_rules.check_step(self.info, at)
         return self._answer(
-            core.check_batch(self.info, core.named(self.info, args, inputs), allow_nan=self.allow_nan), at
+            request_rules.check_batch(
+                self.info, request_rules.named(self.info, args, inputs), allow_nan=self.allow_nan
+            ),
+            at,
         )
 
     def prepare_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> PreparedRequest:
         """Build a request at a place in a sequence."""
-        core.check_step(self.info, at)
-        arrays = core.check_batch(self.info, core.named(self.info, args, inputs), allow_nan=self.allow_nan)
-        return PreparedRequest(self, self.built(self.info, core.only_chunk(self.info, arrays, at)))
+        request_rules.check_step(self.info, at)
+        arrays = request_rules.check_batch(
+            self.info, request_rules.named(self.info, args, inputs), allow_nan=self.allow_nan
+        )
+        return PreparedRequest(self, self.built(self.info, request_rules.only_chunk(self.info, arrays, at)))
 
     def versions(self) -> list[str]:
         """Return the versions that the server answers for, oldest first."""
@@ -203,11 +212,13 @@ class TritonModel:
             self._connections.close()
 
     def _answer(self, arrays: Arrays, at: Step | None) -> Arrays:
-        chunks = list(core.split(self.info, arrays, at))
+        chunks = list(request_rules.split(self.info, arrays, at))
         if self.memory is None:
-            return core.join(chunks, [self.send(Request(self.info, chunk, self.protocol, None)) for chunk in chunks])
+            return request_rules.join(
+                chunks, [self.send(Request(self.info, chunk, self.protocol, None)) for chunk in chunks]
+            )
         answers = self.memory.use(lambda own: [self.send(Request(self.info, c, self.protocol, own)) for c in chunks])
-        return core.join(chunks, answers)
+        return request_rules.join(chunks, answers)
 
     def send(self, request: Request) -> Arrays:
         """Send one request and return its answers as they came."""
@@ -257,7 +268,7 @@ class TritonModel:
         self.check_open()
         try:
             return pick(self._connections.use(lambda line: self._document(line, path, method)))
-        except wire.UNREADABLE as error:
+        except codec.UNREADABLE as error:
             raise failures.unreadable(self.model, error) from None
 
     def _document(self, line: Any, path: str, method: str) -> Any:
@@ -270,14 +281,16 @@ class TritonModel:
 
     def _read_info(self) -> ModelInfo:
         def pick(found: Any) -> ModelInfo:
-            return core.model_info(self.model, found if self.protocol == "http" else found["config"], self.version)
+            return request_rules.model_info(
+                self.model, found if self.protocol == "http" else found["config"], self.version
+            )
 
-        info: ModelInfo = self._read(f"{wire.model_path(self.model, self.version)}/config", "ModelConfig", pick)
+        info: ModelInfo = self._read(f"{codec.model_path(self.model, self.version)}/config", "ModelConfig", pick)
         return info
 
     def _read_versions(self) -> list[str]:
         found: list[str] = self._read(
-            wire.model_path(self.model), "ModelMetadata", lambda found: list(map(str, found["versions"]))
+            codec.model_path(self.model), "ModelMetadata", lambda found: list(map(str, found["versions"]))
         )
         return found
 
@@ -287,17 +300,19 @@ class TritonModel:
             return {name: int(newest.get(name, 0)) for name in ("inference_count", "execution_count")}
 
         counts: dict[str, int] = self._read(
-            f"{wire.model_path(self.model, self.version)}/stats", "ModelStatistics", pick
+            f"{codec.model_path(self.model, self.version)}/stats", "ModelStatistics", pick
         )
         return counts
 
-    def built(self, info: ModelInfo, chunk: core.Chunk) -> Request:
+    def built(self, info: ModelInfo, chunk: request_rules.Chunk) -> Request:
         """Return a request that is ready to be sent, with shared memory of its own where the client uses any."""
         self.check_open()
         if (
             self.memory is not None
         ):  # it may have to be filled in again, and the caller may have changed the arrays by then
-            chunk = core.Chunk({name: array.copy() for name, array in chunk.arrays.items()}, chunk.rows, chunk.step)
+            chunk = request_rules.Chunk(
+                {name: array.copy() for name, array in chunk.arrays.items()}, chunk.rows, chunk.step
+            )
         request = Request(info, chunk, self.protocol, None if self.memory is None else self.memory.make())
         if request.in_shared_memory:
             self._prepared.add(request)
@@ -318,8 +333,8 @@ class TritonModel:
 def _memory(connections: Pool[Any], protocol: Protocol, kind: SharedMemory) -> Pool[Regions]:
     registrar = ServerRegistrar(connections, protocol, kind)
     if kind == "cuda":
-        imports.load_cuda()
-        from .cuda_shm import CudaRegion
+        preload.load_cuda()
+        from .shared_memory.cuda import CudaRegion
 
         return Pool(lambda: Regions(registrar, CudaRegion))
     return Pool(lambda: Regions(registrar, Region))

@@ -29,10 +29,10 @@ from planwright.console import human_bytes
 from planwright.errors import Fault
 from planwright.tensors import TensorSpec
 
-from . import forks
-from .core import Array, Arrays, Chunk, ModelInfo
-from .errors import ClientError, SharedMemoryUnavailable
-from .wire import Place
+from .. import forks
+from ..errors import ClientError, SharedMemoryUnavailable
+from ..request import Array, Arrays, Chunk, ModelInfo
+from ..transport.codec import Place
 
 LATE_S = 5.0  # how long closing waits for requests that timed out
 _ALIGN_BYTES = 64

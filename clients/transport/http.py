@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
 
-from . import failures, forks, tcp
-from .discover import split_address
-from .errors import ClientError
-from .options import Options, checked_headers
-from .wire import HttpBody
+from .. import failures, forks
+from ..addresses import split_address
+from ..errors import ClientError
+from ..options import Options, checked_headers
+from . import tcp
+from .codec import HttpBody
 
 _BLOCK_BYTES = 1 << 16
 _FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request

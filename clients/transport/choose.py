@@ -10,9 +10,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from . import imports
-from .discover import Protocol
-from .options import Options, ssl_context
+from .. import preload
+from ..addresses import Protocol
+from ..options import Options, ssl_context
 
 
 def maker(address: str, protocol: Protocol, options: Options) -> Callable[[], Any]:
@@ -21,7 +21,7 @@ def maker(address: str, protocol: Protocol, options: Options) -> Callable[[], An
     Raises:
         InvalidRequest: A TLS file cannot be used, or a package is missing.
     """
-    imports.load(protocol)
+    preload.load(protocol)
     if protocol == "http":
         from .http import HttpTransport
 

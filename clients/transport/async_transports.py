@@ -15,9 +15,9 @@ from typing import Any
 
 from planwright.errors import Fault
 
-from . import failures
-from .errors import InvalidRequest
-from .options import Options, ssl_context
+from .. import failures
+from ..errors import InvalidRequest
+from ..options import Options, ssl_context
 
 _grpc_pids: set[int] = (
     set()

@@ -19,9 +19,9 @@ from planwright.errors import Fault, did_you_mean
 from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
 
 from . import failures
-from .convert import Array as Array
-from .convert import Arrays as Arrays
-from .convert import as_array, sendable
+from .arrays import Array as Array
+from .arrays import Arrays as Arrays
+from .arrays import as_array, sendable
 from .errors import InvalidRequest, ServerError
 from .options import shown, unreadable_mapping
 from .sequence import Step

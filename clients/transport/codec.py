@@ -22,10 +22,10 @@ import numpy as np
 from planwright.errors import Fault
 from planwright.tensors import TensorSpec, datatype_from_numpy
 
-from . import failures
-from .core import Array, Arrays, Chunk, ModelInfo
-from .errors import InvalidRequest
-from .sequence import Step
+from .. import failures
+from ..errors import InvalidRequest
+from ..request import Array, Arrays, Chunk, ModelInfo
+from ..sequence import Step
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 from typing import Any, Literal
 
-from . import failures
-from .discover import Protocol
-from .errors import ClientError, ConnectionFailed, RequestTimeout
-from .pool import Pool
+from .. import failures
+from ..addresses import Protocol
+from ..errors import ClientError, ConnectionFailed, RequestTimeout
+from ..transport.pool import Pool
 
 SharedMemory = Literal["system", "cuda"]
 

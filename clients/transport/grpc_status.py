@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import failures
-from .errors import ClientError
-from .options import Options, Tls, unreadable
+from .. import failures
+from ..errors import ClientError
+from ..options import Options, Tls, unreadable
 
 SERVICE = "/inference.GRPCInferenceService/"
 INFER = SERVICE + "ModelInfer"

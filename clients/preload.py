@@ -22,8 +22,8 @@ from .errors import InvalidRequest
 # of every client: numpy loads numpy.ma late, Python the codec of host names
 _ANY = ("numpy.ma", "encodings.idna", "tritonclient.utils")
 _SYNC = {
-    "http": (".http", "geventhttpclient.response", "tritonclient.http"),
-    "grpc": (".grpc", "google.protobuf.json_format", "google.protobuf.message", "tritonclient.grpc.service_pb2"),
+    "http": (".transport.http", "geventhttpclient.response", "tritonclient.http"),
+    "grpc": (".transport.grpc", "google.protobuf.json_format", "google.protobuf.message", "tritonclient.grpc.service_pb2"),
 }
 # concurrent.futures.thread: where asyncio looks host names up and reads the model's description
 _ASYNC = {
@@ -55,9 +55,9 @@ def load_async(protocol: str) -> None:
 def load_cuda() -> None:
     """Import what CUDA shared memory needs; where that fails, the first request says so."""
     with _importing:
-        from . import cuda_shm
+        from .shared_memory import cuda
 
-        cuda_shm.load()
+        cuda.load()
 
 
 def _load(names: Iterable[str], protocol: str) -> None:
