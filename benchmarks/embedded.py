@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import Inputs, serve, stamp  # noqa: E402
+from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.golden import Golden  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402

@@ -23,9 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import _h100_routes, _h100_served, _h100_tune, _h100_wrong  # noqa: E402
-from benchmarks._common import Inputs, random_weights  # noqa: E402
-from benchmarks._h100 import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
+from benchmarks._h100 import routes, served, tune, wrong  # noqa: E402
+from benchmarks._h100.steps import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
+from benchmarks._parts.common import Inputs, random_weights  # noqa: E402
 from builders.targets.choose import choose  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import MachineError  # noqa: E402
@@ -173,17 +173,17 @@ def cache(step: Step) -> None:
 STEPS: dict[str, Callable[[Step], None]] = {
     "build": build,
     "engine": engine,
-    "served": _h100_served.served,
+    "served": served.served,
     "cache": cache,
-    "clients": _h100_served.clients,
-    "wrong": _h100_wrong.wrong,
-    "routes": _h100_routes.routes,
-    "torch": _h100_routes.torch,
-    "search": _h100_routes.search,
-    "exhaustive": _h100_tune.exhaustive,
-    "tune": _h100_tune.tune,
-    "pair": _h100_tune.pair,
-    "graphs": _h100_tune.graphs,
+    "clients": served.clients,
+    "wrong": wrong.wrong,
+    "routes": routes.routes,
+    "torch": routes.torch,
+    "search": routes.search,
+    "exhaustive": tune.exhaustive,
+    "tune": tune.tune,
+    "pair": tune.pair,
+    "graphs": tune.graphs,
 }
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import Inputs, serve, stamp  # noqa: E402
+from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from builders.repository.versions import Published  # noqa: E402
 from clients.validate import Addresses, validate  # noqa: E402
 from planwright import console  # noqa: E402

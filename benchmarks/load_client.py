@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import Inputs, serve, stamp  # noqa: E402
+from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from clients import published  # noqa: E402
 from measure.operating_point import locust_process  # noqa: E402
 from planwright import console  # noqa: E402
@@ -77,7 +77,7 @@ def _round(args: argparse.Namespace, server: ServerInfo, scratch: Path, *, pinne
         small = _load(args, scratch, prefix, SMALL, protocol)
         found[f"{protocol} ours, requests per client core second"] = small["per_core_s"]
     for side, tag in (("stock", "grpc"), ("bare", "bare")):
-        others = _load(args, scratch, prefix, SMALL, tag, "benchmarks/_stock_user.py")
+        others = _load(args, scratch, prefix, SMALL, tag, "benchmarks/_parts/stock_user.py")
         found[f"{side} grpc, requests per client core second"] = others["per_core_s"]
     console.say(json.dumps({name: round(value, 1) for name, value in found.items()}))
     return found

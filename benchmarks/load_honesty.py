@@ -28,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import Inputs, serve, stamp  # noqa: E402
+from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from measure.crosscheck import command as crosscheck  # noqa: E402
 from measure.operating_point import locust_process  # noqa: E402
 from measure.workload import arrivals  # noqa: E402
@@ -116,7 +116,7 @@ def _closed(
 def _proxy(server: ServerInfo, stall_s: float = STALL_S) -> Iterator[str]:
     """Run the proxy on a free port."""
     port, target = free_ports(1)[0], server.http_url.rpartition(":")[2]
-    command = [sys.executable, "-m", "benchmarks._stall_proxy", str(port), target, str(stall_s), str(PERIOD_S)]
+    command = [sys.executable, "-m", "benchmarks._parts.stall_proxy", str(port), target, str(stall_s), str(PERIOD_S)]
     process = subprocess.Popen(command, cwd=ROOT)
     time.sleep(1.0)
     try:

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import Inputs, serve, stamp  # noqa: E402
+from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from measure.operating_point import locust_process  # noqa: E402
 from measure.operating_point.usage import memory_bytes, tree  # noqa: E402
 from planwright import console  # noqa: E402

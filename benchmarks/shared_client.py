@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import Inputs, serve, stamp  # noqa: E402
+from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
 
@@ -71,7 +71,7 @@ def measure(server: ServerInfo, repository: Path, transport: str, counts: dict[s
     job = {"model": MODEL, "repository": str(repository), "options": options, **counts}
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks._burst", json.dumps(job)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks._parts.burst", json.dumps(job)], cwd=ROOT, capture_output=True, text=True
     )
     found = json.loads(done.stdout) if done.returncode == 0 else {}
     return judged(transport, found, counts, done.stderr, round(time.monotonic() - began, 1), left(server))

@@ -14,8 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import _table_h100
-from benchmarks._common import ratio_words, read_record
+from benchmarks._h100 import table
+from benchmarks._parts.common import ratio_words, read_record
 
 INTRO = """\
 # Benchmarks
@@ -39,12 +39,10 @@ def page() -> str:
         _section(_same, "tune_aa"),
         _section(_kill, "kill_builds"),
         _section(_trial, "trial_load"),
-        _table_h100.section(),
-        _section(_table_h100.other_ways, "h100_routes", "h100_torch", "h100_search"),
-        _section(
-            _table_h100.tuned, "h100_exhaustive", "h100_bench_tune_exhaustive_resnet50_fp16", "h100_tune", "h100_pair"
-        ),
-        _section(_table_h100.graphs, "h100_graphs"),
+        table.section(),
+        _section(table.other_ways, "h100_routes", "h100_torch", "h100_search"),
+        _section(table.tuned, "h100_exhaustive", "h100_bench_tune_exhaustive_resnet50_fp16", "h100_tune", "h100_pair"),
+        _section(table.graphs, "h100_graphs"),
     )
     parts = [part for part in made if part]
     return INTRO + "\n".join("\n".join(["", *part]) for part in parts) + "\n"

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._common import record, stamp  # noqa: E402
+from benchmarks._parts.common import record, stamp  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import Fault, MachineError  # noqa: E402
 from planwright.own_server import own_server  # noqa: E402

@@ -25,8 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import _exhaustive  # noqa: E402
-from benchmarks._common import Inputs, ratio_words, record, stamp  # noqa: E402
+from benchmarks._parts import exhaustive  # noqa: E402
+from benchmarks._parts.common import Inputs, ratio_words, record, stamp  # noqa: E402
 from measure import statistics  # noqa: E402
 from measure.operating_point.flags import delays_us, numbers  # noqa: E402
 from measure.operating_point.locust_process import TRANSPORTS  # noqa: E402
@@ -114,9 +114,9 @@ def _against_exhaustive(args: argparse.Namespace, names: Sequence[str], inputs: 
 
 def _with_others(args: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
     """Return a model's row beside those of other models on this machine; it is written as soon as it is known."""
-    about = {**stamp(), "load": _exhaustive.load_words(args)}
+    about = {**stamp(), "load": exhaustive.load_words(args)}
     row = {**row, "rounds": args.rounds, "created": about["created"]}
-    stored = _exhaustive.stored(f"{args.prefix}tune")
+    stored = exhaustive.stored(f"{args.prefix}tune")
     same = all(stored.get(key) == about[key] for key in ("cpu", "cores", "load"))
     others = [each for each in stored.get("rows", []) if same and each["model"] != row["model"]]
     rows = sorted([*others, row], key=lambda each: str(each["model"]))
@@ -124,16 +124,16 @@ def _with_others(args: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any
 
 
 def _search_only(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    slo = _exhaustive.slo_of(args, name)
-    with _exhaustive.runner(args, name) as runner:
-        return _exhaustive.search(args, name, runner, slo, runner.served.learn_untuned())
+    slo = exhaustive.slo_of(args, name)
+    with exhaustive.runner(args, name) as runner:
+        return exhaustive.search(args, name, runner, slo, runner.served.learn_untuned())
 
 
 def _tune_only(args: argparse.Namespace, name: str) -> dict[str, Any]:
     report = _tune(args, name)
     kept = {key: report[key] for key in ("pick", "points", "took_s", "verdict")}
     if not args.quick:
-        record(f"{args.prefix}tuned_{name}", {**stamp(), **_exhaustive.about(args, name), **kept})
+        record(f"{args.prefix}tuned_{name}", {**stamp(), **exhaustive.about(args, name), **kept})
     return report
 
 
@@ -143,8 +143,8 @@ def _tuned(args: argparse.Namespace, name: str) -> dict[str, Any]:
     Raises:
         StageError: There is none.
     """
-    stored = _exhaustive.stored(f"{args.prefix}tuned_{name}")
-    if any(stored.get(key) != value for key, value in _exhaustive.about(args, name).items()):
+    stored = exhaustive.stored(f"{args.prefix}tuned_{name}")
+    if any(stored.get(key) != value for key, value in exhaustive.about(args, name).items()):
         raise StageError(
             "load",
             Fault(f"no report of tune is stored for this {name} and machine", fix="run it with --until tune first"),
@@ -153,11 +153,11 @@ def _tuned(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def _model(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    slo, tuned = _exhaustive.slo_of(args, name), (_tuned if args.tuned else _tune)(args, name)
-    with _exhaustive.runner(args, name) as runner:
-        found = _exhaustive.search(args, name, runner, slo, runner.served.learn_untuned())
-        pick, best = _exhaustive.candidate_of(tuned["pick"]), _exhaustive.candidate_of(found["best"])
-        base = _exhaustive.candidate_of(found["best_default"])
+    slo, tuned = exhaustive.slo_of(args, name), (_tuned if args.tuned else _tune)(args, name)
+    with exhaustive.runner(args, name) as runner:
+        found = exhaustive.search(args, name, runner, slo, runner.served.learn_untuned())
+        pick, best = exhaustive.candidate_of(tuned["pick"]), exhaustive.candidate_of(found["best"])
+        base = exhaustive.candidate_of(found["best_default"])
         arms = list(dict.fromkeys((pick, best, base)))
         measured = dict(zip(arms, runner.rounds(arms, args.rounds), strict=True))
     row = _row(name, tuned, slo, {"pick": pick, "best": best, "default": base}, measured)
@@ -215,7 +215,7 @@ def _tune(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def _aa(args: argparse.Namespace, name: str) -> bool:
     """Compare the published setting with itself, as a sweep with three repeats would."""
-    with _exhaustive.runner(args, name) as runner:
+    with exhaustive.runner(args, name) as runner:
         same = Candidate(runner.served.published, 8)
         verdicts = []
         for number in range(args.comparisons):

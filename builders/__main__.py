@@ -19,11 +19,11 @@ from builders.stage import Job
 from builders.targets import get_target
 from builders.targets.choose import choose
 from planwright import console
+from planwright.config.load import load_spec
+from planwright.config.spec import config_flags
 from planwright.errors import EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Fault, MachineError
 from planwright.files import HashCache
 from planwright.server_info import ServerInfo
-from planwright.spec import config_flags
-from planwright.spec_load import load_spec
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from planwright.compare import OutputCheck, Tolerance, compare, merge
+from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays, Golden, Group, first_sample
-from planwright.spec import ModelSpec
 
 Run = Callable[[Arrays], Arrays]
 

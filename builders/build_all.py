@@ -25,6 +25,8 @@ from builders.stage import Job  # noqa: E402
 from builders.targets import get_target  # noqa: E402
 from builders.targets.choose import choose  # noqa: E402
 from planwright import console  # noqa: E402
+from planwright.config.load import load_spec  # noqa: E402
+from planwright.config.spec import RepositorySpec  # noqa: E402
 from planwright.errors import (  # noqa: E402
     EXIT_FAILED,
     EXIT_MACHINE,
@@ -37,8 +39,6 @@ from planwright.errors import (  # noqa: E402
     did_you_mean,
 )
 from planwright.files import HashCache  # noqa: E402
-from planwright.spec import RepositorySpec  # noqa: E402
-from planwright.spec_load import load_spec  # noqa: E402
 
 _IMPORTED = time.perf_counter()
 

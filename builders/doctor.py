@@ -17,10 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from builders.targets.tensorrt.target import installed_version
+from planwright.config.load import load_spec
 from planwright.errors import PlanwrightError
 from planwright.files import read_json
 from planwright.gpu import Device, first_device
-from planwright.spec_load import load_spec
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 ROOT = Path(__file__).resolve().parents[1]

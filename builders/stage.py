@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from builders.sources import reads
 from builders.targets import Target
+from planwright.config.spec import ModelSpec, ServerSpec
 from planwright.files import HashCache, read_json, same_files, write_json
-from planwright.spec import ModelSpec, ServerSpec
 
 RECORD = "stage.json"
 

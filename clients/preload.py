@@ -23,7 +23,12 @@ from .errors import InvalidRequest
 _ANY = ("numpy.ma", "encodings.idna", "tritonclient.utils")
 _SYNC = {
     "http": (".transport.http", "geventhttpclient.response", "tritonclient.http"),
-    "grpc": (".transport.grpc", "google.protobuf.json_format", "google.protobuf.message", "tritonclient.grpc.service_pb2"),
+    "grpc": (
+        ".transport.grpc",
+        "google.protobuf.json_format",
+        "google.protobuf.message",
+        "tritonclient.grpc.service_pb2",
+    ),
 }
 # concurrent.futures.thread: where asyncio looks host names up and reads the model's description
 _ASYNC = {

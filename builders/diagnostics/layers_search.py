@@ -14,10 +14,10 @@ from builders.stage import Job
 from builders.targets import get_target
 from builders.targets.choose import choose
 from planwright import console
+from planwright.config.load import load_spec
+from planwright.config.spec import Target
 from planwright.errors import EXIT_OK, Fault, SpecError, StageError, did_you_mean
 from planwright.files import HashCache, read_json
-from planwright.spec import Target
-from planwright.spec_load import load_spec
 
 
 def add_to(commands: Any, *others: Any) -> None:

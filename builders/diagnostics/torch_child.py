@@ -26,7 +26,7 @@ from builders.diagnostics.bench_figures import SLOTS, Figures, Row, Setting, mea
 from builders.diagnostics.bench_host import HostLane, random_pool
 from builders.sources.base import load_source
 from builders.sources.pytorch import TorchSource
-from planwright.spec import ModelSpec
+from planwright.config.spec import ModelSpec
 
 SHAPES = 64
 COSINE = 0.99  # FP16 and compiled answers against eager FP32: another model would be far off

@@ -19,9 +19,9 @@ import numpy as np
 from builders.graphs import facts
 from builders.targets.ort import sentence
 from planwright.compare import OutputCheck, Tolerance, compare
+from planwright.config.spec import BatchSpec
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
-from planwright.spec import BatchSpec
 from planwright.tensors import TensorSpec
 
 Kind = Literal["dynamic", "fixed", "none"]

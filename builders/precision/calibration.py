@@ -21,11 +21,11 @@ from builders.sources.samples import Sample, Samples, fingerprint, native, sampl
 from builders.sources.user_code import place_of
 from builders.stage import Job, note_reads
 from planwright import console
+from planwright.config.spec import CALIBRATED
 from planwright.console import many
 from planwright.errors import Fault, StageError
 from planwright.files import read_json, write_json
 from planwright.golden import Arrays, Golden, first_sample, group_by_shape
-from planwright.spec import CALIBRATED
 
 ENOUGH = 500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
 FILE, NOTES = "calibration.npz", "calibration.json"

@@ -12,9 +12,9 @@ from builders.graphs import batch_axis, facts
 from builders.repository import config_pbtxt
 from builders.stage import Job
 from builders.stages.compile import read_tensors
-from planwright import serve_rules, serve_warmup
+from planwright.config import serve_rules, serve_warmup
+from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError
-from planwright.spec import ModelSpec
 from planwright.tensors import TensorSpec, datatype_from_config
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planwright.spec import ModelSpec
+from planwright.config.spec import ModelSpec
 
 # what Triton's sentences say, where it is not the field's own name
 _WORDS = {

@@ -27,7 +27,8 @@ from typing import Any
 from builders.repository import config_pbtxt, serve_place
 from builders.repository.trial_answers import Answers, UnansweredError
 from builders.stage import Job
-from planwright import serve_fields, triton_admin
+from planwright import triton_admin
+from planwright.config import serve_fields
 from planwright.errors import Fault, MachineError, StageError
 from planwright.golden import Golden, Group
 from planwright.gpu import devices

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from builders.sources import contract, local_imports, reads, torchvision_shim
 from builders.sources.samples import Later, Sample, Samples
 from builders.sources.user_code import ROOT, Blame
+from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.files import digest
 from planwright.golden import Arrays
-from planwright.spec import ModelSpec
 
 __all__ = ["Later", "Sample", "Samples", "Source", "load_source", "source_class", "source_file", "source_files"]
 

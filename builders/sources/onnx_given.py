@@ -16,10 +16,10 @@ import numpy as np
 from builders.sources import stored_arrays
 from builders.sources.samples import LEAST_GOLDEN, Sample, Samples, fingerprint, native, spread
 from planwright import text
+from planwright.config.spec import ModelSpec
 from planwright.console import many
 from planwright.errors import Fault, StageError
 from planwright.golden import Array
-from planwright.spec import ModelSpec
 from planwright.tensors import TensorSpec, shape_fits
 
 

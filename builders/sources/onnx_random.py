@@ -17,9 +17,9 @@ from typing import Any, overload
 import numpy as np
 
 from builders.sources.samples import Sample
+from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.golden import Array
-from planwright.spec import ModelSpec
 
 FREE_AXIS = 8  # size of a free axis that options.dims says nothing about
 HIGH = {"i": 8, "u": 256}

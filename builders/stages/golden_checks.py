@@ -20,10 +20,10 @@ from builders.sources.base import Sample, Samples, Source
 from builders.stage import Job
 from builders.zoo.onnx import Model as OnnxFile
 from planwright.compare import DEFAULTS, Tolerance, indistinct
+from planwright.config.spec import AcceptSpec
 from planwright.console import human_bytes
 from planwright.errors import Fault, StageError
 from planwright.golden import Golden
-from planwright.spec import AcceptSpec
 
 ROOM = 0.25  # of the memory: expected and given answers and the runtime's copies are in it at once
 EQUAL_SHARE = 0.05  # of the golden pairs; below it a warning would say little

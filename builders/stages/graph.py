@@ -16,7 +16,7 @@ from typing import Any
 from builders.graphs.external_data import with_data
 from builders.precision import autocast, calibration
 from builders.stage import Job, Stage, installed
-from planwright.spec import CALIBRATED
+from planwright.config.spec import CALIBRATED
 
 
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from planwright.config.spec import ModelSpec, ServerSpec
 from planwright.golden import Arrays
-from planwright.spec import ModelSpec, ServerSpec
 from planwright.tensors import TensorSpec
 
 

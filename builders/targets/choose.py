@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from planwright.config.spec import Target
 from planwright.errors import MachineError
 from planwright.gpu import devices
-from planwright.spec import Target
 
 
 def choose(asked: str, *, needs_engine: bool = True) -> tuple[Target, str]:

@@ -21,9 +21,9 @@ import numpy as np
 from builders.graphs.check import command
 from builders.graphs.external_data import with_data
 from planwright import text
+from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
-from planwright.spec import ModelSpec
 from planwright.tensors import TensorSpec, datatype_from_ort
 
 

@@ -19,11 +19,11 @@ from typing import Any
 from measure.operating_point.setting import Setting
 from measure.tune import yaml_edit
 from planwright import console
+from planwright.config.load import load_spec
+from planwright.config.spec import ModelSpec, RepositorySpec, Target
+from planwright.config.yaml_lines import as_mapping, load_located
 from planwright.errors import Fault, PlanwrightError, SpecError, did_you_mean
 from planwright.files import write_atomic
-from planwright.located import as_mapping, load_located
-from planwright.spec import ModelSpec, RepositorySpec, Target
-from planwright.spec_load import load_spec
 
 Keys = tuple[str | int, ...]
 Edit = tuple[Keys, Any]

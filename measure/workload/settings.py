@@ -232,7 +232,7 @@ def _scenario(path: Path, name: str) -> dict[str, Any]:
     """Return the scenario's settings; empty where none is asked for."""
     if not name:
         return {}
-    from planwright.spec_load import load_scenarios
+    from planwright.config.load import load_scenarios
 
     known = load_scenarios(path)
     if name not in known:

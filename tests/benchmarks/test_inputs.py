@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import _common
-from benchmarks._common import Inputs
+from benchmarks._parts import common
+from benchmarks._parts.common import Inputs
 from planwright.errors import MachineError
 from tests._project import ROOT, Project
 
@@ -20,8 +20,8 @@ from tests._project import ROOT, Project
 @pytest.fixture(autouse=True)
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of records of this test's own."""
-    monkeypatch.setattr(_common, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(_common, "ROOT", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(common, "ROOT", tmp_path)
     return tmp_path / "results"
 
 

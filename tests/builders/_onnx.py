@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from planwright.config.spec import ModelSpec
 from planwright.golden import Golden
-from planwright.spec import ModelSpec
 from tests._project import Project
 
 WORDS = ["ja", "größe", "", "日本", "🙂", "a b", "x\0", "\0", "né"]

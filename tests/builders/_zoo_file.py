@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.sources.base import load_source
-from planwright.spec import ModelSpec
+from planwright.config.spec import ModelSpec
 from tests._project import ROOT
 
 NAME = "tests_own"  # one at a time

@@ -284,7 +284,7 @@ def test_an_error_that_no_batch_size_avoids_is_passed_on() -> None:
 
 
 def test_how_tensors_batch_is_decided_in_one_place() -> None:
-    from planwright.spec import BatchSpec
+    from planwright.config.spec import BatchSpec
 
     free, static, scalar = (TensorSpec("x", "FP32", shape) for shape in ((-1, 4), (2, 4), ()))
     assert batch_axis.kind(BatchSpec(), [free, free]) == "dynamic"

@@ -281,8 +281,8 @@ def test_int8_without_calibration_samples_is_refused_with_the_line(empty: Callab
 def test_a_golden_set_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from builders.stage import Job
     from builders.targets import get_target
+    from planwright.config.spec import ServerSpec
     from planwright.files import HashCache
-    from planwright.spec import ServerSpec
     from tests.builders._zoo_file import load
 
     job = Job(spec(), tmp_path, tmp_path, tmp_path, get_target("onnxruntime"), ServerSpec(), HashCache(tmp_path / "h"))

@@ -20,10 +20,10 @@ import pytest
 from builders.repository.trial import TrialServer
 from builders.stage import Job
 from builders.targets import get_target
+from planwright.config.load import load_spec
 from planwright.errors import StageError
 from planwright.files import HashCache
 from planwright.golden import Golden, Group
-from planwright.spec_load import load_spec
 from tests._project import ROOT, Done, Project
 
 BAD = 'parameters: {intra_op_thread_count: {string_value: "many"}}'

@@ -147,8 +147,8 @@ def test_int8_keeps_the_accuracy_and_follows_tensorrts_rules(project: Project) -
 def low_precision_job(project: Project) -> Job:
     """Read the config as for TensorRT, so that the graph stage may lower it, and run it on what there is."""
     from builders.targets import get_target
+    from planwright.config.load import load_spec
     from planwright.files import HashCache
-    from planwright.spec_load import load_spec
 
     spec, build = load_spec(project.config, "tensorrt"), project.folder / "build"
     target = get_target("onnxruntime")
@@ -206,7 +206,7 @@ def test_the_documented_model_builds(empty: Callable[[str], Project]) -> None:
 
 def resnet50(folder: Path) -> Any:
     from builders.sources.base import load_source
-    from planwright.spec_load import load_spec
+    from planwright.config.load import load_spec
 
     path = folder / "config.yaml"
     path.write_text("version: 1\nmodels:\n  resnet50: {source: zoo/resnet50}\n")

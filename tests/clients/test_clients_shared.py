@@ -49,7 +49,7 @@ def run(program: str, job: dict[str, Any]) -> dict[str, int]:
 def burst(repository: Path, how: dict[str, Any], tls: Any = None, **counts: int) -> dict[str, int]:
     """Use one client with threads and forked children."""
     job = {"model": "affine", "repository": str(repository), "options": how, "tls": tls, "limit_s": 100.0, **counts}
-    return run("benchmarks._burst", job)
+    return run("benchmarks._parts.burst", job)
 
 
 def in_event_loops(what: str, how: dict[str, Any]) -> dict[str, int]:

@@ -17,10 +17,10 @@ import pytest
 
 from builders.repository import revisions
 from measure.tune import slo
+from planwright.config.load import load_spec
 from planwright.errors import SpecError
 from planwright.integrity import unsealed
 from planwright.server_info import ServerInfo
-from planwright.spec_load import load_spec
 from tests._project import ROOT, Project
 from tests.loadtest._under_way import SCHEMA, interrupted, stopped
 from tests.loadtest.test_sweep import places

@@ -10,8 +10,8 @@ import yaml
 
 from measure.operating_point.setting import Setting
 from measure.tune import write_config, yaml_edit
+from planwright.config.load import load_spec
 from planwright.errors import PlanwrightError, SpecError
-from planwright.spec_load import load_spec
 
 HEAD = "# a remark\nversion: 1\nmodels:\n"
 FLOW = """\

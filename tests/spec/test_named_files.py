@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from planwright.spec import ModelSpec
-from planwright.spec_load import load_spec
+from planwright.config.load import load_spec
+from planwright.config.spec import ModelSpec
 
 
 def models(folder: Path, entry: str) -> ModelSpec:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from planwright import serve_warmup
+from planwright.config import serve_warmup
+from planwright.config.load import load_spec
 from planwright.errors import SpecError
-from planwright.spec_load import load_spec
 from planwright.tensors import TensorSpec
 
 HEAD = "version: 1\nmodels:\n  m:\n    source: zoo/digits\n    batch: {max: 4}\n    serve:\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from planwright.config.load import load_scenarios, load_spec, server_version
+from planwright.config.schema import schema
+from planwright.config.spec import RepositorySpec
 from planwright.errors import SpecError
-from planwright.schema import schema
-from planwright.spec import RepositorySpec
-from planwright.spec_load import load_scenarios, load_spec, server_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,7 +200,7 @@ def test_every_modelconfig_field_is_known_to_the_schema() -> None:
 
 def test_the_published_schema_is_current() -> None:
     stored = json.loads((ROOT / "docs/config.schema.json").read_text())
-    assert stored == schema(), "run: python -m planwright.schema > docs/config.schema.json"
+    assert stored == schema(), "run: python -m planwright.config.schema > docs/config.schema.json"
 
 
 def test_the_committed_config_fits_its_schema() -> None:

@@ -40,8 +40,8 @@ def make_job(tmp_path: Path) -> MakeJob:
 def job_of(project: Project, target: str = "tensorrt") -> Job:
     """Read the config as for TensorRT; `target` compiles, which needs a GPU only when it is asked to."""
     from builders.targets import get_target
+    from planwright.config.load import load_spec
     from planwright.files import HashCache
-    from planwright.spec_load import load_spec
 
     spec, build = load_spec(project.config, "tensorrt"), project.folder / "build"
     chosen = get_target(target, spec.server)

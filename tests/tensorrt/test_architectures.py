@@ -10,10 +10,10 @@ import pytest
 from builders.repository import architectures
 from builders.stage import Job
 from builders.targets.tensorrt.target import TensorRTTarget
+from planwright.config.load import load_spec
 from planwright.errors import StageError
 from planwright.files import HashCache, write_json
 from planwright.gpu import Device
-from planwright.spec_load import load_spec
 from tests._project import CONFIG
 
 H100 = Device(0, "NVIDIA H100", "9.0", "580.1", "13.0", 80 << 30)

@@ -16,9 +16,9 @@ from builders.repository import tensorrt_match
 from builders.targets.tensorrt import profiles, proof
 from builders.targets.tensorrt.explain import explain, explain_text
 from builders.targets.tensorrt.layers import precision_of, realised, rows
+from planwright.config.spec import ModelSpec
 from planwright.errors import StageError
 from planwright.golden import Golden, Group
-from planwright.spec import ModelSpec
 from tests.tensorrt.conftest import MakeJob
 
 FP32 = "sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nchwkcrs_nchw_tilesize"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.sources.base import source_class
-from planwright.spec import ModelSpec
+from planwright.config.spec import ModelSpec
 
 Fill = Callable[[Any, Any, Mapping[str, Any]], None]
 

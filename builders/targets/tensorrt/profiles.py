@@ -13,9 +13,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from planwright.config.spec import ModelSpec
 from planwright.files import read_json
 from planwright.golden import Golden
-from planwright.spec import ModelSpec
 
 SAMPLES = ("golden.npz", "calibration.npz", "test.npz")
 

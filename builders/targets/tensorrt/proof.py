@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from builders.targets.tensorrt.layers import LEAST_SHARE, counts, realised
+from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, StageError
-from planwright.spec import ModelSpec
 
 
 def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequence[str] = ()) -> dict[str, Any]:

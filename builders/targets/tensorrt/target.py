@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from builders.targets.tensorrt import calibrator, network, profiles
+from planwright.config.spec import ModelSpec, ServerSpec
 from planwright.errors import Fault, MachineError, StageError
 from planwright.files import digest, read_json, sha256, write_json
 from planwright.golden import Arrays
 from planwright.gpu import Device, first_device
-from planwright.spec import ModelSpec, ServerSpec
 from planwright.tensors import TensorSpec
 
 PACKAGES = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import read_record, record, stamp
+from benchmarks._parts.common import read_record, record, stamp
 from clients import published
 from measure.operating_point.measurement import Load, Measured, measure
 from measure.operating_point.rows import seconds_in_words

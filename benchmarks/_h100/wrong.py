@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import serve
-from benchmarks._h100 import CONFIG, REPOSITORY, ROOT, Step, command, plan_path
+from benchmarks._h100.steps import CONFIG, REPOSITORY, ROOT, Step, command, plan_path
+from benchmarks._parts.common import serve
 
 MODEL = "digits_fp32"
 

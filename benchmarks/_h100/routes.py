@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks._h100 import BUILD, CONFIG, ROOT, Step, build_model
+from benchmarks._h100.steps import BUILD, CONFIG, ROOT, Step, build_model
 from planwright import console
 
 SCORE_LOST, TIMEOUT_S = 0.005, 420

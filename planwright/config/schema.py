@@ -1,4 +1,4 @@
-"""The JSON schema of config.yaml, for editors: ``python -m planwright.schema > docs/config.schema.json``.
+"""The JSON schema of config.yaml, for editors: ``python -m planwright.config.schema > docs/config.schema.json``.
 
 In      the spec's own types and Triton's ModelConfig message.
 Out     JSON on standard output.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from planwright import console, serve_fields
-from planwright.spec import ConfigFile
+from planwright import console
+from planwright.config import serve_fields
+from planwright.config.spec import ConfigFile
 
 
 def schema() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks._common import ratio_words, read_record
+from benchmarks._parts.common import ratio_words, read_record
 from measure import statistics
 
 

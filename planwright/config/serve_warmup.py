@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from planwright.config.serve_fields import Loc, Where, readable
 from planwright.errors import Fault, did_you_mean
-from planwright.serve_fields import Loc, Where, readable
 from planwright.tensors import TensorSpec, shape_fits
 
 Broken = tuple[Loc, str, str, str]  # place below serve, what, why, fix

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks._common import serve
-from benchmarks._h100 import REPOSITORY, ROOT, Step, build_model, plan_path
+from benchmarks._h100.steps import REPOSITORY, ROOT, Step, build_model, plan_path
+from benchmarks._parts.common import serve
 from planwright import console
 from planwright.server_info import ServerInfo
 

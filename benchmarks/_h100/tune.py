@@ -15,8 +15,8 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks._common import read_record
-from benchmarks._h100 import REPOSITORY, ROOT, Step, build_model
+from benchmarks._h100.steps import REPOSITORY, ROOT, Step, build_model
+from benchmarks._parts.common import read_record
 from planwright import console
 
 MODEL, TIMEOUT_S = "resnet50_fp16", 540

@@ -1,6 +1,6 @@
 """What config.yaml means: the frozen objects that every stage reads.
 
-In      nothing; `planwright.spec_load.load_spec` makes these from the file.
+In      nothing; `planwright.config.load.load_spec` makes these from the file.
 Out     `RepositorySpec` and `ModelSpec`. The JSON schema for editors is made from `ConfigFile` (docs/config.schema.json).
 
 Field names below ``serve`` are Triton's own and are checked against Triton's ModelConfig message, not mirrored here.

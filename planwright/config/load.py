@@ -17,10 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from planwright import named_files, serve_fields, serve_rules
-from planwright.errors import Fault, SpecError, did_you_mean
-from planwright.located import Loc, Located, as_mapping, load_located, overlay
-from planwright.spec import (
+from planwright.config import named_files, serve_fields, serve_rules
+from planwright.config.spec import (
     _NAME,
     CALIBRATED,
     EMBEDDED_SERVER,
@@ -33,6 +31,8 @@ from planwright.spec import (
     Target,
     config_flags,
 )
+from planwright.config.yaml_lines import Loc, Located, as_mapping, load_located, overlay
+from planwright.errors import Fault, SpecError, did_you_mean
 
 _TOP = ("version", "server", "defaults", "models", "loadtest")
 
@@ -294,7 +294,7 @@ class _Loader:
 
 def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
     source = values["source"]
-    zoo = Path(__file__).resolve().parents[1] / "builders" / "zoo"
+    zoo = Path(__file__).resolve().parents[2] / "builders" / "zoo"
     names = sorted(f"zoo/{file.stem}" for file in zoo.glob("[a-z]*.py"))
     if zoo.is_dir() and source not in names and not source.endswith(".py"):
         return [Fault(f"there is no source '{source}'", where("source"), fix=did_you_mean(source, names))]

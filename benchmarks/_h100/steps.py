@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import Inputs, random_weights, stamp
+from benchmarks._parts.common import Inputs, random_weights, stamp
 from builders.targets.tensorrt.target import TensorRTTarget
 from planwright import console
 from planwright.errors import Fault
 from planwright.files import read_json
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG, BUILD = Path("benchmarks/h100.yaml"), Path("build/h100")
 REPOSITORY = BUILD / "model_repository"
 MODELS, PRECISIONS = ("digits", "minilm", "resnet50"), ("fp32", "tf32", "fp16", "int8")

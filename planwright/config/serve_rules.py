@@ -6,7 +6,7 @@ Out     one fault per rule that is broken.
 The rules are those of Triton's core (ValidateModelConfig in src/model_config_utils.cc, 24.10 to 26.06), and those that were
 found on the server itself: it ends at a metric tag that is not a label, and at the first request to a model whose instances are
 all passive.
-What needs the engine's tensors is in `planwright.serve_warmup`.
+What needs the engine's tensors is in `planwright.config.serve_warmup`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from planwright.config.serve_fields import Loc, Where, readable
 from planwright.errors import Fault
-from planwright.serve_fields import Loc, Where, readable
 
 Broken = tuple[Loc, str, str, str]  # place below serve, what, why, fix
 _SHELL_SAFE = re.compile(r"[A-Za-z0-9._-]*")

@@ -1,4 +1,4 @@
-"""A proxy that stalls: ``python -m benchmarks._stall_proxy LISTEN TARGET STALL_S PERIOD_S``.
+"""A proxy that stalls: ``python -m benchmarks._parts.stall_proxy LISTEN TARGET STALL_S PERIOD_S``.
 
 In      TCP connections; the target's port on this machine.
 Out     the same bytes; but nothing goes to the server for STALL_S in the middle of every PERIOD_S, counted from the start.

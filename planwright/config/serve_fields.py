@@ -5,7 +5,7 @@ Out     faults, or a ModelConfig message with those fields set.
 
 No mirror of Triton's fields is kept here: the message's descriptor and `json_format.ParseDict` know them all. Only what
 Planwright decides itself (names, types, batch size) and what one target lacks is refused. What Triton refuses in fields
-that it can read is in `planwright.serve_rules`.
+that it can read is in `planwright.config.serve_rules`.
 """
 
 from __future__ import annotations

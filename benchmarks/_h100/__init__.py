@@ -1,0 +1,1 @@
+"""The steps of h100.py."""

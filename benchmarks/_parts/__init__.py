@@ -1,0 +1,1 @@
+"""What benchmarks share: inputs, a server, the record; users and proxies to compare with."""
