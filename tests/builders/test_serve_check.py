@@ -12,7 +12,7 @@ from onnx import helper
 
 from tests import _models
 from tests._project import Project
-from tests.spec.test_serve_rules import TAKEN
+from tests.planwright.test_serve_rules import TAKEN
 
 ENTRY = """\
   {name}:

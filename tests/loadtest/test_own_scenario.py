@@ -12,7 +12,7 @@ import pytest
 
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
-from tests.loadtest.conftest import LoadRun, environment, finished
+from tests.measure.conftest import LoadRun, environment, finished
 
 PAGE = ROOT / "docs" / "write-a-scenario.md"
 HEAD = "import numpy as np\nfrom measure.load.user import Infer, task\n"

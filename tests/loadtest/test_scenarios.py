@@ -14,8 +14,8 @@ import pytest
 
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
-from tests.loadtest.conftest import LoadRun, environment, finished, locust
-from tests.loadtest.test_run import wait_loaded
+from tests.measure.conftest import LoadRun, environment, finished, locust
+from tests.measure.test_run import wait_loaded
 
 OPEN = ("-u", "16", "-r", "16")
 

@@ -21,7 +21,7 @@ from measure.operating_point.usage import Meter, first_gpu, tree
 from measure.record.recorder import Recorder
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
-from tests.loadtest._under_way import SCHEMA, interrupted
+from tests.measure._under_way import SCHEMA, interrupted
 
 
 def sweep(*flags: str, server_file: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ import pytest
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import running_server
-from tests.loadtest import _kinds
+from tests.measure import _kinds
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from measure.report import build
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch, running_server
-from tests.loadtest.conftest import LoadRun, environment, finished, locust
+from tests.measure.conftest import LoadRun, environment, finished, locust
 
 
 def test_a_healthy_server_passes_and_the_process_ends_by_itself(run: LoadRun) -> None:

@@ -21,7 +21,7 @@ from planwright.server_info import ServerInfo
 from tests._server import running_server
 from tests.clients import _golden
 from tests.clients._golden import WEIGHTS, floats
-from tests.clients.test_clients_shared import burst
+from tests.clients.test_shared_client import burst
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with the openssl command")
 

@@ -8,7 +8,7 @@ import pytest
 
 from planwright.server_info import ServerInfo
 from tests.clients.conftest import WAY_NAMES, WAYS
-from tests.clients.test_clients_shared import options, run
+from tests.clients.test_shared_client import options, run
 
 
 def found(what: str, server: ServerInfo, protocol: str, memory: str | None) -> Any:

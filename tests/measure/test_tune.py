@@ -22,8 +22,8 @@ from planwright.errors import SpecError
 from planwright.integrity import unsealed
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
-from tests.loadtest._under_way import SCHEMA, interrupted, stopped
-from tests.loadtest.test_sweep import places
+from tests.measure._under_way import SCHEMA, interrupted, stopped
+from tests.measure.test_sweep import places
 
 SHORT = ("--duration-s", "1", "--warmup-s", "0.5", "--repeats", "2")
 

@@ -18,9 +18,9 @@ import pytest
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch
-from tests.loadtest._spoiler import spoiler
-from tests.loadtest.conftest import LoadRun, environment, finished, locust
-from tests.loadtest.test_run import wait_loaded
+from tests.measure._spoiler import spoiler
+from tests.measure.conftest import LoadRun, environment, finished, locust
+from tests.measure.test_run import wait_loaded
 
 TIMEOUT_S = "1"
 

@@ -19,9 +19,9 @@ from measure.report.records import Span
 from planwright.errors import SpecError
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
-from tests.loadtest import _browser
-from tests.loadtest._made_runs import record, report, saved
-from tests.loadtest.conftest import LoadRun, locust
+from tests.measure import _browser
+from tests.measure._made_runs import record, report, saved
+from tests.measure.conftest import LoadRun, locust
 
 SPEEDS = ("throughput", "p50", "p90", "p95", "p99")
 SLOWER = {"median_us": 36_000}

@@ -24,7 +24,7 @@ from planwright.tensors import TensorSpec
 from tests._server import ROOT, launch, running_server
 from tests.clients import _golden
 from tests.clients._command import clients, where
-from tests.clients.test_clients_answers import MODELS
+from tests.clients.test_answers import MODELS
 
 
 @pytest.fixture(scope="module")

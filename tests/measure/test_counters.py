@@ -25,9 +25,9 @@ from planwright.server_info import ServerInfo
 from tests._models import constant, model, value
 from tests._project import ROOT, Project
 from tests._server import running_server
-from tests.loadtest._spoiler import spoiler
-from tests.loadtest.conftest import LoadRun, environment, finished, locust
-from tests.loadtest.test_run import wait_answers
+from tests.measure._spoiler import spoiler
+from tests.measure.conftest import LoadRun, environment, finished, locust
+from tests.measure.test_run import wait_answers
 
 CONFIG = "version: 1\nmodels: {m: {source: zoo/onnx, file: m.onnx, samples: {golden: 8, calibration: 8}}}\n"
 CLOSED = "127.0.0.1:9"
@@ -197,7 +197,7 @@ def test_readings_in_between_see_another_load_and_keep_what_was_counted() -> Non
 
 
 def test_a_busy_client_beside_a_server_that_tells_nothing_is_a_doubt() -> None:
-    from tests.loadtest.test_records_of_load import report
+    from tests.measure.test_records import report
 
     found = {**report(client__cpu_share=0.97), "server": {}, "server_note": "the server's counters cannot be read: why"}
     verdict = run_verdict.verdict(found, stopped_by="", lost_server=False, steady=True)

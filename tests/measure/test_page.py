@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests._project import ROOT, Project
-from tests.loadtest import _browser
-from tests.loadtest.conftest import LoadRun
+from tests.measure import _browser
+from tests.measure.conftest import LoadRun
 
 
 def test_the_page_asks_for_nothing_outside_itself(run: LoadRun) -> None:

@@ -18,8 +18,8 @@ import pytest
 from measure.report import perf_analyzer_csv
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
-from tests.loadtest._made_runs import report, saved
-from tests.loadtest.conftest import LoadRun
+from tests.measure._made_runs import report, saved
+from tests.measure.conftest import LoadRun
 
 # the newest wheel whose perf_analyzer runs on glibc 2.35, and of the embedded server's own release
 WHEEL = "tritonclient==2.51.0"

@@ -19,9 +19,9 @@ from measure.report import build
 from measure.report import verdict as run_verdict
 from tests._models import model, value
 from tests._project import ROOT, Project
-from tests.loadtest.conftest import Kinds, LoadRun, locust
-from tests.loadtest.test_records_of_load import report as made
-from tests.loadtest.test_referee import referee
+from tests.measure.conftest import Kinds, LoadRun, locust
+from tests.measure.test_crosscheck import referee
+from tests.measure.test_records import report as made
 
 
 def covered(done: LoadRun, kinds: Kinds, *transports: str) -> None:

@@ -31,7 +31,7 @@ from planwright.server_info import ServerInfo
 from tests._server import ROOT
 from tests.clients._golden import WEIGHTS, floats
 from tests.clients.conftest import WAY_NAMES, WAYS, regions
-from tests.clients.test_clients_shm import names
+from tests.clients.test_shared_memory import names
 
 Connect = Callable[..., TritonModel]
 SLOW = 1_500_000  # turns of the sleeper: more than a second
