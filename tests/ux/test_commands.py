@@ -14,7 +14,7 @@ from tests._project import Project
 from tests.ux._checkout import ROOT, files
 
 HELP_S = 5.0  # half a second here; a busy machine may be ten times slower
-SCRIPTS = [[str(path)] for path in files("benchmarks/*.py") if not path.name.startswith("_")]
+SCRIPTS = [[str(path)] for path in files("benchmarks/*.py") if not any(part.startswith("_") for part in path.parts)]
 MODULES = [["-m", "builders"], ["-m", "serving"], ["-m", "clients"], ["-m", "loadtest"]]
 COMMANDS = [["builders/build_all.py"], *MODULES, *SCRIPTS, ["deploy/setup/prepare.py"]]
 
