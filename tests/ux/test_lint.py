@@ -12,7 +12,7 @@ from tests.ux._checkout import ROOT
 CHECKS = {
     "ruff": ["ruff", "check", "."],
     "ruff, format": ["ruff", "format", "--check", "."],
-    "mypy, rooms": ["mypy"],
+    "mypy, packages": ["mypy"],
     "mypy, deploy": ["mypy", "deploy"],
     "mypy, tests and benchmarks": ["mypy", "-p", "tests", "-p", "benchmarks"],
 }
