@@ -12,9 +12,8 @@ from tests.ux._checkout import ROOT
 CHECKS = {
     "ruff": ["ruff", "check", "."],
     "ruff, format": ["ruff", "format", "--check", "."],
-    "mypy, packages": ["mypy"],
-    "mypy, deploy": ["mypy", "deploy"],
-    "mypy, tests and benchmarks": ["mypy", "-p", "tests", "-p", "benchmarks"],
+    "mypy": ["mypy"],
+    "mypy, scripts": ["mypy", "deploy", "docs"],
 }
 
 
