@@ -57,7 +57,7 @@ LINT = {
     "ruff": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
-    "mypy, scripts": ["mypy", "deploy", "docs"],
+    "mypy scripts": ["mypy", "deploy", "docs"],
 }
 LANES: tuple[dict[str, list[str]], ...] = (
     {**LINT, "tests of the tree": ["pytest", "-q", "-m", "quick", *TREE_FILES]},

@@ -1,4 +1,4 @@
-"""Every command that an error or a table offers, read from the source: strings outside docstrings, and calls of `ModelSpec.command`."""
+"""Every command that an error or a table suggests, read from the source: strings outside docstrings, and calls of `ModelSpec.command`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from tests.ux._checkout import ROOT, package_files
 
 COMMAND = re.compile(
-    r"(?:python (?:-m [\w.]+|builders/\w+\.py|-c)|make (?:setup|demo|test|clean|check|lint)[\w-]*|docker (?:compose|run|info)|ss -|df -h"
+    r"(?:python (?:-m [\w.]+|builders/\w+\.py|-c)|make (?:setup|demo|quick|test|clean|check|lint)[\w-]*|docker (?:compose|run|info)|ss -|df -h"
     r"|apt-get install|(?:\.venv/bin/)?pip install|locust -f)[^;,)`\n]*"
 )
 PACKAGES = ("planwright", "builders", "clients", "serving", "measure", "loadtest", "deploy")
 
 
 def offered() -> dict[str, str]:
-    """Return command -> the first place that offers it; a part that is known only at run time is ``{}``."""
+    """Return command -> the first place that suggests it; a part that is known only at run time is ``{}``."""
     found: dict[str, str] = {}
     for path in package_files():
         if path.parts[0] in PACKAGES:

@@ -1,4 +1,4 @@
-"""Every command answers --help at once, and a bad command line with exit code 2 and no stack trace."""
+"""Every command prints its help quickly, and rejects a bad command line with exit code 2 and no stack trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests._project import Project
 from tests.ux._checkout import ROOT, files
 
-HELP_S = 5.0  # half a second here; a busy machine may be ten times slower
+HELP_S = 5.0  # half a second on an idle machine
 SCRIPTS = [[str(path)] for path in files("benchmarks/*.py") if not path.name.startswith("_")]
 MODULES = [["-m", "builders"], ["-m", "serving"], ["-m", "clients"], ["-m", "loadtest"]]
 COMMANDS = [["builders/build_all.py"], *MODULES, *SCRIPTS, ["deploy/setup/prepare.py"]]
@@ -37,7 +37,7 @@ def all_commands() -> list[list[str]]:
 ALL = all_commands()
 
 
-def test_the_contract_is_there() -> None:
+def test_the_documented_commands_exist() -> None:
     names = {" ".join(command) for command in ALL}
     for command in (
         "builders doctor",
@@ -60,7 +60,7 @@ def test_the_contract_is_there() -> None:
 
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
 def test_help(command: list[str]) -> None:
-    run(*command, "--help")  # the first may write byte code
+    run(*command, "--help")  # the first run may compile byte code
     start = time.monotonic()
     done = run(*command, "--help")
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def test_help(command: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
 def test_a_bad_command_line(command: list[str]) -> None:
-    # serving hands unknown flags on to tritonserver, so a stray word is its bad command line
+    # serving passes unknown flags on to tritonserver, so a stray word is its bad command line
     done = run(*command, "stray") if command == ["-m", "serving"] else run(*command, "--no-such-flag")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -91,7 +91,7 @@ def test_make_help_names_every_target() -> None:
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:
-    """Python itself says so of a module that stands as None; nothing but the import is prevented."""
+    """None in sys.modules makes the import fail as it does where the package is not installed."""
     script = "import sys; sys.modules['rich'] = None; from planwright import console; from builders.__main__ import main; console.run(main)"
     done = run("-c", script, "doctor")
     assert done.returncode == 3, done.stdout + done.stderr
@@ -99,7 +99,7 @@ def test_a_package_that_is_not_installed_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_module_of_our_own_that_is_missing_keeps_its_trace() -> None:
+def test_a_missing_module_of_this_project_keeps_its_stack_trace() -> None:
     script = "import importlib; from planwright import console; console.run(lambda _: importlib.import_module('builders.nothing'))"
     done = run("-c", script)
     assert "Traceback" in done.stderr

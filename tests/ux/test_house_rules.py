@@ -1,4 +1,4 @@
-"""The rules of the house that no linter knows: small functions and files, docstrings, names, nothing of one machine."""
+"""The house rules that no linter checks: small functions and files, docstrings, module names, no paths of one machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ux._checkout import ROOT, files, package_files
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 500
-# where a reader from outside looks: every public name says what it does (pyproject.toml has the same list for ruff)
+# where users of the code look, every public name has a docstring (pyproject.toml has the same list for ruff)
 DOCUMENTED = ("clients", "planwright", "builders/sources", "measure/load/user.py")
 # Paths of one machine, and hosts of package registries: a clone must work anywhere.
 FOREIGN = re.compile(
@@ -52,7 +52,7 @@ def test_files_are_small() -> None:
     assert not long, "\n".join(long)
 
 
-def test_modules_say_what_they_are_for() -> None:
+def test_modules_have_docstrings() -> None:
     bare = [str(path) for path in files("*.py") if tree(path).body and not ast.get_docstring(tree(path))]
     assert not bare, f"no module docstring: {bare}"
 
@@ -69,7 +69,7 @@ def test_public_functions_and_classes_are_documented() -> None:
     assert not bare, "\n".join(bare)
 
 
-def test_ruff_wants_docstrings_in_the_same_places() -> None:
+def test_ruff_requires_docstrings_in_the_same_places() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]["per-file-ignores"]
     (pattern,) = (pattern for pattern in settings if pattern.startswith("!"))
     assert pattern == "!{" + ",".join(place if place.endswith(".py") else f"{place}/**" for place in DOCUMENTED) + "}"
@@ -86,7 +86,7 @@ def test_nothing_names_one_machine_or_a_registry() -> None:
     assert not found, "\n".join(found)
 
 
-def test_the_machine_rule_sees_what_it_should() -> None:
+def test_the_machine_rule_finds_what_it_should() -> None:
     assert FOREIGN.search('open("/' + 'work/main/x")')
     assert FOREIGN.search("cd /" + "home/ann/planwright")
     assert not FOREIGN.search("network/work" + "/x and ~/root" + "/y and https://host.example/home" + "/page")
@@ -94,7 +94,7 @@ def test_the_machine_rule_sees_what_it_should() -> None:
 
 @pytest.mark.parametrize("package", ["builders", "loadtest"])
 def test_no_module_hides_a_library(package: str) -> None:
-    # `python builders/build_all.py` and locust put the folder first on the import path
+    # `python builders/build_all.py` and locust put these folders first on the import path
     names = {path.parts[1].removesuffix(".py") for path in files(f"{package}/*.py")} - {"__init__", "__main__"}
     libraries = set(sys.stdlib_module_names) | set(packages_distributions())
     assert names
