@@ -10,6 +10,7 @@ Imports inside functions and under TYPE_CHECKING count: a reader follows them al
 from __future__ import annotations
 
 import ast
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -44,8 +45,13 @@ def module_graph(paths: Iterable[Path]) -> Graph:
     }
 
 
-def _statements(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield (line, module, members) of every import statement; relative ones are resolved."""
+@functools.cache
+def _statements(path: Path) -> tuple[tuple[int, str, list[str]], ...]:
+    """Return (line, module, members) of every import statement; relative ones are resolved."""
+    return tuple(_read_statements(path))
+
+
+def _read_statements(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, []) for alias in node.names)

@@ -23,30 +23,24 @@ MAY_IMPORT = {
     "clients": {"planwright", "clients"},
     "measure": {"planwright", "clients", "measure"},
     "loadtest": {"planwright", "clients", "measure", "loadtest"},
-    "benchmarks": {
-        "planwright",
-        "clients",
-        "builders",
-        "measure",
-        "deploy",
-        "benchmarks",
-    },  # deploy.demo's way to start a server
+    "benchmarks": {"planwright", "clients", "builders", "measure", "deploy", "benchmarks"},  # of deploy only the demo
     "deploy": {"planwright"},
 }
-# The same for folders with a reason of their own: what is listed is all of the project that they may import.
+REPORTS = {
+    "measure.report",
+    "measure.record",
+    "measure.workload",
+    "measure.statistics",
+    "clients",
+    "planwright",
+}  # no locust
+# Folders with a stricter rule: all that they may import of this project.
 SUBPACKAGE_MAY_IMPORT = {
-    "serving/backends": {"planwright.trt"},  # runs inside the server's Python, which has little else
+    "serving/backends": {"planwright.trt"},  # runs inside the server's own Python
     "planwright/trt": {"planwright.trt"},  # is copied into the TensorRT backend
     "builders/zoo": {"builders.sources", "builders.graphs", "builders.targets.ort", "builders.zoo", "planwright"},
-    "measure/report": {
-        "measure.report",
-        "measure.record",
-        "measure.workload",
-        "measure.statistics",
-        "clients",
-        "planwright",
-    },
-    "measure/compare": {"measure.compare", "measure.report", "measure.statistics", "clients", "planwright"},
+    "measure/report": REPORTS,
+    "measure/compare": {"measure.compare", *REPORTS},
 }
 ENTRIES = {"builders.build_all", "loadtest.scenarios", *(f"{package}.__main__" for package in PACKAGES)}
 MAX_FILES = 16
@@ -54,8 +48,7 @@ MAX_LOADTEST_FILES = 5
 HEAVY = {"torch", "tensorrt", "onnxruntime", "onnx", "scipy", "sklearn", "transformers", "matplotlib"}
 # what the SDK must not need either: an application has numpy and tritonclient
 NOT_IN_SDK = HEAVY | {"yaml", "pydantic", "rich", "locust", "jinja2", "PIL", "psutil"}
-# what runs inside the server, where the runtime is the point; planwright/trt is copied there, and imported here only by
-# functions that have a plan at hand (test_a_package_is_light_to_import)
+# what runs inside the server needs its runtime at once; planwright/trt is copied there
 MODEL_SIDE = (Path("serving/backends"), Path("planwright/trt"))
 LOCUST_SIDE = (Path("measure/load"), Path("loadtest"), Path("benchmarks/_parts/stock_user.py"))
 
