@@ -53,7 +53,7 @@ def test_files_are_small() -> None:
 
 
 def test_modules_have_docstrings() -> None:
-    bare = [str(path) for path in files("*.py") if tree(path).body and not ast.get_docstring(tree(path))]
+    bare = [str(path) for path in files("*.py") if (module := tree(path)).body and not ast.get_docstring(module)]
     assert not bare, f"no module docstring: {bare}"
 
 
