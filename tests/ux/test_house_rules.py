@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from tests import quick
 from tests.ux._checkout import ROOT, files, package_files
 
 MAX_FUNCTION_LINES = 60
@@ -99,3 +100,8 @@ def test_no_module_hides_a_library(package: str) -> None:
     libraries = set(sys.stdlib_module_names) | set(packages_distributions())
     assert names
     assert not names & libraries
+
+
+def test_the_quick_files_exist() -> None:
+    missing = [place for place in (*quick.FILES, *quick.TREE_FILES) if not (ROOT / place).exists()]
+    assert not missing
