@@ -1,4 +1,4 @@
-"""What tests of every room share: digits, built once, and a real server on it."""
+"""What all tests share: digits, built once, a real server on it, and the marker `quick`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import pytest
 from planwright.server_info import ServerInfo
 from tests._project import CONFIG, Project
 from tests._server import running_server
+from tests.quick import is_quick
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell starts its background jobs deaf to Ctrl-C, and so would be the commands to which these tests send it
+    # a shell starts its background jobs with SIGINT ignored, and the commands that these tests interrupt would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_quick(item.path, getattr(item, "fixturenames", ())):
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="session")

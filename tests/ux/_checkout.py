@@ -1,7 +1,7 @@
 """The files of this checkout, and a copy of it to run commands in.
 
 In      git's list of files (new ones too, ignored ones not).
-Out     `python_files`, `text_files`, and `copy_to`, a fresh clone in all but the download: the three environments that
+Out     `package_files`, `files`, and `copy_to`, a fresh clone in all but the download: the three environments that
         ``make setup`` would make are linked in.
 """
 
@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("planwright", "builders", "serving", "clients", "measure", "loadtest", "benchmarks", "deploy")
+PACKAGES = ("planwright", "builders", "serving", "clients", "measure", "loadtest", "benchmarks", "deploy")
 ENVIRONMENTS = (".venv", ".venv-server", ".tritonserver")
 
 
@@ -23,9 +23,9 @@ def files(*patterns: str) -> list[Path]:
     return sorted({Path(name) for name in done.stdout.split("\0") if name and (ROOT / name).is_file()})
 
 
-def room_files() -> list[Path]:
-    """Return the Python files of all rooms, tests excluded."""
-    return [path for path in files("*.py") if path.parts[0] in ROOMS]
+def package_files() -> list[Path]:
+    """Return the Python files of all packages, tests excluded."""
+    return [path for path in files("*.py") if path.parts[0] in PACKAGES]
 
 
 def copy_to(folder: Path) -> Path:

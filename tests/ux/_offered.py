@@ -1,4 +1,4 @@
-"""Every command that an error or a table offers, read from the source: strings outside docstrings, and calls of `ModelSpec.command`."""
+"""Every command that an error or a table suggests, read from the source: strings outside docstrings, and calls of `ModelSpec.command`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.ux._checkout import ROOT, room_files
+from tests.ux._checkout import ROOT, package_files
 
 COMMAND = re.compile(
-    r"(?:python (?:-m [\w.]+|builders/\w+\.py|-c)|make (?:setup|demo|test|clean|check|lint)[\w-]*|docker (?:compose|run|info)|ss -|df -h"
+    r"(?:python (?:-m [\w.]+|builders/\w+\.py|-c)|make (?:setup|demo|quick|test|clean|check|lint)[\w-]*|docker (?:compose|run|info)|ss -|df -h"
     r"|apt-get install|(?:\.venv/bin/)?pip install|locust -f)[^;,)`\n]*"
 )
-ROOMS = ("planwright", "builders", "clients", "serving", "measure", "loadtest", "deploy")
+PACKAGES = ("planwright", "builders", "clients", "serving", "measure", "loadtest", "deploy")
 
 
 def offered() -> dict[str, str]:
-    """Return command -> the first place that offers it; a part that is known only at run time is ``{}``."""
+    """Return command -> the first place that suggests it; a part that is known only at run time is ``{}``."""
     found: dict[str, str] = {}
-    for path in room_files():
-        if path.parts[0] in ROOMS:
+    for path in package_files():
+        if path.parts[0] in PACKAGES:
             for line, command in _commands(ast.parse((ROOT / path).read_text())):
                 found.setdefault(command.strip().rstrip("."), f"{path}:{line}")
     return found

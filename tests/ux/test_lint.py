@@ -7,18 +7,11 @@ import sys
 
 import pytest
 
+from tests.quick import LINT
 from tests.ux._checkout import ROOT
 
-CHECKS = {
-    "ruff": ["ruff", "check", "."],
-    "ruff, format": ["ruff", "format", "--check", "."],
-    "mypy, rooms": ["mypy"],
-    "mypy, deploy": ["mypy", "deploy"],
-    "mypy, tests and benchmarks": ["mypy", "-p", "tests", "-p", "benchmarks"],
-}
 
-
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", LINT)
 def test_the_code_is_clean(check: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *CHECKS[check]], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *LINT[check]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Every command that an error or a table offers is run: with a real project, a real server, in its own words."""
+"""Every command that an error or a table suggests runs as it is written, with a real project and a real server."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.ux._offered import offered
 
 OFFERED = offered()
 PROSE = re.compile(r" (?:says|goes|makes|adds|again|on a machine|needs|compares|which|with|or|and)\b.*| \(.*|\{\}?\)?$")
-# what needs another machine: TensorFlow's packages, and a container engine (tests/deploy run the compose files where there is one)
+# not run here: what needs TensorFlow's packages, or a container engine (tests/deploy runs the compose files where there is one)
 ELSEWHERE = ("python -m tf2onnx", "pip install tf2onnx", "docker ", "pip install --no-deps -r constraints/autocast.txt")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where commands are run."""
+    """The project and the server that the commands are run on."""
 
     project: Project
     server: ServerInfo
@@ -70,13 +70,13 @@ def builders(place: Place, words: list[str]) -> None:
     if command == "search":
         return search(place)
     done = python("-m", "builders", command, *where.get(command, []))
-    # rollback has no older version here, layers no TensorRT; doctor may miss something on this machine
+    # there is no older version to roll back to and no TensorRT for layers; doctor may find something missing on this machine
     assert done.returncode in {"rollback": (1,), "layers": (1, 3), "doctor": (0, 3)}.get(command, (0,)), done.stderr
     return None
 
 
 def search(place: Place) -> None:
-    """What a failed INT8 gate offers, on a model in INT8."""
+    """Run the command that a failed INT8 check suggests, on a model in INT8."""
     text = place.project.config.read_text()
     try:
         place.project.edit("source: zoo/digits", "source: zoo/digits\n    precision: int8")
@@ -105,7 +105,7 @@ def serving(place: Place, words: list[str]) -> None:
     if "--help" in words:
         assert python("-m", "serving", "--help").returncode == 0
     else:
-        assert place.server.client_shm, "the server that these tests use was started so"
+        assert place.server.client_shm, "the server of these tests was started with this flag"
 
 
 def locust(place: Place, _: list[str]) -> None:
@@ -129,16 +129,16 @@ def installed(_: Place, words: list[str]) -> None:
 
 def packages(_: Place, words: list[str]) -> None:
     if shutil.which("apt-get") is None:
-        pytest.skip("no apt-get here")
+        pytest.skip("apt-get is not installed")
     done = run("apt-get", "install", "--dry-run", words[2] if words[2][-1].isdecimal() else f"{words[2]}3.11")
     if "Unable to locate" in done.stderr:
-        pytest.skip("apt has no package lists here")
+        pytest.skip("apt has no package lists")
     assert done.returncode == 0, done.stderr
 
 
 def system(_: Place, words: list[str]) -> None:
     if shutil.which(words[0]) is None:
-        pytest.skip(f"no {words[0]} here")
+        pytest.skip(f"{words[0]} is not installed")
     filled = [word.replace("{}", "/dev/shm" if words[0] == "df" else "8000") for word in words]
     assert run(*filled).returncode == 0
 
@@ -162,7 +162,7 @@ RUNNERS: dict[str, Callable[[Place, list[str]], None]] = {
 
 
 def plain(command: str) -> str:
-    """Return the command without the words of the sentence that it stands in."""
+    """Return the command without the rest of its sentence."""
     return PROSE.sub("", command).strip() if not command.startswith(("python -m loadtest", "ss -")) else command
 
 
@@ -172,17 +172,17 @@ COMMANDS = sorted(
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 25, "the collector sees nothing"
+    assert len(COMMANDS) > 25, "the collector found too few"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_offered_command_runs(place: Place, command: str) -> None:
     runner = next((run for prefix, run in RUNNERS.items() if f"{command} ".startswith(prefix)), None)
-    assert runner is not None, f"nothing runs '{command}', offered at {OFFERED.get(command)}: add a runner"
+    assert runner is not None, f"no runner for '{command}', which {OFFERED.get(command)} suggests: add one"
     runner(place, command.split())
 
 
-def test_the_checkers_whole_message_is_printed(tmp_path: Path) -> None:
+def test_the_suggested_onnx_check_prints_the_whole_message(tmp_path: Path) -> None:
     path = tmp_path / "a file.onnx"
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])), path)
@@ -197,7 +197,7 @@ def test_the_checkers_whole_message_is_printed(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, *words[1:]], capture_output=True).returncode == 0
 
 
-def test_a_missing_package_is_checked_by_its_import() -> None:
+def test_the_suggested_check_of_a_missing_package_imports_it() -> None:
     words = shlex.split(missing_package("json").faults[0].check)
     assert run(*words).returncode == 0
     words = shlex.split(missing_package("no_such_package").faults[0].check)

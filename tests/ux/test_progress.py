@@ -1,4 +1,4 @@
-"""Long work shows how far it is: in place on a terminal, a line from time to time elsewhere, nothing where it is short."""
+"""Long work shows its progress: in place on a terminal, now and then a line elsewhere; short work shows nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Time that goes on by itself, so much at each look."""
+    """A clock that advances by a fixed step at each reading."""
 
     def __init__(self, step_s: float) -> None:
         self.now_s, self.step_s = 0.0, step_s
@@ -36,14 +36,14 @@ def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, step_s: float, *
     return stream.getvalue()
 
 
-def test_a_terminal_sees_the_count_in_place_and_no_trace_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_the_count_in_place_and_clears_it(monkeypatch: pytest.MonkeyPatch) -> None:
     text = shown(monkeypatch, Terminal(), 0.5)
     assert "reference 2/10\r" in text
     assert "\n" not in text
     assert text.endswith("\033[2K\r")
 
 
-def test_a_file_gets_a_line_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = shown(monkeypatch, io.StringIO(), 5).splitlines()
     assert lines
     assert len(lines) <= 3
@@ -56,7 +56,7 @@ def test_short_work_is_silent(monkeypatch: pytest.MonkeyPatch, stream: io.String
     assert shown(monkeypatch, stream, 0.01) == ""
 
 
-def test_work_that_is_given_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_cleared_where_the_work_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, Terminal(), 0.5, stop=6).endswith("\033[2K\r")
 
 

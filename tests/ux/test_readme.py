@@ -1,4 +1,4 @@
-"""Each command block of README.md, run in order in a copy of the checkout, as a newcomer would; and every link leads somewhere."""
+"""Each command block of README.md runs, in order, in a copy of the checkout; and every link has a target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.ux._checkout import ROOT, copy_to, files
 START_S = 120.0
 STEP_S = 900.0
 FENCE = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# Commands that another test runs: this suite itself, and the container, which needs an engine.
+# Commands that other tests run: this suite itself, and what needs a container engine.
 ELSEWHERE = {
     r"make test": "tests",
     r"(?:docker|docker-compose|cp \.env).*": "tests/deploy/test_compose.py",
@@ -46,14 +46,14 @@ def elsewhere(command: str) -> str:
 
 
 class Newcomer:
-    """Types the commands in a folder; one that stays in the foreground is typed in a terminal of its own."""
+    """Runs the commands in a folder, servers in the background."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.servers: list[subprocess.Popen[bytes]] = []
         self.environment = {**os.environ, "PATH": f"{folder / '.venv/bin'}:{os.environ['PATH']}"}
 
-    def type(self, command: str) -> None:
+    def run(self, command: str) -> None:
         if "-m serving" in command:
             self.serve(command)
             return
@@ -94,9 +94,9 @@ class Newcomer:
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
-    person = Newcomer(copy_to(tmp_path_factory.mktemp("clone")))
-    yield person
-    person.leave()
+    user = Newcomer(copy_to(tmp_path_factory.mktemp("clone")))
+    yield user
+    user.leave()
 
 
 @pytest.mark.timeout(1800)
@@ -107,7 +107,7 @@ def test_command(newcomer: Newcomer, number: int) -> None:
     if place:
         assert (ROOT / place).exists(), f"{command} should be run by {place}"
         return
-    newcomer.type(command)
+    newcomer.run(command)
     if command == "make demo":
         reports = list(newcomer.folder.glob("runs/*/report.json"))
         assert reports
@@ -116,7 +116,7 @@ def test_command(newcomer: Newcomer, number: int) -> None:
 
 
 def test_the_readme_shows_the_commands_of_the_contract() -> None:
-    told = "\n".join(README)
+    shown = "\n".join(README)
     for command in (
         "make demo",
         "builders/build_all.py",
@@ -126,11 +126,11 @@ def test_the_readme_shows_the_commands_of_the_contract() -> None:
         "-f loadtest/",
         "-m loadtest sweep",
     ):
-        assert command in told
+        assert command in shown
 
 
 @pytest.mark.parametrize("page", [str(path) for path in files("*.md")])
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_have_targets(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
     local = [link for link in links if not re.match(r"[a-z]+:", link)]

@@ -1,4 +1,4 @@
-"""The SDK as an application gets it: a wheel, installed with its dependencies into an empty environment, calling a server."""
+"""The SDK as an application installs it: a wheel and its dependencies in an empty environment, calling a real server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with sdk.TritonModel("adder", url=sys.argv[1], protocol=sys.argv[2]) as model:
 assert answer["y"].tolist() == [1, 2, 3, 4], answer
 heavy = {"torch", "onnxruntime", "onnx", "yaml", "pydantic", "locust"} & {name.split(".")[0] for name in sys.modules}
 assert not heavy, heavy
-print("right")
+print("correct")
 """
 
 
@@ -56,7 +56,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def application(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that holds the wheel and what it depends on, nothing else."""
+    """The Python of an environment with only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("application")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -74,7 +74,7 @@ def adder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
         yield server
 
 
-def test_the_wheel_holds_the_sdk_and_nothing_that_collides(wheel: Path) -> None:
+def test_the_wheel_contains_the_sdk_and_nothing_that_collides(wheel: Path) -> None:
     assert wheel.name == f"planwright-{planwright.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
     assert "planwright/clients/model.py" in names
@@ -92,11 +92,11 @@ def test_an_application_calls_a_server(application: Path, adder: ServerInfo, tmp
     done = subprocess.run(
         [str(application), "-c", CALL, url, protocol], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert done.stdout.strip() == "right", done.stdout + done.stderr
+    assert done.stdout.strip() == "correct", done.stdout + done.stderr
 
 
 @pytest.mark.network
-def test_its_commands_work_without_anything_else(application: Path, adder: ServerInfo, tmp_path: Path) -> None:
+def test_its_commands_need_no_other_package(application: Path, adder: ServerInfo, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"x": [0, 1, 2, 3]}')
     command = [str(application), "-m", "planwright.clients", "infer", "adder", "x.json", "--url", adder.http_url]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
