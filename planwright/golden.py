@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planwright import text
-
-Array = NDArray[Any]
-Arrays = dict[str, Array]
+from planwright.tensors import Array as Array
+from planwright.tensors import Arrays as Arrays
+from planwright.tensors import first_sample as first_sample
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,6 @@ class Golden:
                 inputs, outputs = groups.setdefault(int(index), ({}, {}))
                 (inputs if kind.startswith("input") else outputs)[name] = _loaded(stored, key)
         return cls(tuple(Group(*groups[i]) for i in sorted(groups)), meta)
-
-
-def first_sample(arrays: Arrays) -> Arrays:
-    """Return the first sample without a batch axis; a text stays an array, which a plain index would not leave it."""
-    return {name: array[0, ...] for name, array in arrays.items()}
 
 
 def group_by_shape(inputs: Sequence[Arrays], outputs: Sequence[Arrays]) -> tuple[Group, ...]:

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
 
 # protocol name -> (ONNX Runtime element type, numpy dtype name); config.pbtxt says TYPE_<protocol>, but STRING for BYTES
 _TYPES: dict[str, tuple[str, str]] = {
@@ -116,3 +120,13 @@ def shape_fits(declared: tuple[int, ...], actual: tuple[int, ...]) -> bool:
         (True, False)
     """
     return len(declared) == len(actual) and all(d in (-1, a) for d, a in zip(declared, actual, strict=True))
+
+
+def add_batch_axis(sample: Arrays) -> Arrays:
+    """Return a batch of one: every array ``(1, *shape)``."""
+    return {name: array[None] for name, array in sample.items()}
+
+
+def first_sample(batch: Arrays) -> Arrays:
+    """Return the first sample without a batch axis; a text stays an array, which a plain index would not leave it."""
+    return {name: array[0, ...] for name, array in batch.items()}

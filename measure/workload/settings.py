@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from clients import published
-from clients.addresses import Protocol
-from clients.model import SharedMemory
+from clients.options import Protocol, SharedMemory
 from measure.workload import arrivals as arrival_times
 from measure.workload import profile as load_profile
 from measure.workload.arrivals import Arrival

@@ -22,7 +22,7 @@ from clients import (
     RequestTimeout,
     TritonModel,
 )
-from clients.options import Options
+from clients.options import ClientOptions
 from clients.transport.http import HttpTransport
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
@@ -229,7 +229,7 @@ HEADS = {
 
 
 def read(url: str) -> Any:
-    with closing(HttpTransport(url, Options(timeout_s=5))) as transport:
+    with closing(HttpTransport(url, ClientOptions(timeout_s=5))) as transport:
         return transport.json("/v2", "m")
 
 
@@ -248,7 +248,7 @@ def test_an_answer_in_chunks_is_read() -> None:
 
 def test_bytes_after_an_answer_are_not_taken_for_the_next_one() -> None:
     said = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + JSON + b"HTTP/1.1 200 OK\r\n"
-    with speaker(said, b"") as (url, _), closing(HttpTransport(url, Options(timeout_s=1))) as transport:
+    with speaker(said, b"") as (url, _), closing(HttpTransport(url, ClientOptions(timeout_s=1))) as transport:
         first = outcome(lambda: transport.json("/v2", "m"))
         assert first == {"a": 1} or isinstance(first, ConnectionFailed)
         assert isinstance(outcome(lambda: transport.json("/v2", "m")), ConnectionFailed)

@@ -20,7 +20,7 @@ from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from tritonclient.grpc import service_pb2 as pb
 
 from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
-from clients.options import Options
+from clients.options import ClientOptions
 from clients.transport.grpc import GrpcTransport
 from clients.transport.http2 import Connection
 from clients.transport.http2 import _frame as frame
@@ -69,7 +69,7 @@ def grpc_server(*options: tuple[str, int], port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def connected(url: str, **options: Any) -> Iterator[GrpcTransport]:
-    with closing(GrpcTransport(url, Options(**{"timeout_s": 5.0, **options}))) as transport:
+    with closing(GrpcTransport(url, ClientOptions(**{"timeout_s": 5.0, **options}))) as transport:
         yield transport
 
 
@@ -275,9 +275,9 @@ def test_only_what_was_not_answered_may_be_sent_again() -> None:
 )
 def test_a_header_that_cannot_be_sent_is_refused(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest, match=f"header '{name}'"):
-        GrpcTransport("127.0.0.1:1", Options(headers={name: value}))
+        GrpcTransport("127.0.0.1:1", ClientOptions(headers={name: value}))
     with pytest.raises(InvalidRequest, match="too long"):
-        GrpcTransport("127.0.0.1:1", Options(headers={"x": "a" * 20_000}))
+        GrpcTransport("127.0.0.1:1", ClientOptions(headers={"x": "a" * 20_000}))
 
 
 def test_threads_that_share_a_client_take_turns_and_get_their_own_answers() -> None:
@@ -292,9 +292,9 @@ def test_threads_that_share_a_client_take_turns_and_get_their_own_answers() -> N
 
 FORKED = """\
 import os, sys
-from clients.grpc import GrpcTransport
-from clients.options import Options
-transport = GrpcTransport(sys.argv[1], Options(timeout_s=30))
+from clients.transport.grpc import GrpcTransport
+from clients.options import ClientOptions
+transport = GrpcTransport(sys.argv[1], ClientOptions(timeout_s=30))
 request = transport.message("ModelInferRequest", model_name="m")
 assert transport.call("ModelInfer", request, "m").id == "it"
 child = os.fork()

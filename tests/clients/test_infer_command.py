@@ -90,7 +90,7 @@ def make(path: Path) -> Path:
     [
         ("classes", "not.png", "cannot read"), ("two", "cut.npz", "cannot read"), ("affine", "empty.npy", "cannot read"), ("two", "broken.json", "cannot read"),
         ("two", "ragged.json", "cannot read"), ("classes", "big.json", "cannot read"), ("classes", "none.json", "cannot read"),
-        ("classes", "said.txt", "does not understand"), ("two", "said.txt", "does not understand"), ("affine", "a.csv", "does not understand"),
+        ("classes", "said.txt", "cannot be an input"), ("two", "said.txt", "cannot be an input"), ("affine", "a.csv", "cannot be an input"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_told_with_the_forms_that_do(

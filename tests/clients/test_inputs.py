@@ -125,7 +125,7 @@ def test_a_prepared_request_keeps_what_it_was_prepared_with(connect: Connect) ->
     model, x = connect("affine"), BASE[:2].copy()
     request = model.prepare(x=x)
     x[...] = -1
-    request._request.forget()  # as after a time-out or in a forked child: it is built again
+    request._request.abandon_memory()  # as after a time-out or in a forked child: it is built again
     assert np.allclose(request.infer()["y"], BASE[:2] @ WEIGHTS, atol=1e-3)
 
 

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from clients import ClientError, InvalidRequest, ModelInfo, ServerError, TritonModel, request
 from clients.addresses import address, addresses, is_encrypted
-from clients.options import Options, Tls, ssl_context
+from clients.options import ClientOptions, Tls, ssl_context
 from clients.transport.codec import _read_message, grpc_answer, http_answer
 from clients.transport.http import HttpTransport
 from planwright.server_info import ServerInfo
@@ -41,7 +41,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "complex": (lambda g: {**g, "x": g["x"].astype(np.complex64)}, "must be FP32"),
     "shape": (lambda g: {**g, "x": np.zeros((3, 9), np.float32)}, "must have shape [-1, 2]"),
     "no batch axis": (lambda g: {**g, "x": np.zeros(2, np.float32)}, "array[None]"),
-    "different batches": (lambda g: {**g, "x": np.zeros((1, 2), np.float32)}, "disagree about the batch"),
+    "different batches": (lambda g: {**g, "x": np.zeros((1, 2), np.float32)}, "different batch sizes"),
     "empty": (lambda g: good(0), "batch is empty"),
     "NaN": (lambda g: {**g, "x": np.array([[0, np.nan]] * 3, np.float32)}, "3 of 6 elements"),
     "ragged": (lambda g: {**g, "x": [[1.0], [1.0, 2.0]]}, "is not an array"),
@@ -226,7 +226,9 @@ def test_an_answer_with_any_part_changed_is_read_or_an_error_of_the_tree(odd: An
     for at in places(ANSWER):
         head = json.dumps(changed(ANSWER, at, odd)).encode()
         try:
-            answers = request.as_own(about, http_answer(about, head + np.ones(4, np.float32).tobytes(), str(len(head))))
+            answers = request.from_wire_shapes(
+                about, http_answer(about, head + np.ones(4, np.float32).tobytes(), str(len(head)))
+            )
             assert all(isinstance(array, np.ndarray) for array in answers.values())
         except ServerError:
             pass
@@ -298,4 +300,4 @@ def test_only_an_answer_that_ends_with_its_contents_gives_a_frame() -> None:
 
 
 def test_a_transport_opens_no_connection_before_it_is_asked() -> None:
-    HttpTransport("localhost:1", Options()).close()
+    HttpTransport("localhost:1", ClientOptions()).close()

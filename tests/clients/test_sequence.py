@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clients import AsyncTritonModel, ConnectionFailed, InvalidRequest, TritonModel
-from clients.sequence import Step
+from clients.sequence import SequenceStep
 from planwright.server_info import ServerInfo
 from tests.clients._command import clients, where
 from tests.clients._golden import WEIGHTS, floats
@@ -114,7 +114,7 @@ def test_what_is_no_step_of_a_sequence_is_refused_before_it_is_sent(connect: Con
         with pytest.raises(InvalidRequest, match="is one sample"):
             call(x=np.stack([X, X]))
     assert model.statistics() == before
-    with pytest.raises(InvalidRequest, match="knows no sequences"):
+    with pytest.raises(InvalidRequest, match="does not support sequences"):
         connect("affine").sequence(1, start=True).infer_sample(x=X)
 
 
@@ -134,7 +134,9 @@ def test_start_and_end_are_yes_or_no(client: Any, flag: str) -> None:
         with pytest.raises(InvalidRequest, match=f"{flag} is "):
             model.sequence(1, **{flag: wrong})
     for right in (True, False, 1, 0, np.bool_(True), np.int64(0)):
-        assert model.sequence(1, **{flag: right})._step == Step(1, **{"start": False, "end": False, flag: bool(right)})
+        assert model.sequence(1, **{flag: right})._step == SequenceStep(
+            1, **{"start": False, "end": False, flag: bool(right)}
+        )
 
 
 def test_only_a_sequence_of_one_request_needs_no_id() -> None:

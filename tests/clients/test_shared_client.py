@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_an_async_client_refuses_a_second_event_loop_at_once(
 def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or_are_refused(
     server: ServerInfo, monkeypatch: pytest.MonkeyPatch, protocol: Any, memory: Any
 ) -> None:
-    class Slow(model_async.Home):
+    class Slow(model_async.LoopState):
         """Gives every thread the time to begin before the first is done."""
 
         def __init__(self, *args: Any) -> None:
@@ -130,9 +131,9 @@ def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or
         except BaseException as error:
             found.append(f"FOREIGN {error!r}")
 
-    monkeypatch.setattr(model_async, "Home", Slow)
+    monkeypatch.setattr(model_async, "LoopState", Slow)
     found: list[str] = []
-    made: list[model_async.Home] = []
+    made: list[model_async.LoopState] = []
     start, over = threading.Barrier(3), threading.Event()
     model = AsyncTritonModel("affine", **options(server, protocol, memory))
     threads = [threading.Thread(target=run_loop, args=(seed,)) for seed in range(3)]
@@ -157,7 +158,7 @@ def test_an_async_client_is_closed_by_the_event_loop_that_uses_it(server: Server
 
 
 class Counting:
-    """Counts the requests that are under way at once; fails the one of number `bad`."""
+    """Counts the requests in flight; fails the one of number `bad`."""
 
     def __init__(self, infer: Any, bad: int = 0) -> None:
         self.infer, self.bad = infer, bad
@@ -174,16 +175,23 @@ class Counting:
             self.now -= 1
 
 
+@contextlib.asynccontextmanager
+async def counted(how: dict[str, Any], bad: int = 0) -> AsyncIterator[tuple[AsyncTritonModel, Counting]]:
+    """Yield an asyncio client and what counts its requests."""
+    async with AsyncTritonModel("affine", **how) as model:
+        transport: Any = model.loop_state().transport
+        transport.infer = counting = Counting(transport.infer, bad)
+        yield model, counting
+
+
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
 def test_a_large_batch_has_few_requests_under_way_at_once(server: ServerInfo, protocol: Any, memory: Any) -> None:
     async def ask() -> None:
         x = floats(1203, 4)
-        async with AsyncTritonModel("affine", **options(server, protocol, memory)) as model:
-            transport: Any = model.home().transport
-            transport.infer = counting = Counting(transport.infer)
+        async with counted(options(server, protocol, memory)) as (model, counting):
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
             assert counting.sent == 151
-            assert counting.most == (1 if memory else model_async.AT_ONCE)
+            assert counting.most == (1 if memory else model_async.MAX_IN_FLIGHT)
 
     asyncio.run(ask())
 
@@ -192,13 +200,11 @@ def test_a_large_batch_has_few_requests_under_way_at_once(server: ServerInfo, pr
 def test_a_batch_of_which_one_request_fails_sends_no_more(server: ServerInfo, protocol: Any, memory: Any) -> None:
     async def ask() -> None:
         x = floats(800, 4)
-        async with AsyncTritonModel("affine", **options(server, protocol, memory)) as model:
-            transport: Any = model.home().transport
-            transport.infer = counting = Counting(transport.infer, bad=20)
+        async with counted(options(server, protocol, memory), bad=20) as (model, counting):
             with pytest.raises(ServerError, match="planted"):
                 await model.infer_batch(x=x)
             assert counting.now == 0
-            assert counting.sent < 20 + model_async.AT_ONCE
+            assert counting.sent < 20 + model_async.MAX_IN_FLIGHT
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
 
     asyncio.run(ask())

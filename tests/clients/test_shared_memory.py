@@ -133,5 +133,5 @@ def test_a_server_that_lets_nobody_register_is_told_as_such(tmp_path: Path) -> N
 
 def test_memory_that_does_not_fit_is_refused_before_it_kills_the_process() -> None:
     with pytest.raises(SharedMemoryUnavailable, match="is full") as caught:
-        system.Region("in", 1 << 50)
+        system.SystemRegion("in", 1 << 50)
     assert "--shm-size" in caught.value.faults[0].fix

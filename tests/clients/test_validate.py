@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from clients import ModelInfo, published
+from clients.addresses import Addresses
 from clients.errors import ConnectionFailed
-from clients.shared_memory.system import carries
-from clients.validate import Addresses, Row, validate
+from clients.shared_memory.system import uses_shared_memory
+from clients.validate import ValidationRow, validate
 from planwright.golden import Golden, Group
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
@@ -116,7 +117,7 @@ def _change(path: Path, change: object) -> None:
 
 def rows(
     server: ServerInfo, repository: Path, *names: str, transports: tuple[str, ...] = ("http", "grpc", "shm")
-) -> list[Row]:
+) -> list[ValidationRow]:
     return list(validate(repository, list(names), list(transports), Addresses(server.http_url, server.grpc_url)))
 
 
@@ -157,7 +158,7 @@ def test_only_what_goes_through_shared_memory_makes_it_worth_a_check() -> None:
         ((text,), words, False), ((open_number,), words, False), ((open_number,), nothing, False), ((text, number), words, True),
         ((text,), numbers, True), ((text,), {**words, **numbers}, True),
     ):  # fmt: skip
-        assert carries(ModelInfo("m", "", (), outputs, 4, 0, {}), inputs) is expected
+        assert uses_shared_memory(ModelInfo("m", "", (), outputs, 4, 0, {}), inputs) is expected
 
 
 def test_the_version_that_answers_is_the_one_that_config_names(tmp_path: Path) -> None:
