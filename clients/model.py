@@ -129,11 +129,11 @@ class TritonModel:
 
         Pass inputs by name, in the model's order, or as one mapping.
         """
-        return self.infer_sample_at(None, args, inputs)
+        return first_sample(self.infer_at(None, args, inputs, sample=True))
 
     def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch: arrays ``(samples, ...)`` in and out; more than the server takes at once is split."""
-        return self.infer_batch_at(None, args, inputs)
+        return self.infer_at(None, args, inputs, sample=False)
 
     def prepare(self, /, *args: Any, **inputs: Any) -> PreparedRequest:
         """Encode a request once, to be sent many times; takes what `infer_batch` takes.
@@ -163,28 +163,39 @@ class TritonModel:
         """Return a sender of independent requests: the client, or for a sequence model sequences of one request."""
         return self.sequence(start=True, end=True) if self.info.sequence else self
 
-    def infer_sample_at(self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
-        """Answer one sample at a step of a sequence."""
-        return first_sample(self._answer(self._checked(step, args, inputs, sample=True), step))
-
-    def infer_batch_at(self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
-        """Answer a batch at a step of a sequence."""
-        return self._answer(self._checked(step, args, inputs, sample=False), step)
+    def infer_at(
+        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
+    ) -> Arrays:
+        """Answer a batch, or one sample as a batch of one, at a step of a sequence."""
+        arrays = request_rules.check_call(self.info, step, args, inputs, sample=sample, allow_nan=self.allow_nan)
+        chunks = list(request_rules.split(self.info, arrays, step))
+        if self.memory is None:
+            return request_rules.join(chunks, self._send_all(chunks, None))
+        return request_rules.join(chunks, self.memory.use(lambda regions: self._send_all(chunks, regions)))
 
     def prepare_at(
         self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
     ) -> PreparedRequest:
         """Encode a request at a step of a sequence."""
-        arrays = self._checked(step, args, inputs, sample=False)
+        arrays = request_rules.check_call(self.info, step, args, inputs, sample=False, allow_nan=self.allow_nan)
         return PreparedRequest(self, self.encode(self.info, request_rules.only_chunk(self.info, arrays, step)))
 
     def versions(self) -> list[str]:
         """Return the versions that the server answers for, oldest first."""
-        return sorted(self._retry(self._read_versions), key=int)
+        path = codec.model_path(self.model)
+        return self._retry(
+            lambda: self._read(path, "ModelMetadata", lambda found: sorted(map(str, found["versions"]), key=int))
+        )
 
     def statistics(self) -> dict[str, int]:
         """Return how many samples the served version has answered and in how many executions, since it was loaded."""
-        return self._retry(self._read_statistics)
+
+        def pick(found: Any) -> dict[str, int]:
+            newest = max(found["model_stats"], key=lambda item: int(item["version"]))
+            return {name: int(newest.get(name, 0)) for name in ("inference_count", "execution_count")}
+
+        path = f"{codec.model_path(self.model, self.version)}/stats"
+        return self._retry(lambda: self._read(path, "ModelStatistics", pick))
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until the server answers for the model.
@@ -214,17 +225,6 @@ class TritonModel:
                 self.memory.close()
         finally:
             self._connections.close()
-
-    def _checked(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
-    ) -> Arrays:
-        return request_rules.check_call(self.info, step, args, inputs, sample=sample, allow_nan=self.allow_nan)
-
-    def _answer(self, arrays: Arrays, step: SequenceStep | None) -> Arrays:
-        chunks = list(request_rules.split(self.info, arrays, step))
-        if self.memory is None:
-            return request_rules.join(chunks, self._send_all(chunks, None))
-        return request_rules.join(chunks, self.memory.use(lambda regions: self._send_all(chunks, regions)))
 
     def _send_all(self, chunks: list[Chunk], regions: RegionPair | None) -> list[Arrays]:
         return [self.send(EncodedRequest(self.info, chunk, self.protocol, regions)) for chunk in chunks]
@@ -294,18 +294,6 @@ class TritonModel:
 
         return self._read(f"{codec.model_path(self.model, self.version)}/config", "ModelConfig", pick)
 
-    def _read_versions(self) -> list[str]:
-        return self._read(
-            codec.model_path(self.model), "ModelMetadata", lambda found: list(map(str, found["versions"]))
-        )
-
-    def _read_statistics(self) -> dict[str, int]:
-        def pick(found: Any) -> dict[str, int]:
-            newest = max(found["model_stats"], key=lambda item: int(item["version"]))
-            return {name: int(newest.get(name, 0)) for name in ("inference_count", "execution_count")}
-
-        return self._read(f"{codec.model_path(self.model, self.version)}/stats", "ModelStatistics", pick)
-
     def encode(self, info: ModelInfo, chunk: Chunk) -> EncodedRequest:
         """Return a request that is ready to be sent, with its own shared memory where the client uses any."""
         self.check_open()
@@ -364,11 +352,11 @@ class Sequence:
 
     def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample."""
-        return self._model.infer_sample_at(self._step, args, inputs)
+        return first_sample(self._model.infer_at(self._step, args, inputs, sample=True))
 
     def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch of one, or whole tensors of a model without a batch axis."""
-        return self._model.infer_batch_at(self._step, args, inputs)
+        return self._model.infer_at(self._step, args, inputs, sample=False)
 
     def prepare(self, /, *args: Any, **inputs: Any) -> PreparedRequest:
         """Encode a request once, to be sent many times with the same id."""

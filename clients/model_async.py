@@ -109,11 +109,11 @@ class AsyncTritonModel:
 
     async def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample: arrays without a batch axis in and out."""
-        return await self.infer_sample_at(None, args, inputs)
+        return first_sample(await self.infer_at(None, args, inputs, sample=True))
 
     async def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch; more than the server takes at once is split, and a few of these requests are in flight at a time."""
-        return await self.infer_batch_at(None, args, inputs)
+        return await self.infer_at(None, args, inputs, sample=False)
 
     async def prepare(self, /, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
         """Encode a request once, to be sent many times; takes what `infer_batch` takes.
@@ -133,30 +133,23 @@ class AsyncTritonModel:
         """Return a sender of independent requests; see `TritonModel.standalone`."""
         return self.sequence(start=True, end=True) if (await self.info()).sequence else self
 
-    async def infer_sample_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
+    async def infer_at(
+        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
     ) -> Arrays:
-        """Answer one sample at a step of a sequence."""
-        return first_sample(await self._answer(*await self._checked(step, args, inputs, sample=True), step))
-
-    async def infer_batch_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
-    ) -> Arrays:
-        """Answer a batch at a step of a sequence."""
-        return await self._answer(*await self._checked(step, args, inputs, sample=False), step)
+        """Answer a batch, or one sample as a batch of one, at a step of a sequence."""
+        info, allow_nan = await self.info(), self._sync.allow_nan
+        arrays = request_rules.check_call(info, step, args, inputs, sample=sample, allow_nan=allow_nan)
+        chunks = list(request_rules.split(info, arrays, step))
+        answers = await _gather_limited([partial(self._send_chunk, info, chunk) for chunk in chunks])
+        return request_rules.join(chunks, answers)
 
     async def prepare_at(
         self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
     ) -> AsyncPreparedRequest:
         """Encode a request at a step of a sequence."""
-        info, arrays = await self._checked(step, args, inputs, sample=False)
-        return AsyncPreparedRequest(self, self._sync.encode(info, request_rules.only_chunk(info, arrays, step)))
-
-    async def _checked(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
-    ) -> tuple[ModelInfo, Arrays]:
         info, allow_nan = await self.info(), self._sync.allow_nan
-        return info, request_rules.check_call(info, step, args, inputs, sample=sample, allow_nan=allow_nan)
+        arrays = request_rules.check_call(info, step, args, inputs, sample=False, allow_nan=allow_nan)
+        return AsyncPreparedRequest(self, self._sync.encode(info, request_rules.only_chunk(info, arrays, step)))
 
     async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until the server answers for the model.
@@ -227,11 +220,6 @@ class AsyncTritonModel:
         state, self._state = self._state, None
         if state is not None:
             fork_safety.leave_to_parent(state)
-
-    async def _answer(self, info: ModelInfo, arrays: Arrays, step: SequenceStep | None) -> Arrays:
-        chunks = list(request_rules.split(info, arrays, step))
-        answers = await _gather_limited([partial(self._send_chunk, info, chunk) for chunk in chunks])
-        return request_rules.join(chunks, answers)
 
     async def _send_chunk(self, info: ModelInfo, chunk: Chunk) -> Arrays:
         memory = self._sync.memory
@@ -305,11 +293,11 @@ class AsyncSequence:
 
     async def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer one sample."""
-        return await self._model.infer_sample_at(self._step, args, inputs)
+        return first_sample(await self._model.infer_at(self._step, args, inputs, sample=True))
 
     async def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch of one, or whole tensors of a model without a batch axis."""
-        return await self._model.infer_batch_at(self._step, args, inputs)
+        return await self._model.infer_at(self._step, args, inputs, sample=False)
 
     async def prepare(self, /, *args: Any, **inputs: Any) -> AsyncPreparedRequest:
         """Encode a request once, to be sent many times with the same id."""
