@@ -52,7 +52,7 @@ def address(url: str | None, protocol: Protocol, server_file: Path = SERVER_FILE
 
 
 def _idna(host: str, url: str) -> str:
-    """Return a host as DNS and the headers of requests have it: the letters of other alphabets as IDNA writes them."""
+    """Return a host as DNS and request headers need it: non-ASCII letters in IDNA encoding."""
     try:
         found = host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:
@@ -73,7 +73,7 @@ def is_encrypted(url: str | None) -> bool:
 
 
 def split_address(where: str) -> tuple[str, int]:
-    """Return host and port as sockets take them.
+    """Return host and port for a socket.
 
     Example:
         >>> split_address("[::1]:8000")
@@ -86,7 +86,7 @@ def split_address(where: str) -> tuple[str, int]:
 def addresses(url: str | None, grpc_url: str | None, server_file: Path = SERVER_FILE) -> Addresses:
     """Return the HTTP and the gRPC address of one and the same server.
 
-    A caller that names only the HTTP address of another machine must not get the gRPC port of the server here.
+    A caller that gives only the HTTP address of another machine must not get the gRPC port of the local server.
 
     Raises:
         InvalidRequest: As `address`.

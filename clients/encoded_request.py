@@ -56,7 +56,7 @@ class EncodedRequest:
         """Return the arrays of a transport's answer: (bytes, length of the JSON part) over HTTP, bytes over gRPC.
 
         Raises:
-            ClientError: It cannot be read, or the memory that it lies in was released meanwhile.
+            ClientError: It cannot be read, or its memory was released meanwhile.
         """
         if self._message is None:
             raise InvalidRequest(Fault("the request was closed before its answer came", fix="close it afterwards"))

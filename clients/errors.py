@@ -54,23 +54,23 @@ class ClientError(PlanwrightError):
         super().__init__(*faults)
 
 
-class ConnectionFailed(ClientError):  # noqa: N818 - it says what happened
+class ConnectionFailed(ClientError):  # noqa: N818 - named after the event
     """No server listens at the address, or the connection broke before an answer."""
 
 
-class RequestTimeout(ClientError):  # noqa: N818 - it says what happened
+class RequestTimeout(ClientError):  # noqa: N818 - named after the event
     """The server did not answer within ``timeout_s``."""
 
 
-class ModelUnavailable(ClientError):  # noqa: N818 - it says what happened
+class ModelUnavailable(ClientError):  # noqa: N818 - named after the event
     """The server has no such model or version, or it is not ready."""
 
 
-class InvalidRequest(ClientError):  # noqa: N818 - it says what happened
+class InvalidRequest(ClientError):  # noqa: N818 - named after the event
     """The request does not fit the model."""
 
 
-class SharedMemoryUnavailable(ClientError):  # noqa: N818 - it says what happened
+class SharedMemoryUnavailable(ClientError):  # noqa: N818 - named after the event
     """The server cannot use the client's shared memory."""
 
 
@@ -147,7 +147,7 @@ def error_from_http(model: str, status: int, content: bytes) -> ClientError:
         text = content.decode(errors="replace")[:300]
     if status == 413:
         fix = "send smaller batches, or raise the server's --http-max-input-size"
-        return InvalidRequest(Fault(f"the request to '{model}' is larger than the server takes", why=text, fix=fix))
+        return InvalidRequest(Fault(f"the request to '{model}' exceeds the server's size limit", why=text, fix=fix))
     bad_request, unavailable = status in (400, 409), status in (404, 503)
     return _error_from_text(model, text, f"HTTP {status}", bad_request=bad_request, unavailable=unavailable)
 

@@ -1,4 +1,4 @@
-"""Keep forked children safe: connections and memory of their own, and no import in progress during a fork.
+"""Make forks safe: children get new connections and memory, and no import is in progress during a fork.
 
 In      objects that hold connections or shared memory; names of the modules that requests need.
 Out     nothing; in a forked child `after_fork` of every registered object has run before anything else.

@@ -58,7 +58,7 @@ from .transport.pool import Pool
 
 Result = TypeVar("Result")
 _RETRY_SAFE = operator.attrgetter("retry_safe")
-# what requests would otherwise import late; of every client: numpy loads numpy.ma late, Python the codec of host names
+# modules that requests would otherwise import; of every client: numpy loads numpy.ma late, Python the codec of host names
 _MODULES = ("numpy.ma", "encodings.idna", "tritonclient.utils")
 _PROTOCOL_MODULES = {
     "http": (".transport.http", "geventhttpclient.response", "tritonclient.http"),
@@ -81,7 +81,7 @@ class TritonModel:
         protocol: ``http`` or ``grpc``.
         shared_memory: ``system`` or ``cuda`` to pass tensors in shared memory (same machine only).
         version: A version, the newest when empty.
-        timeout_s: Limit of one request.
+        timeout_s: Time limit of one request.
         retries: How often a request is sent again where that is safe (`ClientError.retry_safe`), after growing pauses.
         tls: TLS files; None for plain text.
         headers: Sent with each request.
@@ -106,7 +106,7 @@ class TritonModel:
         self._closed = False
         self._prepared: set[EncodedRequest] = set()
         self._connections: Pool[Any] = Pool(_connection_factory(self.address, protocol, self.options))
-        self._connections.use(bool)  # invalid options are reported here, and not with the first request
+        self._connections.use(bool)  # reports invalid options now, and not with the first request
         self.memory = _memory_pool(self._connections, protocol, shared_memory) if shared_memory else None
 
     def __enter__(self) -> TritonModel:
@@ -230,7 +230,7 @@ class TritonModel:
         return [self.send(EncodedRequest(self.info, chunk, self.protocol, regions)) for chunk in chunks]
 
     def send(self, request: EncodedRequest) -> Arrays:
-        """Send one request and return its answers as they came."""
+        """Send one request, with retries, and return its answers, padding included."""
         return self._retry(lambda: self._send_once(request), request.may_repeat)
 
     def _send_once(self, request: EncodedRequest) -> Arrays:
@@ -317,7 +317,7 @@ class TritonModel:
 
 
 def _connection_factory(address: str, protocol: Protocol, options: ClientOptions) -> Callable[[], Any]:
-    """Return what makes a connection; the TLS files are read once, for all of them.
+    """Return a function that makes connections; the TLS files are read once, for all of them.
 
     Raises:
         InvalidRequest: A TLS file cannot be used, or a package is missing.
@@ -392,7 +392,7 @@ class PreparedRequest:
         return self._request.trim(self.raw())
 
     def raw(self) -> Arrays:
-        """Send it and return the answers as they came; threads that share its memory take turns."""
+        """Send it and return the answers, padding included; threads that share its memory take turns."""
         request = self._request
         if self._closed:
             raise InvalidRequest(Fault("the prepared request is closed", fix="prepare another one"))

@@ -37,7 +37,7 @@ from .shared_memory.system import RegionPair
 from .transport.async_transports import AsyncGrpc, AsyncHttp
 
 MAX_IN_FLIGHT = 8  # requests of one call in flight: enough to keep several instances of a model busy
-# what requests would otherwise import late; concurrent.futures.thread: asyncio looks host names up there and reads the model's config
+# modules that requests would otherwise import; asyncio resolves host names, and the model's config is read, in concurrent.futures.thread
 _PROTOCOL_MODULES = {
     "http": ("aiohttp", "yarl", "concurrent.futures.thread"),
     "grpc": ("grpc.aio", "concurrent.futures.thread"),
@@ -78,7 +78,7 @@ class AsyncTritonModel:
         version: str = "", timeout_s: float = TIMEOUT_S, retries: int = RETRIES, tls: Tls | None = None,
         headers: Mapping[str, str] | None = None, allow_nan: bool = False,
     ) -> None:  # fmt: skip
-        # reads the model's description and registers shared memory
+        # reads the model's config and registers shared memory
         self._sync = TritonModel(model, url, protocol=protocol, shared_memory=shared_memory, version=version, timeout_s=timeout_s,
                                  retries=retries, tls=tls, headers=headers, allow_nan=allow_nan)  # fmt: skip
         fork_safety.preload(_PROTOCOL_MODULES[protocol], protocol)
@@ -230,7 +230,7 @@ class AsyncTritonModel:
             return await self.send(EncodedRequest(info, chunk, self.protocol, self._scratch))
 
     async def send(self, request: EncodedRequest) -> Arrays:
-        """Send one request and return its answers as they came."""
+        """Send one request, with retries, and return its answers, padding included."""
         for pause_s in self.options.pauses_s():
             try:
                 return await self._send_once(request)

@@ -36,7 +36,7 @@ class Tls:
     """TLS files (PEM).
 
     Attributes:
-        root_certificate: Who may have signed the server's certificate; the system's list when empty.
+        root_certificate: The authorities that may have signed the server's certificate; the system's list when empty.
         certificate, key: The client's own, for mutual TLS.
     """
 
@@ -71,7 +71,7 @@ def checked_options(timeout_s: Any, retries: Any, headers: Any, tls: Any) -> Cli
     """Return the options.
 
     Raises:
-        InvalidRequest: One of them is not what it must be.
+        InvalidRequest: One of them is invalid.
     """
     if not (_is_number(retries) and 0 <= retries <= _MAX_RETRIES and retries == int(retries)):
         raise invalid_argument("retries", retries, f"give a whole number from 0 to {_MAX_RETRIES}")
@@ -88,15 +88,15 @@ def _mapping(headers: Any) -> dict[Any, Any]:
         raise invalid_argument("headers", headers, "give a mapping from names to values")
     try:
         return {} if headers is None else dict(headers)
-    except Exception as error:  # a mapping of another library runs code of its own
+    except Exception as error:  # a mapping of another library may raise anything
         raise unreadable_mapping("headers", error) from None
 
 
 def checked_flag(what: str, value: Any) -> bool:
-    """Return a yes or no, also as numpy or 0 and 1 write it.
+    """Return a bool; numpy's bools and the numbers 0 and 1 count as one.
 
     Raises:
-        InvalidRequest: It is something else, such as an array, or text that would count as yes.
+        InvalidRequest: It is anything else, such as an array, or text, which would count as true.
     """
     if isinstance(value, (bool, np.bool_)) or (_is_number(value) and value in (0, 1)):
         return bool(value)
@@ -104,7 +104,7 @@ def checked_flag(what: str, value: Any) -> bool:
 
 
 def checked_seconds(timeout_s: Any, *, zero: bool = False) -> float:
-    """Return a limit of time, at most `LONGEST_S`; `zero` where there may be none left.
+    """Return a time limit, at most `LONGEST_S`; `zero` where 0 is allowed.
 
     Raises:
         InvalidRequest: It is not a number of seconds.
@@ -121,7 +121,7 @@ def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
     """Return the headers, which both HTTP and gRPC can send.
 
     Raises:
-        InvalidRequest: One holds what a header cannot; a line break would smuggle in another one.
+        InvalidRequest: A character is not allowed in headers; a line break would inject another one.
     """
     for name, value in headers.items():
         if (
@@ -130,9 +130,11 @@ def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
             or not _HEADER_NAME.fullmatch(name)
             or not _is_ascii_line(value)
         ):
-            why = "a name is letters, digits and -, a value one line of ASCII"
+            why = "a name may hold letters, digits and -, a value one line of ASCII"
             raise InvalidRequest(
-                Fault(f"header {printable(name)} cannot be sent", why=why, fix="give headers of one line")
+                Fault(
+                    f"header {printable(name)} cannot be sent", why=why, fix="remove other characters and line breaks"
+                )
             )
     return headers
 
@@ -142,25 +144,25 @@ def _is_ascii_line(value: str) -> bool:
 
 
 def checked_version(version: Any) -> str:
-    """Return a version as the server's paths have it; empty for the newest.
+    """Return a version as text; empty for the newest.
 
     Raises:
         InvalidRequest: It is not a whole number.
     """
     try:
         text = "" if version is None else str(version)
-    except Exception:  # such as a number of more digits than Python writes
-        raise invalid_argument("version", version, "give a whole number, or none for the newest") from None
-    if text and not (text.isascii() and text.isdecimal()):  # over gRPC the server would take 1.5 for 1
+    except Exception:  # such as a number with more digits than Python converts
+        text = "unknown"
+    if text and not (text.isascii() and text.isdecimal()):  # over gRPC the server would read 1.5 as 1
         raise invalid_argument("version", version, "give a whole number, or none for the newest")
     return text
 
 
 def check_choices(*, model: Any, url: Any, protocol: Any, shared_memory: Any) -> None:
-    """Refuse what no client can be made of.
+    """Check the arguments that select a model and a transport.
 
     Raises:
-        InvalidRequest: As said there.
+        InvalidRequest: One of them is invalid.
     """
     if not isinstance(model, str) or not model:
         raise invalid_argument("the model's name", model, "name a model that the server serves")
@@ -191,7 +193,7 @@ def _is_number(value: Any) -> bool:
 
 
 def printable(value: Any) -> str:
-    """Return a value for a message: short, and whatever it is, since ``repr`` runs its code, and of a huge number fails."""
+    """Return a short text for a message, of any value: ``repr`` runs foreign code, and fails for a huge number."""
     try:
         text = repr(value)
     except Exception:
@@ -200,7 +202,7 @@ def printable(value: Any) -> str:
 
 
 def invalid_argument(what: str, value: Any, fix: str) -> InvalidRequest:
-    """An argument is not what it must be."""
+    """An argument is invalid."""
     return InvalidRequest(Fault(f"{what} is {printable(value)}", fix=fix))
 
 
@@ -211,10 +213,10 @@ def unreadable_mapping(what: str, error: Exception) -> InvalidRequest:
 
 
 def ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
-    """Return what sockets and aiohttp take; `http2` says in the handshake that HTTP/2 is spoken, as gRPC servers require.
+    """Return the context for sockets and aiohttp; `http2` negotiates HTTP/2 in the handshake, as gRPC servers require.
 
     Raises:
-        InvalidRequest: A file is missing or is no certificate.
+        InvalidRequest: A file is missing or is not a certificate.
     """
     try:
         context = ssl.create_default_context(cafile=tls.root_certificate or None)

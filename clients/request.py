@@ -143,7 +143,7 @@ def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> 
 def _as_dict(info: ModelInfo, given: Mapping[Any, Any]) -> dict[str, Any]:
     try:
         found = dict(given)
-    except Exception as error:  # such as a file of arrays that is closed
+    except Exception as error:  # such as a closed npz file
         raise unreadable_mapping(f"the mapping given to {info.name}", error) from None
     invalid = [name for name in found if not isinstance(name, str)]
     if invalid:
@@ -204,7 +204,7 @@ def check_step(info: ModelInfo, step: SequenceStep | None) -> None:
         InvalidRequest: The model answers only sequences, does not support them, or is decoupled.
     """
     if info.decoupled:
-        why, fix = "its model_transaction_policy says decoupled", "call it with tritonclient's streams"
+        why, fix = "its model_transaction_policy is decoupled", "call it with tritonclient's streams"
         raise InvalidRequest(Fault(f"'{info.name}' may answer a request any number of times", why=why, fix=fix))
     if info.sequence and step is None:
         fix = "call model.sequence(id, start=..., end=...).infer_sample(...), or model.standalone() for sequences of one request"
@@ -250,7 +250,7 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
         InvalidRequest: It does not fit, or the model has no batch axis to add.
     """
     if not info.batches:
-        why, fix = "its config.pbtxt says max_batch_size: 0", "call infer_batch with whole tensors"
+        why, fix = "its config.pbtxt has max_batch_size: 0", "call infer_batch with whole tensors"
         raise InvalidRequest(Fault(f"{info.name} has no batch axis", why=why, fix=fix))
     batched = add_batch_axis({name: as_array(info.name, name, value) for name, value in inputs.items()})
     wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]

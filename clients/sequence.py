@@ -3,7 +3,7 @@
 In      an id, and whether a request starts or ends its sequence.
 Out     `SequenceStep`, which a request carries.
 
-The server sends all requests of one id to the same instance of the model, in order. Without an id every request is a sequence of its own, which
+The server sends all requests of one id to the same instance of the model, in order. Without an id every request gets a new sequence, which
 only makes sense where it both starts and ends it. A request of a sequence is one sample, because the server requires that.
 """
 

@@ -5,7 +5,7 @@ Out     one `ValidationRow` per model, version, transport and batch size; a tabl
 
 Every golden sample goes through every transport at batch 1, mid and max, and each answer is compared with that of its own sample, so that an
 answer that depends on its neighbours or changes places with one shows. Then single samples are sent at once over several connections, so that
-the server's own batcher merges them and an answer that reaches the wrong request shows; that row is named ``in flight``, and says when nothing
+the server's own batcher merges them and an answer that reaches the wrong request shows; that row is named ``in flight``, and states when nothing
 was merged, because then it has proved less.
 """
 
@@ -96,7 +96,7 @@ def validate(
         transports: Some of `TRANSPORTS`.
         where: Addresses of the server.
         batches: Only these batch sizes, each a number or ``max``, and no requests in flight together; all when empty.
-        trust: Take the repository's files as they are.
+        trust: Do not compare the repository's files with their published hashes.
 
     Raises:
         ConnectionFailed: The server cannot be reached, or went away.

@@ -29,7 +29,7 @@ class Tolerance:
 
     Attributes:
         relative: Largest allowed relative error per sample (infinity norm).
-        absolute: Errors up to this are allowed whatever the relative error says.
+        absolute: Errors up to this pass, whatever the relative error is.
         cosine: Least allowed cosine similarity per sample.
         top1: Least allowed share of samples whose largest element is the same.
         equal: Least allowed share of equal elements, for integers and text.
@@ -220,7 +220,7 @@ def _cosine(want: Array, have: Array) -> Array:
 
 
 def _why(error: Array, relative: Array, cosine: Array, top1: float, tolerance: Tolerance) -> str:
-    """Return the first criterion that is not met; an error within `absolute` passes whatever the others say."""
+    """Return the first criterion that is not met; an error within `absolute` passes every criterion."""
     judged = error > tolerance.absolute
     if tolerance.relative is not None and (judged & (relative > tolerance.relative)).any():
         return f"relative error {relative[judged].max():.3g} > {tolerance.relative:g}"

@@ -1,8 +1,8 @@
-"""Tensor names, types and dims, and the one table that ties every library's type names together.
+"""Tensor names, types and shapes, and the one table of every library's type names.
 
 In      type names of Triton's config.pbtxt (``TYPE_FP32``), of its protocol (``FP32``), of ONNX Runtime
         (``tensor(float)``) and numpy dtypes.
-Out     `TensorSpec` and conversions between the names.
+Out     `TensorSpec`, conversions between the names; the batch axis added and removed.
 
 Source of the table: Triton docs/user_guide/model_configuration.md, section Datatypes.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
-# protocol name -> (ONNX Runtime element type, numpy dtype name); config.pbtxt says TYPE_<protocol>, but STRING for BYTES
+# protocol name -> (ONNX Runtime element type, numpy dtype name); config.pbtxt has TYPE_<protocol>, and TYPE_STRING for BYTES
 _TYPES: dict[str, tuple[str, str]] = {
     "BOOL": ("bool", "bool"),
     "UINT8": ("uint8", "uint8"),
@@ -128,5 +128,5 @@ def add_batch_axis(sample: Arrays) -> Arrays:
 
 
 def first_sample(batch: Arrays) -> Arrays:
-    """Return the first sample without a batch axis; a text stays an array, which a plain index would not leave it."""
+    """Return the first sample without a batch axis; a text stays an array, which a plain index would unwrap."""
     return {name: array[0, ...] for name, array in batch.items()}

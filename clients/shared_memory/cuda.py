@@ -3,7 +3,7 @@
 In      arrays.
 Out     `CudaRegion`, which `RegionPair` uses like a region of system memory.
 
-tritonclient's own module allocates, copies and exports the memory; it needs the package cuda-python. It copies from the
+tritonclient's module allocates, copies and exports the memory; it needs the package cuda-python. It copies from the
 beginning of a region only, so tensors are laid out in a host copy first, which is copied as a whole.
 """
 

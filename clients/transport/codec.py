@@ -68,8 +68,13 @@ def http_body(info: ModelInfo, chunk: Chunk, inputs: MemoryRanges = _NONE, outpu
     headers = {"Content-Type": "application/octet-stream"}
     if json_size is not None:
         headers["Inference-Header-Content-Length"] = str(json_size)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return HttpBody(f"{model_path(info.name, info.version)}/infer", bytes(content), headers, lines)
+    path = f"{model_path(info.name, info.version)}/infer"
+    return HttpBody(path, bytes(content), headers, header_lines(headers))
+
+
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Return headers as HTTP/1.1 sends them."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def model_path(model: str, version: str = "") -> str:
@@ -105,7 +110,7 @@ def _http_output(name: str, memory: MemoryRange | None) -> Any:
 def http_answer(info: ModelInfo, content: bytes, header_length: str | None, shared: MemoryRanges = _NONE) -> Arrays:
     """Return the arrays of an HTTP answer, without those that lie in `shared` memory.
 
-    Decoded here and not by tritonclient's InferResult, which defines a class at each call.
+    Decoded here and not by tritonclient's InferResult, which defines a class on each call.
 
     Raises:
         ServerError: It is not an answer to an inference request.

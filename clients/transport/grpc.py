@@ -4,12 +4,11 @@ In      an address and options.
 Out     answered messages; errors of clients/errors.py.
 
 Calls are encoded as HTTP/2 here, and not by the grpc package: its threads, locks and wake-ups take most of the CPU of a small request, and
-under gevent need a switch of their own; in a forked child they hang or end the process. Messages and method names are Triton's own.
+under gevent need an extra switch; in a forked child they hang or end the process. Messages and method names are Triton's.
 """
 
 from __future__ import annotations
 
-import socket
 import ssl
 import struct
 import threading
@@ -156,13 +155,10 @@ class GrpcTransport:
         if kept is not None and (kept.last or (time.monotonic() - self._used > _FRESH_S and not kept.alive())):
             self.close()
         if self._connection is None:
-            self._connection = Connection(self._connect(deadline - time.monotonic()))
+            timeout_s = deadline - time.monotonic()
+            self._connection = Connection(tcp.connect(self._where, self.address, timeout_s, self._context))
             MONITOR.add(self)
         return self._connection
-
-    def _connect(self, timeout_s: float) -> socket.socket:
-        plain = tcp.connect(self._where, self.address, timeout_s)
-        return tcp.secure(plain, self._context, self._where[0], self.address) if self._context else plain
 
     def _lost(self, error: OSError, kept: Connection | None) -> ClientError:
         if isinstance(error, TimeoutError):

@@ -28,7 +28,7 @@ from ..addresses import split_address
 from ..errors import ClientError
 from ..options import ClientOptions, checked_headers
 from . import tcp
-from .codec import HttpBody
+from .codec import HttpBody, header_lines
 
 _BLOCK_BYTES = 1 << 16
 _FRESH_S = 0.05  # a connection used so recently is not checked, which would be a system call per request
@@ -56,7 +56,7 @@ class HttpTransport:
         self._where = split_address(address)
         self._socket: socket.socket | None = None
         self._used = 0.0
-        self._common = _header_lines({"Host": address, **checked_headers(options.headers)})
+        self._common = header_lines({"Host": address, **checked_headers(options.headers)})
         fork_safety.register(self)
 
     def json(self, path: str, model: str) -> Any:
@@ -132,13 +132,9 @@ class HttpTransport:
         if self._socket is not None and idle_s > _FRESH_S and _is_stale(self._socket, self._context is not None):
             self.close()
         if self._socket is None:
-            self._socket = self._connect(deadline - time.monotonic())
+            self._socket = tcp.connect(self._where, self.address, deadline - time.monotonic(), self._context)
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
         return self._socket
-
-    def _connect(self, timeout_s: float) -> socket.socket:
-        plain = tcp.connect(self._where, self.address, timeout_s)
-        return tcp.secure(plain, self._context, self._where[0], self.address) if self._context else plain
 
 
 class _DeadlineSocket:
@@ -222,7 +218,3 @@ def _is_stale(connection: socket.socket, encrypted: bool) -> bool:
     except OSError:
         return True
     return True
-
-
-def _header_lines(headers: dict[str, str]) -> str:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())

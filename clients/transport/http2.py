@@ -60,7 +60,7 @@ class Reply:
 
 
 class Connection:
-    """A connection; `last` once it takes no more requests."""
+    """A connection; `last` once it accepts no more requests."""
 
     def __init__(self, plain: socket.socket) -> None:
         self._socket, self._decoder, self._pid = plain, Decoder(), os.getpid()
@@ -117,7 +117,7 @@ class Connection:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def alive(self) -> bool:
-        """Read what came while the connection was idle, and answer it; False where the connection takes no more requests."""
+        """Read what came while the connection was idle, and answer it; False where the connection accepts no more requests."""
         try:
             self._socket.settimeout(0)
             while not self.last and (block := self._socket.recv(_BLOCK_BYTES)):
@@ -200,7 +200,7 @@ class Connection:
         self._socket.settimeout(_remaining_s(deadline))
         block = self._socket.recv(_BLOCK_BYTES)
         if not block:
-            sent = self._rest if not self._greeted else b""  # such as an alert of TLS
+            sent = self._rest if not self._greeted else b""  # such as a TLS alert
             raise (
                 NotHttp2Error(f"the peer sent {sent!r}")
                 if sent

@@ -43,7 +43,7 @@ class IdleConnectionMonitor:
         self.at_work = False
 
     def after_fork(self) -> None:
-        """Start from scratch: a forked child has no such thread, and nothing may ever release the lock."""
+        """Start from scratch: a forked child has no such thread, and its copy of the lock may stay held."""
         self._reset()
 
     def add(self, transport: Monitored) -> None:

@@ -13,16 +13,19 @@ import ssl
 from .. import errors
 
 
-def connect(where: tuple[str, int], address: str, timeout_s: float) -> socket.socket:
+def connect(
+    where: tuple[str, int], address: str, timeout_s: float, context: ssl.SSLContext | None = None
+) -> socket.socket:
     """Return a connected socket without Nagle's delay.
 
     Args:
         where: Host and port.
         address: The same as the caller wrote it, for the error.
-        timeout_s: Limit of connecting.
+        timeout_s: Limit of connecting, and of each step of the TLS handshake.
+        context: For TLS.
 
     Raises:
-        ConnectionFailed: No server listens there.
+        ConnectionFailed: No server listens there, it does not speak TLS, or a certificate is not trusted.
         TimeoutError: No answer in time.
     """
     try:
@@ -32,23 +35,14 @@ def connect(where: tuple[str, int], address: str, timeout_s: float) -> socket.so
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         raise errors.connection_refused(address, error) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return plain
-
-
-def secure(plain: socket.socket, context: ssl.SSLContext, host: str, address: str) -> ssl.SSLSocket:
-    """Return the socket with TLS; closes it where that fails.
-
-    Raises:
-        ConnectionFailed: The peer does not speak TLS, or a certificate is not trusted.
-        TimeoutError: It does not answer in time.
-    """
+    if context is None:
+        return plain
     try:
-        return context.wrap_socket(plain, server_hostname=host)
-    except TimeoutError:
-        plain.close()
-        raise
+        return context.wrap_socket(plain, server_hostname=where[0])
     except OSError as error:  # ssl.SSLError is one
         plain.close()
+        if isinstance(error, TimeoutError):
+            raise
         raise errors.tls_failed(address, error) from None
 
 

@@ -213,7 +213,7 @@ def test_a_body_that_is_too_large_is_called_that() -> None:
     with speaker(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n") as (url, _):
         with (
             TritonModel("m", url, retries=0, timeout_s=5) as model,
-            pytest.raises(InvalidRequest, match="larger than the server takes") as caught,
+            pytest.raises(InvalidRequest, match="exceeds the server's size limit") as caught,
         ):
             _ = model.info
         assert "--http-max-input-size" in caught.value.faults[0].fix
