@@ -17,7 +17,7 @@ from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, did_you
 from planwright.server_info import SERVER_FILE
 
 from . import published
-from .addresses import Addresses, addresses
+from .addresses import addresses
 from .errors import ConnectionFailed, InvalidRequest, ModelUnavailable
 from .infer_command import FORMS, jsonable, read_inputs, readable
 from .model import TritonModel
@@ -69,10 +69,6 @@ def main(argv: Sequence[str]) -> int:
         raise MachineError(*error.faults) from None
 
 
-def _addresses(args: argparse.Namespace) -> Addresses:
-    return addresses(args.url, args.grpc_url, args.server_file)
-
-
 def _validate(args: argparse.Namespace) -> int:
     folder = published.repository_folder(args.repository, args.server_file)
     names = published.select(folder, args.models)
@@ -80,7 +76,8 @@ def _validate(args: argparse.Namespace) -> int:
     gone: ConnectionFailed | None = None
     try:
         transports, batches = args.transport or list(TRANSPORTS), args.batch or ()
-        found = validate(folder, names, transports, _addresses(args), batches, trust=args.trust_repository)
+        where = addresses(args.url, args.grpc_url, args.server_file)
+        found = validate(folder, names, transports, where, batches, trust=args.trust_repository)
         for _, group in groupby(found, lambda row: row.stage):
             _report_progress(_collect(group, rows), args.verbose)
     except ConnectionFailed as error:
@@ -135,7 +132,7 @@ def _fault(row: ValidationRow, args: argparse.Namespace) -> Fault:
 
 
 def _infer(args: argparse.Namespace) -> int:
-    where = _addresses(args)
+    where = addresses(args.url, args.grpc_url, args.server_file)
     url = where.grpc if args.protocol == "grpc" else where.http
     with TritonModel(args.model, url, protocol=args.protocol, allow_nan=True) as model:
         try:

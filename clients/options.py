@@ -124,12 +124,8 @@ def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
         InvalidRequest: A character is not allowed in headers; a line break would inject another one.
     """
     for name, value in headers.items():
-        if (
-            not isinstance(name, str)
-            or not isinstance(value, str)
-            or not _HEADER_NAME.fullmatch(name)
-            or not _is_ascii_line(value)
-        ):
+        is_text = isinstance(name, str) and isinstance(value, str)
+        if not (is_text and _HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
             why = "a name may hold letters, digits and -, a value one line of ASCII"
             raise InvalidRequest(
                 Fault(
@@ -137,10 +133,6 @@ def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
                 )
             )
     return headers
-
-
-def _is_ascii_line(value: str) -> bool:
-    return value.isascii() and value.isprintable()
 
 
 def checked_version(version: Any) -> str:

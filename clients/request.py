@@ -48,7 +48,7 @@ class ModelInfo:
         max_batch_size: Largest batch of one request; 0 where there is no batch axis.
         fixed_batch: Batch of a static engine, to which the client pads; 0 for none.
         parameters: ``parameters`` of config.pbtxt.
-        wire_shapes: Shapes in requests and answers, without the batch axis, of tensors where they are not the model's own.
+        sent: Shapes in requests and answers, without the batch axis, of tensors where they are not the model's own.
         sequence: True where requests belong to sequences (``sequence_batching``), and each is one sample.
         queue: Most requests that may wait in the server; 0 where there is no limit.
         decoupled: True where a request has any number of answers, which these clients do not support.
@@ -61,7 +61,7 @@ class ModelInfo:
     max_batch_size: int
     fixed_batch: int
     parameters: Mapping[str, str]
-    wire_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    sent: Mapping[str, Shape] = field(default_factory=dict)
     sequence: bool = False
     decoupled: bool = False
     queue: int = 0
@@ -93,10 +93,10 @@ def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
     scalars = set(json.loads(parameters.get(SCALARS, "[]")))
     sides = [[_tensor(item, fixed, scalars) for item in config.get(kind, [])] for kind in ("input", "output")]
     inputs, outputs = (tuple(spec for spec, _ in side) for side in sides)
-    wire_shapes = {spec.name: shape for side in sides for spec, shape in side if shape != spec.shape}
+    sent = {spec.name: shape for side in sides for spec, shape in side if shape != spec.shape}
     policy = (config.get("dynamic_batching") or {}).get("default_queue_policy") or {}
     return ModelInfo(
-        name, version, inputs, outputs, int(config.get("max_batch_size", 0)), fixed, parameters, wire_shapes,
+        name, version, inputs, outputs, int(config.get("max_batch_size", 0)), fixed, parameters, sent,
         sequence=config.get("sequence_batching") is not None,
         decoupled=bool((config.get("model_transaction_policy") or {}).get("decoupled")),
         queue=int(policy.get("max_queue_size", 0)),
@@ -154,7 +154,7 @@ def _as_dict(info: ModelInfo, given: Mapping[Any, Any]) -> dict[str, Any]:
 
 def to_wire_shapes(info: ModelInfo, arrays: Arrays) -> Arrays:
     """Return inputs in the shapes that requests have."""
-    return arrays if not info.wire_shapes else _reshaped(info, info.inputs, arrays, back=False)
+    return arrays if not info.sent else _reshaped(info, info.inputs, arrays, back=False)
 
 
 def from_wire_shapes(info: ModelInfo, arrays: Arrays) -> Arrays:
@@ -163,14 +163,14 @@ def from_wire_shapes(info: ModelInfo, arrays: Arrays) -> Arrays:
     Raises:
         ServerError: The answer has other shapes than config.pbtxt declares.
     """
-    return arrays if not info.wire_shapes else _reshaped(info, info.outputs, arrays, back=True)
+    return arrays if not info.sent else _reshaped(info, info.outputs, arrays, back=True)
 
 
 def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, back: bool) -> Arrays:
     found, axis = dict(arrays), int(info.batches)
     for spec in specs:
-        if spec.name in arrays and spec.name in info.wire_shapes:
-            array, pair = arrays[spec.name], (spec.shape, info.wire_shapes[spec.name])
+        if spec.name in arrays and spec.name in info.sent:
+            array, pair = arrays[spec.name], (spec.shape, info.sent[spec.name])
             before, after = reversed(pair) if back else pair
             try:
                 # Triton's rule: the open dims of both shapes stand for each other in their order
