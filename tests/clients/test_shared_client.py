@@ -113,7 +113,7 @@ def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or
             time.sleep(0.3)
             super().__init__(*args)
 
-    async def ask(seed: int) -> None:
+    async def use(seed: int) -> None:
         x = np.full((2, 4), seed + 1, np.float32)
         for _ in range(20):
             y = (await model.infer_batch(x=x))["y"]
@@ -124,7 +124,7 @@ def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or
     def run_loop(seed: int) -> None:
         start.wait(20)
         try:
-            asyncio.run(ask(seed))
+            asyncio.run(use(seed))
         except InvalidRequest as error:
             found.append(error.faults[0].what)
             over.set()
@@ -186,19 +186,19 @@ async def counted(how: dict[str, Any], bad: int = 0) -> AsyncIterator[tuple[Asyn
 
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
 def test_a_large_batch_has_few_requests_under_way_at_once(server: ServerInfo, protocol: Any, memory: Any) -> None:
-    async def ask() -> None:
+    async def use() -> None:
         x = floats(1203, 4)
         async with counted(options(server, protocol, memory)) as (model, counting):
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
             assert counting.sent == 151
             assert counting.most == (1 if memory else model_async.MAX_IN_FLIGHT)
 
-    asyncio.run(ask())
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
 def test_a_batch_of_which_one_request_fails_sends_no_more(server: ServerInfo, protocol: Any, memory: Any) -> None:
-    async def ask() -> None:
+    async def use() -> None:
         x = floats(800, 4)
         async with counted(options(server, protocol, memory), bad=20) as (model, counting):
             with pytest.raises(ServerError, match="planted"):
@@ -207,7 +207,7 @@ def test_a_batch_of_which_one_request_fails_sends_no_more(server: ServerInfo, pr
             assert counting.sent < 20 + model_async.MAX_IN_FLIGHT
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
 
-    asyncio.run(ask())
+    asyncio.run(use())
 
 
 def test_threads_that_end_leave_their_connection_to_others(connect: Connect) -> None:
@@ -244,14 +244,14 @@ def test_closing_a_client_ends_what_other_threads_wait_for(connect: Connect, ser
     before, model = names(server), connect("sleeper", timeout_s=60)
     found: list[Any] = []
 
-    def ask() -> None:
+    def use() -> None:
         try:
             found.append(model.infer_sample(x=np.array([SLOW], np.int64)))
         except ClientError as error:
             found.append(error)
 
     model.infer_sample(x=np.array([1], np.int64))
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=use)
     thread.start()
     time.sleep(0.3)
     model.close()
@@ -260,7 +260,7 @@ def test_closing_a_client_ends_what_other_threads_wait_for(connect: Connect, ser
     assert names(server) == before
 
 
-def test_a_closed_client_says_so(connect: Connect) -> None:
+def test_a_closed_client_raises_an_error(connect: Connect) -> None:
     model, x = connect("affine"), floats(1, 4)
     request, other = model.prepare(x=x), model.prepare(x=x)
     other.close()
@@ -281,10 +281,10 @@ def test_a_closed_client_says_so(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
-def test_a_closed_async_client_says_so_and_so_do_requests_under_way(
+def test_a_closed_async_client_and_its_requests_in_flight_raise_errors(
     server: ServerInfo, protocol: Any, memory: Any
 ) -> None:
-    async def ask() -> None:
+    async def use() -> None:
         model = AsyncTritonModel("sleeper", **options(server, protocol, memory))
         request = await model.prepare(x=np.array([[3]], np.int64))
         waiting = asyncio.create_task(model.infer_sample(x=np.array([SLOW], np.int64)))
@@ -302,7 +302,7 @@ def test_a_closed_async_client_says_so_and_so_do_requests_under_way(
         await model.close()
 
     before = names(server)
-    asyncio.run(ask())
+    asyncio.run(use())
     assert names(server) == before
 
 
