@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from builders.repository.versions import Published  # noqa: E402
-from clients.validate import Addresses, validate  # noqa: E402
+from clients.addresses import Addresses  # noqa: E402
+from clients.validate import validate  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import Fault  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402

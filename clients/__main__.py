@@ -1,7 +1,7 @@
 """``python -m clients``: validate what is served, or infer one answer.
 
 In      the command line.
-Out     a table or JSON; exit code 0 all right, 1 a wrong or missing answer, 2 bad usage, 3 no server.
+Out     a table or JSON; exit code 0 all correct, 1 a wrong or missing answer, 2 bad usage, 3 no server.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, did_you_mean
 from planwright.server_info import SERVER_FILE
 
-from . import published, verdicts
+from . import published
 from .addresses import addresses
 from .errors import ConnectionFailed, InvalidRequest, ModelUnavailable
 from .infer_command import FORMS, jsonable, read_inputs, readable
 from .model import TritonModel
-from .validate import SKIPPED, TRANSPORTS, Addresses, Row, validate
+from .options import PROTOCOLS, TRANSPORTS
+from .validate import SKIPPED, ValidationRow, condensed, first_failures, show, summaries, validate
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
     p = console.Parser(prog="python -m clients", description="Call models served by Triton.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    check = commands.add_parser("validate", help="golden answers through HTTP, gRPC and shared memory")
+    check = commands.add_parser("validate", help="check golden answers through HTTP, gRPC and shared memory")
     check.add_argument(
         "models", nargs="*", metavar="MODEL", help="models to check; all published ones if none is named"
     )
-    check.add_argument("--transport", action="append", choices=TRANSPORTS, help="only this one (repeatable)")
+    check.add_argument("--transport", action="append", choices=tuple(TRANSPORTS), help="only this one (repeatable)")
     check.add_argument(
-        "--trust-repository", action="store_true", help="do not compare the files with what was published"
+        "--trust-repository", action="store_true", help="do not compare the files with their published hashes"
     )
     check.add_argument("--batch", action="append", type=_batch, metavar="SIZE",
-                       help="only this batch size, a number or 'max', and nothing in flight (repeatable)")  # fmt: skip
+                       help="only this batch size, a number or 'max', and no requests in flight together (repeatable)")  # fmt: skip
     check.add_argument("--verbose", action="store_true", help="a table row per batch size, not per transport")
-    one = commands.add_parser("infer", help="one answer, readable")
+    one = commands.add_parser("infer", help="show the answer for one file")
     one.add_argument("model", metavar="MODEL")
     one.add_argument("file", type=Path, metavar="FILE", help=FORMS)
-    one.add_argument("--protocol", choices=("http", "grpc"), default="http")
+    one.add_argument("--protocol", choices=PROTOCOLS, default="http")
     for command in (check, one):
         command.add_argument("--url", help="HTTP address, host:port (default: the server running here)")
         command.add_argument("--grpc-url", help="gRPC address, host:port")
@@ -68,54 +69,45 @@ def main(argv: Sequence[str]) -> int:
         raise MachineError(*error.faults) from None
 
 
-def _addresses(args: argparse.Namespace) -> Addresses:
-    return Addresses(*addresses(args.url, args.grpc_url, args.server_file))
-
-
 def _validate(args: argparse.Namespace) -> int:
     folder = published.repository_folder(args.repository, args.server_file)
     names = published.select(folder, args.models)
-    rows: list[Row] = []
+    rows: list[ValidationRow] = []
     gone: ConnectionFailed | None = None
     try:
-        found = validate(
-            folder,
-            names,
-            args.transport or list(TRANSPORTS),
-            _addresses(args),
-            args.batch or (),
-            trust=args.trust_repository,
-        )
-        for _, group in groupby(found, verdicts.stage):
-            _say(_kept(group, rows), args.verbose)
+        transports, batches = args.transport or list(TRANSPORTS), args.batch or ()
+        where = addresses(args.url, args.grpc_url, args.server_file)
+        found = validate(folder, names, transports, where, batches, trust=args.trust_repository)
+        for _, group in groupby(found, lambda row: row.stage):
+            _report_progress(_collect(group, rows), args.verbose)
     except ConnectionFailed as error:
-        gone = error  # what was found before the server went away is still shown
+        gone = error  # the rows before that are still shown
     if rows:
-        verdicts.show(rows, verbose=args.verbose)
+        show(rows, verbose=args.verbose)
     if args.json:
         errors = {"errors": [fault.as_dict() for fault in gone.faults]} if gone else {}
         failures = sum(row.bad for row in rows)
-        document = {"failures": failures, "models": verdicts.summaries(rows), "rows": [row.as_dict() for row in rows]}
+        document = {"failures": failures, "models": summaries(rows), "rows": [row.as_dict() for row in rows]}
         console.emit_json({**document, **errors})
-    for fault in (*(_fault(row, args) for row in verdicts.first_failures(rows)), *(gone.faults if gone else ())):
+    for fault in (*(_fault(row, args) for row in first_failures(rows)), *(gone.faults if gone else ())):
         console.say(fault.render())
-    return MachineError.exit_code if gone else _count(rows)
+    return MachineError.exit_code if gone else _report_counts(rows)
 
 
-def _kept(found: Iterable[Row], rows: list[Row]) -> list[Row]:
-    """Add to `rows` one by one, so that they are there when the server goes away in the middle."""
+def _collect(found: Iterable[ValidationRow], rows: list[ValidationRow]) -> list[ValidationRow]:
+    """Append to `rows` one by one, so that rows are kept when the server goes away in the middle."""
     before = len(rows)
     for row in found:
         rows.append(row)
     return rows[before:]
 
 
-def _say(rows: list[Row], verbose: bool) -> None:
-    for row in rows if verbose else verdicts.condensed(rows):
+def _report_progress(rows: list[ValidationRow], verbose: bool) -> None:
+    for row in rows if verbose else condensed(rows):
         console.say(f"{row.model:<16} version {row.version}  {row.transport:<5} batch {row.batch:<12} {row.verdict}")
 
 
-def _count(rows: list[Row]) -> int:
+def _report_counts(rows: list[ValidationRow]) -> int:
     """Print how many checks passed; returns the exit code."""
     failures = sum(row.bad for row in rows)
     skipped = sum(row.verdict == SKIPPED for row in rows)
@@ -123,37 +115,30 @@ def _count(rows: list[Row]) -> int:
     return EXIT_FAILED if failures else EXIT_OK
 
 
-def _fault(row: Row, args: argparse.Namespace) -> Fault:
+def _fault(row: ValidationRow, args: argparse.Namespace) -> Fault:
     stage = f" --transport {row.transport}" if row.transport in TRANSPORTS else ""
     given = {"--url": args.url, "--grpc-url": args.grpc_url, "--repository": args.repository}
     if args.server_file != SERVER_FILE:
         given["--server-file"] = args.server_file
-    flags = [
-        *(("--batch", size) for size in args.batch or ()),
-        *((name, value) for name, value in given.items() if value),
-    ]
-    command = " ".join(
-        [f"python -m clients validate {row.model}{stage}", *(f"{name} {value}" for name, value in flags)]
-    )
-    fix = "see the server's log; python -m builders lint compares the published files"
-    return Fault(
+    batches = (("--batch", size) for size in args.batch or ())
+    flags = [*batches, *((name, value) for name, value in given.items() if value)]
+    what, place = (
         f"{row.model}: the first failing stage is {row.transport}",
         f"version {row.version}, batch {row.batch}",
-        row.reason,
-        fix,
-        command,
     )
+    fix = "see the server's log; python -m builders lint compares the published files"
+    check = " ".join([f"python -m clients validate {row.model}{stage}", *(f"{name} {value}" for name, value in flags)])
+    return Fault(what, place, row.reason, fix, check)
 
 
 def _infer(args: argparse.Namespace) -> int:
-    where = _addresses(args)
-    with TritonModel(
-        args.model, where.grpc if args.protocol == "grpc" else where.http, protocol=args.protocol, allow_nan=True
-    ) as model:
+    where = addresses(args.url, args.grpc_url, args.server_file)
+    url = where.grpc if args.protocol == "grpc" else where.http
+    with TritonModel(args.model, url, protocol=args.protocol, allow_nan=True) as model:
         try:
             info = model.info
         except ModelUnavailable as error:
-            raise _unknown(args, error) from None
+            raise _with_suggestion(args, error) from None
         inputs = read_inputs(args.file, info)
         call = model.standalone()
         answers = call.infer_sample(inputs) if info.batches else call.infer_batch(inputs)
@@ -167,15 +152,15 @@ def _infer(args: argparse.Namespace) -> int:
 
 
 def _repository(args: argparse.Namespace) -> Path | None:
-    """Return the repository where it is at hand; an answer without it is still an answer."""
+    """Return the repository, None where there is none here: answers can be shown without it."""
     try:
         return published.repository_folder(args.repository, args.server_file)
     except MachineError:
         return None
 
 
-def _unknown(args: argparse.Namespace, error: ModelUnavailable) -> ModelUnavailable:
-    """Add what is published under a like name; only an administrator may list the server's models."""
+def _with_suggestion(args: argparse.Namespace, error: ModelUnavailable) -> ModelUnavailable:
+    """Suggest a published model of a similar name; only administrators may list the server's models."""
     folder = _repository(args)
     known = published.models(folder) if folder else []
     if not known or args.model in known:

@@ -1,10 +1,10 @@
-"""What a caller gives as an input, as an array that can be sent.
+"""Turn what a caller passes as an input into an array that can be sent.
 
 In      anything: arrays of any layout and byte order, lists, numbers, text.
 Out     arrays in native byte order, text as bytes objects; `InvalidRequest` for what is not an array of numbers or text.
 
-Conversion runs code of other libraries, a tensor's ``__array__`` or a data frame's, so whatever it raises is the caller's mistake and named
-as such. A mask is refused where it hides something: dropping it would send what the caller has marked as not to be used.
+Conversion runs code of other libraries, a tensor's ``__array__`` or a data frame's, so whatever it raises is reported as an
+invalid input. A mask that hides something is refused: dropping it would send values that the caller has excluded.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planwright.errors import Fault
+from planwright.tensors import Array
 
 from .errors import InvalidRequest
 
-Array = NDArray[Any]
-Arrays = dict[str, Array]
 _TEXT_KINDS = "SUT"  # bytes, str, and numpy 2's StringDType
 
 
@@ -31,14 +29,16 @@ def as_array(model: str, name: str, value: Any) -> Array:
         InvalidRequest: It is not an array, such as lists of different lengths, or parts of it are masked.
     """
     try:
-        if _hides(value):
-            fix = "send array.filled(value), or leave the masked samples out"
-            raise InvalidRequest(Fault(f"{model}: input '{name}' is masked", why="a model knows no masks", fix=fix))
+        if _has_masked(value):
+            fix = "send array.filled(value), or leave out the masked samples"
+            raise InvalidRequest(
+                Fault(f"{model}: input '{name}' is masked", why="models do not support masks", fix=fix)
+            )
         if isinstance(value, Mapping):  # numpy would take its keys
             raise TypeError(f"it is a {type(value).__name__}")
-        array = _objects(value) if _begins_with_text(value) else np.asarray(value)
+        array = _object_array(value) if _starts_with_text(value) else np.asarray(value)
         if array.dtype.kind in _TEXT_KINDS:
-            return array.astype(object) if hasattr(value, "__array__") else _objects(value)
+            return array.astype(object) if hasattr(value, "__array__") else _object_array(value)
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     except InvalidRequest:
         raise
@@ -47,31 +47,31 @@ def as_array(model: str, name: str, value: Any) -> Array:
         raise InvalidRequest(Fault(what, why=why, fix="give numpy arrays, or lists of equal lengths")) from None
 
 
-def _objects(value: Any) -> Array:
-    """Return text as it is: numpy's own kinds of text drop NUL characters at the end, and write numbers among text as text."""
+def _object_array(value: Any) -> Array:
+    """Return text unchanged: numpy's text types drop NUL characters at the end, and turn numbers among text into text."""
     return np.array(value, dtype=object)
 
 
-def _begins_with_text(value: Any) -> bool:
+def _starts_with_text(value: Any) -> bool:
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     return isinstance(value, (str, bytes))
 
 
-def _hides(value: Any) -> bool:
+def _has_masked(value: Any) -> bool:
     """True where `value`, or an array in a list, is masked somewhere."""
     if isinstance(value, np.ma.MaskedArray):
         return bool(np.ma.is_masked(value))
     return isinstance(value, (list, tuple)) and any(
-        _hides(each) for each in value if isinstance(each, (np.ma.MaskedArray, list, tuple))
+        _has_masked(each) for each in value if isinstance(each, (np.ma.MaskedArray, list, tuple))
     )
 
 
 def sendable(model: str, name: str, array: Array, *, allow_nan: bool) -> tuple[Array, list[Fault]]:
-    """Return an array of the right type and shape in C order, text as UTF-8 bytes, and what is wrong with its values.
+    """Return an array of correct type and shape in C order, text as UTF-8 bytes, and the faults of its values.
 
     Raises:
-        InvalidRequest: It is a view, such as a broadcast one, that does not fit into memory when written out.
+        InvalidRequest: It is a view, such as a broadcast one, whose copy does not fit into memory.
     """
     if array.dtype.kind == "O":
         return _text(model, name, array)
@@ -88,20 +88,20 @@ def _text(model: str, name: str, array: Array) -> tuple[Array, list[Fault]]:
     if other:
         why = f"it holds a {', a '.join(sorted(other))}"
         return array, [Fault(f"{model}: input '{name}' must hold text", why=why, fix="give str or bytes")]
-    made = np.empty(array.size, dtype=object)
+    encoded = np.empty(array.size, dtype=object)
     try:
-        # bytes(): tritonclient sends anything but bytes itself, even numpy's kind of bytes, as its repr
-        made[:] = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel()]
+        # bytes(): tritonclient sends everything but plain bytes, even numpy.bytes_, as its repr
+        encoded[:] = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel()]
     except UnicodeEncodeError as error:
-        what, fix = f"{model}: input '{name}' holds text that UTF-8 cannot encode", "give whole characters, or bytes"
+        what, fix = f"{model}: input '{name}' holds text that UTF-8 cannot encode", "give complete characters, or bytes"
         return array, [Fault(what, why=str(error), fix=fix)]
-    return made.reshape(array.shape), []
+    return encoded.reshape(array.shape), []
 
 
 def _nan_faults(model: str, name: str, array: Array) -> list[Fault]:
-    # min is NaN when any element is, and needs no second array of the size of the first
+    # min is NaN when any element is, and needs no second array of that size
     if array.dtype.kind != "f" or not array.size or not np.isnan(array.min()):
         return []
     count = int(np.isnan(array).sum())
-    fix = "clean the data, or say TritonModel(..., allow_nan=True) where the model expects NaN"
+    fix = "clean the data, or use TritonModel(..., allow_nan=True) where the model expects NaN"
     return [Fault(f"{model}: input '{name}' holds NaN", why=f"{count} of {array.size} elements", fix=fix)]

@@ -1,4 +1,4 @@
-"""infer: one answer, readable.
+"""infer: show the answer of a model for one file.
 
 In      a model's name and a file: an image, .npy, .npz, .json, or .txt for a model that takes text.
 Out     the answer, with class names and the five best where the output is class scores.
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from planwright.errors import Fault, MachineError, PlanwrightError
-from planwright.tensors import TensorSpec
+from planwright.tensors import Array, Arrays, TensorSpec
 
 from .errors import InvalidRequest
-from .request import Array, Arrays, ModelInfo
+from .request import ModelInfo
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 FORMS = "an image, .npy (one input), .npz (one array per input), .json ({input: values}), .txt (a text input)"
@@ -27,7 +27,7 @@ def read_inputs(path: Path, info: ModelInfo) -> Arrays:
     """Return one sample (no batch axis) from a file.
 
     Raises:
-        InvalidRequest: The file is missing, of another form, or does not fit the model.
+        InvalidRequest: The file is missing, of an unknown type, or does not fit the model.
     """
     if not path.is_file():
         raise InvalidRequest(Fault(f"there is no file {path}", fix=f"name {FORMS}"))
@@ -36,23 +36,20 @@ def read_inputs(path: Path, info: ModelInfo) -> Arrays:
     except PlanwrightError:
         raise
     except Exception as error:  # numpy, zipfile, json and Pillow share no base
-        raise InvalidRequest(
-            Fault(f"cannot read {path}", why=str(error) or type(error).__name__, fix=f"give {FORMS}")
-        ) from None
+        why = str(error) or type(error).__name__
+        raise InvalidRequest(Fault(f"cannot read {path}", why=why, fix=f"give {FORMS}")) from None
     if found is None:
-        inputs = ", ".join(str(tensor) for tensor in info.inputs)
-        raise InvalidRequest(
-            Fault(f"{info.name} does not understand {path.name}", why=f"it takes {inputs}", fix=f"give {FORMS}")
-        )
+        what, why = f"{path.name} cannot be an input of {info.name}", f"it takes {', '.join(map(str, info.inputs))}"
+        raise InvalidRequest(Fault(what, why=why, fix=f"give {FORMS}"))
     return found
 
 
 def _read(path: Path, info: ModelInfo) -> Arrays | None:
     suffix = path.suffix.lower()
     if suffix in IMAGES:
-        return {_only(info, path).name: _image(path, _only(info, path))}
+        return {_only_input(info, path).name: _image(path, _only_input(info, path))}
     if suffix == ".npy":
-        return {_only(info, path).name: np.load(path, allow_pickle=False)}
+        return {_only_input(info, path).name: np.load(path, allow_pickle=False)}
     if suffix == ".npz":
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -64,23 +61,17 @@ def _read(path: Path, info: ModelInfo) -> Arrays | None:
     return None
 
 
-def _only(info: ModelInfo, path: Path) -> TensorSpec:
+def _only_input(info: ModelInfo, path: Path) -> TensorSpec:
     if len(info.inputs) != 1:
-        names = ", ".join(str(tensor) for tensor in info.inputs)
-        raise InvalidRequest(
-            Fault(
-                f"{info.name} takes {len(info.inputs)} inputs: {names}",
-                str(path),
-                fix="give a .npz or .json with one entry per input",
-            )
-        )
+        what = f"{info.name} takes {len(info.inputs)} inputs: {', '.join(map(str, info.inputs))}"
+        raise InvalidRequest(Fault(what, str(path), fix="give a .npz or .json with one entry per input"))
     return info.inputs[0]
 
 
 def _image(path: Path, tensor: TensorSpec) -> Array:
     """Decode and resize a picture to a UINT8 [H, W] or [H, W, 3] input.
 
-    A grey input whose samples are small numbers, such as the digits' 0..16, still gets the picture's own 0..255.
+    Values stay 0..255, also for a grey input trained on smaller numbers, such as the digits' 0..16.
     """
     try:
         from PIL import Image
@@ -97,39 +88,38 @@ def _image(path: Path, tensor: TensorSpec) -> Array:
 
 def _json(path: Path, info: ModelInfo) -> Arrays:
     document: Any = json.loads(path.read_text(encoding="utf-8"))
-    values = document if isinstance(document, dict) else {_only(info, path).name: document}
+    values = document if isinstance(document, dict) else {_only_input(info, path).name: document}
     specs = {tensor.name: tensor for tensor in info.inputs}
     return {name: _values(value, specs[name]) if name in specs else np.array(value) for name, value in values.items()}
 
 
 def _values(value: Any, tensor: TensorSpec) -> Array:
-    """Return numbers of JSON in the model's type; a number that the type does not hold is not rounded or wrapped into it."""
+    """Return JSON numbers in the model's type; a number outside the type is an error, and not rounded or wrapped."""
     if tensor.datatype == "BYTES":
         return np.array(value, dtype=object)
     given = np.array(value)
     if given.dtype.kind not in "biuf":
-        raise TypeError(f"the model takes {tensor}, not a {type(value).__name__} of that content")
+        raise TypeError(f"the model takes {tensor}, which this {type(value).__name__} is not")
     with np.errstate(all="ignore"):
         made = given.astype(tensor.numpy_dtype)
-    kept = np.isfinite(made) == np.isfinite(given) if made.dtype.kind == "f" else made == given
-    if not kept.all():
-        raise ValueError(f"the model takes {tensor}, which does not hold {given[~kept].ravel()[0]}")
+    exact = np.isfinite(made) == np.isfinite(given) if made.dtype.kind == "f" else made == given
+    if not exact.all():
+        raise ValueError(f"the model takes {tensor}, which cannot hold {given[~exact].ravel()[0]}")
     return made
 
 
 def jsonable(array: Array) -> Any:
-    """Return an array as JSON takes it; text that is no UTF-8 keeps its bytes as escapes."""
+    """Return an array as a JSON value; bytes that are not UTF-8 become escapes."""
     if array.dtype.kind != "O":
         return array.tolist()
-    flat = np.array(
-        [item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else str(item) for item in array.ravel()],
-        dtype=object,
-    )
-    return flat.reshape(array.shape).tolist()
+    texts = [
+        item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else str(item) for item in array.ravel()
+    ]
+    return np.array(texts, dtype=object).reshape(array.shape).tolist()
 
 
 def readable(name: str, array: Array, labels: list[str]) -> list[str]:
-    """Return lines that say what an output means."""
+    """Return lines that show an output: texts, the best classes, or numbers."""
     flat = array.reshape(-1)
     if array.dtype.kind == "O":
         return [f"{name}: {text!r}" for text in np.array(jsonable(array), dtype=object).reshape(-1)[:TOP]]

@@ -6,23 +6,26 @@ Out     arrays by output name, or an error of clients/errors.py.
     >>> with TritonModel("digits") as model:                     # doctest: +SKIP
     ...     scores = model.infer_sample(image=picture)["scores"]
 
-Threads may share a client: each request has a connection, and shared memory, of its own while it lasts. A forked child may use its parent's
-client: it connects by itself. Answers may be read-only views of received bytes.
+Threads may share a client: each request has its own connection, and its own shared memory, while it lasts. A forked child may use its parent's
+client: it opens its own connections. Answers may be read-only views of received bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from planwright.errors import Fault
+from planwright.tensors import Arrays, first_sample
 
-from . import failures, forks, preload
+from . import errors, fork_safety
 from . import request as request_rules
-from .addresses import Protocol, address, is_encrypted
+from .addresses import address, is_encrypted
+from .encoded_request import EncodedRequest
 from .errors import (
     ClientError,
     ConnectionFailed,
@@ -32,26 +35,40 @@ from .errors import (
     SharedMemoryUnavailable,
 )
 from .options import (
+    READY_TIMEOUT_S,
     RETRIES,
     TIMEOUT_S,
+    ClientOptions,
+    Protocol,
+    SharedMemory,
     Tls,
     check_choices,
     checked_flag,
     checked_options,
     checked_seconds,
     checked_version,
-    refused,
+    invalid_argument,
+    ssl_context,
 )
-from .prepared import Request
-from .request import Arrays, ModelInfo
-from .sequence import Sequence, Step, step
-from .shared_memory.registrar import ServerRegistrar
-from .shared_memory.registrar import SharedMemory as SharedMemory
-from .shared_memory.system import Region, Regions
-from .transport import choose, codec
+from .request import Chunk, ModelInfo
+from .sequence import SequenceStep, sequence_step
+from .shared_memory.system import RegionPair, ServerRegistrar, SystemRegion
+from .transport import codec
 from .transport.pool import Pool
 
+Result = TypeVar("Result")
 _RETRY_SAFE = operator.attrgetter("retry_safe")
+# modules that requests would otherwise import; of every client: numpy loads numpy.ma late, Python the codec of host names
+_MODULES = ("numpy.ma", "encodings.idna", "tritonclient.utils")
+_PROTOCOL_MODULES = {
+    "http": (".transport.http", "geventhttpclient.response", "tritonclient.http"),
+    "grpc": (
+        ".transport.grpc",
+        "google.protobuf.json_format",
+        "google.protobuf.message",
+        "tritonclient.grpc.service_pb2",
+    ),
+}
 
 
 class TritonModel:
@@ -62,13 +79,13 @@ class TritonModel:
         url: ``host:port``; the server started here, or Triton's default port, when not given. ``https://`` and
             ``grpcs://`` mean TLS.
         protocol: ``http`` or ``grpc``.
-        shared_memory: ``system`` or ``cuda`` to hand tensors over in shared memory (same machine only).
+        shared_memory: ``system`` or ``cuda`` to pass tensors in shared memory (same machine only).
         version: A version, the newest when empty.
-        timeout_s: Limit of one request.
+        timeout_s: Time limit of one request.
         retries: How often a request is sent again where that is safe (`ClientError.retry_safe`), after growing pauses.
         tls: TLS files; None for plain text.
         headers: Sent with each request.
-        allow_nan: Let inputs hold NaN, which otherwise is a mistake of the caller.
+        allow_nan: Accept NaN in inputs, which is an `InvalidRequest` otherwise.
 
     Raises:
         ClientError: On first use, see clients/errors.py.
@@ -87,10 +104,10 @@ class TritonModel:
         self.address = address(url, protocol)
         self._info: ModelInfo | None = None
         self._closed = False
-        self._prepared: set[Request] = set()
-        self._connections: Pool[Any] = Pool(choose.maker(self.address, protocol, self.options))
-        self._connections.use(bool)  # options that cannot be used are reported here, and not with the first request
-        self.memory = _memory(self._connections, protocol, shared_memory) if shared_memory else None
+        self._prepared: set[EncodedRequest] = set()
+        self._connections: Pool[Any] = Pool(_connection_factory(self.address, protocol, self.options))
+        self._connections.use(bool)  # reports invalid options now, and not with the first request
+        self.memory = _memory_pool(self._connections, protocol, shared_memory) if shared_memory else None
 
     def __enter__(self) -> TritonModel:
         return self
@@ -112,16 +129,16 @@ class TritonModel:
 
         Pass inputs by name, in the model's order, or as one mapping.
         """
-        return self.infer_sample_at(None, args, inputs)
+        return first_sample(self.infer_at(None, args, inputs, sample=True))
 
     def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
         """Answer a batch: arrays ``(samples, ...)`` in and out; more than the server takes at once is split."""
-        return self.infer_batch_at(None, args, inputs)
+        return self.infer_at(None, args, inputs, sample=False)
 
     def prepare(self, /, *args: Any, **inputs: Any) -> PreparedRequest:
-        """Build a request once, to be sent many times; takes what `infer_batch` takes.
+        """Encode a request once, to be sent many times; takes what `infer_batch` takes.
 
-        With shared memory each prepared request has memory of its own, so others may be sent in between.
+        With shared memory each prepared request has its own memory, so others may be sent in between.
 
         Raises:
             InvalidRequest: It does not fit into one request.
@@ -129,7 +146,7 @@ class TritonModel:
         return self.prepare_at(None, args, inputs)
 
     def sequence(self, sequence_id: int | str | None = None, *, start: bool = False, end: bool = False) -> Sequence:
-        """Return what sends requests of a sequence: `infer_sample`, `infer_batch` and `prepare`.
+        """Return a sender for requests of a sequence, with `infer_sample`, `infer_batch` and `prepare`.
 
         Args:
             sequence_id: A number or text, the same for all requests of the sequence; without one, each is a sequence of its own.
@@ -140,53 +157,51 @@ class TritonModel:
             model.sequence(42, start=True).infer_sample(x=first)
             model.sequence(42, end=True).infer_sample(x=last)
         """
-        return Sequence(self, step(sequence_id, start=start, end=end))
+        return Sequence(self, sequence_step(sequence_id, start=start, end=end))
 
     def standalone(self) -> TritonModel | Sequence:
-        """Return what sends each request by itself: the client, or for a sequence model sequences of one request."""
+        """Return a sender of independent requests: the client, or for a sequence model sequences of one request."""
         return self.sequence(start=True, end=True) if self.info.sequence else self
 
-    def infer_sample_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
-        """Answer one sample at a place in a sequence."""
-        request_rules.check_step(self.info, at)
-        arrays = request_rules.check_sample(
-            self.info, request_rules.named(self.info, args, inputs), allow_nan=self.allow_nan
-        )
-        return {name: array[0, ...] for name, array in self._answer(arrays, at).items()}
+    def infer_at(
+        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
+    ) -> Arrays:
+        """Answer a batch, or one sample as a batch of one, at a step of a sequence."""
+        arrays = request_rules.check_call(self.info, step, args, inputs, sample=sample, allow_nan=self.allow_nan)
+        chunks = list(request_rules.split(self.info, arrays, step))
+        if self.memory is None:
+            return request_rules.join(chunks, self._send_all(chunks, None))
+        return request_rules.join(chunks, self.memory.use(lambda regions: self._send_all(chunks, regions)))
 
-    def infer_batch_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Arrays:
-        """Answer a batch at a place in a sequence."""
-        request_rules.check_step(self.info, at)
-        return self._answer(
-            request_rules.check_batch(
-                self.info, request_rules.named(self.info, args, inputs), allow_nan=self.allow_nan
-            ),
-            at,
-        )
-
-    def prepare_at(self, at: Step | None, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> PreparedRequest:
-        """Build a request at a place in a sequence."""
-        request_rules.check_step(self.info, at)
-        arrays = request_rules.check_batch(
-            self.info, request_rules.named(self.info, args, inputs), allow_nan=self.allow_nan
-        )
-        return PreparedRequest(self, self.built(self.info, request_rules.only_chunk(self.info, arrays, at)))
+    def prepare_at(
+        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
+    ) -> PreparedRequest:
+        """Encode a request at a step of a sequence."""
+        arrays = request_rules.check_call(self.info, step, args, inputs, sample=False, allow_nan=self.allow_nan)
+        return PreparedRequest(self, self.encode(self.info, request_rules.only_chunk(self.info, arrays, step)))
 
     def versions(self) -> list[str]:
         """Return the versions that the server answers for, oldest first."""
-        found: list[str] = self._retry(self._read_versions)
-        return sorted(found, key=int)
+        path = codec.model_path(self.model)
+        return self._retry(
+            lambda: self._read(path, "ModelMetadata", lambda found: sorted(map(str, found["versions"]), key=int))
+        )
 
     def statistics(self) -> dict[str, int]:
         """Return how many samples the served version has answered and in how many executions, since it was loaded."""
-        counts: dict[str, int] = self._retry(self._read_statistics)
-        return counts
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        def pick(found: Any) -> dict[str, int]:
+            newest = max(found["model_stats"], key=lambda item: int(item["version"]))
+            return {name: int(newest.get(name, 0)) for name in ("inference_count", "execution_count")}
+
+        path = f"{codec.model_path(self.model, self.version)}/stats"
+        return self._retry(lambda: self._read(path, "ModelStatistics", pick))
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until the server answers for the model.
 
         Raises:
-            RequestTimeout: It does not in time; the fault says what the last answer was.
+            RequestTimeout: It does not in time; the fault gives the last answer.
         """
         deadline, last = time.monotonic() + checked_seconds(timeout_s, zero=True), "no answer yet"
         while time.monotonic() < deadline:
@@ -196,11 +211,11 @@ class TritonModel:
             except (ConnectionFailed, ModelUnavailable, RequestTimeout) as error:
                 last = error.faults[0].why or error.faults[0].what
             time.sleep(max(min(0.1, deadline - time.monotonic()), 0))
-        raise failures.not_ready(self.model, timeout_s, self.address, last)
+        raise errors.not_ready(self.model, timeout_s, self.address, last)
 
     def close(self) -> None:
-        """Give back shared memory and close the connections; requests that other threads wait for fail."""
-        self.refuse()
+        """Release shared memory and close the connections; requests that other threads wait for fail."""
+        self.refuse_requests()
         self._connections.interrupt()
         try:
             for request in list(self._prepared):
@@ -211,41 +226,34 @@ class TritonModel:
         finally:
             self._connections.close()
 
-    def _answer(self, arrays: Arrays, at: Step | None) -> Arrays:
-        chunks = list(request_rules.split(self.info, arrays, at))
-        if self.memory is None:
-            return request_rules.join(
-                chunks, [self.send(Request(self.info, chunk, self.protocol, None)) for chunk in chunks]
-            )
-        answers = self.memory.use(lambda own: [self.send(Request(self.info, c, self.protocol, own)) for c in chunks])
-        return request_rules.join(chunks, answers)
+    def _send_all(self, chunks: list[Chunk], regions: RegionPair | None) -> list[Arrays]:
+        return [self.send(EncodedRequest(self.info, chunk, self.protocol, regions)) for chunk in chunks]
 
-    def send(self, request: Request) -> Arrays:
-        """Send one request and return its answers as they came."""
-        answers: Arrays = self._retry(lambda: self._send_once(request), request.may_repeat)
-        return answers
+    def send(self, request: EncodedRequest) -> Arrays:
+        """Send one request, with retries, and return its answers, padding included."""
+        return self._retry(lambda: self._send_once(request), request.may_repeat)
 
-    def _send_once(self, request: Request) -> Arrays:
+    def _send_once(self, request: EncodedRequest) -> Arrays:
         self.check_open()
         try:
             message = request.message()
-            line = self._connections.take()
+            connection = self._connections.take()
             try:
-                reply = line.infer(message, self.model)
+                reply = connection.infer(message, self.model)
             finally:
-                self._connections.give_back(line)
+                self._connections.give_back(connection)
             return request.decode(reply)
-        except BaseException as error:  # also Ctrl-C: a request whose end is unknown may still write into its memory
-            if request.in_shared_memory and not is_answer(error):
-                request.forget()
+        except BaseException as error:  # also Ctrl-C: a request that may not have ended may still write into its memory
+            if request.in_shared_memory and not has_ended(error):
+                request.abandon_memory()
             raise
 
-    def refuse(self) -> None:
+    def refuse_requests(self) -> None:
         """Refuse new requests from now on."""
         self._closed = True
 
     def check_open(self) -> None:
-        """Refuse to go on after `close`.
+        """Check that `close` was not called.
 
         Raises:
             InvalidRequest: The client is closed.
@@ -253,7 +261,7 @@ class TritonModel:
         if self._closed:
             raise InvalidRequest(Fault(f"the client of '{self.model}' is closed", fix="make another TritonModel"))
 
-    def _retry(self, call: Callable[[], Any], may_repeat: Callable[[ClientError], bool] = _RETRY_SAFE) -> Any:
+    def _retry(self, call: Callable[[], Result], may_repeat: Callable[[ClientError], bool] = _RETRY_SAFE) -> Result:
         for pause_s in self.options.pauses_s():
             try:
                 return call()
@@ -263,60 +271,38 @@ class TritonModel:
                 time.sleep(pause_s)
         return call()
 
-    def _read(self, path: str, method: str, pick: Callable[[Any], Any]) -> Any:
-        """Return what `pick` finds in a JSON document, or in a message as one."""
+    def _read(self, path: str, method: str, pick: Callable[[Any], Result]) -> Result:
+        """Return what `pick` finds in the JSON document at `path`, or in the answer of the gRPC `method` as one."""
         self.check_open()
         try:
-            return pick(self._connections.use(lambda line: self._document(line, path, method)))
+            return pick(self._connections.use(lambda connection: self._document(connection, path, method)))
         except codec.UNREADABLE as error:
-            raise failures.unreadable(self.model, error) from None
+            raise errors.unreadable_answer(self.model, error) from None
 
-    def _document(self, line: Any, path: str, method: str) -> Any:
+    def _document(self, connection: Any, path: str, method: str) -> Any:
         if self.protocol == "http":
-            return line.json(path, self.model)
+            return connection.json(path, self.model)
         from google.protobuf.json_format import MessageToDict
 
-        request = line.message(f"{method}Request", name=self.model, version=self.version)
-        return MessageToDict(line.call(method, request, self.model), preserving_proto_field_name=True)
+        request = connection.message(f"{method}Request", name=self.model, version=self.version)
+        return MessageToDict(connection.call(method, request, self.model), preserving_proto_field_name=True)
 
     def _read_info(self) -> ModelInfo:
         def pick(found: Any) -> ModelInfo:
-            return request_rules.model_info(
-                self.model, found if self.protocol == "http" else found["config"], self.version
-            )
+            config = found if self.protocol == "http" else found["config"]
+            return request_rules.model_info(self.model, config, self.version)
 
-        info: ModelInfo = self._read(f"{codec.model_path(self.model, self.version)}/config", "ModelConfig", pick)
-        return info
+        return self._read(f"{codec.model_path(self.model, self.version)}/config", "ModelConfig", pick)
 
-    def _read_versions(self) -> list[str]:
-        found: list[str] = self._read(
-            codec.model_path(self.model), "ModelMetadata", lambda found: list(map(str, found["versions"]))
-        )
-        return found
-
-    def _read_statistics(self) -> dict[str, int]:
-        def pick(found: Any) -> dict[str, int]:
-            newest = max(found["model_stats"], key=lambda item: int(item["version"]))
-            return {name: int(newest.get(name, 0)) for name in ("inference_count", "execution_count")}
-
-        counts: dict[str, int] = self._read(
-            f"{codec.model_path(self.model, self.version)}/stats", "ModelStatistics", pick
-        )
-        return counts
-
-    def built(self, info: ModelInfo, chunk: request_rules.Chunk) -> Request:
-        """Return a request that is ready to be sent, with shared memory of its own where the client uses any."""
+    def encode(self, info: ModelInfo, chunk: Chunk) -> EncodedRequest:
+        """Return a request that is ready to be sent, with its own shared memory where the client uses any."""
         self.check_open()
-        if (
-            self.memory is not None
-        ):  # it may have to be filled in again, and the caller may have changed the arrays by then
-            chunk = request_rules.Chunk(
-                {name: array.copy() for name, array in chunk.arrays.items()}, chunk.rows, chunk.step
-            )
-        request = Request(info, chunk, self.protocol, None if self.memory is None else self.memory.make())
+        if self.memory is not None:  # it may have to be encoded again, after the caller has changed the arrays
+            chunk = Chunk({name: array.copy() for name, array in chunk.arrays.items()}, chunk.rows, chunk.step)
+        request = EncodedRequest(info, chunk, self.protocol, None if self.memory is None else self.memory.make())
         if request.in_shared_memory:
             self._prepared.add(request)
-            forks.register(request)
+            fork_safety.register(request)
         try:
             request.message()
         except BaseException:
@@ -324,62 +310,89 @@ class TritonModel:
             raise
         return request
 
-    def release(self, request: Request) -> None:
-        """Give the shared memory of a request that was `built` back."""
+    def release(self, request: EncodedRequest) -> None:
+        """Release the shared memory of a request that `encode` returned."""
         self._prepared.discard(request)
         request.close()
 
 
-def _memory(connections: Pool[Any], protocol: Protocol, kind: SharedMemory) -> Pool[Regions]:
-    registrar = ServerRegistrar(connections, protocol, kind)
-    if kind == "cuda":
-        preload.load_cuda()
-        from .shared_memory.cuda import CudaRegion
+def _connection_factory(address: str, protocol: Protocol, options: ClientOptions) -> Callable[[], Any]:
+    """Return a function that makes connections; the TLS files are read once, for all of them.
 
-        return Pool(lambda: Regions(registrar, CudaRegion))
-    return Pool(lambda: Regions(registrar, Region))
+    Raises:
+        InvalidRequest: A TLS file cannot be used, or a package is missing.
+    """
+    fork_safety.preload((*_MODULES, *_PROTOCOL_MODULES[protocol]), protocol)
+    context = ssl_context(options.tls, http2=protocol == "grpc") if options.tls else None
+    if protocol == "http":
+        from .transport.http import HttpTransport
+
+        return functools.partial(HttpTransport, address, options, context)
+    from .transport.grpc import GrpcTransport
+
+    return functools.partial(GrpcTransport, address, options, context)
+
+
+def _memory_pool(connections: Pool[Any], protocol: Protocol, kind: SharedMemory) -> Pool[RegionPair]:
+    registrar = ServerRegistrar(connections, protocol, kind)
+    if kind == "system":
+        return Pool(lambda: RegionPair(registrar, SystemRegion))
+    with fork_safety.IMPORT_LOCK:
+        from .shared_memory import cuda
+
+        cuda.load()
+    return Pool(lambda: RegionPair(registrar, cuda.CudaRegion))
+
+
+class Sequence:
+    """Sends requests that carry a `SequenceStep`; the methods are those of `TritonModel`."""
+
+    def __init__(self, model: TritonModel, step: SequenceStep) -> None:
+        self._model, self._step = model, step
+
+    def infer_sample(self, /, *args: Any, **inputs: Any) -> Arrays:
+        """Answer one sample."""
+        return first_sample(self._model.infer_at(self._step, args, inputs, sample=True))
+
+    def infer_batch(self, /, *args: Any, **inputs: Any) -> Arrays:
+        """Answer a batch of one, or whole tensors of a model without a batch axis."""
+        return self._model.infer_at(self._step, args, inputs, sample=False)
+
+    def prepare(self, /, *args: Any, **inputs: Any) -> PreparedRequest:
+        """Encode a request once, to be sent many times with the same id."""
+        return self._model.prepare_at(self._step, args, inputs)
 
 
 class PreparedRequest:
     """A request that is already bytes (HTTP), a message (gRPC) or filled shared memory."""
 
-    def __init__(self, model: TritonModel, request: Request) -> None:
+    def __init__(self, model: TritonModel, request: EncodedRequest) -> None:
         self._model, self._request, self._closed = model, request, False
 
     def using(self, model: TritonModel) -> PreparedRequest:
         """Return the same bytes to be sent by another client of the same model and protocol (not with shared memory).
 
         Raises:
-            InvalidRequest: The other client calls another model or speaks another protocol, or memory would be shared.
+            InvalidRequest: The other client has another model or protocol, or memory would be shared.
         """
         if not isinstance(model, TritonModel):
-            raise refused("the other client", model, "give a TritonModel")
-        if (model.model, model.version, model.protocol) != (
-            self._model.model,
-            self._model.version,
-            self._model.protocol,
-        ):
-            why = f"it was made for {self._model.model} over {self._model.protocol}"
-            raise InvalidRequest(
-                Fault(
-                    "a prepared request fits its own model and protocol only",
-                    why=why,
-                    fix="prepare it with the other client",
-                )
-            )
+            raise invalid_argument("the other client", model, "give a TritonModel")
+        own = self._model
+        if (model.model, model.version, model.protocol) != (own.model, own.version, own.protocol):
+            what = "a prepared request fits its own model and protocol only"
+            why, fix = f"it was made for {own.model} over {own.protocol}", "prepare it with the other client"
+            raise InvalidRequest(Fault(what, why=why, fix=fix))
         if self._request.in_shared_memory:
-            why = "two at once would overwrite each other's answers"
-            raise InvalidRequest(
-                Fault("shared memory serves one client", why=why, fix="prepare the request with each client")
-            )
+            why, fix = "two at once would overwrite each other's answers", "prepare the request with each client"
+            raise InvalidRequest(Fault("shared memory serves one client", why=why, fix=fix))
         return PreparedRequest(model, self._request)
 
     def infer(self) -> Arrays:
-        """Send it and return the answers, without rows that only filled a static batch."""
+        """Send it and return the answers, without rows that only padded a static batch."""
         return self._request.trim(self.raw())
 
     def raw(self) -> Arrays:
-        """Send it and return the answers as they came; threads that share its memory take turns."""
+        """Send it and return the answers, padding included; threads that share its memory take turns."""
         request = self._request
         if self._closed:
             raise InvalidRequest(Fault("the prepared request is closed", fix="prepare another one"))
@@ -388,21 +401,21 @@ class PreparedRequest:
         timeout_s = self._model.options.timeout_s
         turn = request.turn
         if not turn.acquire(timeout=timeout_s):
-            raise failures.timed_out(self._model.address, timeout_s)
+            raise errors.request_timeout(self._model.address, timeout_s)
         try:
             return self._model.send(request)
         finally:
             turn.release()
 
     def close(self) -> None:
-        """Give its shared memory back; closing the client does so too."""
+        """Release its shared memory; closing the client does so too."""
         self._closed = True
         with self._request.turn:
             self._model.release(self._request)
 
 
-def is_answer(error: BaseException) -> bool:
-    """True where the server has ended the request, so that it will write into no memory any more."""
+def has_ended(error: BaseException) -> bool:
+    """True where the server has finished the request, so that it no longer writes into its memory."""
     return isinstance(error, ClientError) and not isinstance(
         error, (ConnectionFailed, RequestTimeout, SharedMemoryUnavailable)
     )

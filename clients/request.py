@@ -1,9 +1,9 @@
-"""What a request must look like and how answers are put together; no network.
+"""Check and split requests, and join answers; no network.
 
-In      what the server says of a model (its config as JSON), arrays from the caller.
-Out     `ModelInfo`, checked and split `Chunk`s, joined answers.
+In      a model's config as the server returns it, arrays from the caller.
+Out     `ModelInfo`, checked `Chunk`s, joined answers.
 
-The sync and the async client share everything here; they differ only in how they wait.
+The blocking and the asyncio client share everything here; they differ only in how they wait.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ from typing import Any
 import numpy as np
 
 from planwright.errors import Fault, did_you_mean
-from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
+from planwright.tensors import (
+    Array,
+    Arrays,
+    TensorSpec,
+    add_batch_axis,
+    datatype_from_config,
+    datatype_from_numpy,
+    shape_fits,
+)
 
-from . import failures
-from .arrays import Array as Array
-from .arrays import Arrays as Arrays
 from .arrays import as_array, sendable
-from .errors import InvalidRequest, ServerError
-from .options import shown, unreadable_mapping
-from .sequence import Step
+from .errors import InvalidRequest, ServerError, unreadable_answer
+from .options import printable, unreadable_mapping
+from .sequence import SequenceStep
 
 # parameters of config.pbtxt
 FIXED_BATCH = "planwright_fixed_batch"  # of a static engine: pad to it and split
-SCALARS = (
-    "planwright_scalars"  # JSON list: tensors of a model without a batch axis that are scalars, which Triton calls [1]
-)
+# a JSON list: tensors of a model without a batch axis that are scalars, which Triton calls [1]
+SCALARS = "planwright_scalars"
 Shape = tuple[int, ...]
 
 
@@ -42,12 +46,12 @@ class ModelInfo:
         name, version: As served; version is empty for "the newest".
         inputs, outputs: The model's own shapes: of one sample for a model that batches, of the whole tensor for one that does not.
         max_batch_size: Largest batch of one request; 0 where there is no batch axis.
-        fixed_batch: Batch of a static engine, which the client fills up and cuts; 0 for none.
+        fixed_batch: Batch of a static engine, to which the client pads; 0 for none.
         parameters: ``parameters`` of config.pbtxt.
         sent: Shapes in requests and answers, without the batch axis, of tensors where they are not the model's own.
         sequence: True where requests belong to sequences (``sequence_batching``), and each is one sample.
         queue: Most requests that may wait in the server; 0 where there is no limit.
-        decoupled: True where a request has any number of answers, which these clients do not read.
+        decoupled: True where a request has any number of answers, which these clients do not support.
     """
 
     name: str
@@ -69,21 +73,21 @@ class ModelInfo:
 
     @property
     def limit(self) -> int:
-        """Most samples of one request."""
+        """Largest number of samples in one request."""
         return self.fixed_batch or (self.max_batch_size if not self.sequence else 0) or 1
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One request: arrays as sent, how many of their rows are real (the rest fills a static batch), its place in a sequence."""
+    """One request: arrays as sent, how many of their rows are real (the rest pads a static batch), its step in a sequence."""
 
     arrays: Arrays
     rows: int
-    step: Step | None = None
+    step: SequenceStep | None = None
 
 
 def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
-    """Build a `ModelInfo` from the config that the server answers."""
+    """Build a `ModelInfo` from the config that the server returns."""
     parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
     fixed = int(parameters.get(FIXED_BATCH, 0))
     scalars = set(json.loads(parameters.get(SCALARS, "[]")))
@@ -100,7 +104,7 @@ def model_info(name: str, config: Mapping[str, Any], version: str) -> ModelInfo:
 
 
 def _tensor(item: Mapping[str, Any], fixed: int, scalars: Collection[str]) -> tuple[TensorSpec, Shape]:
-    """Return a tensor of the model's own shape, and the shape that travels."""
+    """Return a tensor with the model's own shape, and the shape in requests and answers."""
     name, reshape = str(item["name"]), item.get("reshape")
     dims = _shape(item["dims"])
     own = dims if reshape is None else _shape(reshape.get("shape", []))
@@ -109,7 +113,7 @@ def _tensor(item: Mapping[str, Any], fixed: int, scalars: Collection[str]) -> tu
     try:
         _ = spec.numpy_dtype
     except KeyError:
-        fix = "let the model take and answer FP16 or FP32, and convert inside"
+        fix = "use FP16 or FP32 for the model's inputs and outputs, and convert inside"
         raise InvalidRequest(Fault(f"'{name}' is {spec.datatype}, which numpy does not have", fix=fix)) from None
     return spec, dims[1:] if fixed else dims
 
@@ -125,47 +129,39 @@ def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> 
         InvalidRequest: More positional inputs than the model has, one given twice, or a mapping that cannot be read.
     """
     if len(args) == 1 and isinstance(args[0], Mapping) and not inputs:
-        return _read(info, args[0])
+        return _as_dict(info, args[0])
     names = [tensor.name for tensor in info.inputs]
     if len(args) > len(names):
-        raise InvalidRequest(
-            Fault(
-                f"{info.name} takes {len(names)} inputs",
-                why=f"got {len(args)}; they are {', '.join(names)}",
-                fix="pass them by name",
-            )
-        )
+        why = f"got {len(args)}; they are {', '.join(names)}"
+        raise InvalidRequest(Fault(f"{info.name} takes {len(names)} inputs", why=why, fix="pass them by name"))
     both = [name for name in names[: len(args)] if name in inputs]
     if both:
-        raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by place"))
+        raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by position"))
     return {**dict(zip(names, args, strict=False)), **inputs}
 
 
-def _read(info: ModelInfo, given: Mapping[Any, Any]) -> dict[str, Any]:
+def _as_dict(info: ModelInfo, given: Mapping[Any, Any]) -> dict[str, Any]:
     try:
         found = dict(given)
-    except Exception as error:  # such as a file of arrays that is closed
-        raise unreadable_mapping(f"what {info.name} was given", error) from None
-    odd = [
-        Fault(f"{info.name} has no input {shown(name)}", fix="name inputs by text")
-        for name in found
-        if not isinstance(name, str)
-    ]
-    if odd:
-        raise InvalidRequest(*odd)
+    except Exception as error:  # such as a closed npz file
+        raise unreadable_mapping(f"the mapping given to {info.name}", error) from None
+    invalid = [name for name in found if not isinstance(name, str)]
+    if invalid:
+        fix = "use strings as input names"
+        raise InvalidRequest(*(Fault(f"{info.name} has no input {printable(name)}", fix=fix) for name in invalid))
     return found
 
 
-def as_sent(info: ModelInfo, arrays: Arrays) -> Arrays:
-    """Return arrays of the model's own shapes in those of a request."""
+def to_wire_shapes(info: ModelInfo, arrays: Arrays) -> Arrays:
+    """Return inputs in the shapes that requests have."""
     return arrays if not info.sent else _reshaped(info, info.inputs, arrays, back=False)
 
 
-def as_own(info: ModelInfo, arrays: Arrays) -> Arrays:
-    """Return arrays of an answer in the model's own shapes.
+def from_wire_shapes(info: ModelInfo, arrays: Arrays) -> Arrays:
+    """Return the arrays of an answer in the model's own shapes.
 
     Raises:
-        ServerError: The answer has other shapes than config.pbtxt says.
+        ServerError: The answer has other shapes than config.pbtxt declares.
     """
     return arrays if not info.sent else _reshaped(info, info.outputs, arrays, back=True)
 
@@ -179,37 +175,48 @@ def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, b
             try:
                 # Triton's rule: the open dims of both shapes stand for each other in their order
                 sizes = [size for dim, size in zip(before, array.shape[axis:], strict=True) if dim == -1]
-                found[spec.name] = array.reshape(
-                    array.shape[:axis] + tuple(sizes.pop(0) if d == -1 else d for d in after)
-                )
+                shape = tuple(sizes.pop(0) if dim == -1 else dim for dim in after)
+                found[spec.name] = array.reshape(array.shape[:axis] + shape)
             except (ValueError, IndexError) as error:
-                raise failures.unreadable(info.name, error) from None
+                raise unreadable_answer(info.name, error) from None
     return found
 
 
-def check_step(info: ModelInfo, step: Step | None) -> None:
-    """Refuse what the server would refuse, or pass by in silence.
+def check_call(
+    info: ModelInfo,
+    step: SequenceStep | None,
+    args: tuple[Any, ...],
+    inputs: Mapping[str, Any],
+    *,
+    sample: bool,
+    allow_nan: bool,
+) -> Arrays:
+    """Return the arrays of one call, checked; see `check_step`, and `check_sample` or else `check_batch`."""  # fmt: skip
+    check_step(info, step)
+    check = check_sample if sample else check_batch
+    return check(info, named(info, args, inputs), allow_nan=allow_nan)
+
+
+def check_step(info: ModelInfo, step: SequenceStep | None) -> None:
+    """Refuse what the server would refuse or silently ignore.
 
     Raises:
-        InvalidRequest: The model answers sequences only, knows none, or is decoupled.
+        InvalidRequest: The model answers only sequences, does not support them, or is decoupled.
     """
     if info.decoupled:
-        why, fix = "its model_transaction_policy says decoupled", "call it with tritonclient's streams"
+        why, fix = "its model_transaction_policy is decoupled", "call it with tritonclient's streams"
         raise InvalidRequest(Fault(f"'{info.name}' may answer a request any number of times", why=why, fix=fix))
     if info.sequence and step is None:
         fix = "call model.sequence(id, start=..., end=...).infer_sample(...), or model.standalone() for sequences of one request"
-        raise InvalidRequest(
-            Fault(f"'{info.name}' answers sequences", why="its config.pbtxt has sequence_batching", fix=fix)
-        )
+        why = "its config.pbtxt has sequence_batching"
+        raise InvalidRequest(Fault(f"'{info.name}' answers sequences", why=why, fix=fix))
     if step is not None and not info.sequence:
-        fix = "call the client itself"
-        raise InvalidRequest(
-            Fault(f"'{info.name}' knows no sequences", why="its config.pbtxt has no sequence_batching", fix=fix)
-        )
+        why, fix = "its config.pbtxt has no sequence_batching", "call the client itself"
+        raise InvalidRequest(Fault(f"'{info.name}' does not support sequences", why=why, fix=fix))
 
 
 def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
-    """Return contiguous arrays in the model's order, ``(samples, *shape)``, without a batch axis ``shape``, shaped as they travel.
+    """Return contiguous arrays in the model's order, ``(samples, *shape)``, or ``shape`` without a batch axis, in the shapes of a request.
 
     Raises:
         InvalidRequest: With every name, type and shape that does not fit, before anything is sent.
@@ -227,16 +234,13 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
     if not faults and info.batches:
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) > 1:
-            faults.append(
-                Fault(
-                    f"{info.name}: inputs disagree about the batch", why=str(sizes), fix="give as many samples of each"
-                )
-            )
+            what, fix = f"{info.name}: inputs have different batch sizes", "give as many samples of each"
+            faults.append(Fault(what, why=str(sizes), fix=fix))
         elif 0 in sizes.values():
             faults.append(Fault(f"{info.name}: the batch is empty", fix="send at least one sample"))
     if faults:
         raise InvalidRequest(*faults)
-    return as_sent(info, arrays)
+    return to_wire_shapes(info, arrays)
 
 
 def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
@@ -246,23 +250,16 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
         InvalidRequest: It does not fit, or the model has no batch axis to add.
     """
     if not info.batches:
-        fault = Fault(
-            f"{info.name} has no batch axis",
-            why="its config.pbtxt says max_batch_size: 0",
-            fix="call infer_batch with whole tensors",
-        )
-        raise InvalidRequest(fault)
-    batched = {name: as_array(info.name, name, value)[None] for name, value in inputs.items()}
+        why, fix = "its config.pbtxt has max_batch_size: 0", "call infer_batch with whole tensors"
+        raise InvalidRequest(Fault(f"{info.name} has no batch axis", why=why, fix=fix))
+    batched = add_batch_axis({name: as_array(info.name, name, value) for name, value in inputs.items()})
     wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]
     if wrong:
-        fix = "call infer_batch, or take one sample out of the batch"
-        raise InvalidRequest(
-            Fault(
-                f"{info.name}: infer_sample takes one sample without a batch axis",
-                why=f"{wrong[0].name} has one axis too many",
-                fix=fix,
-            )
+        what, why = (
+            f"{info.name}: infer_sample takes one sample without a batch axis",
+            f"{wrong[0].name} has one axis too many",
         )
+        raise InvalidRequest(Fault(what, why=why, fix="call infer_batch, or take one sample out of the batch"))
     return check_batch(info, batched, allow_nan=allow_nan)
 
 
@@ -280,47 +277,36 @@ def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
 
 
 def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fault]:
-    faults = []
+    faults, subject = [], f"{info.name}: input '{tensor.name}'"
     try:
         given = datatype_from_numpy(array.dtype)
     except KeyError:
         given = str(array.dtype)
     if given != tensor.datatype:
-        what = f"{info.name}: input '{tensor.name}' must be {tensor.datatype}"
-        faults.append(
-            Fault(what, why=f"got {given} ({array.dtype})", fix=f"{tensor.name}.astype('{tensor.numpy_dtype}')")
-        )
+        why, fix = f"got {given} ({array.dtype})", f"{tensor.name}.astype('{tensor.numpy_dtype}')"
+        faults.append(Fault(f"{subject} must be {tensor.datatype}", why=why, fix=fix))
     expected = (-1, *tensor.shape) if info.batches else tensor.shape
     if not shape_fits(expected, array.shape):
-        lacks_axis = info.batches and shape_fits(tensor.shape, array.shape)
-        fix = (
-            "add the batch axis (array[None]), or call infer_sample"
-            if lacks_axis
-            else "give that shape; -1 is any size"
-        )
-        faults.append(
-            Fault(
-                f"{info.name}: input '{tensor.name}' must have shape {list(expected)}",
-                why=f"got {list(array.shape)}",
-                fix=fix,
-            )
-        )
+        fix = "give that shape; -1 is any size"
+        if info.batches and shape_fits(tensor.shape, array.shape):
+            fix = "add the batch axis (array[None]), or call infer_sample"
+        faults.append(Fault(f"{subject} must have shape {list(expected)}", why=f"got {list(array.shape)}", fix=fix))
     return faults
 
 
-def split(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Iterator[Chunk]:
-    """Yield requests that the server takes: at most `limit` samples each, a static batch filled by repeating.
+def split(info: ModelInfo, arrays: Arrays, step: SequenceStep | None = None) -> Iterator[Chunk]:
+    """Yield requests that the server accepts: at most `limit` samples each, a static batch padded by repeating.
 
     Raises:
-        InvalidRequest: They are several of one sequence.
+        InvalidRequest: Several samples for one sequence.
     """
-    step = step and step.numbered()
+    step = step and step.with_id()
     if not info.batches:
         yield Chunk(arrays, 0, step)
         return
     total = len(next(iter(arrays.values())))
     if step and total > 1:
-        fix = "call infer_sample once for each, in their order"
+        fix = "call infer_sample once per sample, in order"
         raise InvalidRequest(Fault("a request of a sequence is one sample", why=f"got {total}", fix=fix))
     for start in range(0, total, info.limit):
         rows = min(info.limit, total - start)
@@ -330,11 +316,11 @@ def split(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Iterator
         yield Chunk(part, rows, step)
 
 
-def only_chunk(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Chunk:
-    """Return the one request that holds everything.
+def only_chunk(info: ModelInfo, arrays: Arrays, step: SequenceStep | None = None) -> Chunk:
+    """Return the one request that holds all samples.
 
     Raises:
-        InvalidRequest: It takes several.
+        InvalidRequest: They need several requests.
     """
     chunks = list(split(info, arrays, step))
     if len(chunks) > 1:
@@ -344,7 +330,7 @@ def only_chunk(info: ModelInfo, arrays: Arrays, step: Step | None = None) -> Chu
 
 
 def join(chunks: Sequence[Chunk], answers: Sequence[Arrays]) -> Arrays:
-    """Return the answers of all chunks as one, without the rows that filled a static batch."""
+    """Return the answers of all chunks as one, without the rows that padded a static batch."""
     if len(chunks) == 1:
         rows = chunks[0].rows
         return {name: array[:rows] if rows else array for name, array in answers[0].items()}
@@ -354,7 +340,8 @@ def join(chunks: Sequence[Chunk], answers: Sequence[Arrays]) -> Arrays:
             for name in answers[0]
         }
     except ValueError as error:
-        fix = "send at most as many samples as the server takes in one request"
-        raise ServerError(
-            Fault("the answers of several requests do not fit together", why=str(error), fix=fix)
-        ) from None
+        what, fix = (
+            "the answers of several requests do not fit together",
+            "send no more samples than the server takes in one request",
+        )
+        raise ServerError(Fault(what, why=str(error), fix=fix)) from None

@@ -1,7 +1,7 @@
-"""Is this answer right: the one place that decides, for verify, validate and the load test alike.
+"""Decide whether an answer is correct, for verify, validate and the load test alike.
 
 In      expected and actual arrays ``(samples, ...)`` of one output, and a `Tolerance`.
-Out     an `OutputCheck` with the worst figures over the samples and why it failed.
+Out     an `OutputCheck` with the worst figures over the samples and the reason of a failure.
 
 Errors are taken per sample: ``relative`` is max|actual-expected| / max|expected| (infinity norm), so one near-zero
 element does not decide; ``cosine`` is over the flattened sample. Integers, booleans and text must be equal.
@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from planwright import text
 from planwright.golden import Golden
-
-Array = NDArray[Any]
+from planwright.tensors import Array
 
 _FLOATS = "fV"  # numpy kinds compared by distance; V is ml_dtypes' bfloat16
 DISTINCT_SHARE = 0.95  # share of golden pairs that must differ, or a swapped answer could pass (DESIGN section 1)
@@ -26,11 +25,11 @@ DISTINCT_SHARE = 0.95  # share of golden pairs that must differ, or a swapped an
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What counts as a right answer; None switches a criterion off.
+    """What counts as a correct answer; None switches a criterion off.
 
     Attributes:
         relative: Largest allowed relative error per sample (infinity norm).
-        absolute: Errors up to this are allowed whatever the relative error says.
+        absolute: Errors up to this pass, whatever the relative error is.
         cosine: Least allowed cosine similarity per sample.
         top1: Least allowed share of samples whose largest element is the same.
         equal: Least allowed share of equal elements, for integers and text.
@@ -93,7 +92,7 @@ def compare(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> 
         'relative error 0.1 > 0.001'
     """
     if expected.shape != actual.shape:
-        return _failed(name, len(expected), f"shape {list(actual.shape)}, expected {list(expected.shape)}")
+        return failed(name, len(expected), f"shape {list(actual.shape)}, expected {list(expected.shape)}")
     if expected.dtype.kind not in _FLOATS or actual.dtype.kind not in _FLOATS:
         return _compare_exact(name, expected, actual, tolerance)
     return _compare_float(name, expected, actual, tolerance)
@@ -120,13 +119,13 @@ def merge(checks: list[OutputCheck]) -> OutputCheck:
 
 @dataclass(frozen=True)
 class Alike:
-    """How far golden samples can be told apart by their answers.
+    """How well golden samples can be distinguished by their answers.
 
     Attributes:
-        distinct: Share of the pairs that some output tells apart.
-        equal: Share of the pairs whose answers are equal bit by bit, as labels and decision trees give them: to swap those is no mistake.
+        distinct: Share of the pairs that some output distinguishes.
+        equal: Share of the pairs whose answers are equal bit by bit, as labels and decision trees give them: swapping those is not an error.
         pair: The first pair that is neither, or the first equal one, as sample numbers.
-        fatal: True where a wrong answer could pass for a right one, or where all answers are equal, so that nothing is proved.
+        fatal: True where a wrong answer could pass for a correct one, or where all answers are equal, so that nothing is proved.
     """
 
     distinct: float
@@ -136,9 +135,9 @@ class Alike:
 
 
 def indistinct(golden: Golden, tolerances: Mapping[str, Tolerance]) -> Alike | None:
-    """Say how far golden samples can be told apart; None where nearly all pairs can.
+    """Return how well golden samples can be distinguished; None where nearly all pairs can.
 
-    A pair is told apart when any output differs by more than twice its tolerance, so that a swapped answer fails there.
+    A pair is distinguished when any output differs by more than twice its tolerance, so that a swapped answer fails there.
     """
     near: list[tuple[int, int]] = []
     equal: list[tuple[int, int]] = []
@@ -172,13 +171,14 @@ def _doubled(tolerance: Tolerance) -> Tolerance:
     )
 
 
-def _failed(name: str, samples: int, reason: str) -> OutputCheck:
+def failed(name: str, samples: int, reason: str) -> OutputCheck:
+    """Return the check of an output that cannot be compared."""
     return OutputCheck(name, samples, float("inf"), float("inf"), -1.0, 0.0, 0.0, False, reason)
 
 
 def _compare_exact(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> OutputCheck:
     if expected.dtype.kind in "OSU":
-        expected, actual = _as_bytes(expected), _as_bytes(actual)
+        expected, actual = text.encoded(expected), text.encoded(actual)
     equal = float(np.mean(expected == actual)) if expected.size else 1.0
     passed = equal >= tolerance.equal
     reason = "" if passed else f"equal elements {equal:.4g} < {tolerance.equal:g}"
@@ -186,18 +186,13 @@ def _compare_exact(name: str, expected: Array, actual: Array, tolerance: Toleran
     return OutputCheck(name, len(expected), gap, gap, 1.0 if passed else 0.0, equal, equal, passed, reason)
 
 
-def _as_bytes(array: Array) -> Array:
-    flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
-    return np.array(flat, dtype=object).reshape(array.shape)
-
-
 def _compare_float(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> OutputCheck:
     count = len(expected)
     want = expected.reshape(count, -1).astype(np.float64)
     have = actual.reshape(count, -1).astype(np.float64)
     if not np.array_equal(_specials(want), _specials(have)):
-        return _failed(name, count, "NaN or infinity where the expected answer has a number, or the other way round")
-    # equal NaNs and infinities say nothing about distance: a mask's -inf must not hide an error beside it
+        return failed(name, count, "NaN or infinity where the expected answer has a number, or vice versa")
+    # equal NaNs and infinities have no distance: a mask's -inf must not hide an error beside it
     want, have = (np.where(np.isfinite(array), array, 0.0) for array in (want, have))
     error = np.abs(want - have).max(axis=1, initial=0.0)
     scale = np.abs(want).max(axis=1, initial=0.0)
@@ -211,7 +206,7 @@ def _compare_float(name: str, expected: Array, actual: Array, tolerance: Toleran
 
 
 def _specials(array: Array) -> Array:
-    """Return 0 for a number, and a code of its own for NaN, infinity and minus infinity."""
+    """Return 0 for a number, and distinct codes for NaN, infinity and minus infinity."""
     found: Array = np.where(np.isnan(array), 2, np.where(np.isinf(array), np.sign(array), 0))
     return found
 
@@ -225,7 +220,7 @@ def _cosine(want: Array, have: Array) -> Array:
 
 
 def _why(error: Array, relative: Array, cosine: Array, top1: float, tolerance: Tolerance) -> str:
-    """Return the first criterion that is not met; an error within `absolute` passes whatever the others say."""
+    """Return the first criterion that is not met; an error within `absolute` passes every criterion."""
     judged = error > tolerance.absolute
     if tolerance.relative is not None and (judged & (relative > tolerance.relative)).any():
         return f"relative error {relative[judged].max():.3g} > {tolerance.relative:g}"

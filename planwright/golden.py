@@ -1,4 +1,4 @@
-"""Golden samples: the inputs and FP32 answers that every later check uses.
+"""Golden samples: the inputs and FP32 answers that every later check compares with.
 
 In      arrays from the export stage, or a ``golden.npz`` that it wrote.
 Out     `Golden`: samples grouped by shape, batches cut from them.
@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planwright import text
-
-Array = NDArray[Any]
-Arrays = dict[str, Array]
+from planwright.tensors import Array as Array
+from planwright.tensors import Arrays as Arrays
+from planwright.tensors import first_sample as first_sample
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Golden:
 
     Attributes:
         groups: Samples by shape.
-        meta: What the export stage noted: ``weights`` (``real`` or ``random``), ``batched``, ``reference``, ``seed``, ...
+        meta: Notes of the export stage: ``weights`` (``real`` or ``random``), ``batched``, ``reference``, ``seed``, ...
     """
 
     groups: tuple[Group, ...]
@@ -68,7 +67,7 @@ class Golden:
                 yield group.take([i % len(group) for i in range(start, start + size)])
 
     def runs(self, size: int) -> int:
-        """Return how many batches of `size` hold every sample; how many samples there are where there is no batch axis."""
+        """Return the number of batches of `size` that hold every sample; the number of samples where there is no batch axis."""
         return sum(-(-len(group) // (size if self.batched and size else 1)) for group in self.groups)
 
     @property
@@ -77,7 +76,7 @@ class Golden:
         return bool(self.meta.get("batched", True))
 
     def feeds(self, size: int) -> Iterator[Arrays]:
-        """Yield what a model takes: batches of `size`, or every sample as it is where there is no batch axis."""
+        """Yield a model's inputs: batches of `size`, or every sample as it is where there is no batch axis."""
         for group in self.batches(size if self.batched else 1):
             yield group.inputs if self.batched else first_sample(group.inputs)
 
@@ -86,7 +85,7 @@ class Golden:
         return self.batches(1)
 
     def pairs(self) -> Iterator[tuple[Group, int, int]]:
-        """Yield each pair of samples once as (group, i, j); samples of different shape differ by themselves."""
+        """Yield each pair of samples once as (group, i, j); samples of different shapes are distinct anyway."""
         for group in self.groups:
             for i, j in itertools.combinations(range(len(group)), 2):
                 yield group, i, j
@@ -106,10 +105,10 @@ class Golden:
         """Read what `save` wrote.
 
         Raises:
-            OSError, ValueError, KeyError: The file is missing, cut short, or not a golden file.
+            OSError, ValueError, KeyError: The file is missing, truncated, or not a golden file.
         """
         groups: dict[int, tuple[Arrays, Arrays]] = {}
-        # opened here: numpy leaves its own file open when the archive is cut short
+        # opened here: numpy leaves its own file open when the archive is truncated
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             meta = json.loads(stored["meta"].tobytes())
             for key in stored.files:
@@ -121,11 +120,6 @@ class Golden:
                 inputs, outputs = groups.setdefault(int(index), ({}, {}))
                 (inputs if kind.startswith("input") else outputs)[name] = _loaded(stored, key)
         return cls(tuple(Group(*groups[i]) for i in sorted(groups)), meta)
-
-
-def first_sample(arrays: Arrays) -> Arrays:
-    """Return the first sample without a batch axis; a text stays an array, which a plain index would not leave it."""
-    return {name: array[0, ...] for name, array in arrays.items()}
 
 
 def group_by_shape(inputs: Sequence[Arrays], outputs: Sequence[Arrays]) -> tuple[Group, ...]:
@@ -144,7 +138,7 @@ def _stack(samples: Sequence[Arrays]) -> Arrays:
 
 
 def _shrinks(arrays: Arrays) -> bool:
-    """Say whether the largest array is worth compressing; noise takes seconds and stays as large."""
+    """Return whether the largest array is worth compressing; noise takes seconds and does not shrink."""
     largest = max(arrays.values(), key=lambda array: array.nbytes)
     head = np.ascontiguousarray(largest).view(np.uint8).ravel()[:_PROBE_BYTES].tobytes() if largest.ndim else b""
     return len(zlib.compress(head, 1)) < 0.9 * len(head) or largest.nbytes < _PROBE_BYTES

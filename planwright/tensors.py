@@ -1,8 +1,8 @@
-"""Tensor names, types and dims, and the one table that ties every library's type names together.
+"""Tensor names, types and shapes, and the one table of every library's type names.
 
 In      type names of Triton's config.pbtxt (``TYPE_FP32``), of its protocol (``FP32``), of ONNX Runtime
         (``tensor(float)``) and numpy dtypes.
-Out     `TensorSpec` and conversions between the names.
+Out     `TensorSpec`, conversions between the names; the batch axis added and removed.
 
 Source of the table: Triton docs/user_guide/model_configuration.md, section Datatypes.
 """
@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-# protocol name -> (ONNX Runtime element type, numpy dtype name); config.pbtxt says TYPE_<protocol>, but STRING for BYTES
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+# protocol name -> (ONNX Runtime element type, numpy dtype name); config.pbtxt has TYPE_<protocol>, and TYPE_STRING for BYTES
 _TYPES: dict[str, tuple[str, str]] = {
     "BOOL": ("bool", "bool"),
     "UINT8": ("uint8", "uint8"),
@@ -116,3 +120,13 @@ def shape_fits(declared: tuple[int, ...], actual: tuple[int, ...]) -> bool:
         (True, False)
     """
     return len(declared) == len(actual) and all(d in (-1, a) for d, a in zip(declared, actual, strict=True))
+
+
+def add_batch_axis(sample: Arrays) -> Arrays:
+    """Return a batch of one: every array ``(1, *shape)``."""
+    return {name: array[None] for name, array in sample.items()}
+
+
+def first_sample(batch: Arrays) -> Arrays:
+    """Return the first sample without a batch axis; a text stays an array, which a plain index would unwrap."""
+    return {name: array[0, ...] for name, array in batch.items()}

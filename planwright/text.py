@@ -1,7 +1,7 @@
-"""Text tensors: str for a model, bytes with their lengths on disk.
+"""Text tensors: str for a model, bytes for comparing, bytes with their lengths on disk.
 
 In      numpy arrays of text in any of numpy's forms: ``<U``, ``S``, or objects of str or bytes.
-Out     object arrays of str, and a form that an npz holds without pickle.
+Out     object arrays of str or bytes, and a form that an npz holds without pickle.
 
 numpy's fixed-width forms cannot hold text that ends with NUL, so a packed array keeps every length. Bytes that are not UTF-8
 stay bytes: a BYTES tensor may carry anything.
@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from planwright.tensors import Array
+
 KINDS = "OSU"  # numpy kinds that carry text
 
 
@@ -42,11 +42,11 @@ def _decoded(item: Any) -> Any:
         return bytes(item)
 
 
-def unsayable(array: Array) -> str:
-    """Return why an element is no text that UTF-8 can say, empty where all are.
+def utf8_error(array: Array) -> str:
+    """Return why an element is not text that UTF-8 can encode, empty where all are.
 
     Example:
-        >>> unsayable(np.array([b"ja", bytes([246])], object)).split(":")[1]
+        >>> utf8_error(np.array([b"ja", bytes([246])], object)).split(":")[1]
         ' invalid start byte'
     """
     for index, item in enumerate(array.ravel().tolist()):
@@ -57,13 +57,22 @@ def unsayable(array: Array) -> str:
     return ""
 
 
+def encoded(array: Array) -> Array:
+    """Return an object array of bytes.
+
+    Raises:
+        UnicodeEncodeError: An element has a lone surrogate, which UTF-8 cannot encode.
+    """
+    return _objects([item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()], array.shape)
+
+
 def packed(array: Array) -> tuple[Array, Array]:
     """Return the bytes of all elements, one after the other, and their lengths in the array's shape.
 
     Raises:
-        UnicodeEncodeError: An element has a lone surrogate, which UTF-8 cannot say.
+        UnicodeEncodeError: An element has a lone surrogate, which UTF-8 cannot encode.
     """
-    flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    flat = encoded(array).ravel()
     lengths = np.array([len(item) for item in flat], np.int64).reshape(array.shape)
     return np.frombuffer(b"".join(flat), np.uint8), lengths
 

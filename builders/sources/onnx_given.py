@@ -78,7 +78,7 @@ def _faults(arrays: Mapping[str, Array], place: str, inputs: Sequence[TensorSpec
             why = f"the file has {array.dtype}{list(array.shape)}, a sample is {tensor.numpy_dtype}{list(tensor.shape)}"
             fix = "first axis samples, then the input's own axes" + _cast(tensor, array)
             yield Fault(f"the samples of '{tensor.name}' do not fit", place, why, fix)
-        elif text.is_text(array) and (why := text.unsayable(array)):
+        elif text.is_text(array) and (why := text.utf8_error(array)):
             fix = "decode it first: [item.decode('latin-1') for item in ...]"
             yield Fault(f"the samples of '{tensor.name}' are not valid text", place, why, fix)
     counts = {tensor.name: len(arrays[tensor.name]) for tensor in inputs if np.ndim(arrays.get(tensor.name, 0))}

@@ -1,1 +1,1 @@
-"""Tensors that do not travel through the socket: system and CUDA shared memory, and how the server learns of them."""
+"""Shared memory, through which tensors reach the server without being sent over a connection."""

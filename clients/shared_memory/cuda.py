@@ -1,10 +1,10 @@
 """CUDA shared memory: tensors that stay on the GPU between client and server.
 
 In      arrays.
-Out     `CudaRegion`, which `shm.Regions` uses like any other region.
+Out     `CudaRegion`, which `RegionPair` uses like a region of system memory.
 
-tritonclient's own module allocates, copies and exports the memory; it needs the package cuda-python. It copies from the
-beginning of a region only, so tensors are laid out in a host copy first, which travels whole.
+tritonclient's module allocates, copies and exports the memory; it needs the package cuda-python. It copies from the
+beginning of a region only, so tensors are laid out in a host copy first, which is copied as a whole.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from planwright.errors import Fault
+from planwright.tensors import Array
 
-from .. import forks
+from .. import fork_safety
 from ..errors import SharedMemoryUnavailable
-from ..request import Array
 
 DEVICE = 0
-_users: list[int] = []  # processes that have used CUDA, this one and those that it was forked from
+_users: list[int] = []  # processes that have used CUDA: this one and those that it was forked from
 
 
 class CudaRegion:
@@ -44,15 +44,15 @@ class CudaRegion:
         """Do nothing: the memory has no name in any file system."""
 
     def write(self, array: Array, offset: int) -> None:
-        """Lay `array` out at `offset`; `flush` sends it."""
+        """Write `array` into the host copy at `offset`; `flush` copies it to the GPU."""
         self._host[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     def flush(self) -> None:
-        """Copy what was written to the GPU."""
+        """Copy the host copy to the GPU."""
         self._call("set_shared_memory_region", self._handle, [self._host])
 
-    def stale(self) -> None:
-        """Note that the server has written: the next `read` fetches."""
+    def invalidate(self) -> None:
+        """Note that the server has written: the next `read` copies from the GPU."""
         self._fresh = False
 
     def read(self, dtype: Any, shape: tuple[int, ...], offset: int) -> Array:
@@ -63,26 +63,29 @@ class CudaRegion:
         return np.ndarray(shape, dtype, buffer=self._host.data, offset=offset).copy()
 
     def destroy(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self._call("destroy_shared_memory_region", handle)
 
     def after_fork(self) -> None:
-        """Leave the memory alone in a forked child, where CUDA does not work: making a region there says so."""
+        """Leave the memory alone in a forked child, where CUDA does not work: making a region there raises an error."""
         handle, self._handle = self._handle, None
-        forks.leave_to_parent(handle)
+        fork_safety.leave_to_parent(handle)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         try:
             return getattr(self._library, function)(*arguments)
         except self._library.CudaSharedMemoryException as error:
-            raise (_forked() if _users and os.getpid() not in _users else _unavailable(str(error))) from None
+            raise (_used_before_fork() if _users and os.getpid() not in _users else _unavailable(str(error))) from None
 
 
 @functools.cache
 def load() -> Any:
-    """Return tritonclient's module, or why there is none; imports it once, when the first client is made."""
+    """Return tritonclient's module, or why it cannot be imported; to be called when a client is made.
+
+    The first request reports the failure, not the client's construction.
+    """
     try:
         return importlib.import_module("tritonclient.utils.cuda_shared_memory")
     except (ImportError, RuntimeError) as error:
@@ -96,7 +99,7 @@ def _library() -> Any:
     return found
 
 
-def _forked() -> SharedMemoryUnavailable:
+def _used_before_fork() -> SharedMemoryUnavailable:
     what, why = "CUDA shared memory does not work in this process", "it was forked from one that had used CUDA"
     fix = "start it by multiprocessing's 'spawn', fork before the first request, or use shared_memory='system'"
     return SharedMemoryUnavailable(Fault(what, why=why, fix=fix))

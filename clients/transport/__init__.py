@@ -1,1 +1,1 @@
-"""HTTP and gRPC as they travel: connections, bytes, statuses; nothing here knows models or batches."""
+"""HTTP and gRPC on the wire: connections, and requests and answers as bytes."""

@@ -1,33 +1,43 @@
 """HTTP and gRPC for asyncio.
 
 In      an address and options; bodies and messages that are ready to be sent.
-Out     answered bytes; errors of the tree.
+Out     answered bytes; errors of clients/errors.py.
 
 Both belong to the event loop that was running when they were made. The grpc package cannot be used in a child of a process that has used it:
-its threads stay in the parent, and calls hang or end the child. So such a child is refused.
+its threads stay in the parent, and calls hang or end the child. So such a child gets an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 from planwright.errors import Fault
 
-from .. import failures
+from .. import errors
 from ..errors import InvalidRequest
-from ..options import Options, ssl_context
+from ..options import ClientOptions, Tls, ssl_context, tls_file_error
+from .codec import GRPC_INFER
 
-_grpc_pids: set[int] = (
-    set()
-)  # processes that have used the grpc package: this one, or one that this one was forked from
+# processes that have used the grpc package: this one, or one that this one was forked from
+_grpc_pids: set[int] = set()
+_CHANNEL_OPTIONS = [
+    # gRPC's own limit of 4 MiB per message is below one batch of images
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # the channel's own pauses grow to minutes, so a server that comes back would go unnoticed that long
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 class AsyncHttp:
-    """Keep-alive connections, as many as there are requests in flight."""
+    """Keep-alive connections, one per request in flight."""
 
-    def __init__(self, address: str, options: Options) -> None:
+    def __init__(self, address: str, options: ClientOptions) -> None:
         import aiohttp
 
         self._address, self._options = address, options
@@ -43,29 +53,26 @@ class AsyncHttp:
         answered = False
         try:
             url = URL(self._base + body.path, encoded=True)
-            async with self._session.post(
-                url, data=body.content, headers={**body.headers, **self._options.headers}
-            ) as response:
+            headers = {**body.headers, **self._options.headers}
+            async with self._session.post(url, data=body.content, headers=headers) as response:
                 answered = True
                 content = await response.read()
         except asyncio.TimeoutError:
-            raise failures.timed_out(self._address, self._options.timeout_s) from None
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise failures.no_tls(self._address, error) from None
-        except aiohttp.ClientSSLError as error:
-            raise failures.no_tls(self._address, error) from None
+            raise errors.request_timeout(self._address, self._options.timeout_s) from None
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+            raise errors.tls_failed(self._address, error) from None
         except aiohttp.ClientConnectorError as error:
-            raise failures.refused(self._address, error) from None
+            raise errors.connection_refused(self._address, error) from None
         except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: closed while it waited
-            raise failures.lost(self._address, error, answered=answered) from None
-        except ValueError as error:  # a host that cannot be one
-            raise failures.refused(self._address, error) from None
+            raise errors.connection_lost(self._address, error, answered=answered) from None
+        except ValueError as error:  # an invalid host name
+            raise errors.connection_refused(self._address, error) from None
         if response.status != 200:
-            raise failures.from_http(model, response.status, content)
+            raise errors.error_from_http(model, response.status, content)
         return content, response.headers.get("Inference-Header-Content-Length")
 
     async def close(self) -> None:
-        """Close the connections; requests under way fail."""
+        """Close the connections; requests in flight fail."""
         await self._session.close()
 
 
@@ -76,45 +83,51 @@ class AsyncGrpc:
         InvalidRequest: This process is the child of one that has used the grpc package.
     """
 
-    def __init__(self, address: str, options: Options) -> None:
+    def __init__(self, address: str, options: ClientOptions) -> None:
         import grpc
-
-        from .grpc_status import INFER, channel_options, credentials
 
         _refuse_in_child()
         self._address, self._options, self._closed = address, options, False
-        self._channel = (
-            grpc.aio.secure_channel(address, credentials(options), channel_options())
-            if options.tls
-            else grpc.aio.insecure_channel(address, channel_options())
-        )
-        self._infer = self._channel.unary_unary(INFER)
+        if options.tls:
+            self._channel = grpc.aio.secure_channel(address, _credentials(options.tls), _CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS)
+        self._infer = self._channel.unary_unary(GRPC_INFER)
         self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
 
     async def infer(self, request: Any, model: str) -> Any:
         """Send one request; return the answer's bytes."""
         import grpc
 
-        from .grpc_status import failure
-
         try:
             return await self._infer(request, timeout=self._options.timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise failure(error, model, self._address, self._options) from None
+            code, text = error.code().name, str(error.details() or "")
+            raise errors.error_from_grpc(code, text, model, self._address, self._options.timeout_s) from None
         except (grpc.aio.UsageError, asyncio.CancelledError) as error:
             if not self._closed:
                 raise
-            raise failures.lost(self._address, error) from None
+            raise errors.connection_lost(self._address, error) from None
 
     async def close(self) -> None:
-        """Close the channel; calls under way fail."""
+        """Close the channel; calls in flight fail."""
         self._closed = True
         await self._channel.close()
+
+
+def _credentials(tls: Tls) -> Any:
+    import grpc
+
+    try:
+        parts = [Path(name).read_bytes() if name else None for name in (tls.root_certificate, tls.key, tls.certificate)]
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise tls_file_error(tls, error) from None
+    return grpc.ssl_channel_credentials(*parts)
 
 
 def _refuse_in_child() -> None:
     _grpc_pids.add(os.getpid())
     if len(_grpc_pids) > 1:
-        why = "its parent has used it, whose threads are not here"
+        why = "its parent has used the grpc package, whose threads are not copied by a fork"
         fix = "use protocol='http' or TritonModel, or start the process with multiprocessing's spawn"
         raise InvalidRequest(Fault("asyncio's gRPC does not work in a forked process", why=why, fix=fix))

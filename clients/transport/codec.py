@@ -1,7 +1,7 @@
-"""Requests and answers as bytes, for HTTP and for gRPC; no network.
+"""Encode requests and decode answers, for HTTP and for gRPC; no network.
 
-In      a `Chunk`, the tensors that lie in shared memory.
-Out     `HttpBody` or a ``ModelInferRequest``, and arrays out of what comes back.
+In      a `Chunk`, and which tensors lie in shared memory.
+Out     `HttpBody` or a serialized ``ModelInferRequest``, and the arrays of an answer.
 
 HTTP bodies are made by tritonclient's own builder. gRPC messages are filled here, because tritonclient's public class
 copies each tensor twice and cannot be built ahead of the call.
@@ -20,16 +20,18 @@ from urllib.parse import quote
 import numpy as np
 
 from planwright.errors import Fault
-from planwright.tensors import TensorSpec, datatype_from_numpy
+from planwright.tensors import Array, Arrays, TensorSpec, datatype_from_numpy
 
-from .. import failures
-from ..errors import InvalidRequest
-from ..request import Array, Arrays, Chunk, ModelInfo
-from ..sequence import Step
+from ..errors import InvalidRequest, unreadable_answer
+from ..request import Chunk, ModelInfo
+from ..sequence import SequenceStep
+
+GRPC_SERVICE = "/inference.GRPCInferenceService/"
+GRPC_INFER = GRPC_SERVICE + "ModelInfer"
 
 
 @dataclass(frozen=True)
-class Place:
+class MemoryRange:
     """Where a tensor lies in shared memory."""
 
     region: str
@@ -39,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True)
 class HttpBody:
-    """A whole HTTP request, ready to be sent again and again."""
+    """A whole HTTP request, ready to be sent any number of times."""
 
     path: str
     content: bytes
@@ -47,34 +49,32 @@ class HttpBody:
     header_lines: str
 
 
-Places = Mapping[str, Place]
+MemoryRanges = Mapping[str, MemoryRange]
 _LAYOUT_BYTES = 2048  # longer heads hold values, which differ from answer to answer
-_NOWHERE: Places = {}
-UNREADABLE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-)  # what reading garbage raises
+_NONE: MemoryRanges = {}
+# what reading garbage raises
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, struct.error)
 
 
-def http_body(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> HttpBody:
+def http_body(info: ModelInfo, chunk: Chunk, inputs: MemoryRanges = _NONE, outputs: MemoryRanges = _NONE) -> HttpBody:
     """Build the request with binary tensors."""
     from tritonclient.http import InferenceServerClient
 
-    given = [_http_input(name, array, inputs.get(name)) for name, array in chunk.arrays.items()]
+    tensors = [_http_input(name, array, inputs.get(name)) for name, array in chunk.arrays.items()]
     wanted = [_http_output(tensor.name, outputs.get(tensor.name)) for tensor in info.outputs]
     step = chunk.step
-    place = {"sequence_id": step.sequence_id, "sequence_start": step.start, "sequence_end": step.end} if step else {}
-    content, json_size = InferenceServerClient.generate_request_body(given, outputs=wanted, **place)
+    sequence = {"sequence_id": step.sequence_id, "sequence_start": step.start, "sequence_end": step.end} if step else {}
+    content, json_size = InferenceServerClient.generate_request_body(tensors, outputs=wanted, **sequence)
     headers = {"Content-Type": "application/octet-stream"}
     if json_size is not None:
         headers["Inference-Header-Content-Length"] = str(json_size)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return HttpBody(f"{model_path(info.name, info.version)}/infer", bytes(content), headers, lines)
+    path = f"{model_path(info.name, info.version)}/infer"
+    return HttpBody(path, bytes(content), headers, header_lines(headers))
+
+
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Return headers as HTTP/1.1 sends them."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def model_path(model: str, version: str = "") -> str:
@@ -87,30 +87,30 @@ def model_path(model: str, version: str = "") -> str:
     return f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
 
 
-def _http_input(name: str, array: Array, place: Place | None) -> Any:
+def _http_input(name: str, array: Array, memory: MemoryRange | None) -> Any:
     from tritonclient.http import InferInput
 
     tensor = InferInput(name, list(array.shape), datatype_from_numpy(array.dtype))
-    if place is None:
+    if memory is None:
         tensor.set_data_from_numpy(array)
     else:
-        tensor.set_shared_memory(place.region, place.size_bytes, offset=place.offset)
+        tensor.set_shared_memory(memory.region, memory.size_bytes, offset=memory.offset)
     return tensor
 
 
-def _http_output(name: str, place: Place | None) -> Any:
+def _http_output(name: str, memory: MemoryRange | None) -> Any:
     from tritonclient.http import InferRequestedOutput
 
-    output = InferRequestedOutput(name, binary_data=place is None)
-    if place is not None:
-        output.set_shared_memory(place.region, place.size_bytes, offset=place.offset)
+    output = InferRequestedOutput(name, binary_data=memory is None)
+    if memory is not None:
+        output.set_shared_memory(memory.region, memory.size_bytes, offset=memory.offset)
     return output
 
 
-def http_answer(info: ModelInfo, content: bytes, header_length: str | None, elsewhere: Places = _NOWHERE) -> Arrays:
-    """Return the arrays of an HTTP answer, without those that lie `elsewhere`, in shared memory.
+def http_answer(info: ModelInfo, content: bytes, header_length: str | None, shared: MemoryRanges = _NONE) -> Arrays:
+    """Return the arrays of an HTTP answer, without those that lie in `shared` memory.
 
-    Read here and not by tritonclient's InferResult, which defines a class at each call.
+    Decoded here and not by tritonclient's InferResult, which defines a class on each call.
 
     Raises:
         ServerError: It is not an answer to an inference request.
@@ -123,15 +123,15 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, else
             if size is not None:
                 found[spec.name] = _from_raw(content[start : start + size], spec)
                 start += size
-            elif spec.name not in elsewhere:
+            elif spec.name not in shared:
                 found[spec.name] = np.array(data, dtype=spec.numpy_dtype).reshape(spec.shape)
     except UNREADABLE as error:
-        raise failures.unreadable(info.name, error) from None
+        raise unreadable_answer(info.name, error) from None
     return found
 
 
 def _read_layout(head: bytes) -> tuple[tuple[TensorSpec, int | None, Any], ...]:
-    """Return, per output, what it is, how many raw bytes it has (None for none), and its values where they are JSON."""
+    """Return, per output, its name and type, its number of raw bytes (None where it has none), and its values where they are JSON."""
     return tuple(
         (
             TensorSpec(output["name"], output["datatype"], tuple(output["shape"])),
@@ -142,49 +142,48 @@ def _read_layout(head: bytes) -> tuple[tuple[TensorSpec, int | None, Any], ...]:
     )
 
 
-# a server words the head of answers of one shape alike, so reading one again is a look-up
+# answers of one shape have the same head, so reading one again is a look-up
 _layout = functools.lru_cache(maxsize=64)(_read_layout)
 
 
-def grpc_request(info: ModelInfo, chunk: Chunk, inputs: Places = _NOWHERE, outputs: Places = _NOWHERE) -> bytes:
+def grpc_request(info: ModelInfo, chunk: Chunk, inputs: MemoryRanges = _NONE, outputs: MemoryRanges = _NONE) -> bytes:
     """Build the message, serialized.
 
     Raises:
-        InvalidRequest: It is larger than gRPC takes.
+        InvalidRequest: It is larger than gRPC allows.
     """
     from google.protobuf.message import EncodeError
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=info.name, model_version=info.version)
     if chunk.step:
-        _grpc_step(request.parameters, chunk.step)
+        _grpc_sequence(request.parameters, chunk.step)
     for name, array in chunk.arrays.items():
         tensor = request.inputs.add(name=name, datatype=datatype_from_numpy(array.dtype), shape=array.shape)
         if name in inputs:
-            _grpc_place(tensor.parameters, inputs[name])
+            _grpc_range(tensor.parameters, inputs[name])
         else:
             request.raw_input_contents.append(_raw(array))
     for spec in info.outputs:
         output = request.outputs.add(name=spec.name)
         if spec.name in outputs:
-            _grpc_place(output.parameters, outputs[spec.name])
+            _grpc_range(output.parameters, outputs[spec.name])
     try:
         return bytes(request.SerializeToString())
     except EncodeError as error:
         fix = "send smaller batches, or use shared memory"
-        raise InvalidRequest(
-            Fault(f"the request to '{info.name}' is larger than gRPC takes", why=str(error), fix=fix)
-        ) from None
+        what = f"the request to '{info.name}' is larger than gRPC allows"
+        raise InvalidRequest(Fault(what, why=str(error), fix=fix)) from None
 
 
-def _grpc_place(parameters: Any, place: Place) -> None:
-    parameters["shared_memory_region"].string_param = place.region
-    parameters["shared_memory_byte_size"].int64_param = place.size_bytes
-    if place.offset:
-        parameters["shared_memory_offset"].int64_param = place.offset
+def _grpc_range(parameters: Any, memory: MemoryRange) -> None:
+    parameters["shared_memory_region"].string_param = memory.region
+    parameters["shared_memory_byte_size"].int64_param = memory.size_bytes
+    if memory.offset:
+        parameters["shared_memory_offset"].int64_param = memory.offset
 
 
-def _grpc_step(parameters: Any, step: Step) -> None:
+def _grpc_sequence(parameters: Any, step: SequenceStep) -> None:
     if isinstance(step.sequence_id, str):
         parameters["sequence_id"].string_param = step.sequence_id
     else:
@@ -193,14 +192,14 @@ def _grpc_step(parameters: Any, step: Step) -> None:
     parameters["sequence_end"].bool_param = step.end
 
 
-def grpc_answer(info: ModelInfo, content: bytes | memoryview, elsewhere: Places = _NOWHERE) -> Arrays:
-    """Return the arrays of a serialized ModelInferResponse, without those that lie `elsewhere`.
+def grpc_answer(info: ModelInfo, content: bytes | memoryview, shared: MemoryRanges = _NONE) -> Arrays:
+    """Return the arrays of a serialized ModelInferResponse, without those that lie in `shared` memory.
 
     The server sends one raw content per output, an empty one for an output in shared memory. Answers of one shape differ in their raw
-    contents only, so what lies around those is read once.
+    contents only, so everything around those is parsed once.
 
     Raises:
-        ServerError: The contents do not fit what the answer says of itself.
+        ServerError: The contents do not match the answer's own description.
     """
     key = (info.name, len(content))
     try:
@@ -209,28 +208,28 @@ def grpc_answer(info: ModelInfo, content: bytes | memoryview, elsewhere: Places 
             pairs, frame = _read_message(content)
             if frame is not None:
                 _remember(key, frame)
-        return {spec.name: _from_raw(raw, spec) for spec, raw in pairs if spec.name not in elsewhere}
+        return {spec.name: _from_raw(raw, spec) for spec, raw in pairs if spec.name not in shared}
     except UNREADABLE as error:
-        raise failures.unreadable(info.name, error) from None
+        raise unreadable_answer(info.name, error) from None
 
 
-# per raw content: the bytes before it (tag and length, and for the first all that an answer begins with), its length, what it is
+# per raw content: the bytes before it (tag and length; for the first one everything before it), its length, its output
 _Frame = tuple[tuple[bytes, int, TensorSpec], ...]
 _FRAMES: dict[tuple[str, int], _Frame] = {}
-_MOST_FRAMES = 256
+_MAX_FRAMES = 256
 _RAW_TAG = b"\x32"  # raw_output_contents is field 6 of ModelInferResponse, and its last
 _Pairs = list[tuple[TensorSpec, Any]]
 
 
 def _remember(key: tuple[str, int], frame: _Frame) -> None:
-    if len(_FRAMES) >= _MOST_FRAMES:
+    if len(_FRAMES) >= _MAX_FRAMES:
         _FRAMES.clear()
     _FRAMES[key] = frame
 
 
 def _cut(content: bytes | memoryview, frame: _Frame | None) -> _Pairs | None:
-    """Return the raw contents of an answer that has this frame; None where it has another one."""
-    if not frame:  # an answer without outputs is not worth one
+    """Return the raw contents of an answer that has this frame; None where its frame differs."""
+    if not frame:  # no outputs, or not seen yet
         return None
     found, at = [], 0
     for before, size, spec in frame:
@@ -243,7 +242,7 @@ def _cut(content: bytes | memoryview, frame: _Frame | None) -> _Pairs | None:
 
 
 def _read_message(content: bytes | memoryview) -> tuple[_Pairs, _Frame | None]:
-    """Return the raw contents by the parser, and the frame around them; None where it ends with something else."""
+    """Return the raw contents by protobuf's parser, and the frame around them; None where the answer does not end with them."""
     from google.protobuf.message import DecodeError
     from tritonclient.grpc import service_pb2
 
@@ -258,8 +257,8 @@ def _read_message(content: bytes | memoryview) -> tuple[_Pairs, _Frame | None]:
     tags[:1] = [bytes(content[: len(content) - tail]) + tag for tag in tags[:1]]
     frame = tuple((tag, len(raw), spec) for tag, (spec, raw) in zip(tags, pairs, strict=True))
     cut = _cut(content, frame)
-    same = cut is not None and all(bytes(found) == raw for (_, found), (_, raw) in zip(cut, pairs, strict=True))
-    return pairs, frame if same else None
+    matches = cut is not None and all(bytes(found) == raw for (_, found), (_, raw) in zip(cut, pairs, strict=True))
+    return pairs, frame if matches else None
 
 
 def _varint(value: int) -> bytes:
@@ -280,7 +279,7 @@ def _raw(array: Array) -> bytes:
 def _from_raw(content: bytes | memoryview, spec: TensorSpec) -> Array:
     if spec.datatype != "BYTES":
         array = np.frombuffer(content, spec.numpy_dtype).reshape(spec.shape)
-        return array if array.flags.aligned else array.copy()  # a view begins where the server's words happen to end
+        return array if array.flags.aligned else array.copy()  # a view begins wherever the text before it ends
     from tritonclient.utils import deserialize_bytes_tensor
 
     texts: Array = deserialize_bytes_tensor(content)

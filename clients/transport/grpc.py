@@ -1,15 +1,14 @@
 """gRPC, blocking, plain or with TLS: one connection, one call at a time.
 
 In      an address and options.
-Out     answered messages; errors of the tree.
+Out     answered messages; errors of clients/errors.py.
 
-Calls are written here as HTTP/2, and not by the grpc package: its threads, locks and wake-ups take most of the CPU of a small request, and
-under gevent need a switch of their own; in a forked child they hang or end the process. Messages and method names are Triton's own.
+Calls are encoded as HTTP/2 here, and not by the grpc package: its threads, locks and wake-ups take most of the CPU of a small request, and
+under gevent need an extra switch; in a forked child they hang or end the process. Messages and method names are Triton's.
 """
 
 from __future__ import annotations
 
-import socket
 import ssl
 import struct
 import threading
@@ -22,54 +21,54 @@ from tritonclient.grpc import service_pb2
 
 from planwright.errors import Fault
 
-from .. import failures, forks
+from .. import errors, fork_safety
 from ..addresses import split_address
 from ..errors import ClientError, ConnectionFailed, InvalidRequest
-from ..options import Options, checked_headers
+from ..options import ClientOptions, checked_headers
 from . import tcp
-from .grpc_status import INFER, SERVICE, error_from_status
+from .codec import GRPC_INFER, GRPC_SERVICE
 from .http2 import Connection, NotHttp2Error, Reply, encode
 from .idle_connections import MONITOR
 
 _STATUS_DIGITS = 6
-_PREFIX = struct.Struct(">BI")  # of a message: is it compressed, its length
-_FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request
+_PREFIX = struct.Struct(">BI")  # of a message: whether it is compressed, its length
+_FRESH_S = 0.05  # a connection used so recently is not checked, which would be a system call per request
 # https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, in order of their numbers
 _CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
     "UNAUTHENTICATED",
 )  # fmt: skip
-# what a proxy means that answers by itself, https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+# of a proxy that answers by itself, https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
 _STATUSES = {"400": "INTERNAL", "401": "UNAUTHENTICATED", "403": "PERMISSION_DENIED", "404": "UNIMPLEMENTED", "429": "UNAVAILABLE",
              "502": "UNAVAILABLE", "503": "UNAVAILABLE", "504": "UNAVAILABLE"}  # fmt: skip
 _RESETS = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}  # the rest: INTERNAL
 
 
 class GrpcTransport:
-    """One connection to one server; of several threads, one is served at a time. `context` for TLS."""
+    """One connection to one server, used by one thread at a time; others wait. `context` for TLS."""
 
-    def __init__(self, address: str, options: Options, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, address: str, options: ClientOptions, context: ssl.SSLContext | None = None) -> None:
         self.address, self._options, self._context = address, options, context
         self._where = split_address(address)
         self._connection: Connection | None = None
         self._used = 0.0
         self._turn = threading.Lock()
         self._metadata = tuple((name.lower(), value) for name, value in checked_headers(options.headers).items())
-        self._heads = {INFER: self._describe(INFER)}
-        forks.register(self)
+        self._heads = {GRPC_INFER: self._header_block(GRPC_INFER)}
+        fork_safety.register(self)
 
     def call(self, method: str, request: Any, model: str) -> Any:
         """Call one RPC."""
         kind = getattr(service_pb2, f"{method}Response")
         try:
-            return kind.FromString(self._ask(SERVICE + method, request.SerializeToString(), model))
+            return kind.FromString(self._call(GRPC_SERVICE + method, request.SerializeToString(), model))
         except DecodeError as error:
-            raise failures.unreadable(model, error) from None
+            raise errors.unreadable_answer(model, error) from None
 
     def infer(self, request: bytes, model: str) -> memoryview:
         """Send a serialized message; returns the answer's bytes."""
-        return self._ask(INFER, request, model)
+        return self._call(GRPC_INFER, request, model)
 
     def message(self, kind: str, /, **fields: Any) -> Any:
         """Make a request message."""
@@ -109,7 +108,7 @@ class GrpcTransport:
         self._turn = threading.Lock()
         self.close()
 
-    def _ask(self, path: str, message: bytes, model: str) -> memoryview:
+    def _call(self, path: str, message: bytes, model: str) -> memoryview:
         """Return the message of the answer, not yet parsed.
 
         Raises:
@@ -119,9 +118,9 @@ class GrpcTransport:
         deadline = time.monotonic() + self._options.timeout_s
         turn = self._turn
         if not turn.acquire(blocking=False) and not turn.acquire(timeout=self._options.timeout_s):
-            raise failures.timed_out(self.address, self._options.timeout_s)
+            raise errors.request_timeout(self.address, self._options.timeout_s)
         try:
-            reply = self._exchange(self._heads.get(path) or self._describe(path), body, deadline)
+            reply = self._exchange(self._heads.get(path) or self._header_block(path), body, deadline)
         finally:
             turn.release()
         return self._read(reply, model)
@@ -129,7 +128,7 @@ class GrpcTransport:
     def _exchange(self, head: bytes, body: bytes, deadline: float) -> Reply:
         try:
             reply = self._open(deadline).exchange(head, body, deadline)
-        except BaseException as error:  # also Ctrl-C: what is still to come would answer the next call
+        except BaseException as error:  # also Ctrl-C: the rest of the answer would be taken for the next one
             kept = self._connection
             self.close()
             if isinstance(error, OSError):
@@ -138,11 +137,11 @@ class GrpcTransport:
         self._used = time.monotonic()
         return reply
 
-    def _describe(self, path: str) -> bytes:
-        """Return a method's header fields.
+    def _header_block(self, path: str) -> bytes:
+        """Return a method's header fields, encoded.
 
         Raises:
-            InvalidRequest: The caller's own are more than a server takes.
+            InvalidRequest: The caller's own headers are too long.
         """
         fields = [(":method", "POST"), (":scheme", "https" if self._context else "http"), (":path", path), (":authority", self.address),
                   ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "planwright")]  # fmt: skip
@@ -156,23 +155,22 @@ class GrpcTransport:
         if kept is not None and (kept.last or (time.monotonic() - self._used > _FRESH_S and not kept.alive())):
             self.close()
         if self._connection is None:
-            self._connection = Connection(self._connect(deadline - time.monotonic()))
+            timeout_s = deadline - time.monotonic()
+            self._connection = Connection(tcp.connect(self._where, self.address, timeout_s, self._context))
             MONITOR.add(self)
         return self._connection
 
-    def _connect(self, timeout_s: float) -> socket.socket:
-        plain = tcp.connect(self._where, self.address, timeout_s)
-        return tcp.secure(plain, self._context, self._where[0], self.address) if self._context else plain
-
     def _lost(self, error: OSError, kept: Connection | None) -> ClientError:
         if isinstance(error, TimeoutError):
-            return failures.timed_out(self.address, self._options.timeout_s)
+            return errors.request_timeout(self.address, self._options.timeout_s)
         if isinstance(error, NotHttp2Error):
             fix = "give the server's gRPC port, 8001 by default, or protocol='http'"
             return ConnectionFailed(Fault(f"no gRPC server at {self.address}", why=str(error), fix=fix))
         if self._context and kept is not None and not kept.greeted:
-            return failures.no_tls(self.address, error, retry_safe=True)  # TLS 1.3 refuses a client after the handshake
-        return failures.lost(self.address, error, answered=kept is not None and kept.answered)
+            return errors.tls_failed(
+                self.address, error, retry_safe=True
+            )  # TLS 1.3 rejects a client after the handshake
+        return errors.connection_lost(self.address, error, answered=kept is not None and kept.answered)
 
     def _read(self, reply: Reply, model: str) -> memoryview:
         """Return the message of a reply, not yet parsed.
@@ -184,25 +182,21 @@ class GrpcTransport:
             raise self._failure(reply, model)
         content = reply.parts[0] if len(reply.parts) == 1 else b"".join(reply.parts)
         if content[: _PREFIX.size] != _PREFIX.pack(0, max(len(content) - _PREFIX.size, 0)):
-            raise failures.unreadable(model, ValueError("it is not one uncompressed message"))
+            raise errors.unreadable_answer(model, ValueError("it is not one uncompressed message"))
         return memoryview(content)[_PREFIX.size :]
 
     def _failure(self, reply: Reply, model: str) -> ClientError:
         fields = reply.fields
         status, http = fields.get("grpc-status", ""), fields.get(":status", "")
         if status.isascii() and status.isdecimal() and len(status) < _STATUS_DIGITS:
-            code, text = (
-                (_CODES[int(status)] if int(status) < len(_CODES) else "UNKNOWN"),
-                unquote(fields.get("grpc-message", "")),
-            )
+            code = _CODES[int(status)] if int(status) < len(_CODES) else "UNKNOWN"
+            text = unquote(fields.get("grpc-message", ""))
         elif reply.reset is not None:
-            code, text = (
-                _RESETS.get(reply.reset, "INTERNAL"),
-                f"the server broke the call off, HTTP/2 error {reply.reset}",
-            )
+            code = _RESETS.get(reply.reset, "INTERNAL")
+            text = f"the server reset the call, HTTP/2 error {reply.reset}"
         elif http in _STATUSES:
             code, text = _STATUSES[http], f"HTTP status {http}"
         else:
-            said = ", ".join(f"{name} {value}" for name, value in fields.items()) or "nothing"
-            return failures.unreadable(model, ValueError(f"no gRPC status; it says {said}"))
-        return error_from_status(code, text, model, self.address, self._options)
+            sent = ", ".join(f"{name} {value}" for name, value in fields.items()) or "nothing"
+            return errors.unreadable_answer(model, ValueError(f"no gRPC status; the peer sent {sent}"))
+        return errors.error_from_grpc(code, text, model, self.address, self._options.timeout_s)

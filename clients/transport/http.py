@@ -1,14 +1,14 @@
 """HTTP, blocking: one keep-alive connection.
 
 In      an address and options.
-Out     JSON documents, answered inference bodies; errors of the tree.
+Out     JSON documents, answered inference bodies; errors of clients/errors.py.
 
 A plain socket with geventhttpclient's parser, not its client: waiting through gevent's hub costs more CPU per small
 request than all the rest, and binds a connection to its thread. Under locust the socket module is gevent's, so users
-still take turns. The server drops idle connections, so a reused one is looked at before a request is trusted to it.
+still take turns. The server drops idle connections, so one that was idle is checked before it is reused.
 
-An answer that came in one piece with a plain head is cut there and then: the parser takes longer than the rest of the exchange.
-Whatever is not that plain goes through the parser, from its first byte.
+An answer that came in one piece with a plain head is split without the parser, which takes longer than the rest of the exchange.
+Any other answer goes through the parser, from its first byte.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from typing import Any, NamedTuple
 
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
 
-from .. import failures, forks
+from .. import errors, fork_safety
 from ..addresses import split_address
 from ..errors import ClientError
-from ..options import Options, checked_headers
+from ..options import ClientOptions, checked_headers
 from . import tcp
-from .codec import HttpBody
+from .codec import HttpBody, header_lines
 
 _BLOCK_BYTES = 1 << 16
-_FRESH_S = 0.05  # a connection used so lately is not looked at again: a system call per request
+_FRESH_S = 0.05  # a connection used so recently is not checked, which would be a system call per request
 _JOIN_BYTES = 1 << 16  # up to here one copy is cheaper than a second system call
 _HEAD_END = b"\r\n\r\n"
-_HEAD_BYTES = 2048  # a longer head is not worth a place in the memory of heads
+_HEAD_BYTES = 2048  # longer heads are not cached
 _JSON_LENGTH = "inference-header-content-length"
 _PLAIN_LINE = re.compile(rb"(?i)(content-type|content-length|inference-header-content-length): *([!-~][ -~]*)")
 
 
 class _Answer(NamedTuple):
-    """What the server said: its status, the length of the JSON part, the body, and whether it ends the connection."""
+    """An answer: its status, the length of the JSON part, the body, and whether it ends the connection."""
 
     status: int
     json_length: str | None
@@ -51,20 +51,20 @@ class _Answer(NamedTuple):
 class HttpTransport:
     """One connection to one server; not for two threads at once. `context` for TLS."""
 
-    def __init__(self, address: str, options: Options, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, address: str, options: ClientOptions, context: ssl.SSLContext | None = None) -> None:
         self.address, self._options, self._context = address, options, context
         self._where = split_address(address)
         self._socket: socket.socket | None = None
         self._used = 0.0
-        self._common = _header_lines({"Host": address, **checked_headers(options.headers)})
-        forks.register(self)
+        self._common = header_lines({"Host": address, **checked_headers(options.headers)})
+        fork_safety.register(self)
 
     def json(self, path: str, model: str) -> Any:
-        """GET a document."""
+        """GET a JSON document."""
         return json.loads(self._request("GET", path, b"", "", model)[0])
 
     def post_json(self, path: str, document: dict[str, Any], model: str) -> None:
-        """POST a document."""
+        """POST a JSON document."""
         self._request("POST", path, json.dumps(document).encode(), "Content-Type: application/json\r\n", model)
 
     def infer(self, body: HttpBody, model: str) -> tuple[bytes, str | None]:
@@ -86,9 +86,8 @@ class HttpTransport:
         self.close()
 
     def _request(self, method: str, path: str, content: bytes, lines: str, model: str) -> tuple[bytes, str | None]:
-        head = f"{method} {path} HTTP/1.1\r\n{self._common}{lines}Content-Length: {len(content)}\r\n\r\n".encode(
-            "latin-1"
-        )
+        text = f"{method} {path} HTTP/1.1\r\n{self._common}{lines}Content-Length: {len(content)}\r\n\r\n"
+        head = text.encode("latin-1")
         deadline = time.monotonic() + self._options.timeout_s
         try:
             answer = self._exchange(head, content, deadline)
@@ -97,20 +96,22 @@ class HttpTransport:
             raise
         except TimeoutError:
             self.close()
-            raise failures.timed_out(self.address, self._options.timeout_s) from None
-        except BaseException:  # also Ctrl-C and a killed greenlet: what is still to come would answer the next request
+            raise errors.request_timeout(self.address, self._options.timeout_s) from None
+        except (
+            BaseException
+        ):  # also Ctrl-C and a killed greenlet: the rest of the answer would be taken for the next one
             self.close()
             raise
         if answer.last:
             self.close()
         if answer.status != 200:
-            raise failures.from_http(model, answer.status, answer.body)
+            raise errors.error_from_http(model, answer.status, answer.body)
         return answer.body, answer.json_length
 
     def _exchange(self, head: bytes, content: bytes, deadline: float) -> _Answer:
         connection = self._open(deadline)
         broken = _send(connection, head, content)
-        timed: Any = _Timed(connection, deadline)
+        timed: Any = _DeadlineSocket(connection, deadline)
         try:
             answer = _cut(timed.peek(_BLOCK_BYTES))
             if answer is None:
@@ -120,35 +121,31 @@ class HttpTransport:
             self._used = time.monotonic()
             return answer
         except HTTPConnectionClosed as error:
-            raise failures.lost(self.address, broken or error) from None
+            raise errors.connection_lost(self.address, broken or error) from None
         except TimeoutError:
             raise
         except (HTTPParseError, OSError) as error:
-            raise failures.lost(self.address, broken or error, answered=timed.received) from None
+            raise errors.connection_lost(self.address, broken or error, answered=timed.received) from None
 
     def _open(self, deadline: float) -> socket.socket:
         idle_s = time.monotonic() - self._used
         if self._socket is not None and idle_s > _FRESH_S and _is_stale(self._socket, self._context is not None):
             self.close()
         if self._socket is None:
-            self._socket = self._connect(deadline - time.monotonic())
+            self._socket = tcp.connect(self._where, self.address, deadline - time.monotonic(), self._context)
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
         return self._socket
 
-    def _connect(self, timeout_s: float) -> socket.socket:
-        plain = tcp.connect(self._where, self.address, timeout_s)
-        return tcp.secure(plain, self._context, self._where[0], self.address) if self._context else plain
 
-
-class _Timed:
-    """A socket for the parser whose every wait ends at one deadline: a server that drips bytes is cut off too."""
+class _DeadlineSocket:
+    """A socket for the parser with one deadline for all its reads, so that a server that drips bytes times out too."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self._connection, self._deadline, self.received = connection, deadline, False
         self._peeked: bytes | None = None
 
     def peek(self, size: int) -> bytes:
-        """Return what came; the next `recv` returns it again."""
+        """Return what was received; the next `recv` returns it again."""
         self._peeked = self.recv(size)
         return self._peeked
 
@@ -169,7 +166,7 @@ class _Timed:
 
 
 def _cut(block: bytes) -> _Answer | None:
-    """Return the answer that `block` wholly is; None where it is more, less, or not plain."""
+    """Return the answer if `block` is exactly one with a plain head, else None."""
     end = block.find(_HEAD_END)
     lengths = _plain(block[:end]) if 0 < end <= _HEAD_BYTES else None
     begin = end + len(_HEAD_END)
@@ -180,7 +177,7 @@ def _cut(block: bytes) -> _Answer | None:
 
 @functools.lru_cache(maxsize=64)  # answers of one shape have the same head
 def _plain(head: bytes) -> tuple[int, str | None] | None:
-    """Return the body's length and that of its JSON part of a head that says nothing else; None where it does."""
+    """Return the lengths of the body and of its JSON part if the head holds nothing else of note, else None."""
     status, *lines = head.split(b"\r\n")
     found = [_PLAIN_LINE.fullmatch(line) for line in lines]
     if status != b"HTTP/1.1 200 OK" or not all(found):
@@ -192,7 +189,7 @@ def _plain(head: bytes) -> tuple[int, str | None] | None:
 
 
 def _send(connection: socket.socket, head: bytes, content: bytes) -> BaseException | None:
-    """Send; a server that refuses a large body may have answered before it broke off, so look for the answer first."""
+    """Send; returns the error where sending broke, since a server that refuses a large body may have answered before that."""
     try:
         if len(content) <= _JOIN_BYTES:
             whole = head + content
@@ -212,7 +209,7 @@ def _send(connection: socket.socket, head: bytes, content: bytes) -> BaseExcepti
 def _is_stale(connection: socket.socket, encrypted: bool) -> bool:
     """True where the server has closed the connection, or has sent something unrequested."""
     if encrypted:
-        return False  # TLS cannot be peeked at; a closed one fails before an answer, which is safe to send again
+        return False  # TLS has no peek; a closed connection fails before an answer, so the request can safely be sent again
     try:
         connection.settimeout(0)
         connection.recv(1, socket.MSG_PEEK)
@@ -221,7 +218,3 @@ def _is_stale(connection: socket.socket, encrypted: bool) -> bool:
     except OSError:
         return True
     return True
-
-
-def _header_lines(headers: dict[str, str]) -> str:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())

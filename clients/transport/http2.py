@@ -3,9 +3,9 @@
 In      a connected socket; a block of header fields, a body.
 Out     `Reply`: header fields, body, how the stream ended; `OSError` where the connection breaks, `NotHttp2Error` among them.
 
-For gRPC's unary calls, which need little of RFC 9113: the library that does all of it spends more CPU per small request than locust, the
+For gRPC's unary calls, which need little of RFC 9113: the library that covers all of it spends more CPU per small request than locust, the
 checks and the histogram together. Header blocks are read by hpack. The server is instructed to keep no table of headers, so equal blocks mean
-equal fields and are read once. It is also given the largest windows, so answers never wait for us.
+equal fields and are read once. It is also given the largest windows, so answers never wait for the client.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _END_STREAM = _ACK = 0x1
 _END_HEADERS, _PADDED, _PRIORITY = 0x4, 0x8, 0x20
 _PLAIN_END = _END_HEADERS | _END_STREAM
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
-_WINDOW, _FRAME_BYTES = 65_535, 16_384  # what holds until a peer says otherwise
+_WINDOW, _FRAME_BYTES = 65_535, 16_384  # defaults until the peer changes them
 _LARGEST = (1 << 31) - 1  # of windows and of stream numbers
 _BLOCK_BYTES = 1 << 16  # for a larger one the system maps memory at each call
-_KNOWN = 64  # header blocks remembered
-_MOST_HEADER_BYTES = 1 << 20
-_NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)  # of a socket that does not wait
+_MAX_KNOWN = 64  # header blocks remembered
+_MAX_HEADER_BYTES = 1 << 20
+_NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)  # of a non-blocking socket
 
 
 class NotHttp2Error(ConnectionError):
@@ -55,17 +55,17 @@ class Reply:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Header fields, those of the trailers last."""
+        """All header fields; trailers override headers."""
         return {name: value for block in self.blocks for name, value in block.items()}
 
 
 class Connection:
-    """A connection; `last` once it takes no more requests."""
+    """A connection; `last` once it accepts no more requests."""
 
     def __init__(self, plain: socket.socket) -> None:
         self._socket, self._decoder, self._pid = plain, Decoder(), os.getpid()
         self._known: dict[bytes, dict[str, str]] = {}
-        self._rest, self._block = b"", b""  # of a frame, of a header block, whose ends have not come
+        self._rest, self._block = b"", b""  # of a frame and of a header block that are still incomplete
         self._ends = False  # whether that header block is the last of its stream
         self._idle, self._greeted = Reply(ended=True), False
         self._stream, self._reply, self.last = -1, self._idle, False
@@ -90,7 +90,7 @@ class Connection:
         self._reply, self._stream_window = Reply(), self._initial
         self._unsent += _frame(_HEADERS, _END_HEADERS, self._stream, block)
         try:
-            self._give(body, deadline)
+            self._send_body(body, deadline)
         except TimeoutError:
             raise
         except OSError as broken:
@@ -111,13 +111,13 @@ class Connection:
         return self._greeted
 
     def interrupt(self) -> None:
-        """End what another thread waits for."""
+        """Make the thread that waits for an answer fail."""
         if self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def alive(self) -> bool:
-        """Read what came while the connection was idle, and answer it; False where the connection takes no more requests."""
+        """Read what came while the connection was idle, and answer it; False where the connection accepts no more requests."""
         try:
             self._socket.settimeout(0)
             while not self.last and (block := self._socket.recv(_BLOCK_BYTES)):
@@ -139,15 +139,15 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Close the socket; the server drops what it still works on, and who waits for it in another thread hears so.
+        """Close the socket; the server drops what it still works on, and a thread that waits for it fails.
 
-        The child of a fork closes its copy only: the connection is its parent's.
+        A forked child closes its copy only: the connection is its parent's.
         """
         self.interrupt()
         self._socket.close()
 
     def _look_for_refusal(self, broken: OSError, deadline: float) -> None:
-        """A server that refuses a large body may have said so before it broke off."""
+        """Read the answer of a server that refused a large body before it closed the connection."""
         self.last = True
         try:
             while not self._reply.ended:
@@ -157,7 +157,7 @@ class Connection:
         except OSError:
             raise broken from None
 
-    def _give(self, body: bytes, deadline: float) -> None:
+    def _send_body(self, body: bytes, deadline: float) -> None:
         """Send the body, in frames and windows of the server's size."""
         size = len(body)
         if size <= self._frame_bytes and size <= self._window and size <= self._stream_window:
@@ -190,19 +190,21 @@ class Connection:
     def _flush(self, deadline: float, *pieces: bytes | memoryview) -> None:
         waiting, self._unsent = self._unsent, b""
         whole = b"".join((waiting, *pieces))
-        self._socket.settimeout(_left_s(deadline))
+        self._socket.settimeout(_remaining_s(deadline))
         sent = self._socket.send(whole)  # sendall queries its buffer's size first
         if sent < len(whole):
-            self._socket.settimeout(_left_s(deadline))
+            self._socket.settimeout(_remaining_s(deadline))
             self._socket.sendall(memoryview(whole)[sent:])
 
     def _receive(self, deadline: float) -> None:
-        self._socket.settimeout(_left_s(deadline))
+        self._socket.settimeout(_remaining_s(deadline))
         block = self._socket.recv(_BLOCK_BYTES)
         if not block:
-            said = self._rest if not self._greeted else b""  # such as an alert of TLS
+            sent = self._rest if not self._greeted else b""  # such as a TLS alert
             raise (
-                NotHttp2Error(f"it says {said!r}") if said else ConnectionResetError("the server closed the connection")
+                NotHttp2Error(f"the peer sent {sent!r}")
+                if sent
+                else ConnectionResetError("the server closed the connection")
             )
         self._take(block)
         if self._unsent:
@@ -214,12 +216,12 @@ class Connection:
         except TimeoutError:
             raise
         except OSError:
-            self.last = True  # it hung up; what it said before is still to be read
+            self.last = True  # it closed the connection; what it sent before is still to be read
 
     def _take(self, block: bytes) -> None:
         """Handle the frames in `block`; the start of one that is cut waits for its end.
 
-        What a small answer consists of, header blocks that were seen before and plain data, is handled here, the rest by `_odd`.
+        The frames of a small answer, known header blocks and plain data, are handled here; the rest by `_take_other`.
         """
         if self._rest:
             block = self._rest + block
@@ -228,7 +230,7 @@ class Connection:
             word, flags, stream = _HEAD.unpack_from(block, at)
             kind, size, start = word & 0xFF, word >> 8, at + _HEAD.size
             if size > _FRAME_BYTES:
-                raise NotHttp2Error(f"it says {block[at : at + 40]!r}")
+                raise NotHttp2Error(f"the peer sent {block[at : at + 40]!r}")
             if start + size > end:
                 break
             at = start + size
@@ -237,17 +239,17 @@ class Connection:
                 reply.blocks.append(known[payload])
                 reply.ended = flags != _END_HEADERS
             elif kind == _DATA and stream == mine and not flags:
-                self._took(size)
+                self._count_received(size)
                 reply.parts.append(payload)
             elif kind == _WINDOW_UPDATE and not stream:
                 self._window += int.from_bytes(payload, "big") & _LARGEST
             else:
-                self._odd(kind, flags, stream & _LARGEST, payload)
+                self._take_other(kind, flags, stream & _LARGEST, payload)
         self._rest = block[at:]
 
-    def _odd(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+    def _take_other(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if not self._greeted and kind != _SETTINGS:  # RFC 9113, 3.4
-            raise NotHttp2Error(f"it begins with a frame of type {kind}")
+            raise NotHttp2Error(f"the peer's first frame is of type {kind}")
         self._greeted = True
         try:
             self._handle(kind, flags, stream, payload)
@@ -259,20 +261,20 @@ class Connection:
         if kind in (_HEADERS, _CONTINUATION):
             self._headers(kind, flags, payload, mine=mine)
         elif kind == _DATA:
-            self._took(len(payload))
+            self._count_received(len(payload))
             if mine:
-                self._reply.parts.append(_bare(payload, flags & _PADDED))
+                self._reply.parts.append(_strip_padding(payload, flags & _PADDED))
                 self._reply.ended = bool(flags & _END_STREAM)
         else:
             self._control(kind, flags, stream, payload)
 
     def _headers(self, kind: int, flags: int, payload: bytes, *, mine: bool) -> None:
         if kind == _HEADERS:
-            self._block, self._ends = _bare(payload, flags), bool(flags & _END_STREAM)
+            self._block, self._ends = _strip_padding(payload, flags), bool(flags & _END_STREAM)
         else:
             self._block += payload
-        if len(self._block) > _MOST_HEADER_BYTES:
-            raise ConnectionError(f"header fields of more than {_MOST_HEADER_BYTES} bytes")
+        if len(self._block) > _MAX_HEADER_BYTES:
+            raise ConnectionError(f"header fields of more than {_MAX_HEADER_BYTES} bytes")
         if flags & _END_HEADERS:
             fields = self._read(self._block)
             if mine:
@@ -302,8 +304,8 @@ class Connection:
             elif name == _MAX_FRAME_SIZE and value >= _FRAME_BYTES:
                 self._frame_bytes = value
 
-    def _took(self, count: int) -> None:
-        """Open the connection's window again once half of it is used."""
+    def _count_received(self, count: int) -> None:
+        """Reopen the connection's window once half of it is used."""
         self._taken += count
         if self._taken > _LARGEST // 2:
             self._unsent += _frame(_WINDOW_UPDATE, 0, 0, self._taken.to_bytes(4, "big"))
@@ -313,7 +315,7 @@ class Connection:
         found = self._known.get(block)
         if found is None:
             found = self._decode(block)
-            if not self._decoder.header_table.dynamic_entries and len(self._known) < _KNOWN:
+            if not self._decoder.header_table.dynamic_entries and len(self._known) < _MAX_KNOWN:
                 self._known[block] = found
         return found
 
@@ -323,12 +325,12 @@ class Connection:
         except (HPACKError, UnicodeDecodeError) as error:
             raise ConnectionError(f"header fields cannot be read: {error}") from None
         if self._decoder.header_table.dynamic_entries:
-            self._known.clear()  # the server keeps a table after all: a block no longer stands for itself
+            self._known.clear()  # the server uses its table after all: equal blocks no longer mean equal fields
         return fields
 
 
 def encode(fields: Iterable[tuple[str, str]]) -> bytes:
-    """Return a block of header fields that leaves no trace in the server's table, so that it can be sent again and again.
+    """Return a block of header fields that leaves no trace in the server's table, so that it can be sent any number of times.
 
     Raises:
         ValueError: They are more than goes into one frame.
@@ -351,7 +353,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return _HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
-def _bare(payload: bytes, flags: int) -> bytes:
+def _strip_padding(payload: bytes, flags: int) -> bytes:
     """Return a payload without padding and priority."""
     padding = 0
     if flags & _PADDED:
@@ -361,7 +363,7 @@ def _bare(payload: bytes, flags: int) -> bytes:
     return payload[: len(payload) - padding]
 
 
-def _left_s(deadline: float) -> float:
+def _remaining_s(deadline: float) -> float:
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise TimeoutError

@@ -1,7 +1,7 @@
 """Closes idle gRPC connections that the server wants closed, so that they do not delay its shutdown.
 
 In      transports with an open connection.
-Out     nothing; idle connections are closed when the server says goodbye, and its pings are answered.
+Out     nothing; idle connections are closed when the server announces its shutdown, and its pings are answered.
 
 A server that stops waits for each connection to be closed. The grpc package has threads that read all the time; here one thread reads the idle
 connections now and then, while there are any. Under gevent it is a greenlet.
@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import Protocol
 
-from .. import forks
+from .. import fork_safety
 
 CHECK_EVERY_S = 0.5
 
@@ -31,30 +31,32 @@ class Monitored(Protocol):
 
 
 class IdleConnectionMonitor:
-    """Knows the transports of this process; holds none of them alive. `at_work` while its thread runs."""
+    """Closes idle connections of this process's transports, without keeping them alive. `at_work` while its thread runs."""
 
     def __init__(self) -> None:
-        self._begin()
-        forks.register(self)
+        self._reset()
+        fork_safety.register(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._monitored: weakref.WeakSet[Monitored] = weakref.WeakSet()
         self.at_work = False
 
     def after_fork(self) -> None:
-        """Begin again: a forked child has no such thread, and the lock may be held for ever."""
-        self._begin()
+        """Start from scratch: a forked child has no such thread, and its copy of the lock may stay held."""
+        self._reset()
 
     def add(self, transport: Monitored) -> None:
         """Monitor a transport that has just connected."""
         with self._lock:
             self._monitored.add(transport)
-            begin, self.at_work = not self.at_work, True
-        if begin:  # not under the lock: gevent runs a new thread at once
+            start, self.at_work = not self.at_work, True
+        if start:  # not under the lock: gevent runs a new thread at once
             try:
                 threading.Thread(target=self._run, name="planwright-idle-connections", daemon=True).start()
-            except RuntimeError:  # no more threads, or the interpreter ends: idle connections then stay open
+            except (
+                RuntimeError
+            ):  # no more threads, or the interpreter is shutting down: idle connections then stay open
                 self.at_work = False
 
     def _run(self) -> None:
@@ -66,7 +68,7 @@ class IdleConnectionMonitor:
             raise
 
     def _check(self) -> bool:
-        """Check all once; False where none is left, and the thread ends."""
+        """Check all once; False where none is left, so that the thread ends."""
         with self._lock:
             monitored = list(self._monitored)
         for transport in monitored:

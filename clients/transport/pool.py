@@ -1,30 +1,31 @@
-"""Connections and regions of shared memory that many threads use, each by one request at a time.
+"""A pool of connections or shared-memory regions, each used by one request at a time.
 
 In      a function that makes one.
 Out     `Pool`.
 
-As many are made as were ever in use at once. The one used last is handed out first, so a single thread always gets the same one. No
-locks: appending to a list and popping from it are atomic, and a forked child must not wait for a lock that a thread of its parent held. What
-is in the pool sees to forks itself (clients/forks.py), so a child finds here what it can use.
+It makes as many as were ever in use at once. The one used last is handed out first, so a single thread always gets the same one. No
+locks: appending to a list and popping from it are atomic, and a forked child must not wait for a lock that a thread of its parent held. The
+items handle forks themselves (clients/fork_safety.py), so the pool of a forked child holds items that the child can use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 
 class Pooled(Protocol):
-    """What a pool holds."""
+    """An item of a pool."""
 
     def interrupt(self) -> None:
-        """Make the request that uses it fail soon; called from another thread."""
+        """Make the current request fail soon; called from another thread."""
 
     def close(self) -> None:
         """Release everything; it may be used again afterwards."""
 
 
 Item = TypeVar("Item", bound=Pooled)
+Result = TypeVar("Result")
 
 
 class Pool(Generic[Item]):
@@ -36,8 +37,8 @@ class Pool(Generic[Item]):
         self._made: list[Item] = []
         self._closed = False
 
-    def use(self, call: Callable[[Item], Any]) -> Any:
-        """Return `call` of an item that nothing else uses meanwhile."""
+    def use(self, call: Callable[[Item], Result]) -> Result:
+        """Return the result of `call` on an item that nothing else uses meanwhile."""
         item = self.take()
         try:
             return call(item)
@@ -54,18 +55,18 @@ class Pool(Generic[Item]):
             return item
 
     def give_back(self, item: Item) -> None:
-        """Let others use the item; closes it where the pool is closed."""
+        """Return the item to the pool, or close it where the pool is closed."""
         self._idle.append(item)
         if self._closed:
             self._close_idle()
 
     def interrupt(self) -> None:
-        """Make the requests fail that use an item now."""
+        """Make all current requests fail."""
         for item in [each for each in self._made if each not in self._idle]:
             item.interrupt()
 
     def close(self) -> None:
-        """Close every item; those in use are interrupted, and closed by whoever gives them back.
+        """Close every item; those in use are interrupted, and closed when they are returned.
 
         The pool still works afterwards, but keeps nothing open: what is cleaned up later may need a connection.
         """

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from clients import options
 from planwright.errors import Fault, StageError
 from planwright.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "loadtest/"
-TRANSPORTS = ("http", "grpc", "shm", "cuda")  # tags of scenarios.py
+TRANSPORTS = tuple(options.TRANSPORTS)  # tags of scenarios.py
 TRY = "try it by hand: locust -f loadtest/ --headless -t 5s"
 
 

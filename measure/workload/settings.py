@@ -28,9 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients import published
-from clients.addresses import Protocol
-from clients.model import SharedMemory
+from clients import options, published
+from clients.options import Protocol, SharedMemory
 from measure.workload import arrivals as arrival_times
 from measure.workload import profile as load_profile
 from measure.workload.arrivals import Arrival
@@ -41,8 +40,8 @@ from planwright.server_info import SERVER_FILE, ServerInfo
 MOST_SAMPLES = 1 << 20
 # what a report calls a transport -> protocol, and where tensors lie
 TRANSPORTS: dict[str, tuple[Protocol, SharedMemory | None]] = {
-    "http": ("http", None), "grpc": ("grpc", None), "shm": ("grpc", "system"), "cuda": ("grpc", "cuda"),
-}  # fmt: skip
+    name: ("http" if name == "http" else "grpc", memory) for name, memory in options.TRANSPORTS.items()
+}
 
 
 @dataclass(frozen=True)

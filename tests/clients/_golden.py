@@ -177,7 +177,7 @@ def any_length(repository: Path) -> Path:
 
 
 def text(repository: Path) -> Path:
-    """Publish a model that says back what it is told."""
+    """Publish a model that repeats its input."""
     said, heard = _models.value("said", "STRING", ["n", 1]), _models.value("heard", "STRING", ["n", 1])
     made = _models.model([helper.make_node("Identity", ["said"], ["heard"])], [said], [heard])
     io = _models.tensors("input", ("said", "STRING", [1])) + _models.tensors("output", ("heard", "STRING", [1]))

@@ -171,14 +171,14 @@ def test_the_server_says_versions_counts_and_tensors(connect: Connect) -> None:
 def test_one_client_per_thread_gives_each_thread_its_answers(connect: Connect) -> None:
     wrong: list[int] = []
 
-    def ask(model: TritonModel, seed: int) -> None:
+    def use(model: TritonModel, seed: int) -> None:
         random = np.random.default_rng(seed)
         for _ in range(25):
             x = random.normal(size=(1, 4)).astype(np.float32)
             if not same(x @ WEIGHTS, model.infer_batch(x=x)["y"]):
                 wrong.append(seed)
 
-    threads = [threading.Thread(target=ask, args=(connect("affine"), seed)) for seed in range(6)]
+    threads = [threading.Thread(target=use, args=(connect("affine"), seed)) for seed in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -190,7 +190,7 @@ def test_one_client_per_thread_gives_each_thread_its_answers(connect: Connect) -
 def test_the_async_twin_answers_many_at_once(server: ServerInfo, repository: Path, protocol: Any, memory: Any) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
 
-    async def ask(name: str) -> None:
+    async def use(name: str) -> None:
         version = published.served(repository, name)
         assert version is not None
         async with AsyncTritonModel(name, url, protocol=protocol, shared_memory=memory) as model:
@@ -202,14 +202,14 @@ def test_the_async_twin_answers_many_at_once(server: ServerInfo, repository: Pat
                 assert all(same(expected[0, ...], answers[key]) for key, expected in group.outputs.items())
 
     for name in MODELS:
-        asyncio.run(ask(name))
+        asyncio.run(use(name))
 
 
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
 def test_the_async_twin_splits_prepares_and_waits(server: ServerInfo, protocol: Any, memory: Any) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
 
-    async def ask() -> None:
+    async def use() -> None:
         async with AsyncTritonModel("affine", url, protocol=protocol, shared_memory=memory) as model:
             await model.wait_ready(5)
             x, y = floats(21, 4), floats(2, 4)
@@ -218,4 +218,4 @@ def test_the_async_twin_splits_prepares_and_waits(server: ServerInfo, protocol: 
             for answers in await asyncio.gather(*(request.infer() for _ in range(5))):
                 assert same(y @ WEIGHTS, answers["y"])
 
-    asyncio.run(ask())
+    asyncio.run(use())

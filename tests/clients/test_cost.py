@@ -25,14 +25,14 @@ def cpu_s(call: Callable[[], object]) -> float:
 def test_the_sdk_costs_no_more_than_the_bare_client_and_a_prepared_request_less(server: ServerInfo) -> None:
     x, bare = np.zeros((1, 8, 8), np.uint8), httpclient.InferenceServerClient(server.http_url)
 
-    def ask_bare() -> object:
+    def call_bare() -> object:
         tensor = httpclient.InferInput("image", [1, 8, 8], "UINT8")
         tensor.set_data_from_numpy(x)
         return bare.infer("classes", [tensor], outputs=[httpclient.InferRequestedOutput("scores")]).as_numpy("scores")
 
     with TritonModel("classes", server.http_url) as model:
         prepared = model.prepare(image=x)
-        calls: list[Callable[[], object]] = [ask_bare, lambda: model.infer_batch(image=x), prepared.infer]
+        calls: list[Callable[[], object]] = [call_bare, lambda: model.infer_batch(image=x), prepared.infer]
         for call in calls:
             call()
         turns = [[cpu_s(call) for call in calls] for _ in range(ROUNDS)]

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and a server, told as what it is."""
+"""What goes wrong between a client and a server, reported as what it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clients import (
     RequestTimeout,
     TritonModel,
 )
-from clients.options import Options
+from clients.options import ClientOptions
 from clients.transport.http import HttpTransport
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
@@ -36,7 +36,7 @@ LONG = 1_500_000  # turns of the sleeper: more than a second
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_nobody_there_is_called_that_and_not_a_timeout(protocol: Any) -> None:
+def test_an_address_without_a_server_is_a_failed_connection_and_not_a_timeout(protocol: Any) -> None:
     with TritonModel("m", f"127.0.0.1:{free_ports(1)[0]}", protocol=protocol, retries=1, timeout_s=20) as model:
         began = time.monotonic()
         with pytest.raises(ConnectionFailed) as caught:
@@ -47,7 +47,7 @@ def test_nobody_there_is_called_that_and_not_a_timeout(protocol: Any) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_host_that_is_none_is_called_that(protocol: Any) -> None:
+def test_an_unknown_host_is_a_failed_connection(protocol: Any) -> None:
     with (
         TritonModel("m", "no-such-host.invalid:80", protocol=protocol, retries=0, timeout_s=20) as model,
         pytest.raises(ConnectionFailed),
@@ -91,14 +91,14 @@ def test_a_request_that_takes_too_long_ends_in_time_and_the_next_gets_its_own_an
 def test_a_cancelled_async_request_leaves_the_client_usable(server: ServerInfo, protocol: Any, memory: Any) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
 
-    async def ask() -> None:
+    async def use() -> None:
         async with AsyncTritonModel("sleeper", url, protocol=protocol, shared_memory=memory) as model:
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(model.infer_sample(x=np.array([LONG], np.int64)), 0.3)
             answers = [await model.infer_sample(x=np.array([number], np.int64)) for number in (3, 4)]
             assert [answer["y"].tolist() for answer in answers] == [[3.0], [4.0]]
 
-    asyncio.run(ask())
+    asyncio.run(use())
 
 
 def test_what_the_server_refuses_is_an_invalid_request(connect: Connect) -> None:
@@ -136,9 +136,9 @@ def test_a_wrong_shape_of_100_mb_is_refused_before_it_is_sent(connect: Connect) 
 COMEBACKS = [("http", None, True), ("grpc", None, False), ("http", "system", False), ("grpc", "system", True)]
 
 
-@pytest.mark.parametrize(("protocol", "memory", "asked_meanwhile"), COMEBACKS)
+@pytest.mark.parametrize(("protocol", "memory", "used_meanwhile"), COMEBACKS)
 def test_a_server_that_goes_away_and_comes_back(
-    tmp_path: Path, protocol: Any, memory: Any, asked_meanwhile: bool
+    tmp_path: Path, protocol: Any, memory: Any, used_meanwhile: bool
 ) -> None:
     repository = tmp_path / "models"
     _golden.affine(repository)
@@ -151,7 +151,7 @@ def test_a_server_that_goes_away_and_comes_back(
         prepared = model.prepare(x=x)
         assert np.allclose(prepared.infer()["y"], x @ WEIGHTS, atol=1e-5)
         first.stop(signal.SIGKILL)
-        if asked_meanwhile:
+        if used_meanwhile:
             with pytest.raises(ConnectionFailed):
                 prepared.infer()
         second = launch(tmp_path / "second", repository, "--allow-client-shm", *ports).wait_ready()
@@ -172,25 +172,25 @@ def _close(launched: Any) -> None:
         launched.process.stdout.close()
 
 
-def test_an_answer_that_breaks_off_is_not_asked_for_again() -> None:
-    with speaker(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"") as (url, asked):
+def test_a_request_whose_answer_broke_off_is_not_sent_again() -> None:
+    with speaker(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"") as (url, requests):
         with (
             TritonModel("m", url, retries=1, timeout_s=5) as model,
             pytest.raises(ConnectionFailed, match="broke before") as caught,
         ):
             _ = model.info
         assert not caught.value.retry_safe
-        assert len(asked) == 1
+        assert len(requests) == 1
 
 
 def test_a_connection_that_closes_without_a_word_is_tried_again() -> None:
     with speaker(b"", b'HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n{"error":"unknown model: \'m\'"}'[:-1]) as (
         url,
-        asked,
+        requests,
     ):
         with TritonModel("m", url, retries=1, timeout_s=5) as model, pytest.raises(ModelUnavailable):
             _ = model.info
-        assert len(asked) == 2
+        assert len(requests) == 2
 
 
 def test_a_server_that_drips_its_answer_is_cut_off_at_the_time_limit() -> None:
@@ -201,19 +201,19 @@ def test_a_server_that_drips_its_answer_is_cut_off_at_the_time_limit() -> None:
         assert time.monotonic() - began < 2
 
 
-def test_a_server_that_is_busy_is_asked_again_a_bounded_number_of_times() -> None:
+def test_a_request_to_a_busy_server_is_sent_again_a_bounded_number_of_times() -> None:
     busy = b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 16\r\n\r\n{"error":"busy"}'
-    with speaker(busy, busy, busy) as (url, asked):
+    with speaker(busy, busy, busy) as (url, requests):
         with TritonModel("m", url, retries=2, timeout_s=5) as model, pytest.raises(ModelUnavailable, match="busy"):
             _ = model.info
-        assert len(asked) == 3
+        assert len(requests) == 3
 
 
 def test_a_body_that_is_too_large_is_called_that() -> None:
     with speaker(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n") as (url, _):
         with (
             TritonModel("m", url, retries=0, timeout_s=5) as model,
-            pytest.raises(InvalidRequest, match="larger than the server takes") as caught,
+            pytest.raises(InvalidRequest, match="exceeds the server's size limit") as caught,
         ):
             _ = model.info
         assert "--http-max-input-size" in caught.value.faults[0].fix
@@ -229,7 +229,7 @@ HEADS = {
 
 
 def read(url: str) -> Any:
-    with closing(HttpTransport(url, Options(timeout_s=5))) as transport:
+    with closing(HttpTransport(url, ClientOptions(timeout_s=5))) as transport:
         return transport.json("/v2", "m")
 
 
@@ -248,7 +248,7 @@ def test_an_answer_in_chunks_is_read() -> None:
 
 def test_bytes_after_an_answer_are_not_taken_for_the_next_one() -> None:
     said = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + JSON + b"HTTP/1.1 200 OK\r\n"
-    with speaker(said, b"") as (url, _), closing(HttpTransport(url, Options(timeout_s=1))) as transport:
+    with speaker(said, b"") as (url, _), closing(HttpTransport(url, ClientOptions(timeout_s=1))) as transport:
         first = outcome(lambda: transport.json("/v2", "m"))
         assert first == {"a": 1} or isinstance(first, ConnectionFailed)
         assert isinstance(outcome(lambda: transport.json("/v2", "m")), ConnectionFailed)

@@ -20,7 +20,7 @@ from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from tritonclient.grpc import service_pb2 as pb
 
 from clients import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout, ServerError
-from clients.options import Options
+from clients.options import ClientOptions
 from clients.transport.grpc import GrpcTransport
 from clients.transport.http2 import Connection
 from clients.transport.http2 import _frame as frame
@@ -39,7 +39,7 @@ NO_LIMIT = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 
 
 def echo(request: Any, context: Any) -> Any:
-    """Answer with what was asked."""
+    """Repeat the request's id and content."""
     if request.model_name == "bad":
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "größer, 100%")
     if request.model_name == "slow":
@@ -69,11 +69,11 @@ def grpc_server(*options: tuple[str, int], port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def connected(url: str, **options: Any) -> Iterator[GrpcTransport]:
-    with closing(GrpcTransport(url, Options(**{"timeout_s": 5.0, **options}))) as transport:
+    with closing(GrpcTransport(url, ClientOptions(**{"timeout_s": 5.0, **options}))) as transport:
         yield transport
 
 
-def asked(transport: GrpcTransport, word: str = "", content: bytes = b"", model: str = "m") -> Any:
+def call(transport: GrpcTransport, word: str = "", content: bytes = b"", model: str = "m") -> Any:
     return transport.call(
         "ModelInfer", pb.ModelInferRequest(id=word, model_name=model, raw_input_contents=[content]), model
     )
@@ -84,40 +84,40 @@ def test_messages_of_any_size_come_back_as_they_went(size: int) -> None:
     content = bytes(range(256)) * (size // 256 + 1)
     with grpc_server(*NO_LIMIT) as url, connected(url) as transport:
         for word in ("first", "second"):
-            answer = asked(transport, word, content[:size])
+            answer = call(transport, word, content[:size])
             assert (answer.id, answer.raw_output_contents[0]) == (word, content[:size])
 
 
 def test_a_refusal_keeps_its_words_and_the_connection_goes_on() -> None:
     with grpc_server() as url, connected(url) as transport:
         with pytest.raises(InvalidRequest, match="größer, 100%"):
-            asked(transport, model="bad")
-        assert asked(transport, "next").id == "next"
+            call(transport, model="bad")
+        assert call(transport, "next").id == "next"
 
 
 def test_a_message_that_the_server_does_not_take_is_refused_while_it_is_sent() -> None:
     with grpc_server() as url, connected(url) as transport:
         with pytest.raises(ClientError) as caught:
-            asked(transport, content=bytes(30_000_000))
+            call(transport, content=bytes(30_000_000))
         assert isinstance(caught.value, InvalidRequest | ConnectionFailed)
-        assert asked(transport, "next").id == "next"
+        assert call(transport, "next").id == "next"
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
     with grpc_server() as url, connected(url, timeout_s=0.3) as transport:
         with pytest.raises(RequestTimeout):
-            asked(transport, "late", model="slow")
-        assert asked(transport, "next").id == "next"
+            call(transport, "late", model="slow")
+        assert call(transport, "next").id == "next"
 
 
-def test_a_server_that_sends_its_connections_away_is_asked_on_a_new_one() -> None:
+def test_a_server_that_closes_its_connections_gets_requests_on_a_new_one() -> None:
     with (
         grpc_server(("grpc.max_connection_age_ms", 300), ("grpc.max_connection_age_grace_ms", 1000)) as url,
         connected(url) as transport,
     ):
         seen, until = set(), time.monotonic() + 1.5
         while time.monotonic() < until:
-            assert asked(transport, "x").id == "x"
+            assert call(transport, "x").id == "x"
             seen.add(id(transport._connection))
             time.sleep(0.002)
     assert len(seen) > 1
@@ -130,7 +130,7 @@ def test_a_server_that_looks_whether_the_client_lives_is_answered_or_left() -> N
     ):
         for pause_s in (0.0, 0.3, 0.8):
             time.sleep(pause_s)
-            assert asked(transport, "x").id == "x"
+            assert call(transport, "x").id == "x"
 
 
 def test_a_server_that_stops_need_not_wait_for_an_idle_client() -> None:
@@ -139,14 +139,14 @@ def test_a_server_that_stops_need_not_wait_for_an_idle_client() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with connected(f"127.0.0.1:{port}") as transport:
-        asked(transport)
+        call(transport)
         assert server.stop(60).wait(15), "without an answer to its farewell, gRPC's own limit is 20 s"
         assert not transport.connected
 
 
-def test_nobody_looks_after_clients_that_are_gone() -> None:
+def test_clients_that_are_gone_are_no_longer_monitored() -> None:
     with grpc_server() as url, connected(url) as transport:
-        asked(transport)
+        call(transport)
         assert MONITOR.at_work
     until = time.monotonic() + 10
     while MONITOR.at_work and time.monotonic() < until:
@@ -154,15 +154,15 @@ def test_nobody_looks_after_clients_that_are_gone() -> None:
     assert not MONITOR.at_work
 
 
-def test_a_server_that_left_while_nobody_asked_is_found_again() -> None:
+def test_a_server_that_restarts_between_requests_is_found_again() -> None:
     port = free_ports(1)[0]
     with connected(f"127.0.0.1:{port}") as transport:
         for word in ("before", "after"):
             with grpc_server(port=port):
-                assert asked(transport, word).id == word
+                assert call(transport, word).id == word
             time.sleep(0.1)
         with pytest.raises(ConnectionFailed, match="cannot reach a server"):
-            asked(transport)
+            call(transport)
 
 
 FIELDS = ((":status", "200"), ("content-type", "application/grpc"))
@@ -198,7 +198,7 @@ ODD = {
 @pytest.mark.parametrize("said", ODD.values(), ids=ODD)
 def test_a_message_is_read_however_it_is_framed(said: bytes, drip_s: float) -> None:
     with speaker(HELLO + said, drip_s=drip_s) as (url, _), connected(url) as transport:
-        assert asked(transport).id == "it"
+        assert call(transport).id == "it"
 
 
 def test_a_server_that_keeps_a_table_of_headers_after_all_is_understood() -> None:
@@ -214,7 +214,7 @@ def test_a_server_that_keeps_a_table_of_headers_after_all_is_understood() -> Non
         speaker(HELLO + said + frame(HEADERS, END_HEADERS | END_STREAM, 1, ends[0])) as (url, _),
         connected(url) as transport,
     ):
-        assert asked(transport).id == "it"
+        assert call(transport).id == "it"
         assert transport._connection is not None
         assert not transport._connection._known
 
@@ -258,15 +258,15 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("said", "kind", "words"), BROKEN.values(), ids=BROKEN)
-def test_what_is_no_answer_is_called_what_it_is(said: bytes, kind: type[ClientError], words: str) -> None:
+def test_an_invalid_answer_is_reported_as_such(said: bytes, kind: type[ClientError], words: str) -> None:
     with speaker(said) as (url, _), connected(url) as transport, pytest.raises(kind, match=words):
-        asked(transport)
+        call(transport)
 
 
 def test_only_what_was_not_answered_may_be_sent_again() -> None:
     for part, safe in ((HELLO, True), (HELLO + frame(HEADERS, END_HEADERS, 1, HEAD), False)):
         with speaker(part) as (url, _), connected(url) as transport, pytest.raises(ConnectionFailed) as caught:
-            asked(transport)
+            call(transport)
         assert caught.value.retry_safe is safe
 
 
@@ -275,26 +275,26 @@ def test_only_what_was_not_answered_may_be_sent_again() -> None:
 )
 def test_a_header_that_cannot_be_sent_is_refused(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest, match=f"header '{name}'"):
-        GrpcTransport("127.0.0.1:1", Options(headers={name: value}))
+        GrpcTransport("127.0.0.1:1", ClientOptions(headers={name: value}))
     with pytest.raises(InvalidRequest, match="too long"):
-        GrpcTransport("127.0.0.1:1", Options(headers={"x": "a" * 20_000}))
+        GrpcTransport("127.0.0.1:1", ClientOptions(headers={"x": "a" * 20_000}))
 
 
 def test_threads_that_share_a_client_take_turns_and_get_their_own_answers() -> None:
     with grpc_server() as url, connected(url) as transport:
 
-        def ask_often(name: str) -> bool:
-            return all(asked(transport, f"{name} {turn}").id == f"{name} {turn}" for turn in range(50))
+        def call_often(name: str) -> bool:
+            return all(call(transport, f"{name} {turn}").id == f"{name} {turn}" for turn in range(50))
 
         with futures.ThreadPoolExecutor(4) as threads:
-            assert all(threads.map(ask_often, "abcd"))
+            assert all(threads.map(call_often, "abcd"))
 
 
 FORKED = """\
 import os, sys
-from clients.grpc import GrpcTransport
-from clients.options import Options
-transport = GrpcTransport(sys.argv[1], Options(timeout_s=30))
+from clients.transport.grpc import GrpcTransport
+from clients.options import ClientOptions
+transport = GrpcTransport(sys.argv[1], ClientOptions(timeout_s=30))
 request = transport.message("ModelInferRequest", model_name="m")
 assert transport.call("ModelInfer", request, "m").id == "it"
 child = os.fork()
@@ -303,7 +303,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)
 """
 
 
-def test_a_forked_process_asks_on_a_connection_of_its_own() -> None:
+def test_a_forked_process_opens_its_own_connection() -> None:
     said = HELLO + ODD["in pieces"]
     with speaker(said, said) as (url, seen):
         done = subprocess.run([sys.executable, "-c", FORKED, url], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -311,7 +311,9 @@ def test_a_forked_process_asks_on_a_connection_of_its_own() -> None:
     assert len(seen) == 2
 
 
-def test_a_refusal_is_heard_although_the_server_hung_up_while_it_was_sent_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_read_although_the_server_closed_the_connection_during_the_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     refusal = block((*FIELDS, ("grpc-status", "8"), ("grpc-message", "too large")))
     looked: list[OSError] = []
     look = Connection._look_for_refusal
@@ -342,14 +344,14 @@ def test_a_refusal_is_heard_although_the_server_hung_up_while_it_was_sent_to(mon
             connected(f"127.0.0.1:{listener.getsockname()[1]}") as transport,
             pytest.raises(InvalidRequest, match="too large"),
         ):
-            asked(transport, content=bytes(100_000_000))
+            call(transport, content=bytes(100_000_000))
         thread.join(5)
     assert looked
 
 
 def test_an_answer_is_given_back_and_not_kept() -> None:
     with grpc_server() as url, connected(url) as transport:
-        asked(transport, content=bytes(1_000_000))
+        call(transport, content=bytes(1_000_000))
         assert transport._connection is not None
         assert transport._connection._reply.parts == []
         kept = weakref.ref(transport)

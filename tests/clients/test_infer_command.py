@@ -15,7 +15,7 @@ from tests.clients._command import clients, where
 
 
 @pytest.fixture
-def ask(server: ServerInfo, repository: Path) -> Any:
+def infer(server: ServerInfo, repository: Path) -> Any:
     """Run ``infer`` against the shared server."""
     return lambda *arguments: clients("infer", *arguments, *where(server, repository))
 
@@ -33,46 +33,46 @@ def picture(path: Path, size: tuple[int, int], mode: str = "L") -> Path:
     [("a.png", (8, 8), "L"), ("b.png", (64, 48), "RGB"), ("c.bmp", (16, 16), "RGB"), ("d.png", (8, 8), "RGBA")],
 )
 def test_an_image_is_fitted_to_the_model_and_the_best_classes_are_named(
-    ask: Any, tmp_path: Path, name: str, size: tuple[int, int], mode: str
+    infer: Any, tmp_path: Path, name: str, size: tuple[int, int], mode: str
 ) -> None:
-    done = ask("classes", picture(tmp_path / name, size, mode))
+    done = infer("classes", picture(tmp_path / name, size, mode))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("scores: three")
     assert len(lines) == 5
 
 
-def test_arrays_come_from_npy_npz_and_json(ask: Any, tmp_path: Path) -> None:
+def test_arrays_come_from_npy_npz_and_json(infer: Any, tmp_path: Path) -> None:
     a, b = np.arange(4, dtype=np.float32), np.array([1, 2], np.int32)
     np.save(tmp_path / "x.npy", a)
     np.savez(tmp_path / "ab.npz", a=a, b=b)
     (tmp_path / "ab.json").write_text(json.dumps({"a": a.tolist(), "b": b.tolist()}))
-    assert ask("affine", tmp_path / "x.npy", "--protocol", "grpc").returncode == 0
+    assert infer("affine", tmp_path / "x.npy", "--protocol", "grpc").returncode == 0
     for name in ("ab.npz", "ab.json"):
-        done = ask("two", tmp_path / name, "--json")
+        done = infer("two", tmp_path / name, "--json")
         assert json.loads(done.stdout) == {"s": [1.0, 2.0, 3.0, 4.0], "t": [2, 4]}
 
 
-def test_text_goes_in_and_comes_out_as_text(ask: Any, tmp_path: Path) -> None:
+def test_text_goes_in_and_comes_out_as_text(infer: Any, tmp_path: Path) -> None:
     (tmp_path / "said.txt").write_text("zwölf Boxkämpfer\n")
-    assert "zwölf Boxkämpfer" in ask("text", tmp_path / "said.txt").stdout
-    assert json.loads(ask("text", tmp_path / "said.txt", "--json").stdout) == {"heard": ["zwölf Boxkämpfer"]}
+    assert "zwölf Boxkämpfer" in infer("text", tmp_path / "said.txt").stdout
+    assert json.loads(infer("text", tmp_path / "said.txt", "--json").stdout) == {"heard": ["zwölf Boxkämpfer"]}
 
 
-def test_a_model_without_a_batch_axis_takes_whole_tensors(ask: Any, tmp_path: Path) -> None:
+def test_a_model_without_a_batch_axis_takes_whole_tensors(infer: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((2, 4), np.float32))
-    done = ask("foreign", tmp_path / "x.npy", "--json")
+    done = infer("foreign", tmp_path / "x.npy", "--json")
     assert json.loads(done.stdout) == {"y": [[0.0] * 3] * 2}
 
 
-def test_one_number_or_text_per_sample_is_a_number_or_text_in_a_file(ask: Any, tmp_path: Path) -> None:
+def test_one_number_or_text_per_sample_is_a_number_or_text_in_a_file(infer: Any, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"k": 3, "v": [1, 2], "w": "größe"}))
     np.savez(tmp_path / "a.npz", k=np.float32(3), v=np.array([1, 2], np.float32), w=np.array("größe"))
     for name in ("a.json", "a.npz"):
-        assert json.loads(ask("per_sample", tmp_path / name, "--json").stdout) == {"d": 6, "s": 6, "again": "größe"}
-    assert "again: 'größe'" in ask("per_sample", tmp_path / "a.json").stdout
+        assert json.loads(infer("per_sample", tmp_path / name, "--json").stdout) == {"d": 6, "s": 6, "again": "größe"}
+    assert "again: 'größe'" in infer("per_sample", tmp_path / "a.json").stdout
     (tmp_path / "b.json").write_text(json.dumps({"s": 3, "v": [1, 2], "w": "größe"}))
-    assert json.loads(ask("scalars", tmp_path / "b.json", "--json").stdout) == {"t": 9, "p": [3, 6], "again": "größe"}
+    assert json.loads(infer("scalars", tmp_path / "b.json", "--json").stdout) == {"t": 9, "p": [3, 6], "again": "größe"}
 
 
 def make(path: Path) -> Path:
@@ -90,13 +90,13 @@ def make(path: Path) -> Path:
     [
         ("classes", "not.png", "cannot read"), ("two", "cut.npz", "cannot read"), ("affine", "empty.npy", "cannot read"), ("two", "broken.json", "cannot read"),
         ("two", "ragged.json", "cannot read"), ("classes", "big.json", "cannot read"), ("classes", "none.json", "cannot read"),
-        ("classes", "said.txt", "does not understand"), ("two", "said.txt", "does not understand"), ("affine", "a.csv", "does not understand"),
+        ("classes", "said.txt", "cannot be an input"), ("two", "said.txt", "cannot be an input"), ("affine", "a.csv", "cannot be an input"),
     ],
 )  # fmt: skip
-def test_a_file_that_does_not_fit_is_told_with_the_forms_that_do(
-    ask: Any, tmp_path: Path, model: str, name: str, words: str
+def test_a_file_that_does_not_fit_is_refused_with_the_accepted_types(
+    infer: Any, tmp_path: Path, model: str, name: str, words: str
 ) -> None:
-    done = ask(model, make(tmp_path / name))
+    done = infer(model, make(tmp_path / name))
     assert done.returncode == 1
     assert words in done.stderr
     assert ".npz (one array per input)" in done.stderr
@@ -104,21 +104,21 @@ def test_a_file_that_does_not_fit_is_told_with_the_forms_that_do(
 
 
 @pytest.mark.parametrize("model", ["affine", "two"])
-def test_an_image_for_a_model_that_takes_none(ask: Any, tmp_path: Path, model: str) -> None:
-    done = ask(model, picture(tmp_path / "a.png", (8, 8)))
+def test_an_image_for_a_model_that_takes_none(infer: Any, tmp_path: Path, model: str) -> None:
+    done = infer(model, picture(tmp_path / "a.png", (8, 8)))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "FP32" in done.stderr
 
 
-def test_a_missing_file_an_unknown_model_and_no_server(ask: Any, tmp_path: Path, repository: Path) -> None:
-    assert "there is no file" in ask("affine", tmp_path / "nowhere.npy").stderr
-    done = ask("afine", tmp_path / "nowhere.npy")
+def test_a_missing_file_an_unknown_model_and_no_server(infer: Any, tmp_path: Path, repository: Path) -> None:
+    assert "there is no file" in infer("affine", tmp_path / "nowhere.npy").stderr
+    done = infer("afine", tmp_path / "nowhere.npy")
     assert (done.returncode, "did you mean 'affine'?" in done.stderr) == (1, True)
     gone = clients("infer", "affine", tmp_path / "nowhere.npy", "--url", "127.0.0.1:1", "--repository", repository)
     assert (gone.returncode, "python -m serving" in gone.stderr) == (3, True)
 
 
-def test_json_holds_errors_too(ask: Any, tmp_path: Path) -> None:
-    done = ask("affine", tmp_path / "nowhere.npy", "--json")
+def test_json_holds_errors_too(infer: Any, tmp_path: Path) -> None:
+    done = infer("affine", tmp_path / "nowhere.npy", "--json")
     assert json.loads(done.stdout)["errors"][0]["what"].startswith("there is no file")

@@ -70,7 +70,7 @@ def test_any_layout_and_byte_order_gets_the_native_answer(connect: Connect, view
 def test_the_async_client_takes_them_too(server: ServerInfo, protocol: Any, memory: Any) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
 
-    async def ask() -> None:
+    async def use() -> None:
         async with AsyncTritonModel("affine", url, protocol=protocol, shared_memory=memory) as model:
             for view in VIEWS.values():
                 expected = np.asarray(view(), np.float32) @ WEIGHTS
@@ -78,7 +78,7 @@ def test_the_async_client_takes_them_too(server: ServerInfo, protocol: Any, memo
                 for answers in (await model.infer_batch(x=view()), await request.infer()):
                     assert np.allclose(answers["y"], expected, atol=1e-3)
 
-    asyncio.run(ask())
+    asyncio.run(use())
 
 
 def test_every_number_type_is_taken_big_endian_and_text_of_every_kind(connect: Connect) -> None:
@@ -125,7 +125,7 @@ def test_a_prepared_request_keeps_what_it_was_prepared_with(connect: Connect) ->
     model, x = connect("affine"), BASE[:2].copy()
     request = model.prepare(x=x)
     x[...] = -1
-    request._request.forget()  # as after a time-out or in a forked child: it is built again
+    request._request.abandon_memory()  # as after a time-out or in a forked child: it is built again
     assert np.allclose(request.infer()["y"], BASE[:2] @ WEIGHTS, atol=1e-3)
 
 
@@ -161,7 +161,7 @@ def test_bytes_that_are_no_text_are_the_servers_to_refuse(connect: Connect) -> N
 
 
 class Hostile:
-    """An array of somebody else's library that cannot be read."""
+    """An array of another library that cannot be read."""
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("it is on another device")
@@ -192,7 +192,7 @@ def odd() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["affine", "text", "two"])
-def test_what_is_no_input_is_an_invalid_request_over_every_transport(connect: Connect, name: str) -> None:
+def test_invalid_input_is_an_invalid_request_over_every_transport(connect: Connect, name: str) -> None:
     model = connect(name)
     first = model.info.inputs[0].name
     rest = {"b": np.zeros((1, 2), np.int32)} if name == "two" else {}
@@ -303,7 +303,7 @@ def test_options_that_are_unusual_work(server: ServerInfo, protocol: Any) -> Non
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("version", ["0", "99999999999999999999", "007"])
-def test_a_version_that_is_none_is_an_error_of_the_tree(server: ServerInfo, protocol: Any, version: str) -> None:
+def test_an_invalid_version_is_a_client_error(server: ServerInfo, protocol: Any, version: str) -> None:
     url = server.grpc_url if protocol == "grpc" else server.http_url
     with TritonModel("affine", url, protocol=protocol, version=version) as model, pytest.raises(ClientError):
         _ = model.info
@@ -350,7 +350,7 @@ def test_waiting_takes_seconds(connect: Connect) -> None:
     connect("affine").wait_ready(float("inf"))
 
 
-def test_a_server_file_that_is_damaged_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_server_file_counts_as_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".planwright").mkdir()
     monkeypatch.chdir(tmp_path)
     for content in ("{}", '{"pid": 1}', "[]", "x", '{"pid": "a"}'):

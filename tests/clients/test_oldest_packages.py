@@ -47,8 +47,8 @@ def oldest() -> Path:
 
 def test_every_answer_is_right_over_the_oldest_packages(oldest: Path, server: ServerInfo, repository: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(oldest)}
-    told = "import geventhttpclient, tritonclient; print(geventhttpclient.__file__)"
-    seen = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, text=True)
+    code = "import geventhttpclient, tritonclient; print(geventhttpclient.__file__)"
+    seen = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert str(oldest) in seen.stdout, seen.stderr
     command = [sys.executable, "-m", "clients", "validate", "affine", "two", "text", *where(server, repository)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)

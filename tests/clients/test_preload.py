@@ -1,4 +1,4 @@
-"""Requests import nothing, so a process may fork at any moment without leaving a child that waits for an import for ever."""
+"""Requests import nothing, so a process may fork at any moment without leaving a child that waits for an import forever."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_a_client_loads_grpc_only_when_it_speaks_it() -> None:
 @pytest.mark.parametrize(
     "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ClientError)]
 )
-def test_every_error_is_told_without_a_stack_trace_and_stands_in_the_tree(kind: type[errors.ClientError]) -> None:
+def test_every_error_is_shown_without_a_stack_trace_and_listed_in_the_tree(kind: type[errors.ClientError]) -> None:
     assert issubclass(kind, PlanwrightError)
     assert kind.__name__ in (errors.__doc__ or "")
     assert kind.exit_code == 1

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from clients import ClientError, InvalidRequest, ModelInfo, ServerError, TritonModel, request
 from clients.addresses import address, addresses, is_encrypted
-from clients.options import Options, Tls, ssl_context
+from clients.options import ClientOptions, Tls, ssl_context
 from clients.transport.codec import _read_message, grpc_answer, http_answer
 from clients.transport.http import HttpTransport
 from planwright.server_info import ServerInfo
@@ -41,7 +41,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "complex": (lambda g: {**g, "x": g["x"].astype(np.complex64)}, "must be FP32"),
     "shape": (lambda g: {**g, "x": np.zeros((3, 9), np.float32)}, "must have shape [-1, 2]"),
     "no batch axis": (lambda g: {**g, "x": np.zeros(2, np.float32)}, "array[None]"),
-    "different batches": (lambda g: {**g, "x": np.zeros((1, 2), np.float32)}, "disagree about the batch"),
+    "different batches": (lambda g: {**g, "x": np.zeros((1, 2), np.float32)}, "different batch sizes"),
     "empty": (lambda g: good(0), "batch is empty"),
     "NaN": (lambda g: {**g, "x": np.array([[0, np.nan]] * 3, np.float32)}, "3 of 6 elements"),
     "ragged": (lambda g: {**g, "x": [[1.0], [1.0, 2.0]]}, "is not an array"),
@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_refused_with_what_was_expected(case: str) -> None:
     assert all(fault.fix for fault in caught.value.faults)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
         request.check_batch(info(), {"x": np.zeros((3, 9)), "nn": 1})
     text = str(caught.value)
@@ -123,13 +123,13 @@ def test_answers_that_do_not_fit_together_are_an_error() -> None:
         ":8000",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         address(url, "http")
     assert caught.value.faults[0].fix
 
 
-def test_the_scheme_asks_for_tls() -> None:
+def test_the_scheme_selects_tls() -> None:
     assert [is_encrypted(url) for url in ("https://h", "grpcs://h", "http://h", "h:1", None)] == [
         True,
         True,
@@ -141,7 +141,7 @@ def test_the_scheme_asks_for_tls() -> None:
         assert model.options.tls == Tls()
 
 
-def test_grpc_is_asked_on_the_same_machine_as_http(tmp_path: Path) -> None:
+def test_grpc_goes_to_the_same_machine_as_http(tmp_path: Path) -> None:
     here = tmp_path / "server.json"
     ServerInfo(1, "i", "127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002", "none", "", "", "").write(here)
     assert addresses(None, None, here) == ("127.0.0.1:5000", "127.0.0.1:5001")
@@ -182,7 +182,7 @@ def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
         b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "parameters": null}]}',
     ],
 )
-def test_what_is_no_answer_is_an_error_and_no_crash(content: bytes) -> None:
+def test_an_invalid_answer_is_an_error_and_not_a_crash(content: bytes) -> None:
     for length in (None, "abc", "9"):
         with pytest.raises(ServerError, match="cannot be read"):
             http_answer(info(), content, length)
@@ -226,7 +226,9 @@ def test_an_answer_with_any_part_changed_is_read_or_an_error_of_the_tree(odd: An
     for at in places(ANSWER):
         head = json.dumps(changed(ANSWER, at, odd)).encode()
         try:
-            answers = request.as_own(about, http_answer(about, head + np.ones(4, np.float32).tobytes(), str(len(head))))
+            answers = request.from_wire_shapes(
+                about, http_answer(about, head + np.ones(4, np.float32).tobytes(), str(len(head)))
+            )
             assert all(isinstance(array, np.ndarray) for array in answers.values())
         except ServerError:
             pass
@@ -245,7 +247,7 @@ def test_a_config_with_any_part_changed_is_read_or_an_error_of_the_tree(odd: Any
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"\x32", b"\x32\x04abcd", b"\x2a\x03\x0a\x01y"])
-def test_what_is_no_grpc_answer_is_an_error_and_no_crash(content: bytes) -> None:
+def test_an_invalid_grpc_answer_is_an_error_and_not_a_crash(content: bytes) -> None:
     with pytest.raises(ServerError, match="cannot be read"):
         grpc_answer(info(), content)
 
@@ -297,5 +299,5 @@ def test_only_an_answer_that_ends_with_its_contents_gives_a_frame() -> None:
     assert _read_message(content + b"\x0a\x01m")[1] is None, "fields may come in any order"
 
 
-def test_a_transport_opens_no_connection_before_it_is_asked() -> None:
-    HttpTransport("localhost:1", Options()).close()
+def test_a_transport_opens_no_connection_before_the_first_request() -> None:
+    HttpTransport("localhost:1", ClientOptions()).close()

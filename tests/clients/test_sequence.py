@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clients import AsyncTritonModel, ConnectionFailed, InvalidRequest, TritonModel
-from clients.sequence import Step
+from clients.sequence import SequenceStep
 from planwright.server_info import ServerInfo
 from tests.clients._command import clients, where
 from tests.clients._golden import WEIGHTS, floats
@@ -27,7 +27,7 @@ SEQUENCES = ["steps_direct", "steps_oldest"]
 
 
 def check(answers: Any, x: Any, who: object, start: int, end: int) -> None:
-    """What the model was told of a request is what the client said of it."""
+    """The model receives the step that the client sent."""
     assert np.allclose(answers["y"], 2 * x)
     assert answers["flags"].ravel().tolist() == [start, end]
     assert answers["who"].ravel().tolist() == [who]
@@ -63,7 +63,7 @@ def test_the_async_client_has_sequences_too(server: ServerInfo, protocol: Any, m
         last = await model.sequence(who, end=True).prepare(x=X[None] + who)
         check(await last.infer(), X + who, who, 0, 1)
 
-    async def ask() -> None:
+    async def use() -> None:
         async with AsyncTritonModel("steps_oldest", url, protocol=protocol, shared_memory=memory) as model:
             await asyncio.gather(*(talk(model, who) for who in (1, 2, 3)))
             own = await model.standalone()
@@ -72,7 +72,7 @@ def test_the_async_client_has_sequences_too(server: ServerInfo, protocol: Any, m
             with pytest.raises(InvalidRequest, match="answers sequences"):
                 await model.infer_sample(x=X)
 
-    asyncio.run(ask())
+    asyncio.run(use())
 
 
 def test_each_request_is_a_sequence_of_its_own_where_that_is_wanted(connect: Connect) -> None:
@@ -103,7 +103,7 @@ def test_threads_with_a_sequence_each_keep_them_apart(connect: Connect) -> None:
     assert wrong == []
 
 
-def test_what_is_no_step_of_a_sequence_is_refused_before_it_is_sent(connect: Connect) -> None:
+def test_an_invalid_step_of_a_sequence_is_refused_before_it_is_sent(connect: Connect) -> None:
     model = connect("steps_direct")
     before = model.statistics()
     for call in (model.infer_sample, model.infer_batch, model.prepare):
@@ -114,13 +114,13 @@ def test_what_is_no_step_of_a_sequence_is_refused_before_it_is_sent(connect: Con
         with pytest.raises(InvalidRequest, match="is one sample"):
             call(x=np.stack([X, X]))
     assert model.statistics() == before
-    with pytest.raises(InvalidRequest, match="knows no sequences"):
+    with pytest.raises(InvalidRequest, match="does not support sequences"):
         connect("affine").sequence(1, start=True).infer_sample(x=X)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2**63, "", "a" * 129, "a\nb", "\ud800", 1.5, True, [1], b"a", ARRAY, ARRAY[:1], HUGE, -HUGE, UNSAID],
                          ids=lambda wrong: type(wrong).__name__)  # fmt: skip
-def test_what_is_no_id_is_refused(wrong: Any) -> None:
+def test_an_invalid_id_is_refused(wrong: Any) -> None:
     model = TritonModel("m", "localhost:1")
     with pytest.raises(InvalidRequest, match="is not the id of a sequence"):
         model.sequence(wrong, start=True)
@@ -134,7 +134,9 @@ def test_start_and_end_are_yes_or_no(client: Any, flag: str) -> None:
         with pytest.raises(InvalidRequest, match=f"{flag} is "):
             model.sequence(1, **{flag: wrong})
     for right in (True, False, 1, 0, np.bool_(True), np.int64(0)):
-        assert model.sequence(1, **{flag: right})._step == Step(1, **{"start": False, "end": False, flag: bool(right)})
+        assert model.sequence(1, **{flag: right})._step == SequenceStep(
+            1, **{"start": False, "end": False, flag: bool(right)}
+        )
 
 
 def test_only_a_sequence_of_one_request_needs_no_id() -> None:
@@ -153,12 +155,12 @@ def said(document: dict[str, Any]) -> bytes:
 def test_a_step_that_may_have_run_is_not_sent_again(sequence: bool, sent: int) -> None:
     config: dict[str, Any] = {"max_batch_size": 1, "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["4"]}]}
     config |= {"sequence_batching": {}} if sequence else {}
-    with speaker(said(config), b"", b"", b"") as (url, asked):
+    with speaker(said(config), b"", b"", b"") as (url, requests):
         with TritonModel("m", url, retries=2, timeout_s=5) as model:
             call = model.standalone()
             with pytest.raises(ConnectionFailed, match="broke before"):
                 call.infer_sample(x=X)
-        assert len(asked) == 1 + sent
+        assert len(requests) == 1 + sent
 
 
 def test_a_model_that_may_answer_often_is_refused_before_anything_is_sent(connect: Connect) -> None:

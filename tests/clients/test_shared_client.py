@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_an_async_client_refuses_a_second_event_loop_at_once(
 def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or_are_refused(
     server: ServerInfo, monkeypatch: pytest.MonkeyPatch, protocol: Any, memory: Any
 ) -> None:
-    class Slow(model_async.Home):
+    class Slow(model_async.LoopState):
         """Gives every thread the time to begin before the first is done."""
 
         def __init__(self, *args: Any) -> None:
@@ -112,7 +113,7 @@ def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or
             time.sleep(0.3)
             super().__init__(*args)
 
-    async def ask(seed: int) -> None:
+    async def use(seed: int) -> None:
         x = np.full((2, 4), seed + 1, np.float32)
         for _ in range(20):
             y = (await model.infer_batch(x=x))["y"]
@@ -123,16 +124,16 @@ def test_event_loops_that_use_an_async_client_first_at_once_get_right_answers_or
     def run_loop(seed: int) -> None:
         start.wait(20)
         try:
-            asyncio.run(ask(seed))
+            asyncio.run(use(seed))
         except InvalidRequest as error:
             found.append(error.faults[0].what)
             over.set()
         except BaseException as error:
             found.append(f"FOREIGN {error!r}")
 
-    monkeypatch.setattr(model_async, "Home", Slow)
+    monkeypatch.setattr(model_async, "LoopState", Slow)
     found: list[str] = []
-    made: list[model_async.Home] = []
+    made: list[model_async.LoopState] = []
     start, over = threading.Barrier(3), threading.Event()
     model = AsyncTritonModel("affine", **options(server, protocol, memory))
     threads = [threading.Thread(target=run_loop, args=(seed,)) for seed in range(3)]
@@ -157,7 +158,7 @@ def test_an_async_client_is_closed_by_the_event_loop_that_uses_it(server: Server
 
 
 class Counting:
-    """Counts the requests that are under way at once; fails the one of number `bad`."""
+    """Counts the requests in flight; fails the one of number `bad`."""
 
     def __init__(self, infer: Any, bad: int = 0) -> None:
         self.infer, self.bad = infer, bad
@@ -174,34 +175,39 @@ class Counting:
             self.now -= 1
 
 
+@contextlib.asynccontextmanager
+async def counted(how: dict[str, Any], bad: int = 0) -> AsyncIterator[tuple[AsyncTritonModel, Counting]]:
+    """Yield an asyncio client and what counts its requests."""
+    async with AsyncTritonModel("affine", **how) as model:
+        transport: Any = model.loop_state().transport
+        transport.infer = counting = Counting(transport.infer, bad)
+        yield model, counting
+
+
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
 def test_a_large_batch_has_few_requests_under_way_at_once(server: ServerInfo, protocol: Any, memory: Any) -> None:
-    async def ask() -> None:
+    async def use() -> None:
         x = floats(1203, 4)
-        async with AsyncTritonModel("affine", **options(server, protocol, memory)) as model:
-            transport: Any = model.home().transport
-            transport.infer = counting = Counting(transport.infer)
+        async with counted(options(server, protocol, memory)) as (model, counting):
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
             assert counting.sent == 151
-            assert counting.most == (1 if memory else model_async.AT_ONCE)
+            assert counting.most == (1 if memory else model_async.MAX_IN_FLIGHT)
 
-    asyncio.run(ask())
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
 def test_a_batch_of_which_one_request_fails_sends_no_more(server: ServerInfo, protocol: Any, memory: Any) -> None:
-    async def ask() -> None:
+    async def use() -> None:
         x = floats(800, 4)
-        async with AsyncTritonModel("affine", **options(server, protocol, memory)) as model:
-            transport: Any = model.home().transport
-            transport.infer = counting = Counting(transport.infer, bad=20)
+        async with counted(options(server, protocol, memory), bad=20) as (model, counting):
             with pytest.raises(ServerError, match="planted"):
                 await model.infer_batch(x=x)
             assert counting.now == 0
-            assert counting.sent < 20 + model_async.AT_ONCE
+            assert counting.sent < 20 + model_async.MAX_IN_FLIGHT
             assert np.allclose((await model.infer_batch(x=x))["y"], x @ WEIGHTS, atol=1e-4)
 
-    asyncio.run(ask())
+    asyncio.run(use())
 
 
 def test_threads_that_end_leave_their_connection_to_others(connect: Connect) -> None:
@@ -238,14 +244,14 @@ def test_closing_a_client_ends_what_other_threads_wait_for(connect: Connect, ser
     before, model = names(server), connect("sleeper", timeout_s=60)
     found: list[Any] = []
 
-    def ask() -> None:
+    def use() -> None:
         try:
             found.append(model.infer_sample(x=np.array([SLOW], np.int64)))
         except ClientError as error:
             found.append(error)
 
     model.infer_sample(x=np.array([1], np.int64))
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=use)
     thread.start()
     time.sleep(0.3)
     model.close()
@@ -254,7 +260,7 @@ def test_closing_a_client_ends_what_other_threads_wait_for(connect: Connect, ser
     assert names(server) == before
 
 
-def test_a_closed_client_says_so(connect: Connect) -> None:
+def test_a_closed_client_raises_an_error(connect: Connect) -> None:
     model, x = connect("affine"), floats(1, 4)
     request, other = model.prepare(x=x), model.prepare(x=x)
     other.close()
@@ -275,10 +281,10 @@ def test_a_closed_client_says_so(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "memory"), WAYS, ids=WAY_NAMES)
-def test_a_closed_async_client_says_so_and_so_do_requests_under_way(
+def test_a_closed_async_client_and_its_requests_in_flight_raise_errors(
     server: ServerInfo, protocol: Any, memory: Any
 ) -> None:
-    async def ask() -> None:
+    async def use() -> None:
         model = AsyncTritonModel("sleeper", **options(server, protocol, memory))
         request = await model.prepare(x=np.array([[3]], np.int64))
         waiting = asyncio.create_task(model.infer_sample(x=np.array([SLOW], np.int64)))
@@ -296,7 +302,7 @@ def test_a_closed_async_client_says_so_and_so_do_requests_under_way(
         await model.close()
 
     before = names(server)
-    asyncio.run(ask())
+    asyncio.run(use())
     assert names(server) == before
 
 

@@ -1,4 +1,4 @@
-"""Shared memory: nothing is left behind, nothing is mixed up, a closed server is told as such."""
+"""Shared memory: nothing is left behind, nothing is mixed up, a server that does not allow it is reported as such."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ def test_a_killed_client_leaves_nothing_in_dev_shm(server: ServerInfo) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_late_answer_goes_into_memory_that_nobody_reads_and_the_server_gets_it_back(
-    server: ServerInfo, protocol: Any
-) -> None:
+def test_a_late_answer_goes_into_abandoned_memory_that_is_then_unregistered(server: ServerInfo, protocol: Any) -> None:
     before, url = registered(server), server.grpc_url if protocol == "grpc" else server.http_url
     slow, quick = np.array([[1_200_000]], np.int64), np.array([[5]], np.int64)
     with TritonModel("sleeper", url, protocol=protocol, shared_memory="system", timeout_s=0.3, retries=0) as model:
@@ -101,7 +99,7 @@ def test_a_late_answer_goes_into_memory_that_nobody_reads_and_the_server_gets_it
 def test_an_async_client_gives_the_memory_of_a_cancelled_request_back(server: ServerInfo) -> None:
     before = registered(server)
 
-    async def ask() -> None:
+    async def use() -> None:
         async with AsyncTritonModel("sleeper", server.http_url, shared_memory="system") as model:
             await model.infer_sample(x=np.array([5], np.int64))
             first = names(server)
@@ -111,11 +109,11 @@ def test_an_async_client_gives_the_memory_of_a_cancelled_request_back(server: Se
             assert answer["y"].tolist() == [5.0]
             assert len(names(server) - first) == 2
 
-    asyncio.run(ask())
+    asyncio.run(use())
     assert registered(server) == before
 
 
-def test_a_server_that_lets_nobody_register_is_told_as_such(tmp_path: Path) -> None:
+def test_a_server_that_does_not_allow_registering_is_reported_as_such(tmp_path: Path) -> None:
     from tests.clients import _golden
 
     _golden.affine(tmp_path / "models")
@@ -133,5 +131,5 @@ def test_a_server_that_lets_nobody_register_is_told_as_such(tmp_path: Path) -> N
 
 def test_memory_that_does_not_fit_is_refused_before_it_kills_the_process() -> None:
     with pytest.raises(SharedMemoryUnavailable, match="is full") as caught:
-        system.Region("in", 1 << 50)
+        system.SystemRegion("in", 1 << 50)
     assert "--shm-size" in caught.value.faults[0].fix

@@ -76,7 +76,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
 
 @pytest.fixture(scope="module")
 def secured(papers: Papers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
-    """A server whose gRPC speaks TLS and asks clients for theirs."""
+    """A server whose gRPC speaks TLS and requires client certificates."""
     repository = tmp_path_factory.mktemp("models")
     _golden.affine(repository)
     flags = ["--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true", f"--grpc-server-cert={papers.server[0]}", f"--grpc-server-key={papers.server[1]}",
@@ -144,11 +144,11 @@ def test_a_trusted_client_is_answered(secured: ServerInfo, terminator: str, pape
         assert np.allclose(model.infer_batch(x=x)["y"], x @ WEIGHTS, atol=1e-5)
         assert np.allclose(model.prepare(x=x).infer()["y"], x @ WEIGHTS, atol=1e-5)
 
-    async def ask() -> Any:
+    async def use() -> Any:
         async with AsyncTritonModel("affine", url, protocol=protocol, tls=papers.tls) as model:
             return (await model.infer_batch(x=x))["y"]
 
-    assert np.allclose(asyncio.run(ask()), x @ WEIGHTS, atol=1e-5)
+    assert np.allclose(asyncio.run(use()), x @ WEIGHTS, atol=1e-5)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -170,7 +170,7 @@ def test_a_client_without_a_certificate_is_refused_where_one_is_required(secured
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_server_signed_by_strangers_is_not_trusted(secured: ServerInfo, terminator: str, protocol: Any) -> None:
+def test_a_server_with_an_unknown_authority_is_not_trusted(secured: ServerInfo, terminator: str, protocol: Any) -> None:
     url = url_of(protocol, secured, terminator)
     with (
         TritonModel("affine", url, protocol=protocol, tls=Tls(), retries=0, timeout_s=10) as model,

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from clients import ModelInfo, published
+from clients.addresses import Addresses
 from clients.errors import ConnectionFailed
-from clients.shared_memory.system import carries
-from clients.validate import Addresses, Row, validate
+from clients.shared_memory.system import uses_shared_memory
+from clients.validate import ValidationRow, validate
 from planwright.golden import Golden, Group
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
@@ -31,7 +32,7 @@ from tests.clients.test_answers import MODELS
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which everything but ``affine`` is wrong."""
     folder = tmp_path_factory.mktemp("faulty")
-    for name in ("affine", "altered", "swapped", "damaged", "untold"):
+    for name in ("affine", "altered", "swapped", "damaged", "unjudged"):
         _golden.affine(folder, name)
     _golden.reverser(folder)
     _golden.affine(folder, "queued", "dynamic_batching { default_queue_policy { max_queue_size: 2 } }\n")
@@ -41,14 +42,14 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "damaged" / "1" / "golden.npz").write_bytes(golden.read_bytes()[:200])
     for name in ("altered", "swapped", "damaged"):
         _golden.record(folder / name / "1", _golden.recorded(folder / name / "1"))
-    untold = folder / "untold" / "1"
-    _golden.record(untold, {**_golden.recorded(untold), "tolerances": {}})
+    unjudged = folder / "unjudged" / "1"
+    _golden.record(unjudged, {**_golden.recorded(unjudged), "tolerances": {}})
     return folder
 
 
 @pytest.fixture(scope="module")
 def closed(faulty: Path) -> Iterator[ServerInfo]:
-    """A server of the faulty models that lets nobody use shared memory."""
+    """A server of the faulty models that does not allow shared memory."""
     with running_server(faulty) as info:
         yield info
 
@@ -116,7 +117,7 @@ def _change(path: Path, change: object) -> None:
 
 def rows(
     server: ServerInfo, repository: Path, *names: str, transports: tuple[str, ...] = ("http", "grpc", "shm")
-) -> list[Row]:
+) -> list[ValidationRow]:
     return list(validate(repository, list(names), list(transports), Addresses(server.http_url, server.grpc_url)))
 
 
@@ -157,7 +158,7 @@ def test_only_what_goes_through_shared_memory_makes_it_worth_a_check() -> None:
         ((text,), words, False), ((open_number,), words, False), ((open_number,), nothing, False), ((text, number), words, True),
         ((text,), numbers, True), ((text,), {**words, **numbers}, True),
     ):  # fmt: skip
-        assert carries(ModelInfo("m", "", (), outputs, 4, 0, {}), inputs) is expected
+        assert uses_shared_memory(ModelInfo("m", "", (), outputs, 4, 0, {}), inputs) is expected
 
 
 def test_the_version_that_answers_is_the_one_that_config_names(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_requests_in_flight_are_really_merged(server: ServerInfo, repository: Pa
             assert row.samples == 48
 
 
-def test_a_server_that_merges_nothing_is_said_to_prove_less(server: ServerInfo, repository: Path) -> None:
+def test_a_server_that_merges_nothing_is_reported_as_less_proof(server: ServerInfo, repository: Path) -> None:
     flights = [row for row in rows(server, repository, "two", transports=("http",)) if "in flight" in row.batch]
     assert flights[0].merged == 1
     assert "merged nothing" in flights[0].reason
@@ -203,7 +204,7 @@ def test_no_more_requests_are_in_flight_than_the_server_lets_wait(closed: Server
     assert found == {"1": "ok", "4": "ok", "8": "ok", "2 in flight": "ok"}
 
 
-@pytest.mark.parametrize(("name", "words"), [("damaged", "golden.npz"), ("untold", "tolerances")])
+@pytest.mark.parametrize(("name", "words"), [("damaged", "golden.npz"), ("unjudged", "tolerances")])
 def test_golden_files_that_cannot_be_used_fail_by_name(closed: ServerInfo, faulty: Path, name: str, words: str) -> None:
     found = rows(closed, faulty, name, transports=("http",))
     assert [row.verdict for row in found] == ["FAILED"]
@@ -233,7 +234,7 @@ def test_the_command_names_the_first_failing_stage_and_how_to_see_it_again(close
         "swapped": "http",
         "reverser": "http",
         "damaged": "golden",
-        "untold": "golden",
+        "unjudged": "golden",
     }
     assert "altered: the first failing stage is http" in done.stderr
     command = next(
@@ -260,7 +261,7 @@ def test_a_transport_that_does_not_work_is_the_failing_stage(closed: ServerInfo,
     assert json.loads(done.stdout)["models"][0]["first_failing_stage"] == "grpc"
 
 
-def test_random_weights_are_said_in_the_table(server: ServerInfo, repository: Path) -> None:
+def test_random_weights_are_shown_in_the_table(server: ServerInfo, repository: Path) -> None:
     done = clients("validate", "two", "affine", "--transport", "http", *where(server, repository))
     assert done.returncode == 0
     assert "two (random weights)" in done.stdout
@@ -349,7 +350,7 @@ def test_a_model_that_is_published_but_not_served_fails_by_name(server: ServerIn
     assert "newcomer" in found[0].reason
 
 
-def test_what_was_found_before_the_server_went_away_is_still_told(tmp_path: Path) -> None:
+def test_rows_from_before_the_server_went_away_are_still_shown(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     for name in ("a", "b", "c"):
         _golden.affine(repository, name)
@@ -369,7 +370,7 @@ def test_what_was_found_before_the_server_went_away_is_still_told(tmp_path: Path
     assert process.returncode == 3
     document = json.loads(stdout)
     assert document["rows"][0]["model"] == "a"
-    assert document["failures"] == 0, "a server that went away is no stage that failed"
+    assert document["failures"] == 0, "a server that went away is not a failed stage"
     assert document["errors"]
     assert "error: " in stderr
 
