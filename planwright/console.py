@@ -15,12 +15,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from planwright.errors import EXIT_INTERRUPTED, Fault, PlanwrightError, SpecError, missing_package
-
-_ROOT = Path(__file__).resolve().parents[1]
+from planwright.files import ROOT
 
 _REDRAW_S, _REPORT_S = 0.2, 20.0  # between two figures of progress on a terminal, and in a file
 _json_mode = False
@@ -127,7 +125,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except PlanwrightError as error:
         code = fail(error)
     except ModuleNotFoundError as error:
-        if not error.name or (_ROOT / error.name.partition(".")[0]).exists():
+        if not error.name or (ROOT / error.name.partition(".")[0]).exists():
             raise
         code = fail(missing_package(error.name))
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Files that are never half written, and hashes that are not taken twice.
 
 In      paths, JSON values.
-Out     `write_atomic`, `write_json`, `read_json`, `sha256`, and `HashCache`.
+Out     `ROOT`, `write_atomic`, `write_json`, `read_json`, `sha256`, and `HashCache`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:

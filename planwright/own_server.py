@@ -20,10 +20,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from planwright.errors import Fault, MachineError
+from planwright.files import ROOT
 from planwright.polling import ended
 from planwright.server_info import SERVER_FILE, ServerInfo
 
-ROOT = Path(__file__).resolve().parents[1]
 # above the launcher's own time-out: for a launcher that hangs
 START_S, STOP_S = 240.0, 40.0
 ATTEMPTS = 3

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planwright.files import ROOT as ROOT  # tests import it from here
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 
-ROOT = Path(__file__).resolve().parents[1]
 STOP_S = 60.0  # above the launcher's own limit: its exit time-out and 5 s, after which it ends the server by force
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)

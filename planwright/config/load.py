@@ -33,6 +33,7 @@ from planwright.config.spec import (
 )
 from planwright.config.yaml_lines import Loc, Located, as_mapping, load_located, overlay
 from planwright.errors import Fault, SpecError, did_you_mean
+from planwright.files import ROOT
 
 _TOP = ("version", "server", "defaults", "models", "loadtest")
 
@@ -294,7 +295,7 @@ class _Loader:
 
 def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
     source = values["source"]
-    zoo = Path(__file__).resolve().parents[2] / "builders" / "zoo"
+    zoo = ROOT / "builders" / "zoo"
     names = sorted(f"zoo/{file.stem}" for file in zoo.glob("[a-z]*.py"))
     if zoo.is_dir() and source not in names and not source.endswith(".py"):
         return [Fault(f"there is no source '{source}'", where("source"), fix=did_you_mean(source, names))]

@@ -12,8 +12,7 @@ from planwright.config.load import load_scenarios, load_spec, server_version
 from planwright.config.schema import schema
 from planwright.config.spec import RepositorySpec
 from planwright.errors import SpecError
-
-ROOT = Path(__file__).resolve().parents[2]
+from planwright.files import ROOT
 
 
 def load(tmp_path: Path, text: str, target: str = "onnxruntime") -> RepositorySpec:

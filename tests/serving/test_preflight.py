@@ -14,7 +14,7 @@ from planwright.own_server import free_ports
 from serving import command, options
 from serving.__main__ import main
 from serving.command import Identity
-from serving.find import Installation, find_server
+from serving.installation import Installation, find_server
 from serving.preflight import Machine
 from tests import _models
 
@@ -79,7 +79,7 @@ def test_words_of_config_pbtxt_that_reach_the_shell_are_checked(tmp_path: Path, 
 
 
 def test_a_missing_and_an_empty_repository(tmp_path: Path) -> None:
-    assert faults(SpecError, "--model-repository=nowhere")[0].what == "there is no model repository"
+    assert faults(SpecError, "--model-repository=nowhere")[0].what == "the model repository does not exist"
     (tmp_path / "empty").mkdir()
     assert faults(SpecError, "--model-repository=empty")[0].what == "the model repository is empty"
 
@@ -104,7 +104,7 @@ def test_too_little_shared_memory_is_found_before_the_start(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("variable", "told"),
     [
-        ("PLANWRIGHT_TRITONSERVER_DIR", "there is no tritonserver here"),
+        ("PLANWRIGHT_TRITONSERVER_DIR", "tritonserver is not installed"),
         ("PLANWRIGHT_SERVER_VENV", "the server's Python environment is missing"),
     ],
 )
@@ -123,10 +123,10 @@ def test_everything_is_told_at_once(tmp_path: Path, taken: int, monkeypatch: pyt
     flags = ["--model-repository=models", "--id=x", "--model-control-mode=poll", f"--http-port={taken}"]
     assert [fault.what for fault in faults(SpecError, *flags)] == [
         "--id cannot be given",
-        "mode poll is not offered",
+        "mode poll is not supported",
         "the model name 'my model' is not safe",
         f"port {taken} is taken",
-        "there is no tritonserver here",
+        "tritonserver is not installed",
     ]
 
 
@@ -141,7 +141,7 @@ def test_everything_is_told_at_once(tmp_path: Path, taken: int, monkeypatch: pyt
         (["--model-repository=other"], "more than one model repository"),
         (["--http-port=7", "--grpc-port=7"], "port 7 is given twice"),
         (["--http-port=70000"], "argument --http-port: 70000 is not a port (1 to 65535)"),
-        (["adder"], "cannot read 'adder'"),
+        (["adder"], "unexpected argument 'adder'"),
     ],
 )
 def test_a_wrong_command_line(tmp_path: Path, flags: list[str], told: str) -> None:
