@@ -1,4 +1,4 @@
-"""What config.yaml means: the frozen objects that every stage reads.
+"""The content of config.yaml: the frozen objects that every stage reads.
 
 In      nothing; `planwright.config.load.load_spec` makes these from the file.
 Out     `RepositorySpec` and `ModelSpec`. The JSON schema for editors is made from `ConfigFile` (docs/config.schema.json).
@@ -20,7 +20,7 @@ from planwright.compare import DEFAULTS, Tolerance
 from planwright.errors import Fault
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
-CALIBRATED = ("int8", "fp8")  # precisions that take ranges from calibration samples
+CALIBRATED = ("int8", "fp8")  # precisions whose ranges come from calibration samples
 Target = Literal["onnxruntime", "tensorrt"]
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 EMBEDDED_SERVER = "2.51.0"  # the tritonserver in nvidia-pytriton 0.7.0, equal to release 24.10
@@ -31,7 +31,7 @@ _LARGEST_BATCH = 2**31 - 1  # Triton's max_batch_size is an int32
 
 
 def config_flags(path: Path) -> list[str]:
-    """Return the flags by which a command reads the same config.yaml; none for the one that it reads anyway."""
+    """Return the flags with which a command reads the same config.yaml; none for the one that it reads by default."""
     return [] if path == Path("config.yaml") else ["--config", str(path)]
 
 
@@ -112,7 +112,7 @@ class BatchSpec(_Frozen):
         return self
 
     def _disorder(self) -> PydanticCustomError:
-        """Return the mistake, naming the first two sizes that are the wrong way round."""
+        """Return the mistake, naming the first two sizes that are in the wrong order."""
         given = [(name, size) for name, size in (("min", self.min), ("opt", self.opt), ("max", self.max)) if size]
         pairs = [(a, b) for index, a in enumerate(given) for b in given[index + 1 :] if a[1] > b[1]]
         (low, small), (high, large) = pairs[0]
@@ -129,13 +129,18 @@ class BatchSpec(_Frozen):
         return self.min or 1, self.opt or high, high
 
     @property
+    def largest(self) -> int:
+        """The largest batch that the engine takes."""
+        return self.bounds[2]
+
+    @property
     def served_max(self) -> int:
         """Triton's max_batch_size; 0 where a request is one run of the engine."""
-        return self.bounds[2] if self.axis and self.fixed is None else 0
+        return self.largest if self.axis and self.fixed is None else 0
 
     @property
     def given(self) -> bool:
-        """True where config.yaml says anything about the batch."""
+        """True where config.yaml sets anything about the batch."""
         return not self.axis or any(value is not None for value in (self.min, self.opt, self.max, self.fixed))
 
 
@@ -151,7 +156,7 @@ def _batch(value: Any) -> Any:
 
 
 def mistake(what: str, fix: str) -> PydanticCustomError:
-    """Return what a validator raises: the mistake, and what to write instead."""
+    """Return the error that a validator raises: the mistake, and what to write instead."""
     return PydanticCustomError("mistake", "{what}", {"what": what, "fix": fix})
 
 
@@ -177,9 +182,7 @@ class CompileSpec(_Frozen):
     sparse_weights: Annotated[bool, Field(description="use 2:4 sparsity where the weights have it")] = False
     refit: Annotated[bool, Field(description="weights can be replaced later")] = False
     strip: Annotated[bool, Field(description="leave the weights out of the plan (TensorRT 10 and later)")] = False
-    dla_core: Annotated[int | None, Field(ge=0, description="run on this DLA core, the GPU takes what it cannot")] = (
-        None
-    )
+    dla_core: Annotated[int | None, Field(ge=0, description="run on this DLA core, with the GPU as fallback")] = None
     plugins: Annotated[list[str], Field(description="shared libraries with TensorRT plugins")] = []
     architectures: Annotated[
         list[Annotated[str, Field(pattern=r"^\d+\.\d$")]],
@@ -198,29 +201,29 @@ class CompileSpec(_Frozen):
 class CalibrationSpec(_Frozen):
     """How INT8 ranges are found."""
 
-    method: Annotated[Literal["minmax", "entropy"], Field(description="range finder")] = "entropy"
+    method: Annotated[Literal["minmax", "entropy"], Field(description="how ranges are chosen")] = "entropy"
     native: Annotated[
         bool,
-        Field(
-            description="let TensorRT 8.6 calibrate by itself instead of putting Q/DQ into the graph (the older route)"
-        ),
+        Field(description="let TensorRT 8.6 calibrate instead of adding Q/DQ to the graph (the older way)"),
     ] = False
 
 
 class AcceptSpec(_Frozen):
-    """Thresholds of one output; what is not given keeps the precision's default."""
+    """Thresholds of one output; those not given keep the precision's default."""
 
     relative: Annotated[float | None, Field(ge=0, description="largest max|error| / max|expected| per sample")] = None
     absolute: Annotated[float | None, Field(ge=0, description="errors up to this always pass")] = None
-    cosine: Annotated[float | None, Field(le=1, description="least cosine similarity per sample")] = None
-    top1: Annotated[float | None, Field(ge=0, le=1, description="least share of equal largest elements")] = None
-    equal: Annotated[float | None, Field(ge=0, le=1, description="least share of equal elements (integers, text)")] = (
-        None
-    )
+    cosine: Annotated[float | None, Field(le=1, description="minimum cosine similarity per sample")] = None
+    top1: Annotated[
+        float | None, Field(ge=0, le=1, description="minimum share of samples with the same largest element")
+    ] = None
+    equal: Annotated[
+        float | None, Field(ge=0, le=1, description="minimum share of equal elements (integers, text)")
+    ] = None
 
 
 class SloSpec(_Frozen):
-    """What the load test holds the model to; ``slo: 50ms`` is short for ``{p99_ms: 50}``."""
+    """The limits that a load test checks; ``slo: 50ms`` is short for ``{p99_ms: 50}``."""
 
     p99_ms: Annotated[float | None, Field(gt=0, description="99th percentile of latency")] = None
 
@@ -252,11 +255,11 @@ class ModelEntry(_Frozen):
     file: Annotated[str | None, Field(description="zoo/onnx: the ONNX file, relative to config.yaml")] = None
     options: Annotated[dict[str, Any], Field(description="settings of the source")] = {}
     precision: Annotated[Precision, Field(description="precision that the engine computes in")] = "fp32"
-    keep_high: Annotated[
+    keep_fp32: Annotated[
         list[str], Field(description="nodes or operators that stay in FP32 in a lower precision: name patterns with *")
     ] = []
     autocast: Annotated[
-        bool, Field(description="cast FP16 and BF16 by NVIDIA ModelOpt's AutoCast (package nvidia-modelopt)")
+        bool, Field(description="convert to FP16 and BF16 with NVIDIA ModelOpt's AutoCast (package nvidia-modelopt)")
     ] = False
     batch: Annotated[
         BatchSpec, BeforeValidator(_batch, json_schema_input_type=BatchSpec | _Positive | Literal["none"])
@@ -266,9 +269,9 @@ class ModelEntry(_Frozen):
     calibration: CalibrationSpec = CalibrationSpec()
     compile: CompileSpec = CompileSpec()
     accept: Annotated[dict[str, AcceptSpec], Field(description="thresholds per output")] = {}
-    score: Annotated[dict[str, float], Field(description="least task metric, such as accuracy: 0.97")] = {}
+    score: Annotated[dict[str, float], Field(description="minimum task metric, such as accuracy: 0.97")] = {}
     serve: Annotated[dict[str, Any], Field(description="fields of Triton's ModelConfig")] = {}
-    targets: Annotated[dict[Target, dict[str, Any]], Field(description="settings that hold on one target only")] = {}
+    targets: Annotated[dict[Target, dict[str, Any]], Field(description="settings for one target only")] = {}
     io_int64: Annotated[Literal["cast"] | None, Field(description="cast INT64 edges to INT32")] = None
     slo: Annotated[SloSpec, BeforeValidator(_slo, json_schema_input_type=SloSpec | str)] = SloSpec()
     versions: Annotated[_Positive, Field(description="how many of the newest versions are served")] = 1
@@ -323,7 +326,7 @@ class ModelSpec(ModelEntry):
     _config: Path = PrivateAttr(default=Path("config.yaml"))
 
     def command(self, program: str, *flags: str) -> str:
-        """Return a command about this model, as an error offers it: ``python -m builders search digits --config other.yaml``."""
+        """Return a command for this model, as an error suggests it: ``python -m builders search digits --config other.yaml``."""
         return shlex.join(["python", *program.split(), self.name, *flags, *config_flags(self._config)])
 
     def build_command(self, *flags: str) -> str:
@@ -331,18 +334,23 @@ class ModelSpec(ModelEntry):
         return self.command("builders/build_all.py", *flags)
 
     @property
+    def keep_high(self) -> list[str]:
+        """The old name of `keep_fp32`."""
+        return self.keep_fp32
+
+    @property
     def calibrates(self) -> bool:
-        """True where the precision, on this target or the other, takes its ranges from calibration samples."""
+        """True where the precision, on this target or another, needs calibration samples."""
         return not {self.precision, *self._precisions}.isdisjoint(CALIBRATED)
 
     @property
     def missing(self) -> tuple[Fault, ...]:
-        """Files that this model names and that are not there: it cannot be built, others can."""
+        """Faults of files that this model names and that do not exist: only this model cannot be built."""
         return self._missing
 
     @property
     def code(self) -> str:
-        """``zoo/NAME``, or the absolute path of a Python file of the user's own."""
+        """``zoo/NAME``, or the absolute path of the user's Python file."""
         return str((self._config.parent / self.source).resolve()) if self.source.endswith(".py") else self.source
 
     def where(self, *loc: str | int) -> str:
@@ -350,7 +358,7 @@ class ModelSpec(ModelEntry):
         return str(self._places(*loc)) if self._places else f"models.{self.name}"
 
     def tolerance(self, output: str) -> Tolerance:
-        """Return what counts as right for `output`: the precision's default with `accept` on top."""
+        """Return the tolerance for `output`: the precision's default, overridden by `accept`."""
         from dataclasses import replace
 
         given = self.accept.get(output, AcceptSpec()).model_dump(exclude_none=True)
@@ -358,7 +366,7 @@ class ModelSpec(ModelEntry):
 
 
 class RepositorySpec(_Frozen):
-    """Everything config.yaml says, for one target."""
+    """The whole config.yaml, for one target."""
 
     path: Path
     root: Path

@@ -1,7 +1,7 @@
-"""YAML that remembers its lines.
+"""YAML values that know their line.
 
 In      the path of a YAML file.
-Out     `Located` trees: plain values with the line each came from, merged without losing it.
+Out     `Located` trees: plain values with the line that each came from, also after a merge.
 
 PyYAML's `compose` gives nodes with marks; values are made by its own SafeConstructor, so types are YAML's usual ones.
 """
@@ -81,7 +81,7 @@ def load_located(path: Path, twice: list[Fault] | None = None) -> Located:
 
     Args:
         path: The file.
-        twice: Takes the faults of keys that are given twice, for a caller that looks for further mistakes before it raises.
+        twice: Collects the faults of keys that are given twice, for a caller that reports further mistakes with them.
 
     Raises:
         SpecError: The file is missing, is not YAML, is not a mapping, or holds a key twice.
@@ -113,12 +113,12 @@ def _broken(path: Path, error: yaml.MarkedYAMLError) -> Fault:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     why = " ".join(part for part in (error.context, error.problem) if part)
-    return Fault("not valid YAML", where=f"{path}:{line}", why=why, fix="mend the indentation or quoting on this line")
+    return Fault("not valid YAML", where=f"{path}:{line}", why=why, fix="fix the indentation or quoting on this line")
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns nodes into values; `faults` and `twice` take what is wrong on the way."""
+    """Turns nodes into values; `faults` and `twice` collect what is wrong."""
 
     path: Path
     faults: list[Fault]
@@ -127,9 +127,8 @@ class _Reader:
     def locate(self, node: yaml.Node, within: tuple[yaml.Node, ...]) -> Located:
         line = node.start_mark.line + 1
         if any(node is outer for outer in within):
-            why = "an anchor that holds itself has no end"
-            fix = "remove the alias (*name) in it"
-            self.faults.append(Fault("a value holds itself", where=f"{self.path}:{line}", why=why, fix=fix))
+            why, fix = "an anchor that refers to itself never ends", "remove the alias (*name) in it"
+            self.faults.append(Fault("a value contains itself", f"{self.path}:{line}", why, fix))
             return Located(None, line)
         if isinstance(node, yaml.MappingNode):
             return Located(self._items(node, (*within, node)), line)
@@ -144,10 +143,10 @@ class _Reader:
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             value = self.locate(value_node, within)
-            # a mapping that opens on the next line is still "at" its key for a reader
+            # a mapping that opens on the next line is reported at its key
             value = Located(value.value, line if isinstance(value.value, dict | list) else value.line)
             if key in seen:
-                why = f"it stands already on line {seen[key]}; YAML would keep only the last"
+                why = f"it is already on line {seen[key]}; YAML would keep only the last"
                 self.twice.append(Fault(f"the key '{key}' is given twice", f"{self.path}:{line}", why, "keep one"))
             found[key] = overlay(found.get(key), value)
             seen[key] = line

@@ -11,7 +11,7 @@ import pytest
 from planwright.server_info import ServerInfo
 from tests import _models
 from tests._server import Launched, launch, running_server
-from tests.serving._ask import DATATYPES
+from tests.serving._infer import DATATYPES
 
 BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n"
 

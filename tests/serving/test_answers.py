@@ -12,7 +12,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from planwright.server_info import ServerInfo
-from tests.serving._ask import BUSY, DATATYPES, over_grpc, over_http, refusal, row, statistics, turns
+from tests.serving._infer import BUSY, DATATYPES, over_grpc, over_http, refusal, row, statistics, turns
 
 
 @pytest.mark.parametrize("ask", [over_http, over_grpc])
@@ -88,7 +88,7 @@ def test_a_bad_request_in_a_batch_leaves_its_neighbours_alone(served: ServerInfo
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "expected"),
     [
         ({"z": row(1, 2, 3, 4)}, "unexpected inference input 'z'"),
         ({"x": row(1, 2, 3, 4).astype(np.float64)}, "FP32"),
@@ -97,10 +97,12 @@ def test_a_bad_request_in_a_batch_leaves_its_neighbours_alone(served: ServerInfo
     ],
     ids=["name", "dtype", "shape", "batch"],
 )
-def test_wrong_requests_are_told_what_was_expected(served: ServerInfo, arrays: dict[str, Any], told: str) -> None:
+def test_wrong_requests_are_answered_with_what_was_expected(
+    served: ServerInfo, arrays: dict[str, Any], expected: str
+) -> None:
     status, text = refusal(served, "adder", **arrays)
     assert status.startswith("400 INVALID_ARGUMENT"), status
-    assert told in text
+    assert expected in text
 
 
 def test_nan_and_infinity_pass_through(served: ServerInfo) -> None:

@@ -15,7 +15,7 @@ from serving.watchdog import stubs_of
 from tests import _models
 from tests._models import constant, instances, model, publish, tensors, value
 from tests._server import Launched, launch
-from tests.serving._ask import over_http
+from tests.serving._infer import over_http
 
 DOUBLE = [helper.make_node("Add", ["x", "x"], ["y"])]
 

@@ -12,7 +12,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from planwright.server_info import ServerInfo
-from tests.serving._ask import BUSY, over_grpc, row, statistics, turns
+from tests.serving._infer import BUSY, over_grpc, row, statistics, turns
 
 
 def test_warm_up_ran_before_the_model_was_ready(served: ServerInfo) -> None:

@@ -26,7 +26,7 @@ from serving.processes import alive
 from serving.watchdog import stubs_of
 from tests import _models
 from tests._server import Launched
-from tests.serving._ask import over_http, row
+from tests.serving._infer import over_http, row
 
 Start = Callable[..., Launched]
 SHM = Path("/dev/shm")

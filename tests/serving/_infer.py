@@ -43,16 +43,16 @@ def over_grpc(server: ServerInfo, model: str, priority: int = 0, **arrays: Any) 
 
 def refusal(server: ServerInfo, model: str, **arrays: Any) -> tuple[str, str]:
     """Return (status, message) of a request that must fail, by HTTP and gRPC alike."""
-    told = []
+    replies = []
     for ask in (over_http, over_grpc):
         try:
             ask(server, model, **arrays)
         except InferenceServerException as error:
-            told.append((str(error.status()), str(error.message())))
+            replies.append((str(error.status()), str(error.message())))
         else:
             raise AssertionError(f"{ask.__name__} answered")
-    (http_status, http_text), (grpc_status, grpc_text) = told
-    assert http_text in grpc_text or grpc_text in http_text, told
+    (http_status, http_text), (grpc_status, grpc_text) = replies
+    assert http_text in grpc_text or grpc_text in http_text, replies
     return f"{http_status} {grpc_status.removeprefix('StatusCode.')}", http_text
 
 
