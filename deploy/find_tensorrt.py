@@ -42,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         print(requirement(args.root))
     except NotFoundError as error:
-        print(f"error: {error}\n  fix    use an NVIDIA Triton image as BASE_IMAGE, which has one TensorRT", file=sys.stderr)
+        print(
+            f"error: {error}\n  fix    use an NVIDIA Triton image as BASE_IMAGE, which has one TensorRT",
+            file=sys.stderr,
+        )
         return EXIT_MACHINE
     return 0
 

@@ -28,7 +28,7 @@ from planwright.server_info import ServerInfo
 from serving import api, options, preflight, readiness, repository, server
 from serving.readiness import READY, ModelRow
 from serving.repository import Refused
-from serving.server import Server
+from serving.server import TritonServer
 from serving.watchdog import Watchdog
 
 POLL_S = 0.25
@@ -73,7 +73,7 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _serve(running: Server, refused: Refused) -> None:
+def _serve(running: TritonServer, refused: Refused) -> None:
     try:
         rows = readiness.rows(running.options, running.wait_ready(), refused)
         readiness.require_one_ready(running.options, rows, refused)
@@ -90,7 +90,7 @@ def _serve(running: Server, refused: Refused) -> None:
         running.stop()
 
 
-def _info(running: Server) -> ServerInfo:
+def _info(running: TritonServer) -> ServerInfo:
     chosen = running.options
     http, grpc, metrics = (f"{chosen.reachable_host}:{port}" for port in chosen.ports)
     return ServerInfo(
@@ -100,14 +100,14 @@ def _info(running: Server) -> ServerInfo:
     )  # fmt: skip
 
 
-def _remove_server_file(running: Server) -> None:
+def _remove_server_file(running: TritonServer) -> None:
     path = running.options.server_file
     stored = ServerInfo.read(path)
     if stored is not None and stored.id == running.identity.id:
         path.unlink(missing_ok=True)
 
 
-def _announce(running: Server, info: ServerInfo, rows: list[ModelRow], refused: Refused) -> None:
+def _announce(running: TritonServer, info: ServerInfo, rows: list[ModelRow], refused: Refused) -> None:
     console.say(f"Triton {running.version} serves {running.options.repository}")
     console.table("", ["Model", "Version", "Status"], rows)
     console.say(f"http {info.http_url}  grpc {info.grpc_url}  metrics {info.metrics_url}/metrics  log {info.log}")
@@ -120,7 +120,7 @@ def _announce(running: Server, info: ServerInfo, rows: list[ModelRow], refused: 
         console.warn(f"{failed} of {len(rows)} models are not ready; {served} {code}")
 
 
-def _emit(running: Server, info: ServerInfo, rows: list[ModelRow]) -> None:
+def _emit(running: TritonServer, info: ServerInfo, rows: list[ModelRow]) -> None:
     console.emit_json({
         "pid": info.pid, "server_pid": running.process.pid, "id": info.id, "http_url": info.http_url, "grpc_url": info.grpc_url,
         "metrics_url": info.metrics_url, "version": info.version, "mode": info.mode, "client_shm": info.client_shm,
@@ -129,7 +129,7 @@ def _emit(running: Server, info: ServerInfo, rows: list[ModelRow]) -> None:
     }, one_line=True)  # fmt: skip
 
 
-def _watch(running: Server, watchdog: Watchdog) -> None:
+def _watch(running: TritonServer, watchdog: Watchdog) -> None:
     """Return never: raise when the server or a model's process has ended."""
     log = str(running.options.log)
     while not ended(running.process):

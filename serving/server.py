@@ -36,7 +36,7 @@ _LIBC = ctypes.CDLL(None)
 
 
 @dataclass
-class Server:
+class TritonServer:
     """A running tritonserver.
 
     Attributes:
@@ -112,8 +112,8 @@ class Server:
         self.janitor.communicate()
 
 
-def start(options: ServeOptions, machine: Machine) -> Server:
-    """Start tritonserver; call `Server.wait_ready` next."""
+def start(options: ServeOptions, machine: Machine) -> TritonServer:
+    """Start tritonserver; call `TritonServer.wait_ready` next."""
     identity = Identity(f"planwright-{secrets.token_hex(6)}", secrets.token_hex(16))
     backends = installation.make_backend_folder(machine.installation, machine.python) if machine.python else None
     janitor = _start_janitor(identity, backends)
@@ -126,7 +126,7 @@ def start(options: ServeOptions, machine: Machine) -> Server:
     assert janitor.stdin is not None
     janitor.stdin.write(f"{process.pid}\n")
     janitor.stdin.flush()
-    return Server(process, options, identity, janitor)
+    return TritonServer(process, options, identity, janitor)
 
 
 def _start_janitor(identity: Identity, backends: Path | None) -> subprocess.Popen[str]:

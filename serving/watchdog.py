@@ -17,7 +17,7 @@ from pathlib import Path
 
 from serving import api, processes
 from serving.processes import STUB
-from serving.server import Server
+from serving.server import TritonServer
 
 CONFIRM_S = 1.0
 SCAN_S = 1.0
@@ -48,7 +48,7 @@ def stubs_of(server_pid: int) -> dict[int, Stub]:
 class Watchdog:
     """Compares the stubs of a server with those seen before."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: TritonServer) -> None:
         self._server = server
         self._known = stubs_of(server.process.pid)
         self._suspects: set[Stub] = set()

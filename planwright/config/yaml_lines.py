@@ -99,7 +99,7 @@ def load_located(path: Path, twice: list[Fault] | None = None) -> Located:
         raise SpecError(Fault("not valid YAML", where=str(path), why=str(error))) from None
     faults: list[Fault] = []
     repeated: list[Fault] = []
-    located = _Reader(path, faults, repeated).locate(root, ()) if root is not None else Located({}, 1)
+    located = _NodeReader(path, faults, repeated).locate(root, ()) if root is not None else Located({}, 1)
     if not isinstance(located.value, dict):
         faults.append(Fault("the file must be a mapping", where=f"{path}:1", fix="begin with 'version: 1'"))
     if faults or (repeated and twice is None):
@@ -117,7 +117,7 @@ def _broken(path: Path, error: yaml.MarkedYAMLError) -> Fault:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _NodeReader:
     """Turns nodes into values; `faults` and `twice` collect what is wrong."""
 
     path: Path
