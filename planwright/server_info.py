@@ -65,17 +65,12 @@ class ServerInfo:
         """HTTP headers that give access to the restricted APIs."""
         return {"admin-key": self.admin_key} if self.admin_key else {}
 
-    @property
-    def grpc_admin_headers(self) -> dict[str, str]:
-        """Metadata of gRPC calls that gives access to the restricted protocols."""
-        return {"triton-grpc-protocol-admin-key": self.admin_key} if self.admin_key else {}
-
 
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's
+        pass
     return True

@@ -171,7 +171,11 @@ def plan(choice: Choice) -> str:
 def add(choice: Choice, force: bool) -> None:
     """Install into each environment what is missing, and check that it can be imported."""
     with prepare.one_at_a_time():
-        todo = [folder for folder in ENVIRONMENTS if prepare.tensorrt_stamp(folder) != wanted_stamp(folder, choice)]
+        todo = [
+            folder
+            for folder in ENVIRONMENTS
+            if prepare.stamp(folder, prepare.TENSORRT_STAMP) != wanted_stamp(folder, choice)
+        ]
         if not todo:
             prepare.say(f"TensorRT {choice.version} is in .venv and .venv-server")
             return
@@ -220,7 +224,7 @@ def download(choice: Choice, folder: Path) -> None:
 
 def install(folder: Path, choice: Choice, wheels: list[str]) -> None:
     """Install this TensorRT into one environment; the stamp is written last."""
-    stamp = folder / ".planwright-tensorrt"
+    stamp = folder / prepare.TENSORRT_STAMP
     if stamp.exists():
         stamp.unlink()
     remove_others(folder, choice)
@@ -257,7 +261,7 @@ def versions(folder: Path, choice: Choice) -> dict[str, str]:
 def lock_of(folder: Path) -> Path | None:
     """Return the file that an environment was made from; None where it is incomplete or the file has changed since."""
     locks = [of(serve_only) for of in (prepare.lock_file, prepare.server_lock) for serve_only in (False, True)]
-    return next((lock for lock in locks if prepare.is_stamped(folder, prepare.digest(lock))), None)
+    return next((lock for lock in locks if prepare.stamp(folder) == prepare.digest(lock)), None)
 
 
 def read(lock: Path) -> dict[str, str]:

@@ -19,13 +19,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_WHEEL = "nvidia-pytriton==0.7.0"  # carries tritonserver 2.51, the newest on the package index
+# the hash of what a part was made from; and the environment's stamp when TensorRT was added, with what was added
+STAMP, TENSORRT_STAMP = ".planwright-stamp", ".planwright-tensorrt"
 SHOW_BYTES = 20e6  # smaller downloads are not worth a line
 # what pip prints around a failure without adding to it
 NOISE = re.compile(r"\s*(note: This|hint: |\[end of output\]|WARNING: Location)|[\s*]*$")
@@ -77,9 +80,9 @@ def server_lock(serve_only: bool) -> Path:
 def is_complete(locks: dict[Path, Path]) -> bool:
     """Return whether every part is there and made from the current constraints/."""
     environments = all(
-        is_stamped(folder, digest(lock)) and (folder / "bin" / "python").exists() for folder, lock in locks.items()
+        stamp(folder) == digest(lock) and (folder / "bin" / "python").exists() for folder, lock in locks.items()
     )
-    return environments and is_stamped(ROOT / ".tritonserver", SERVER_WHEEL)
+    return environments and stamp(ROOT / ".tritonserver") == SERVER_WHEEL
 
 
 def install(found: machine.Python, locks: dict[Path, Path]) -> None:
@@ -98,7 +101,7 @@ def has_tensorrt(folders: Iterable[Path]) -> bool:
     """Return whether TensorRT is in all environments, and cuda-python still as ``make setup-tensorrt`` left it."""
     return all(
         list(folder.glob("lib/python*/site-packages/tensorrt/__init__.py"))
-        and tensorrt_stamp(folder).partition("\n")[0] in ("", stamp(folder))
+        and stamp(folder, TENSORRT_STAMP).partition("\n")[0] in ("", stamp(folder))
         for folder in folders
     )
 
@@ -107,29 +110,30 @@ def environment(folder: Path, lock: Path, found: machine.Python) -> None:
     """Make a virtual environment from `lock`; one that was complete before is updated in place."""
     wanted = digest(lock)
     same_python = python_of(folder) == found.minor
-    if same_python and is_stamped(folder, wanted):
+    if same_python and stamp(folder) == wanted:
         return
     say(f"{folder.name}: Python {found.version}, {lock.relative_to(ROOT)} ...")
-    if not same_python or not stamp_file(folder).exists():
+    if not same_python or not stamp(folder):
         shutil.rmtree(folder, ignore_errors=True)
         run([found.path, "-m", "venv", str(folder)])
-    stamp_file(folder).unlink() if stamp_file(folder).exists() else None
+    if stamp(folder):
+        (folder / STAMP).unlink()
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input", "--prefer-binary"]
     size = run([*pip, "-r", str(lock), "-c", str(ROOT / "constraints" / "cuda.txt")])
     say(f"{folder.name}: ready, {size / 1e6:.0f} MB downloaded")
-    stamp_file(folder).write_text(wanted)
+    (folder / STAMP).write_text(wanted)
 
 
 def server(folder: Path) -> None:
     """Unpack the tritonserver wheel into a separate folder: its Python packages must not mix with ours."""
-    if is_stamped(folder, SERVER_WHEEL):
+    if stamp(folder) == SERVER_WHEEL:
         return
     say(f"{folder.name}: tritonserver from {SERVER_WHEEL} ...")
     shutil.rmtree(folder, ignore_errors=True)
     pip = [str(ROOT / ".venv" / "bin" / "python"), "-m", "pip", "install", "--no-input", "--no-deps"]
     size = run([*pip, "--target", str(folder), SERVER_WHEEL])
     say(f"{folder.name}: ready, {size / 1e6:.0f} MB downloaded")
-    stamp_file(folder).write_text(SERVER_WHEEL)
+    (folder / STAMP).write_text(SERVER_WHEEL)
 
 
 def torch_build(folder: Path) -> str:
@@ -158,35 +162,18 @@ def python_of(folder: Path) -> str:
     return match.group(1) if match else ""
 
 
-def stamp_file(folder: Path) -> Path:
-    return folder / ".planwright-stamp"
+def stamp(folder: Path, file: str = STAMP) -> str:
+    """Return a stamp of `folder`, "" where it was not completed."""
+    return (folder / file).read_text() if (folder / file).exists() else ""
 
 
-def stamp(folder: Path) -> str:
-    """Return the stamp of a complete `folder`, "" where it is not complete."""
-    return stamp_file(folder).read_text() if stamp_file(folder).exists() else ""
-
-
-def tensorrt_stamp(folder: Path) -> str:
-    """Return the stamp of add_tensorrt.py: the environment's stamp at that time, and what was added; "" without."""
-    file = folder / ".planwright-tensorrt"
-    return file.read_text() if file.exists() else ""
-
-
-def is_stamped(folder: Path, wanted: str) -> bool:
-    return stamp(folder) == wanted
-
-
-class one_at_a_time:  # noqa: N801 - a context manager is named like the function that it replaces
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
     """Allow only one set-up in this checkout; a second one waits and then finds everything done."""
-
-    def __enter__(self) -> None:
-        (ROOT / ".planwright").mkdir(exist_ok=True)
-        self.file = (ROOT / ".planwright" / "setup.lock").open("w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+    (ROOT / ".planwright").mkdir(exist_ok=True)
+    with (ROOT / ".planwright" / "setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(command: list[str], fix: str = "see the lines above (network, disk?), then make setup again") -> float:

@@ -103,8 +103,8 @@ def _message_faults(value: Mapping[str, Any], message: Any, loc: Loc, where: Whe
         field, place = fields.get(key), (*loc, key)
         if field is None:
             known = field_names() if loc == ("serve",) else list(fields)
-            yield Fault(f"unknown field '{key}' in {'.'.join(map(str, loc))}", where(*place),
-                        "Triton's ModelConfig has no such field", did_you_mean(str(key), known))  # fmt: skip
+            what, why = f"unknown field '{key}' in {'.'.join(map(str, loc))}", "Triton's ModelConfig has no such field"
+            yield Fault(what, where(*place), why, did_you_mean(str(key), known))
         elif item is not None:  # as in Triton's JSON, null is a field that is not given
             yield from _value_faults(item, field, place, where)
     for oneof in message.oneofs:

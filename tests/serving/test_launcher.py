@@ -208,10 +208,11 @@ def test_administration_needs_the_key(served: ServerInfo) -> None:
             client.get_model_repository_index()
         assert client.get_model_repository_index(headers=served.admin_headers)
         assert client.get_system_shared_memory_status() == []  # opened by --allow-client-shm
+    key = {"triton-grpc-protocol-admin-key": served.admin_key}
     with grpcclient.InferenceServerClient(served.grpc_url) as grpc:
         with pytest.raises(InferenceServerException, match="restricted"):
             grpc.update_log_settings({"log_verbose_level": 1})
-        assert grpc.get_model_repository_index(headers=served.grpc_admin_headers).models
+        assert grpc.get_model_repository_index(headers=key).models
 
 
 def test_shared_memory_of_clients_is_closed_by_default(start: Start, repository: Path) -> None:
