@@ -33,7 +33,7 @@ class Identity:
         return f"{self.id}_"
 
 
-def words(options: ServeOptions, machine: Machine, identity: Identity, backends: Path | None) -> list[str]:
+def arguments(options: ServeOptions, machine: Machine, identity: Identity, backends: Path | None) -> list[str]:
     """Return the command; the user's own flags come last, because tritonserver uses the last of two."""
     closed = _RESTRICTED if options.client_shm else f"{_RESTRICTED},shared-memory"
     key = f"admin-key={identity.admin_key}"

@@ -7,7 +7,7 @@ Environment: PLANWRIGHT_TRITONSERVER_DIR (the unpacked wheel) and PLANWRIGHT_SER
 checkout's ``.tritonserver`` and ``.venv-server``.
 
 The stub is copied, never linked: when it cannot start, the server changes its file mode, which through a link would
-damage the installed wheel. The folder lies in the system's temporary folder because the server passes its path to a
+damage the installed wheel. The folder is in the system's temporary folder because the server passes its path to a
 shell, and a checkout may have any name.
 """
 

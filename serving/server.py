@@ -120,7 +120,7 @@ def start(options: ServeOptions, machine: Machine) -> TritonServer:
     options.log.parent.mkdir(parents=True, exist_ok=True)
     with options.log.open("wb") as log:
         process = subprocess.Popen(
-            command.words(options, machine, identity, backends), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command.arguments(options, machine, identity, backends), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=command.environment(machine), start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
     assert janitor.stdin is not None

@@ -1,4 +1,4 @@
-"""What tests of every room share: digits, built once, and a real server on it."""
+"""Shared by all tests: digits, built once, and a real server on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests._project import CONFIG, Project
 from tests._server import running_server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell starts its background jobs deaf to Ctrl-C, and so would be the commands to which these tests send it
+    # a shell starts its background jobs with SIGINT ignored, and the commands that these tests interrupt would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -134,13 +134,8 @@ def checked(version: str, place: str) -> tuple[int, ...]:
     """Return the version as numbers; refuse what is not a version, and what Planwright does not support."""
     number = tuple(int(part) for part in version.split(".")) if re.fullmatch(r"\d+(\.\d+){2,3}", version) else ()
     if number[:2] != (8, 6) and number[:1] not in ((10,), (11,)):
-        why = f"{place} is {version}; Planwright supports 8.6, 10 and 11"
-        stop(
-            "this TensorRT cannot be installed",
-            why=why,
-            fix="give all parts: 8.6.0 or 10.16.1.11",
-            code=machine.EXIT_USAGE,
-        )
+        why, fix = f"{place} is {version}; Planwright supports 8.6, 10 and 11", "give all parts: 8.6.0 or 10.16.1.11"
+        stop("this TensorRT cannot be installed", why=why, fix=fix, code=machine.EXIT_USAGE)
     return number
 
 

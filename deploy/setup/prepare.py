@@ -1,4 +1,4 @@
-"""``make setup``: install everything into a bare checkout, or report all that is missing in one message.
+"""``make setup``: install everything into a bare checkout, or report everything that is missing in one message.
 
 In      any Python 3 that ``make`` found (it only finds the right one), the files in constraints/.
 Out     ``.venv`` (everything), ``.venv-server`` (the server's stubs, numpy 1.26), ``.tritonserver`` (the wheel, unpacked).

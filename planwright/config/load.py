@@ -344,7 +344,7 @@ _FORMS: dict[str, Any] = {"loadtest": ScenarioSpec, "server": ServerSpec}
 
 
 def _explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
-    """Turn one pydantic error into (what, fix) in the words of the file."""
+    """Turn one pydantic error into (what, fix)."""
     key = str(loc[-1]) if loc else ""
     if item["type"] == "extra_forbidden":
         return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1], form))
@@ -354,7 +354,7 @@ def _explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
         return f"'{key}': {item['msg']}", str(item["ctx"]["fix"])
     if item["type"] == "string_pattern_mismatch":
         words = re.findall(r"[a-z]+(?=[|:)])", item["ctx"]["pattern"])
-        fix = did_you_mean(str(item["input"]), words) if words else f"write what matches {item['ctx']['pattern']}"
+        fix = did_you_mean(str(item["input"]), words) if words else f"it must match {item['ctx']['pattern']}"
         return f"'{key}' cannot be {item['input']!r}", fix
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict | list) else f", not {item['input']!r}"

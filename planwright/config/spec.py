@@ -73,7 +73,7 @@ class ExportSpec(_Frozen):
 
 
 class SamplesSpec(_Frozen):
-    """How many real samples to take for each use, or the file that holds them."""
+    """How many real samples to use for each purpose, or the file with them."""
 
     calibration: int = Field(
         default=512, ge=0, description="samples that set INT8 and FP8 ranges; other precisions make none"
@@ -238,7 +238,7 @@ def _slo(value: Any) -> Any:
 
 
 class ModelEntry(_Frozen):
-    """One model's settings; `defaults` takes the same keys."""
+    """One model's settings; `defaults` has the same keys."""
 
     enabled: bool = Field(default=True, description="false: built only when named on the command line")
     extends: str | None = Field(default=None, description="another model whose settings this one starts from")

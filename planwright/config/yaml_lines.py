@@ -3,7 +3,7 @@
 In      the path of a YAML file.
 Out     `Located` trees: plain values with the line that each came from, also after a merge.
 
-PyYAML's `compose` gives nodes with marks; values are made by its own SafeConstructor, so types are YAML's usual ones.
+PyYAML's `compose` returns nodes with positions; its SafeConstructor makes the values, so types are YAML's usual ones.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def load_located(path: Path, twice: list[Fault] | None = None) -> Located:
         twice: Collects the faults of keys that are given twice, for a caller that reports further mistakes with them.
 
     Raises:
-        SpecError: The file is missing, is not YAML, is not a mapping, or holds a key twice.
+        SpecError: The file is missing, is not YAML, is not a mapping, or has a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -168,9 +168,9 @@ def test_no_package_index_and_no_version_of_tensorrt_is_named() -> None:
 
 def test_what_is_installed_is_pinned_for_every_python() -> None:
     (step,) = [rest for word, rest in instructions() if word == "RUN"]
-    asked = re.search(r"constraints/\$lock\.txt\"\s+(.+?)\s+&&", step)
-    assert asked is not None
-    names = {word.strip('"').partition("[")[0].lower() for word in asked[1].split()}
+    packages = re.search(r"constraints/\$lock\.txt\"\s+(.+?)\s+&&", step)
+    assert packages is not None
+    names = {word.strip('"').partition("[")[0].lower() for word in packages[1].split()}
     assert names >= {"numpy", "tritonclient", "protobuf", "pydantic", "pyyaml", "psutil", "rich", "cuda-python"}
     for lock in re.findall(r"lock=(\w+)", step):
         text = (ROOT / "constraints" / f"{lock}.txt").read_text().lower()

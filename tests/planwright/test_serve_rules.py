@@ -1,4 +1,4 @@
-"""Each field below `serve` that Triton would refuse, or pass over in silence, is refused with its own line."""
+"""Each field below `serve` that Triton would reject, or silently ignore, is refused with its own line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def found(tmp_path: Path, serve: str, *, head: str = HEAD, target: str = "onnxru
     return []
 
 
-REFUSED = [
+REJECTED = [
     ("two schedulers", "dynamic_batching: {}\nsequence_batching: {}", 2, "mutually exclusive"),
     ("two strategies", "sequence_batching:\n  direct: {}\n  oldest: {}", 3, "mutually exclusive"),
     ("two kinds of data", "model_warmup:\n- batch_size: 1\n  inputs:\n    x:\n      data_type: TYPE_FP32\n      zero_data: true\n"
@@ -87,8 +87,10 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("serve", "line", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_what_triton_would_refuse(tmp_path: Path, serve: str, line: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("serve", "line", "words"), [case[1:] for case in REJECTED], ids=[case[0] for case in REJECTED]
+)
+def test_what_triton_would_reject(tmp_path: Path, serve: str, line: int, words: str) -> None:
     [(at, what)] = found(tmp_path, serve)
     assert words in what
     assert at == LINE + line - 1
@@ -97,7 +99,7 @@ def test_what_triton_would_refuse(tmp_path: Path, serve: str, line: int, words: 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     lines = [
         case
-        for case in REFUSED
+        for case in REJECTED
         if case[0] in ("decoupled", "tag that ends the server", "all passive", "levels without a default")
     ]
     assert len(found(tmp_path, "\n".join(case[1] for case in lines))) == 4
@@ -119,7 +121,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("serve", TAKEN)
-def test_what_triton_takes(tmp_path: Path, serve: str) -> None:
+def test_what_triton_accepts(tmp_path: Path, serve: str) -> None:
     assert found(tmp_path, serve) == []
 
 

@@ -126,7 +126,7 @@ def test_a_killed_server_is_noticed_and_cleaned_up(start: Start, repository: Pat
 def test_a_model_process_that_a_killed_server_left_hanging_is_ended(start: Start, repository: Path) -> None:
     launched = start(repository).wait_ready()
     server_id, stubs = launched.info.id, list(stubs_of(launched.document["server_pid"]))
-    os.kill(stubs[0], signal.SIGSTOP)  # as one that waits for a lock for ever: it cannot leave by itself
+    os.kill(stubs[0], signal.SIGSTOP)  # like one that waits for a lock forever: it cannot end by itself
     os.kill(launched.document["server_pid"], signal.SIGKILL)
     assert launched.process.wait(SOON_S) == 1
     assert not any(map(alive, stubs))

@@ -173,6 +173,6 @@ def test_a_server_on_path_comes_first_and_gets_the_flags_it_knows(
     assert found == Installation(home / "bin" / "tritonserver", home, (home / "lib",), None, native=True)
     _models.adder(tmp_path / "models")
     chosen, _ = options.parse(["--model-repository=models", "--allow-client-shm"])
-    words = command.words(chosen, Machine(found, None), Identity("me", "key"), None)
+    words = command.arguments(chosen, Machine(found, None), Identity("me", "key"), None)
     assert ("--allow-client-shm=true" in words) is given
     assert not any(word.startswith("--backend-directory") for word in words)

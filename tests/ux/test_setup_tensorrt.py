@@ -1,4 +1,4 @@
-"""``make setup-tensorrt`` in copies of the checkout: what it chooses, installs, leaves alone and says when it cannot.
+"""``make setup-tensorrt`` in copies of the checkout: what it chooses, installs, leaves alone, and reports when it cannot.
 
 In      a copy with small environments, wheels made here that stand in for TensorRT's gigabytes, a libcuda made here that
         shows a GPU or none (gcc), for one test the package index.
@@ -165,7 +165,7 @@ def test_what_is_not_set_up_is_named(checkout: Path, driver: Driver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuda", "asked", "configured", "first", "lock"),
+    ("cuda", "requested", "configured", "first", "lock"),
     [
         (13000, "", "", "tensorrt_cu13==11.4.0.106.*", "cuda-python==13.4.4"),
         (12040, "", "", "tensorrt_cu12==10.16.1.11.*", "cuda-python==12.9.10"),
@@ -178,11 +178,11 @@ def test_what_is_not_set_up_is_named(checkout: Path, driver: Driver) -> None:
     ],
 )
 def test_the_version_that_fits(
-    checkout: Path, driver: Driver, cuda: int, asked: str, configured: str, first: str, lock: str
+    checkout: Path, driver: Driver, cuda: int, requested: str, configured: str, first: str, lock: str
 ) -> None:
     if configured:
         (checkout / "config.yaml").write_text(SERVER.format(version=configured))
-    done = add(checkout, driver(1, cuda), "--plan", *(["--version", asked] if asked else []))
+    done = add(checkout, driver(1, cuda), "--plan", *(["--version", requested] if requested else []))
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (first, lock, "GB to download", "NVIDIA Test"):
         assert words in done.stdout
@@ -195,7 +195,7 @@ def test_a_driver_that_is_too_old(checkout: Path, driver: Driver) -> None:
     assert "CUDA 11.8" in done.stdout
 
 
-def test_a_version_that_is_none_is_a_bad_command_line(checkout: Path, driver: Driver) -> None:
+def test_an_invalid_version_is_a_bad_command_line(checkout: Path, driver: Driver) -> None:
     libcuda = driver(1, 13000)
     for version in ("10", "9.3.0", "8.5.3.1", "newest"):
         done = add(checkout, libcuda, "--plan", "--version", version)

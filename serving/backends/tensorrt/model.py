@@ -7,9 +7,9 @@ Runs in the stub's own environment (numpy 1.26, tensorrt, cuda-python). Checks a
 backend, because nothing in the server checks config.pbtxt against the engine for a Python-based one. One process, one
 CUDA context and one engine per instance. ``execute`` never raises: a raise fails the whole batch.
 
-A batch goes through `BatchPipeline.start` (gather into pinned memory, copy in, compute, copy out, all enqueued) and `BatchPipeline.finish`. Where
-the requests of one call make several batches, the next one is started before the last is finished, so its copy in overlaps
-the computation.
+`BatchPipeline.start` enqueues a batch (gather into pinned memory, copy in, compute, copy out), `BatchPipeline.finish` waits for
+it. Where the requests of one call make several batches, the next one is started before the last is finished, so its copy in
+overlaps the computation.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ _BATCH_DIM = (
 )
 _IGNORED = {
     "busy_wait_events": "waits on events without spinning",
-    "output_copy_stream": "always copies outputs on a stream of their own",
+    "output_copy_stream": "always copies outputs on a separate stream",
 }
 
 
