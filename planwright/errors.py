@@ -91,7 +91,7 @@ class MachineError(PlanwrightError):
 
 def missing_package(name: str) -> MachineError:
     """Return the error for a third-party package that cannot be imported; `name` is its name in an import."""
-    what = f"the package '{name.partition('.')[0]}' is not installed for {sys.executable}"
+    what = f"the Python module '{name.partition('.')[0]}' is not installed for {sys.executable}"
     check = f'{sys.executable} -c "import {name}"'
     return MachineError(Fault(what, fix="make setup, or install it there", check=check))
 
