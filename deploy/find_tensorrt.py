@@ -1,10 +1,10 @@
-"""Which TensorRT is installed here, asked of the files that its packages leave behind.
+"""Find the TensorRT installed in an image, from the files of its packages.
 
 In      the root folder of a system: dpkg's status, the header NvInferVersion.h, the folder of CUDA.
-Out     one line for pip, ``tensorrt_cu13_bindings==10.16.1.11``; or exit code 3 and what was looked for.
+Out     one line for pip, ``tensorrt_cu13_bindings==10.16.1.11``; or exit code 3 and where it looked.
 
-Standard library only: deploy/builder.Dockerfile runs it before anything is installed. It looks and never imports, because
-an image is built on machines without GPU.
+Standard library only: deploy/builder.Dockerfile runs it before anything is installed. It imports nothing from TensorRT,
+because images are built on machines without GPU.
 """
 
 from __future__ import annotations
@@ -24,39 +24,43 @@ HEADERS = (
 CUDA = ("usr/local/cuda-[0-9]*", "usr/local/cuda/version.json")
 EXIT_MACHINE = 3
 
-# 10.16.1.11-1+cuda13.2: four parts of TensorRT, then the package's own count and the CUDA that it is for
+# 10.16.1.11-1+cuda13.2: four parts of TensorRT, then the package's revision and its CUDA
 _PACKAGE = re.compile(r"^(\d+\.\d+\.\d+\.\d+)-\S*?(?:\+cuda(\d+)\S*)?$")
 _PARTS = ("MAJOR", "MINOR", "PATCH", "BUILD")
 
 
 class NotFoundError(Exception):
-    """Nothing, or more than one thing, was found; the text says where was looked."""
+    """Nothing was found, or more than one version; the text says where it looked."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the requirement; returns the exit code."""
-    p = argparse.ArgumentParser(prog="find_tensorrt.py", description="Say which TensorRT binding fits this system.")
+    p = argparse.ArgumentParser(
+        prog="find_tensorrt.py", description="Print the TensorRT binding that fits this system."
+    )
     p.add_argument("--root", type=Path, default=Path("/"), help="root folder to look in (default: %(default)s)")
     args = p.parse_args(argv)
     try:
         print(requirement(args.root))
     except NotFoundError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(
+            f"error: {error}\n  fix    use an NVIDIA Triton image as BASE_IMAGE, which has one TensorRT",
+            file=sys.stderr,
+        )
         return EXIT_MACHINE
     return 0
 
 
 def requirement(root: Path) -> str:
-    """Return what to give to pip.
+    """Return the requirement for pip.
 
     Raises:
-        NotFoundError: TensorRT or CUDA is not there, or there are several.
+        NotFoundError: TensorRT or CUDA is missing, or there are several.
     """
     return f"tensorrt_cu{cuda_major(root)}_bindings=={tensorrt_version(root)}"
 
 
 def tensorrt_version(root: Path) -> str:
-    """Return all four parts of the version; packages are asked first, then headers.
+    """Return all four parts of the version: from packages, else from headers.
 
     Raises:
         NotFoundError: There is none, or there are several.
@@ -67,7 +71,7 @@ def tensorrt_version(root: Path) -> str:
 
 
 def cuda_major(root: Path) -> str:
-    """Return the major version of CUDA that TensorRT's package was built for, else that of the CUDA installed.
+    """Return the major version of CUDA that TensorRT's package was built for, else of the installed CUDA.
 
     Raises:
         NotFoundError: There is none, or there are several.
@@ -81,7 +85,7 @@ def _only(found: set[str], what: str, *places: str) -> str:
         return found.pop()
     if found:
         raise NotFoundError(f"several versions of {what} are installed here: {', '.join(sorted(found))}")
-    raise NotFoundError(f"there is no {what} in this image; looked for " + ", and for ".join(places))
+    raise NotFoundError(f"{what} was not found in this image; looked for " + ", and for ".join(places))
 
 
 def _packages(root: Path) -> Iterator[tuple[str, str]]:
@@ -105,7 +109,7 @@ def _headers(root: Path) -> Iterator[str]:
 
 
 def _number(defined: dict[str, str], name: str) -> str:
-    """Return a macro's number; newer headers define it by another macro."""
+    """Return a macro's number; newer headers define it through another macro."""
     value = defined.get(name, "")
     for _ in range(3):
         value = defined.get(value, value)

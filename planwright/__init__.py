@@ -1,4 +1,4 @@
-"""The vocabulary that every room shares; imports nothing heavy.
+"""What every other package shares; imports nothing heavy.
 
 Submodules are imported by name (``from planwright.errors import PlanwrightError``), so that importing this
 package costs nothing.

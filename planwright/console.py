@@ -15,14 +15,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from planwright.errors import EXIT_INTERRUPTED, Fault, PlanwrightError, SpecError, missing_package
+from planwright.files import ROOT
 
-_ROOT = Path(__file__).resolve().parents[1]
-
-_REDRAW_S, _REPORT_S = 0.2, 20.0  # between two figures of progress on a terminal, and in a file
+_REDRAW_S, _REPORT_S = 0.2, 20.0  # between two updates of progress on a terminal, and in a file
 _json_mode = False
 S = TypeVar("S")
 T = TypeVar("T")
@@ -35,7 +33,7 @@ def set_json(enabled: bool) -> None:
 
 
 def say(text: str = "") -> None:
-    """Print one line for a person; flushed, so that logs and pipes show progress as it happens."""
+    """Print one line for a person; flushed, so that logs and pipes show progress at once."""
     print(text, file=sys.stderr if _json_mode else sys.stdout, flush=True)
 
 
@@ -50,14 +48,14 @@ def emit_json(value: Any, *, one_line: bool = False) -> None:
 
 
 def progress(what: str, items: Iterable[T], total: int) -> Iterator[T]:
-    """Yield the items and show how far they are: in place on a terminal, elsewhere a line from time to time.
+    """Yield the items and show progress: in place on a terminal, elsewhere a line every 20 s.
 
-    Nothing is shown of work that ends within the first second.
+    Work that ends within the first second shows nothing.
 
     Args:
-        what: What the count is of.
-        items: Each stands for an equal piece of work.
-        total: How many they are.
+        what: What is counted.
+        items: Each stands for an equal amount of work.
+        total: The number of items.
     """
     stream = sys.stderr if _json_mode else sys.stdout
     terminal = stream.isatty()
@@ -76,7 +74,7 @@ def progress(what: str, items: Iterable[T], total: int) -> Iterator[T]:
 
 
 def counted(what: str, call: Callable[[S], T], total: int) -> Callable[[S], T]:
-    """Return `call`, which shows its progress as `progress` does, each call an equal piece of the work."""
+    """Return `call` wrapped to show progress as `progress` does, where each call is an equal amount of work."""
     ticks = progress(what, range(total), total)
 
     def run(argument: S) -> T:
@@ -87,7 +85,7 @@ def counted(what: str, call: Callable[[S], T], total: int) -> Callable[[S], T]:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; columns whose name ends in a unit or ``#`` are not special, text is left-aligned."""
+    """Print a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -111,23 +109,23 @@ def fail(error: PlanwrightError) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose usage errors are `SpecError` (exit code 2) in our own form."""
+    """argparse whose usage errors are `SpecError` (exit code 2), reported as faults."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing argparse's own usage block."""
+        """Raise instead of printing argparse's usage."""
         raise SpecError(Fault(message, fix=f"see {self.prog} --help"))
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command's `main` and leave the process with the exit code of the contract (see errors.py)."""
+    """Run a command's `main` and exit with its code, or with that of the error (see errors.py)."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: a file's name may be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: a file name may be any bytes
     try:
         code = main(sys.argv[1:] if argv is None else argv)
     except PlanwrightError as error:
         code = fail(error)
     except ModuleNotFoundError as error:
-        if not error.name or (_ROOT / error.name.partition(".")[0]).exists():
+        if not error.name or (ROOT / error.name.partition(".")[0]).exists():
             raise
         code = fail(missing_package(error.name))
     except KeyboardInterrupt:
@@ -140,7 +138,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 
 def human_bytes(size_bytes: float) -> str:
-    """Return a size for people.
+    """Return a size in readable units.
 
     Example:
         >>> human_bytes(1536), human_bytes(97_800_000)
@@ -164,7 +162,7 @@ def many(count: int, what: str) -> str:
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``; call `set_json` with what it parsed to."""
+    """Add ``--json``; call `set_json` with the parsed value."""
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
 
 

@@ -1,7 +1,7 @@
-"""What Planwright says when something is wrong.
+"""The errors that Planwright reports to users.
 
 In      nothing.
-Out     `Fault`, one mistake told so that its reader can mend it, and the error tree:
+Out     `Fault`, one mistake with its place, reason and fix, and the exceptions:
 
     PlanwrightError            exit code 1
     ├── StageError             1    a stage, gate or SLO failed; names the stage
@@ -9,7 +9,7 @@ Out     `Fault`, one mistake told so that its reader can mend it, and the error 
     ├── MachineError           3    this machine is not ready
     └── clients.ClientError    1    see clients/errors.py
 
-Only mistakes that a user can mend are raised as these; a bug in Planwright keeps its stack trace.
+Only mistakes that a user can fix are raised as these; a bug in Planwright keeps its stack trace.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Fault:
 
 
 class PlanwrightError(Exception):
-    """Base of all errors that are told to the user without a stack trace."""
+    """Base of all errors that are reported without a stack trace."""
 
     exit_code = EXIT_FAILED
 
@@ -64,7 +64,7 @@ class PlanwrightError(Exception):
         super().__init__("\n".join(fault.render() for fault in self.faults))
 
     def checked_by(self, command: str) -> PlanwrightError:
-        """Return the same error, with `command` as the check of the faults that name none."""
+        """Return the same error, with `command` as the check of faults that have none."""
         self.faults = tuple(fault if fault.check else replace(fault, check=command) for fault in self.faults)
         return self
 
@@ -84,21 +84,20 @@ class SpecError(PlanwrightError):
 
 
 class MachineError(PlanwrightError):
-    """This machine cannot do what was asked: a tool, a port, a device or disk space is missing."""
+    """This machine cannot run the command: a tool, a port, a device or disk space is missing."""
 
     exit_code = EXIT_MACHINE
 
 
 def missing_package(name: str) -> MachineError:
-    """Return what to say where a package of others cannot be imported; `name` is its name in an import."""
-    what = f"the package that holds '{name.partition('.')[0]}' is not installed for {sys.executable}"
-    return MachineError(
-        Fault(what, fix="make setup, or install it there", check=f'{sys.executable} -c "import {name}"')
-    )
+    """Return the error for a third-party package that cannot be imported; `name` is its name in an import."""
+    what = f"the Python module '{name.partition('.')[0]}' is not installed for {sys.executable}"
+    check = f'{sys.executable} -c "import {name}"'
+    return MachineError(Fault(what, fix="make setup, or install it there", check=check))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``did you mean 'x'?`` for a near miss, else the list of what there is.
+    """Return ``did you mean 'x'?`` for a near miss, else the known words.
 
     Example:
         >>> did_you_mean("precison", ["precision", "batch"])

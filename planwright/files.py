@@ -1,7 +1,7 @@
-"""Files that are never half written, and hashes that are not taken twice.
+"""Files that are never half written, and hashes that are not computed twice.
 
 In      paths, JSON values.
-Out     `write_atomic`, `write_json`, `read_json`, `sha256`, and `HashCache`.
+Out     `ROOT`, `write_atomic`, `write_json`, `read_json`, `sha256`, and `HashCache`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]  # the checkout
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -36,10 +38,10 @@ def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in `path`, or None where there is no file, or none that can be read as JSON."""
+    """Return the JSON value in `path`; None where there is no file, or it is not readable JSON."""
     try:
         return json.loads(path.read_text()) if path.is_file() else None  # a pipe would block
-    except (OSError, ValueError, RecursionError):  # damage can also nest too deep, or make a number too long
+    except (OSError, ValueError, RecursionError):  # a damaged file can also nest too deep, or hold too long a number
         return None
 
 
@@ -63,10 +65,10 @@ def digest(value: Any) -> str:
 
 
 class HashCache:
-    """File hashes remembered by (path, size, mtime_ns, inode).
+    """File hashes cached by (path, size, mtime_ns, inode).
 
     Args:
-        path: Where to keep them between runs.
+        path: Where to store them between runs.
         trust: False reads every file's bytes (``--verify-hashes``).
     """
 
@@ -77,7 +79,7 @@ class HashCache:
         self._changed = False
 
     def of(self, path: Path, *, read: bool = False) -> str:
-        """Return the hash of `path`; `read` (publish) or an untrusting cache reads the bytes again."""
+        """Return the hash of `path`; with `read` (publish) or without `trust` the bytes are read again."""
         stat = path.stat()
         identity = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         known = self._known.get(str(path.absolute()))
@@ -89,14 +91,14 @@ class HashCache:
         return value
 
     def remember(self, key: str, compute: Callable[[], list[str]]) -> list[str]:
-        """Return what `compute` gives, which is called once per key: a key names the content that the answer follows from."""
+        """Return the result of `compute`, called once per key; the key must identify everything that the result depends on."""
         if key not in self._known:
             self._known[key] = compute()
             self._changed = True
         return self._known[key]
 
     def save(self) -> None:
-        """Write the cache if anything was added; on a full disk the hashes are simply taken again next time."""
+        """Write the cache if anything was added; on a full disk the hashes are simply computed again next time."""
         if self._changed:
             with contextlib.suppress(OSError):
                 write_json(self._path, self._known)

@@ -1,4 +1,4 @@
-"""The GPU as the driver shows it, without TensorRT and without the CUDA runtime.
+"""The GPUs that the driver reports, without TensorRT and without the CUDA runtime.
 
 In      libcuda, through ctypes.
 Out     `Device`s.
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SUCCESS = 0
-# numbers of CUdevice_attribute in cuda.h; they are part of its ABI
+# values of CUdevice_attribute in cuda.h; they are part of its ABI
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU: its name, compute capability such as ``9.0``, the driver's version and the CUDA that it speaks."""
+    """One GPU: its name, compute capability such as ``9.0``, the driver's version and the CUDA version that it supports."""
 
     index: int
     name: str
@@ -29,7 +29,7 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """Return the GPUs that the driver shows; none without a driver."""
+    """Return the GPUs that the driver reports; none without a driver."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -41,22 +41,22 @@ def devices() -> list[Device]:
 
 
 def first_device() -> Device | None:
-    """Return the GPU that is used; None without one."""
+    """Return the GPU to use; None without one."""
     found = devices()
     return found[0] if found else None
 
 
 def _device(cuda: ctypes.CDLL, index: int) -> Device:
     handle, name = ctypes.c_int(), ctypes.create_string_buffer(128)
-    major, minor, speaks, size = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    major, minor, version, size = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
     cuda.cuDeviceGet(ctypes.byref(handle), index)
     cuda.cuDeviceGetName(name, len(name), handle)
     cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, handle)
     cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, handle)
-    cuda.cuDriverGetVersion(ctypes.byref(speaks))
+    cuda.cuDriverGetVersion(ctypes.byref(version))
     cuda.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
-    spoken = f"{speaks.value // 1000}.{speaks.value % 1000 // 10}"
-    return Device(index, name.value.decode(), f"{major.value}.{minor.value}", _driver(), spoken, size.value)
+    supported = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return Device(index, name.value.decode(), f"{major.value}.{minor.value}", _driver(), supported, size.value)
 
 
 def _driver() -> str:

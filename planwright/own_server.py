@@ -1,11 +1,11 @@
-"""A server of one's own: for the demo, the sweep and the benchmarks, on free ports, gone when the block ends.
+"""A temporary server for trial loads, the demo, sweeps and benchmarks: on free ports, stopped when the block ends.
 
 In      flags of ``python -m serving``.
 Out     the `ServerInfo` of a ready server.
 
-A server file is believed only when it names our process: another server may have left one in the same place. The launcher
-reads standard input, which ends with this process, however that ends: so no server is left behind. Where another process took
-a port meanwhile, it is started again on other ports.
+A server file counts only when it names our process: another server may have left one in the same place. The launcher stops
+at end of file on standard input, which comes when this process ends, however it ends: so no server is left behind. Where
+another process took a port meanwhile, the server is started again on other ports.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from planwright.errors import Fault, MachineError
+from planwright.files import ROOT
 from planwright.polling import ended
 from planwright.server_info import SERVER_FILE, ServerInfo
 
-ROOT = Path(__file__).resolve().parents[1]
-# above the launcher's own time-out: for a launcher that hangs
+# above the launcher's own time-outs: for a launcher that hangs
 START_S, STOP_S = 240.0, 40.0
 ATTEMPTS = 3
 _TAKEN = re.compile(r"port \d+ is taken|already in use")
@@ -39,11 +39,11 @@ def own_server(
     Args:
         flags: Further flags of ``python -m serving``.
         file: Where the server writes its address.
-        prefix: Command that starts it, such as ``taskset -c 0``.
-        log: Where its words go; to the terminal where none is given.
+        prefix: Command to start it with, such as ``taskset -c 0``.
+        log: Where its output goes; by default to the terminal.
 
     Raises:
-        MachineError: It did not become ready; the fault carries what it said.
+        MachineError: It did not become ready; the fault carries its output.
     """
     process, info = _started(flags, file, prefix, log)
     try:
@@ -59,8 +59,8 @@ def _started(
         ports = zip(("http", "grpc", "metrics"), free_ports(), strict=True)
         command = [*prefix, sys.executable, "-m", "serving", "--until-stdin-ends", "--server-file", str(file),
                    *(f"--{name}-port={port}" for name, port in ports), *flags]  # fmt: skip
-        with log.open("wb") if log else nullcontext() as said:
-            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=said, stderr=said)
+        with log.open("wb") if log else nullcontext() as output:
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output)
         try:
             return process, _ready(process, file, log)
         except BaseException as error:
@@ -72,7 +72,7 @@ def _started(
 
 
 def free_ports(count: int = 3) -> list[int]:
-    """Return ports that nobody listens on now."""
+    """Return ports on which nothing listens now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(each.getsockname()[1]) for each in sockets]
     for each in sockets:
@@ -88,12 +88,14 @@ def _ready(process: subprocess.Popen[bytes], file: Path, log: Path | None) -> Se
             return info
         time.sleep(0.05)
     why = log.read_text().strip() if log else ""
-    raise MachineError(Fault("the server did not start", why=why, fix="try it by hand: python -m serving"))
+    raise MachineError(
+        Fault("the server did not start", why=why, fix="start it directly to see why: python -m serving")
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    process.stdin.close()  # which stops it
+    process.stdin.close()  # stops it
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)
     process.kill()

@@ -1,10 +1,10 @@
-"""Asking whether a child process has ended, in a program whose signal handlers raise.
+"""Polling a child process in a program whose signal handlers raise.
 
 In      a ``subprocess.Popen``.
 Out     True once it has ended.
 
-An exception that a handler raises inside ``Popen.poll`` (KeyboardInterrupt is one) leaves its lock taken (CPython 3.11), and a
-later ``wait`` never returns. So signals are held back while asking; they arrive right after.
+An exception that a handler raises inside ``Popen.poll`` (such as KeyboardInterrupt) leaves its lock held (CPython 3.11), and a
+later ``wait`` never returns. So signals are blocked during the poll; they are delivered right after.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import signal
 import subprocess
 from typing import Any
 
-_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def ended(process: subprocess.Popen[Any]) -> bool:
-    """Say whether `process` has ended."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    """Return whether `process` has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     try:
         return process.poll() is not None
     finally:

@@ -1,4 +1,4 @@
-"""Which server is running here: the one file that serving writes and clients, loadtest and rollback read.
+"""The server that is running here: one file, written by serving and read by clients, load tests and rollback.
 
 In      `.planwright/server.json` (mode 0600, because it holds the admin key).
 Out     `ServerInfo`.
@@ -24,7 +24,7 @@ class ServerInfo:
         id: Unique name given with ``--id``; the server answers it at ``/v2``.
         http_url, grpc_url, metrics_url: ``host:port``, without scheme.
         mode: ``none`` or ``explicit`` (``--model-control-mode``).
-        admin_key: Header value that opens the restricted APIs; empty where nothing is restricted.
+        admin_key: Header value that gives access to the restricted APIs; empty where nothing is restricted.
         log: Path of the server's log.
         repository: Model repository it serves.
         version: Server version, such as ``2.51.0``.
@@ -49,8 +49,8 @@ class ServerInfo:
 
     @classmethod
     def read(cls, path: Path = SERVER_FILE) -> ServerInfo | None:
-        """Return the running server, or None where there is no file that can be read, or its process is gone."""
-        stored = read_json(path)  # None also for that of another user, whose server is not for us
+        """Return the running server; None where there is no readable file, or its process has ended."""
+        stored = read_json(path)  # None also for another user's file, which is not readable
         if not isinstance(stored, dict):
             return None
         known = {field.name for field in fields(cls)}
@@ -62,13 +62,8 @@ class ServerInfo:
 
     @property
     def admin_headers(self) -> dict[str, str]:
-        """HTTP headers that open the restricted APIs."""
+        """HTTP headers that give access to the restricted APIs."""
         return {"admin-key": self.admin_key} if self.admin_key else {}
-
-    @property
-    def grpc_admin_headers(self) -> dict[str, str]:
-        """Metadata of gRPC calls that opens the restricted protocols."""
-        return {"triton-grpc-protocol-admin-key": self.admin_key} if self.admin_key else {}
 
 
 def _alive(pid: int) -> bool:
@@ -76,6 +71,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's
+        pass
     return True

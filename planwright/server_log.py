@@ -1,10 +1,10 @@
 """Why a model did not load, in tritonserver's own words.
 
-In      what the server answered, its log.
-Out     one sentence; empty where neither says anything about the model.
+In      the server's answer, its log.
+Out     one sentence; empty where neither mentions the model.
 
-A config.pbtxt that the server cannot read or does not accept never gets a state, so neither the repository index nor the
-load API has the reason: it stands in the log alone.
+A model whose config.pbtxt the server cannot read or rejects never gets a state, so neither the repository index nor the
+load API has the reason: only the log has it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def reason_in(log: str, model: str, *, offset: int = 0) -> str:
 
 
 def sentence(answer: str, log: str, model: str, *, offset: int = 0) -> str:
-    r"""Return why a load failed: what the load API or the index answered, or the log's line where the answer does not say.
+    r"""Return why a load failed: from the load API or the index, or from the log where their answer has no reason.
 
     Example:
         >>> sentence("load failed for model 'a': version 1 is at UNAVAILABLE state: Invalid argument: no;\n", "", "a")
         'Invalid argument: no'
     """
-    said = _STATE.sub("", _FRAMES.sub("", answer)).strip().removesuffix(";")
-    told_elsewhere = not said or "failed to poll" in said
-    return (told_elsewhere and reason_in(log, model, offset=offset)) or said
+    given = _STATE.sub("", _FRAMES.sub("", answer)).strip().removesuffix(";")
+    only_in_log = not given or "failed to poll" in given
+    return (only_in_log and reason_in(log, model, offset=offset)) or given

@@ -1,7 +1,7 @@
 """tritonserver's command line and environment.
 
-In      `Options`, the machine's server and Python, a backend folder, and the names that tell this server from others.
-Out     the words to run and the environment to run them in.
+In      `ServeOptions`, the machine's server and Python, a backend folder, and the names that identify this server.
+Out     the command, and the environment to run it in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from planwright.gpu import devices
 from serving import repository
-from serving.options import Options
+from serving.options import ServeOptions
 from serving.preflight import Machine
 
 _RESTRICTED = "model-repository,trace,logging"
@@ -23,28 +23,28 @@ _CUDA_POOL_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells this server from all others: ``--id``, the admin key, the prefix of its shared memory."""
+    """What identifies this server: ``--id``, the admin key, the prefix of its shared memory."""
 
     id: str
     admin_key: str
 
     @property
     def shm_prefix(self) -> str:
-        """Every region of this server's model processes begins with it."""
         return f"{self.id}_"
 
 
-def words(options: Options, machine: Machine, identity: Identity, backends: Path | None) -> list[str]:
-    """Return the command; the user's own flags come last, because tritonserver takes the last of two."""
+def arguments(options: ServeOptions, machine: Machine, identity: Identity, backends: Path | None) -> list[str]:
+    """Return the command; the user's own flags come last, because tritonserver uses the last of two."""
     closed = _RESTRICTED if options.client_shm else f"{_RESTRICTED},shared-memory"
     key = f"admin-key={identity.admin_key}"
     http, grpc, metrics = options.ports
+    mode, load = (options.mode, options.load) if options.accepted is None else ("explicit", options.accepted)
     return [
         str(machine.installation.binary),
         f"--model-repository={options.repository.resolve()}",
         f"--id={identity.id}",
-        f"--model-control-mode={options.mode if options.good is None else 'explicit'}",
-        *(f"--load-model={name}" for name in (options.load if options.good is None else options.good)),
+        f"--model-control-mode={mode}",
+        *(f"--load-model={name}" for name in load),
         f"--http-address={options.host}", f"--http-port={http}",
         f"--grpc-address={options.host}", f"--grpc-port={grpc}",
         f"--metrics-address={options.host}", f"--metrics-port={metrics}",
@@ -64,36 +64,40 @@ def words(options: Options, machine: Machine, identity: Identity, backends: Path
     ]  # fmt: skip
 
 
-def _client_shm(options: Options, machine: Machine) -> list[str]:
-    """Servers from 26.04 on need a flag of their own, which older ones refuse; their help says which they are."""
+def _client_shm(options: ServeOptions, machine: Machine) -> list[str]:
+    """Servers from 26.04 on need a flag that older ones reject; their help lists it."""
     if not options.client_shm or not machine.installation.native:
         return []
-    told = subprocess.run([machine.installation.binary, "--help"], capture_output=True, text=True, check=False)
-    return ["--allow-client-shm=true"] if "--allow-client-shm" in told.stdout + told.stderr else []
+    usage = subprocess.run([machine.installation.binary, "--help"], capture_output=True, text=True, check=False)
+    return ["--allow-client-shm=true"] if "--allow-client-shm" in usage.stdout + usage.stderr else []
 
 
-def _gpu(options: Options) -> list[str]:
-    """Give tensors that come in GPU memory room on their way to the models: the default of 64 MiB holds six batches of 64 pictures."""
-    if not devices() or any(flag.startswith("--cuda-memory-pool-byte-size") for flag in options.extra):
+def _gpu(options: ServeOptions) -> list[str]:
+    """Enlarge the pool for tensors that arrive in GPU memory: the default of 64 MiB holds six batches of 64 images."""
+    if not devices() or _given(options, "--cuda-memory-pool-byte-size"):
         return []
     return [f"--cuda-memory-pool-byte-size=0:{_CUDA_POOL_BYTES}"]
 
 
-def _cache(options: Options, folder: Path) -> list[str]:
-    given = any(flag.startswith("--cache-config") for flag in options.extra)
+def _cache(options: ServeOptions, folder: Path) -> list[str]:
+    given = _given(options, "--cache-config")
     found = []
     if not given and repository.wants_cache(options.repository):
         found.append(f"--cache-config=local,size={_CACHE_BYTES}")
-    if (given or found) and not any(flag.startswith("--cache-directory") for flag in options.extra):
+    if (given or found) and not _given(options, "--cache-directory"):
         found.append(f"--cache-directory={folder}")
     return found
+
+
+def _given(options: ServeOptions, name: str) -> bool:
+    return any(flag.startswith(name) for flag in options.extra)
 
 
 def environment(machine: Machine) -> dict[str, str]:
     """Return the environment of the server and, through it, of the stubs.
 
-    The stubs' ``bin`` is first on PATH, because a stub takes its packages from whichever python3 it finds there and
-    ignores PYTHONPATH; libpython and the wheel's libraries are named, because a copied stub does not find them itself.
+    The stubs' ``bin`` is first on PATH, because a stub imports packages from whichever python3 it finds there and
+    ignores PYTHONPATH; libpython and the wheel's libraries are listed, because a copied stub does not find them itself.
     """
     values = dict(os.environ)
     if machine.python is None:

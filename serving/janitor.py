@@ -1,13 +1,14 @@
 """Removes what a server leaves behind, also when the launcher was killed and could not.
 
 In      a prefix and a folder as arguments; the server's process id as the first line on standard input.
-Out     no process of a model with that prefix, no shared memory region with it, no such folder, and no empty `/tmp/python_env_*` of a server that is gone.
+Out     no model process with that prefix, no shared-memory region with it, no such folder, and no empty
+        `/tmp/python_env_*` of a server that is gone.
 
-It waits for the end of its input, which comes when the launcher closes it or dies. Run as a script of its own, in a
-session of its own, so that neither Ctrl-C nor the launcher's death reaches it; standard library only, to start quickly.
+It waits for end of file on its input, which comes when the launcher closes it or dies. It runs as ``python -m serving.janitor``
+in a session of its own, so that neither Ctrl-C nor the launcher's death reaches it.
 
-The python backend makes `/tmp/python_env_XXXXXX` and removes it only at a graceful end. Nothing tells whose it is, so one is
-removed when it is older than every server that lives.
+The python backend makes `/tmp/python_env_XXXXXX` and removes it only on a graceful exit. Nothing in it names its server, so a
+folder is removed when it is older than every running server.
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
+from serving import processes
+from serving.processes import STUB
+
 _GRACE_S = 10.0
-_MODELS_S = 2.0  # a model's process looks for its server twice a second
-_CLOCK_S = 2.0  # the kernel tells the time of its start in whole seconds
+_STUBS_S = 2.0  # a stub looks for its server twice a second
+_CLOCK_S = 2.0  # the kernel reports the boot time in whole seconds
 
 
 def main(prefix: str, folder: str) -> None:
-    """Wait, then clean."""
+    """Wait for the launcher and the server to end, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     pid = sys.stdin.readline().strip()
     sys.stdin.read()
     if pid:
-        _wait_gone(int(pid))
-    _end_models(prefix)
+        _wait_until(lambda: not processes.alive(int(pid)), _GRACE_S)  # the kernel kills it together with the launcher
+    # a stub that waits for a lock held by the dead server never ends by itself
+    _wait_until(lambda: not _stubs(prefix), _STUBS_S)
+    processes.kill(_stubs(prefix))
     for region in Path("/dev/shm").glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
     if folder:
@@ -41,56 +50,30 @@ def main(prefix: str, folder: str) -> None:
     _remove_environments()
 
 
-def _end_models(prefix: str) -> None:
-    """Wait for the processes of the python backend, and kill those that wait for a lock that the dead server held."""
-    deadline = time.monotonic() + _MODELS_S
-    while (left := _models(prefix)) and time.monotonic() < deadline:
+def _wait_until(done: Callable[[], bool], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not done() and time.monotonic() < deadline:
         time.sleep(0.05)
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
 
 
-def _models(prefix: str) -> list[int]:
-    """Return the processes that were started with a region of that prefix."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            program, *words = (process / "cmdline").read_bytes().split(b"\0")
-            if program.endswith(b"triton_python_backend_stub") and any(w.startswith(prefix.encode()) for w in words):
-                found.append(int(process.name))
-    return found
+def _stubs(prefix: str) -> list[psutil.Process]:
+    """Return the model processes whose shared-memory region has this prefix."""
+    return [process for process in psutil.process_iter() if _is_stub(processes.arguments(process), prefix)]
+
+
+def _is_stub(words: list[str], prefix: str) -> bool:
+    return bool(words) and words[0].endswith(STUB) and any(word.startswith(prefix) for word in words)
 
 
 def _remove_environments() -> None:
-    oldest = min(_server_starts(), default=time.time() + _CLOCK_S)
+    servers = [
+        p.info["create_time"] for p in psutil.process_iter(["name", "create_time"]) if p.info["name"] == "tritonserver"
+    ]
+    oldest = min(servers, default=time.time() + _CLOCK_S)
     for environment in Path("/tmp").glob("python_env_??????"):
-        with contextlib.suppress(OSError):  # not ours, not empty, or gone by now
+        with contextlib.suppress(OSError):  # another user's, not empty, or gone by now
             if environment.stat().st_mtime < oldest - _CLOCK_S and environment.stat().st_uid == os.getuid():
                 environment.rmdir()
-
-
-def _server_starts() -> list[float]:
-    """Return when each living tritonserver was started, in seconds since 1970."""
-    boot = next(
-        float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
-    )
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (process / "comm").read_text().strip() == "tritonserver":
-                ticks = (process / "stat").read_text().rpartition(")")[2].split()[19]
-                found.append(boot + int(ticks) / os.sysconf("SC_CLK_TCK"))
-    return found
-
-
-def _wait_gone(pid: int) -> None:
-    """Wait for the server, which the kernel kills together with the launcher."""
-    deadline = time.monotonic() + _GRACE_S
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        while time.monotonic() < deadline:
-            os.kill(pid, 0)
-            time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The command line of ``python -m serving``.
 
-In      the words of the command line, in tritonserver's own flag names.
-Out     `Options`, and every fault of the words.
+In      the arguments, in tritonserver's own flag names.
+Out     `ServeOptions`, and every fault in the arguments.
 
-Any flag of tritonserver that is not listed here is passed on as it is, except those that would undo what the launcher
-stands for: they are refused with the reason.
+Any flag of tritonserver that is not listed here is passed on unchanged, except those that would break what the launcher
+guarantees: they are refused with the reason.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from planwright.errors import Fault, SpecError
 from planwright.server_info import SERVER_FILE
 
 UNPATCHED = "--listen-on-all-interfaces-unpatched"
-PORT_FLAGS = ("--http-port", "--grpc-port", "--metrics-port")
-_OWN = {
-    "--id": "the launcher recognises its own server by it",
-    "--model-store": "there is one name for it: --model-repository",
-    "--http-address": f"it binds to 127.0.0.1; {UNPATCHED} is the other choice",
-    "--grpc-address": f"it binds to 127.0.0.1; {UNPATCHED} is the other choice",
-    "--metrics-address": f"it binds to 127.0.0.1; {UNPATCHED} is the other choice",
-    "--allow-http": "the launcher asks the server over HTTP whether it is ready",
+PORTS = {"--http-port": 8000, "--grpc-port": 8001, "--metrics-port": 8002}
+_LOOPBACK = f"the server binds to 127.0.0.1; {UNPATCHED} is the alternative"
+_RESERVED = {
+    "--id": "the launcher identifies its own server by it",
+    "--model-store": "use --model-repository",
+    "--http-address": _LOOPBACK,
+    "--grpc-address": _LOOPBACK,
+    "--metrics-address": _LOOPBACK,
+    "--allow-http": "the launcher checks over HTTP whether the server is ready",
     "--http-restricted-api": "the launcher restricts the administrative APIs itself, with a key in the server file",
     "--grpc-restricted-protocol": "the launcher restricts the administrative protocols itself, with a key in the server file",
-    "--backend-directory": "the launcher makes a backend folder of its own",
+    "--backend-directory": "the launcher creates its own backend folder",
     "--strict-model-config": "a published config.pbtxt is complete, so auto-completion is off",
-    "--backend-config=python,shm-region-prefix-name": "the launcher cleans the shared memory with its own prefix, and no other",
+    "--backend-config=python,shm-region-prefix-name": "the launcher removes only shared memory with its own prefix",
 }
 
 
 @dataclass(frozen=True)
-class Options:
+class ServeOptions:
     """What to serve and how.
 
     Attributes:
@@ -47,14 +48,14 @@ class Options:
         host: Address that all three bind to.
         client_shm: Whether clients may register shared memory.
         start_timeout_s: Time until all models must be loaded.
-        exit_timeout_s: Time that open requests and connections get at the end.
-        server_file: Where to write how to reach the server.
+        exit_timeout_s: Time that open requests and connections get at shutdown.
+        server_file: Where to write the server's addresses and admin key.
         log: Where the server's own output goes.
-        as_json: Print one JSON document when ready.
-        extra: Further flags of tritonserver, passed on as they are.
+        extra: Further flags of tritonserver, passed on unchanged.
         trust: Load models without comparing their files with what was published.
-        until_stdin_ends: Stop when standard input ends, which it does with the process that started this one.
-        good: The models to load at start where others are refused; None: as `mode` and `load` say.
+        as_json: Print one JSON document when ready.
+        until_stdin_ends: Stop at end of file on standard input, which comes when the parent process ends.
+        accepted: The models to load at start where others are refused; None: as `mode` and `load` say.
     """
 
     repository: Path
@@ -67,141 +68,104 @@ class Options:
     exit_timeout_s: int
     server_file: Path
     log: Path
-    as_json: bool = False
     extra: Sequence[str] = ()
     trust: bool = False
+    as_json: bool = False
     until_stdin_ends: bool = False
-    good: tuple[str, ...] | None = None
+    accepted: tuple[str, ...] | None = None
 
     @property
     def reachable_host(self) -> str:
-        """Where to ask a server that listens everywhere: on the loopback."""
+        """The address to reach it at: the loopback where it listens on all interfaces."""
         return "127.0.0.1" if self.host == "0.0.0.0" else self.host
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
     p = console.Parser(
-        prog="python -m serving", allow_abbrev=False, epilog="Any other flag of tritonserver is passed on as it is.",
-        description="Start Triton on this machine, without Docker, and stay until it is told to stop. Environment: "
-        "PLANWRIGHT_TRITONSERVER_DIR and PLANWRIGHT_SERVER_VENV name other places than .tritonserver and .venv-server.",
+        prog="python -m serving", allow_abbrev=False, epilog="Any other flag of tritonserver is passed on unchanged.",
+        description="Start Triton on this machine, without Docker, and run until stopped. Environment: "
+        "PLANWRIGHT_TRITONSERVER_DIR and PLANWRIGHT_SERVER_VENV replace .tritonserver and .venv-server.",
     )  # fmt: skip
     add = p.add_argument
-    add(
-        "--model-repository",
-        type=Path,
-        action="append",
-        metavar="FOLDER",
-        help="what to serve (default: model_repository)",
-    )
+    add("--model-repository", type=Path, action="append", metavar="FOLDER",
+        help="what to serve (default: model_repository)")  # fmt: skip
     add("--model-control-mode", choices=["none", "explicit", "poll"], default="none",
         help="explicit: models are loaded and unloaded by API; poll is refused")  # fmt: skip
-    add(
-        "--load-model",
-        action="append",
-        default=[],
-        metavar="MODEL",
-        help="explicit mode: load at start; * for all; repeatable",
-    )
-    for name, port in zip(PORT_FLAGS, (8000, 8001, 8002), strict=True):
+    add("--load-model", action="append", default=[], metavar="MODEL",
+        help="explicit mode: load at start; * for all; repeatable")  # fmt: skip
+    for name, port in PORTS.items():
         add(name, type=_port, default=port, metavar="PORT", help="default: %(default)s")
-    _add_own_flags(p)
+    _add_launcher_flags(p)
     return p
 
 
-def _add_own_flags(p: argparse.ArgumentParser) -> None:
-    """Add what is the launcher's own, not tritonserver's."""
+def _add_launcher_flags(p: argparse.ArgumentParser) -> None:
+    """Add the flags that tritonserver does not have, or not with this meaning."""
     add = p.add_argument
-    add("--allow-client-shm", action="store_true", help="let clients register shared memory, of the system and of CUDA")
-    add("--trust-repository", action="store_true",
-        help="serve models whose files are not what was published")  # fmt: skip
+    add("--allow-client-shm", action="store_true", help="let clients register system and CUDA shared memory")
+    add("--trust-repository", action="store_true", help="also serve models whose files differ from what was published")
     add(UNPATCHED, dest="everywhere", action="store_true",
-        help="bind to 0.0.0.0: the embedded server has published holes, so only inside a container")  # fmt: skip
-    add(
-        "--start-timeout-s",
-        type=float,
-        default=180.0,
-        metavar="S",
-        help="time until all models must be loaded (default: %(default)s)",
-    )
-    add(
-        "--exit-timeout-secs",
-        type=int,
-        default=5,
-        metavar="S",
-        help="time for open requests and connections at the end; 0 ends the server at once (default: %(default)s)",
-    )
-    add(
-        "--server-file",
-        type=Path,
-        default=SERVER_FILE,
-        metavar="FILE",
-        help="where to write how to reach it (default: %(default)s)",
-    )
+        help="bind to 0.0.0.0: the embedded server has known vulnerabilities, so only inside a container")  # fmt: skip
+    add("--start-timeout-s", type=float, default=180.0, metavar="S",
+        help="time until all models must be loaded (default: %(default)s)")  # fmt: skip
+    add("--exit-timeout-secs", type=int, default=5, metavar="S",
+        help="time for open requests and connections at shutdown; 0 kills the server at once (default: %(default)s)")  # fmt: skip
+    add("--server-file", type=Path, default=SERVER_FILE, metavar="FILE",
+        help="where to write the server's addresses and admin key (default: %(default)s)")  # fmt: skip
     add(
         "--log-file",
         type=Path,
         metavar="FILE",
         help="the server's own log (default: server.log beside the server file)",
     )
-    add(
-        "--until-stdin-ends",
-        action="store_true",
-        help="stop when standard input ends, for programs that start this one",
-    )
-    add(
-        "--json",
-        action="store_true",
-        help="print one line of JSON on standard output as soon as it is ready, then stay",
-    )
+    add("--until-stdin-ends", action="store_true",
+        help="stop at end of file on standard input, for programs that start this one")  # fmt: skip
+    add("--json", action="store_true", help="print one line of JSON on standard output when ready, then keep running")
 
 
-def parse(argv: Sequence[str]) -> tuple[Options, list[Fault]]:
-    """Return the options and what is wrong with them; what argparse itself refuses is raised.
+def parse(argv: Sequence[str]) -> tuple[ServeOptions, list[Fault]]:
+    """Return the options and their faults; what argparse itself refuses is raised.
 
     Raises:
-        SpecError: A word that cannot be read at all (exit 2).
+        SpecError: An argument that cannot be read at all (exit 2).
     """
     args, words = parser().parse_known_args(argv)
     extra, faults = _passed_on(words)
-    repositories = args.model_repository or [Path("model_repository")]
-    if len(repositories) > 1:
-        faults.append(
-            Fault(
-                "more than one model repository",
-                why="one repository is built, validated and rolled back here",
-                fix="give --model-repository once",
-            )
-        )
-    if args.model_control_mode == "poll":
+    options = ServeOptions(
+        repository=(args.model_repository or [Path("model_repository")])[0],
+        mode=args.model_control_mode,
+        load=args.load_model,
+        ports=(args.http_port, args.grpc_port, args.metrics_port),
+        host="0.0.0.0" if args.everywhere else "127.0.0.1",
+        client_shm=args.allow_client_shm,
+        start_timeout_s=args.start_timeout_s,
+        exit_timeout_s=args.exit_timeout_secs,
+        server_file=args.server_file,
+        log=args.log_file or args.server_file.parent / "server.log",
+        extra=extra,
+        trust=args.trust_repository,
+        as_json=args.json,
+        until_stdin_ends=args.until_stdin_ends,
+    )
+    return options, [*faults, *_faults(options, len(args.model_repository or []))]
+
+
+def _faults(options: ServeOptions, repositories: int) -> list[Fault]:
+    faults = []
+    if repositories > 1:
+        why = "one repository is built, validated and rolled back here"
+        faults.append(Fault("more than one model repository", why=why, fix="give --model-repository once"))
+    if options.mode == "poll":
         why = "it reloads at each rename, so a model could be served between two steps of a publish"
-        faults.append(
-            Fault(
-                "mode poll is not offered",
-                why=why,
-                fix="use --model-control-mode=explicit; build_all.py then loads what it publishes",
-            )
-        )
-    if args.load_model and args.model_control_mode != "explicit":
-        faults.append(
-            Fault(
-                "--load-model needs explicit mode",
-                why="the other modes load every model",
-                fix="add --model-control-mode=explicit",
-            )
-        )
-    ports = (args.http_port, args.grpc_port, args.metrics_port)
-    faults += [
-        Fault(f"port {port} is given twice", fix="give each endpoint a port of its own")
-        for port in sorted({p for p in ports if ports.count(p) > 1})
-    ]
-    options = Options(
-        repositories[0], args.model_control_mode, args.load_model, ports, "0.0.0.0" if args.everywhere else "127.0.0.1",
-        args.allow_client_shm, args.start_timeout_s, args.exit_timeout_secs, args.server_file,
-        args.log_file or args.server_file.parent / "server.log", args.json, extra, args.trust_repository,
-        args.until_stdin_ends,
-    )  # fmt: skip
-    return options, faults
+        fix = "use --model-control-mode=explicit; build_all.py then loads what it publishes"
+        faults.append(Fault("mode poll is not supported", why=why, fix=fix))
+    if options.load and options.mode != "explicit":
+        why, fix = "the other modes load every model", "add --model-control-mode=explicit"
+        faults.append(Fault("--load-model needs explicit mode", why=why, fix=fix))
+    repeated = {port for port in options.ports if options.ports.count(port) > 1}
+    fix = "give each endpoint its own port"
+    return faults + [Fault(f"port {port} is given twice", fix=fix) for port in sorted(repeated)]
 
 
 def _port(text: str) -> int:
@@ -212,7 +176,7 @@ def _port(text: str) -> int:
 
 
 def _passed_on(words: Sequence[str]) -> tuple[list[str], list[Fault]]:
-    """Join ``--flag value`` to ``--flag=value`` and refuse the launcher's own flags."""
+    """Join ``--flag value`` to ``--flag=value`` and refuse the flags that the launcher sets."""
     joined: list[str] = []
     for word in words:
         if word.startswith("--"):
@@ -220,16 +184,11 @@ def _passed_on(words: Sequence[str]) -> tuple[list[str], list[Fault]]:
         elif joined and "=" not in joined[-1]:
             joined[-1] += f"={word}"
         else:
-            raise SpecError(
-                Fault(
-                    f"cannot read '{word}'",
-                    why="flags of tritonserver are passed on as --flag=value",
-                    fix="see python -m serving --help",
-                )
-            )
-    faults = []
-    for flag in joined:
-        why = next((why for own, why in _OWN.items() if flag == own or flag.startswith(f"{own}=")), "")
-        if why:
-            faults.append(Fault(f"{flag.partition('=')[0]} cannot be given", why=why, fix="leave it out"))
-    return joined, faults
+            why = "flags of tritonserver are passed on as --flag=value"
+            raise SpecError(Fault(f"unexpected argument '{word}'", why=why, fix="see python -m serving --help"))
+    return joined, [
+        Fault(f"{flag.partition('=')[0]} cannot be given", why=why, fix="leave it out")
+        for flag in joined
+        for reserved, why in _RESERVED.items()
+        if flag == reserved or flag.startswith(f"{reserved}=")
+    ]

@@ -1,6 +1,6 @@
-"""What can be known to be wrong before the server starts; all of it is told at once.
+"""Everything that can be found wrong before the server starts, reported at once.
 
-In      `Options`, and what is wrong with the command line already.
+In      `ServeOptions`, and the faults of the command line.
 Out     a `Machine` that can serve, or one error that carries every fault.
 """
 
@@ -16,8 +16,9 @@ from typing import TypeVar
 from planwright.console import human_bytes
 from planwright.errors import Fault, MachineError, SpecError
 from planwright.server_info import ServerInfo
-from serving import api, backend_folder, find, processes, repository
-from serving.options import PORT_FLAGS, Options
+from serving import api, installation, processes, repository
+from serving.installation import Installation, StubPython
+from serving.options import PORTS, ServeOptions
 
 SHM = Path("/dev/shm")
 T = TypeVar("T")
@@ -25,61 +26,58 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine serves with: the server, and the Python of its stubs (None where a C++ backend does the work)."""
+    """What this machine serves with: the server, and the Python of its stubs (None where a C++ backend is used)."""
 
-    installation: find.Installation
-    python: find.StubPython | None
+    installation: Installation
+    python: StubPython | None
 
 
-def check(options: Options, faults: list[Fault]) -> Machine:
+def check(options: ServeOptions, faults: list[Fault]) -> Machine:
     """Check everything.
 
     Raises:
-        SpecError: Command line, repository or a name is wrong; machine faults are told with it (exit 2).
+        SpecError: Command line, repository or a name is wrong; faults of the machine are reported with it (exit 2).
         MachineError: A port is taken, /dev/shm is small, a tool is missing (exit 3).
     """
-    later = options.mode == "explicit" and not options.load
-    wrong = [*faults, *repository.faults(options.repository, options.load, may_be_empty=later)]
+    wrong = [*faults, *repository.faults(options)]
     missing = [*_running(options), *_ports(options)]
-    installation = _collect(find.find_server, missing)
+    server = _collect(installation.find_server, missing)
     python = None
-    if installation is not None and not installation.native:
-        python = _collect(find.find_stub_python, missing)
+    if server is not None and not server.native:
+        python = _collect(installation.find_stub_python, missing)
         if python is not None:
-            missing += backend_folder.faults(installation, python)
+            missing += installation.backend_faults(server, python)
     if not wrong:
         missing += _shared_memory(options)
     if wrong:
         raise SpecError(*wrong, *missing)
-    if missing or installation is None:
+    if missing or server is None:
         raise MachineError(*missing)
-    return Machine(installation, python)
+    return Machine(server, python)
 
 
-def _collect(look: Callable[[], T], faults: list[Fault]) -> T | None:
+def _collect(find: Callable[[], T], faults: list[Fault]) -> T | None:
     try:
-        return look()
+        return find()
     except MachineError as error:
         faults += error.faults
         return None
 
 
-def _running(options: Options) -> list[Fault]:
-    """Refuse to overwrite the file of a server that runs: its clients would lose it."""
+def _running(options: ServeOptions) -> list[Fault]:
+    """Refuse to overwrite the file of a running server: its clients would lose it."""
     info = ServerInfo.read(options.server_file)
     metadata = api.ask(f"http://{info.http_url}/v2", timeout_s=2) if info else None
     if info is None or not isinstance(metadata, dict) or metadata.get("name") != info.id:
         return []
     fix = f"stop it (kill {info.pid}), or give this one --server-file and other ports"
-    return [Fault("a server runs here already", str(options.server_file), f"pid {info.pid}, http {info.http_url}", fix)]
+    why = f"pid {info.pid}, http {info.http_url}"
+    return [Fault("a server is already running here", str(options.server_file), why, fix)]
 
 
-def _ports(options: Options) -> list[Fault]:
-    return [
-        _taken(flag, port)
-        for flag, port in zip(PORT_FLAGS, options.ports, strict=True)
-        if not _free(options.host, port)
-    ]
+def _ports(options: ServeOptions) -> list[Fault]:
+    pairs = zip(PORTS, options.ports, strict=True)
+    return [_taken(flag, port) for flag, port in pairs if not _free(options.host, port)]
 
 
 def _free(host: str, port: int) -> bool:
@@ -94,26 +92,15 @@ def _free(host: str, port: int) -> bool:
 
 def _taken(flag: str, port: int) -> Fault:
     why = f"{processes.listener(port) or 'another process'} listens on it"
-    return Fault(
-        f"port {port} is taken",
-        why=why,
-        fix=f"stop it, or choose another: {flag} PORT",
-        check=f"ss -ltnp sport = :{port}",
-    )
+    fix, check = f"stop it, or choose another: {flag} PORT", f"ss -ltnp sport = :{port}"
+    return Fault(f"port {port} is taken", why=why, fix=fix, check=check)
 
 
-def _shared_memory(options: Options) -> list[Fault]:
-    need, count = repository.shared_memory_need(repository.chosen(options.repository, options.mode, options.load))
+def _shared_memory(options: ServeOptions) -> list[Fault]:
+    need, count = repository.shared_memory_need(repository.chosen(options))
     free = shutil.disk_usage(SHM).free if SHM.is_dir() else 0
     if free >= need:
         return []
     why = f"{human_bytes(free)} free, {count} model processes need at least {human_bytes(need)}"
-    return [
-        Fault(
-            "too little shared memory",
-            str(SHM),
-            why,
-            "free some, serve fewer instances, or in a container give --shm-size=1g",
-            f"df -h {SHM}",
-        )
-    ]
+    fix = "free some, serve fewer instances, or in a container give --shm-size=1g"
+    return [Fault("too little shared memory", str(SHM), why, fix, f"df -h {SHM}")]

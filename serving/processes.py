@@ -1,68 +1,63 @@
-"""Questions about other processes: who listens on a port, which children does a process have.
+"""Other processes on this machine: who listens on a port, the children of a process, and ending them.
 
 In      port numbers, process ids.
-Out     names and command lines; empty where the kernel does not tell this user.
+Out     names, `psutil.Process` objects, which a reused process id does not match.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import psutil
 
+STUB = "triton_python_backend_stub"  # the program that runs a Python-based model
 _END_S = 5.0
 
 
 def listener(port: int) -> str:
-    """Return ``name (pid)`` of the process that listens on a TCP port."""
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:
-        return ""
-    pids = [c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port]
-    try:
-        return f"{psutil.Process(pids[0]).name()} (pid {pids[0]})" if pids and pids[0] else ""
-    except psutil.NoSuchProcess:
-        return ""
+    """Return ``name (pid 1)`` of the process that listens on a TCP port; empty where this user may not know."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            here = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+            if here and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return ""
 
 
 def alive(pid: int) -> bool:
-    """Say whether a process lives; one that ended and that nobody waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    """Return whether a process runs; a zombie does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return _runs(psutil.Process(pid))
+    return False
 
 
-def children(pid: int) -> dict[int, list[str]]:
-    """Return the living children of a process: process id to command line; a dead one that nobody waited for is left out."""
-    found = {}
-    try:
-        for child in psutil.Process(pid).children():
-            words = _command(child)
-            if words:
-                found[int(child.pid)] = words
-    except psutil.NoSuchProcess:
-        return {}
-    return found
+def children(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children()
+    return []
 
 
-def end(pid: int, words: list[str]) -> None:
-    """Kill a process if it is still the one with this command line, and wait until it has ended."""
-    deadline = time.monotonic() + _END_S
-    try:
-        process = psutil.Process(pid)
-        if _command(process) == words:
+def arguments(process: psutil.Process) -> list[str]:
+    """Return the command line; empty for a process that has ended, a zombie, or one of another user."""
+    with contextlib.suppress(psutil.Error):
+        return [str(word) for word in process.cmdline()]
+    return []
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes and wait until they have ended; psutil never signals a process that reused the id."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
             process.kill()
-    except psutil.Error:
-        return
-    while alive(pid) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _END_S
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return [] if process.status() == psutil.STATUS_ZOMBIE else [str(word) for word in process.cmdline()]
-    except psutil.Error:
-        return []
+def _runs(process: psutil.Process) -> bool:
+    """Return whether it runs; a zombie does not, and where nothing reaps orphans it stays one."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    return False

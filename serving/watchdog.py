@@ -1,11 +1,11 @@
-"""Notices a model process that died, which server 2.51 does not.
+"""Detects a model process that died, which server 2.51 does not.
 
 In      a running server.
 Out     the name of the dead instance, or nothing.
 
 After a stub's death the server answers 200 on every health endpoint and fails each request after a second. So the stubs
-are counted: where one is gone, the instances that each ready version is configured for are compared with the stubs that
-live. In explicit mode a second must pass in which no stub comes or goes, because loading and unloading change them on purpose.
+are counted: where one is gone, the configured instances of each ready version are compared with the stubs that run. In
+explicit mode a second must pass in which no stub starts or ends, because loading and unloading change them on purpose.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving import api, processes
-from serving.backend_folder import STUB
-from serving.process import Server
+from serving.processes import STUB
+from serving.server import TritonServer
 
 CONFIRM_S = 1.0
 SCAN_S = 1.0
-_INSTANCE_WORD = (
-    8  # stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
-)
+# stub <model>/<version>/<file> <region> <size> <growth> <parent> <backends> <handle> <instance> <folder>
+_INSTANCE_WORD = 8
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,20 @@ class Stub:
 
 
 def stubs_of(server_pid: int) -> dict[int, Stub]:
-    """Return the living stubs of a server by process id."""
+    """Return the running stubs of a server by process id."""
     found = {}
-    for pid, words in processes.children(server_pid).items():
-        if words[0].endswith(STUB) and len(words) > _INSTANCE_WORD:
+    for process in processes.children(server_pid):
+        words = processes.arguments(process)
+        if len(words) > _INSTANCE_WORD and words[0].endswith(STUB):
             version = Path(words[1]).parent
-            found[pid] = Stub(words[_INSTANCE_WORD], version.parent.name, version.name)
+            found[process.pid] = Stub(words[_INSTANCE_WORD], version.parent.name, version.name)
     return found
 
 
 class Watchdog:
-    """Remembers the stubs and says which instance died."""
+    """Compares the stubs of a server with those seen before."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: TritonServer) -> None:
         self._server = server
         self._known = stubs_of(server.process.pid)
         self._suspects: set[Stub] = set()
@@ -56,13 +56,13 @@ class Watchdog:
         self._next_scan = 0.0
 
     def dead_instance(self) -> str:
-        """Return the name of an instance that should live and does not, or an empty string; asked a few times a second."""
+        """Return the name of an instance that should run and does not, or ""; called a few times a second."""
         if not self._due():
             return ""
         alive = stubs_of(self._server.process.pid)
         gone = {stub for pid, stub in self._known.items() if pid not in alive}
         if alive.keys() != self._known.keys():
-            self._since = time.monotonic()  # somebody is still changing them: what is missing may yet come
+            self._since = time.monotonic()  # a load or unload is under way: what is missing may yet start
         self._known = alive
         self._suspects |= gone
         if not self._suspects:
@@ -76,14 +76,14 @@ class Watchdog:
         return dead if confirmed else ""
 
     def _due(self) -> bool:
-        """Looking for new stubs reads every process of the machine, so it is done where one is gone, or now and then."""
+        """Return whether to scan: it reads every process of the machine, so only where a stub is gone, or once a second."""
         if self._suspects or not all(map(processes.alive, self._known)) or time.monotonic() >= self._next_scan:
             self._next_scan = time.monotonic() + SCAN_S
             return True
         return False
 
     def _short_of(self, alive: Counter[tuple[str, str]]) -> str | None:
-        """Return a suspect whose ready version has too few processes, "" where none is short, None where that is unknown."""
+        """Return a suspect whose ready version has too few processes, "" where there is none, None where that is unknown."""
         url = self._server.http_url
         index = api.index(url, self._server.headers)
         if index is None:

@@ -1,4 +1,4 @@
-"""Tiny ONNX models and repositories for tests of any room: made in milliseconds, served by the real server.
+"""Tiny ONNX models and repositories for any test: made in milliseconds, served by the real server.
 
 In      a repository folder, a name, and text for config.pbtxt.
 Out     a model folder that the server loads.

@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from planwright.files import ROOT as ROOT  # tests import it from here
+
 CONFIG = """\
 version: 1
 models:

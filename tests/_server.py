@@ -1,9 +1,9 @@
-"""A real server for tests of any room: ``python -m serving`` as a child process.
+"""A real server for any test: ``python -m serving`` as a child process.
 
 In      a model repository and further flags of ``python -m serving``.
 Out     `running_server`, which yields a `ServerInfo`; `Launched` where a test needs the process itself; tiny repositories.
 
-The ports are free ones, asked from the kernel, so tests run beside other servers.
+The kernel chooses free ports, so tests run beside other servers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planwright.files import ROOT as ROOT  # tests import it from here
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 
-ROOT = Path(__file__).resolve().parents[1]
 STOP_S = 60.0  # above the launcher's own limit: its exit time-out and 5 s, after which it ends the server by force
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -37,7 +37,7 @@ class Launched:
     Attributes:
         process: The launcher (not tritonserver itself).
         folder: Holds ``server.json``, ``server.log`` and ``stderr.txt``.
-        document: What it printed when it was ready; the errors where it could not start; {} before.
+        document: What it printed when it was ready; the errors if it could not start; {} before.
     """
 
     process: subprocess.Popen[str]
@@ -53,7 +53,7 @@ class Launched:
 
     @property
     def stderr(self) -> str:
-        """What the launcher said to a person so far."""
+        """What the launcher printed for the user so far."""
         return (self.folder / "stderr.txt").read_text()
 
     @property

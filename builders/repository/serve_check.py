@@ -12,7 +12,7 @@ from builders.graphs import batch_axis, facts
 from builders.repository import config_pbtxt
 from builders.stage import Job
 from builders.stages.compile import read_tensors
-from planwright.config import serve_rules, serve_warmup
+from planwright.config import serve_rules
 from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError
 from planwright.tensors import TensorSpec, datatype_from_config
@@ -32,7 +32,7 @@ def check(job: Job) -> None:
     declared = [TensorSpec(t.name, datatype_from_config(name_of(t.data_type)), tuple(t.dims)) for t in config.input]
     faults = [
         *serve_rules.batch_faults(model.serve, config.max_batch_size, model.where),
-        *serve_warmup.faults(model.serve, declared, job.repository / model.name, model.where),
+        *serve_rules.input_faults(model.serve, declared, job.repository / model.name, model.where),
     ]
     if faults:
         raise SpecError(*faults)
@@ -41,7 +41,7 @@ def check(job: Job) -> None:
 def from_file(model: ModelSpec, root: Path) -> list[Fault]:
     """Return what the user's ONNX file shows before a build; nothing for other sources, whose export makes the tensors."""
     path = root / str(model.file)
-    if model.source != "zoo/onnx" or not path.is_file() or not serve_warmup.speaks_of_inputs(model.serve):
+    if model.source != "zoo/onnx" or not path.is_file() or not serve_rules.refers_to_inputs(model.serve):
         return []
     try:
         inputs = facts.inputs(facts.read(path))
@@ -51,4 +51,4 @@ def from_file(model: ModelSpec, root: Path) -> list[Fault]:
         inputs = [TensorSpec(t.name, "INT32" if t.datatype == "INT64" else t.datatype, t.shape) for t in inputs]
     batched = batch_axis.kind(model.batch, inputs) == "dynamic"
     declared = [TensorSpec(t.name, t.datatype, (t.shape[1:] if batched else t.shape) or (1,)) for t in inputs]
-    return serve_warmup.faults(model.serve, declared, None, model.where)
+    return serve_rules.input_faults(model.serve, declared, None, model.where)

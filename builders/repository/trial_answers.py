@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from planwright.own_server import ROOT
+from planwright.files import ROOT
 
 ANSWER_S = 3600.0
 _ENTRY = (

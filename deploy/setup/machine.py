@@ -1,9 +1,9 @@
-"""Can Planwright be set up on this machine: everything that is missing, told at once.
+"""Check whether Planwright can be set up on this machine; everything that is missing is reported at once.
 
 In      the Pythons on PATH, the system.
-Out     `find_python`, `problems`, and `render`, which ends with the one apt-get line that mends all of it.
+Out     `find_python`, `problems`, and `render`, which ends with one apt-get command that fixes all of it.
 
-Standard library only, and free of syntax newer than Python 3.7: it must be able to say that this Python is too old.
+Standard library only, and no syntax newer than Python 3.7: it must be able to report that this Python is too old.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-EXIT_MACHINE = 3
+EXIT_USAGE, EXIT_MACHINE, EXIT_INTERRUPTED = 2, 3, 130  # as in planwright/errors.py
 FULL, SERVE = ("3.12", "3.11"), ("3.12", "3.11", "3.10")
 NEED_BYTES = 6 << 30
 NEED_GLIBC = (2, 35)  # of the tritonserver wheel
 SYSTEM_LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
-# which of the fit Pythons each distribution packages
+# the suitable Python that each distribution packages
 PACKAGED = {"bookworm": "3.11", "jammy": "3.11", "noble": "3.12"}
 
-# In a child, because the candidate may be another Python than this one.
+# Run in a child, because the candidate may be another Python than this one.
 PROBE = """
 import importlib.util, sys, sysconfig
 print("%d.%d" % sys.version_info[:2]); print(sys.version.split()[0])
 print(int(all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))))
 print(sysconfig.get_config_var("INSTSONAME") or ""); print(sysconfig.get_config_var("LIBDIR") or "")
 """
-# In the environment's Python, which can import our own look at libcuda; in a child, because a driver may crash it.
+# Run with the environment's Python, which can import planwright; in a child, because a driver may crash it.
 GPU_PROBE = """
 from planwright.gpu import first_device
 found = first_device()
@@ -40,7 +40,7 @@ print(found.name if found else ""); print(found.cuda if found else "")
 
 @dataclass(frozen=True)
 class Python:
-    """One Python on this machine: where it is, and what it can do."""
+    """One Python on this machine, and what it has."""
 
     path: str
     minor: str
@@ -49,14 +49,14 @@ class Python:
     has_library: bool
 
     @property
-    def is_fit(self) -> bool:
-        """True where nothing but the version could be against it."""
+    def is_complete(self) -> bool:
+        """True where only the version could be wrong."""
         return self.has_venv and self.has_library
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU that is used: its name, and the CUDA that its driver speaks, such as ``13.0``."""
+    """The GPU to use: its name, and the CUDA version that its driver supports, such as ``13.0``."""
 
     name: str
     cuda: str
@@ -64,26 +64,26 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Missing:
-    """One thing that this machine lacks, and the Debian or Ubuntu packages that bring it."""
+    """One thing that this machine lacks, and the Debian or Ubuntu packages that provide it."""
 
     what: str
     packages: tuple[str, ...] = ()
 
 
 def find_python(given: str, serve_only: bool) -> Python | None:
-    """Return the Python to use: the given one, else the first fit one on PATH, else the first of a good version."""
+    """Return the Python to use: the given one, else the first complete one on PATH, else the first of a good version."""
     if given:
         return probe(given)
     good = SERVE if serve_only else FULL
     seen = [probe(name) for name in [*(f"python{minor}" for minor in good), "python3"]]
     candidates = [python for python in seen if python is not None]
     right = [python for python in candidates if python.minor in good]
-    ranked = [*(python for python in right if python.is_fit), *right, *candidates]
+    ranked = [*(python for python in right if python.is_complete), *right, *candidates]
     return ranked[0] if ranked else None
 
 
 def probe(name: str) -> Python | None:
-    """Ask a Python about itself; None where it does not run (a pyenv shim of a version that is not active)."""
+    """Return what a Python has; None where it does not run (a pyenv shim of a version that is not active)."""
     path = shutil.which(name)
     if path is None:
         return None
@@ -95,13 +95,12 @@ def probe(name: str) -> Python | None:
 
 
 def has_shared_library(minor: str, name: str, folder: str) -> bool:
-    """Say whether the libpython that the server's stubs load is there; Debian keeps it in a package of its own."""
+    """Return whether the libpython that the server's stubs load is there; in Debian it is a separate package."""
     places = [Path(folder), Path(folder) / "x86_64-linux-gnu", SYSTEM_LIBRARIES]
     return ".so" in name and any(list(place.glob(f"libpython{minor}.so*")) for place in places)
 
 
 def find_gpu(python: Path, root: Path) -> Gpu | None:
-    """Return the GPU that libcuda shows; None without one."""
     command = [str(python), "-c", GPU_PROBE]
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     name, cuda = [*done.stdout.split("\n"), "", ""][:2]
@@ -109,20 +108,17 @@ def find_gpu(python: Path, root: Path) -> Gpu | None:
 
 
 def problems(found: Python | None, serve_only: bool, root: Path) -> list[Missing]:
-    """Return everything that is missing."""
     return [*system_problems(), *python_problems(found, serve_only), *disk_problems(root)]
 
 
 def system_problems() -> list[Missing]:
-    """Check what no Python can mend."""
     missing = []
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         missing.append(Missing(f"Linux on x86-64; this is {platform.system()} on {platform.machine()}"))
     version = glibc_version()
     if tuple(map(int, version.split(".")[:2] if version else ())) < NEED_GLIBC:
-        missing.append(
-            Missing(f"glibc 2.35 or newer (Debian 12, Ubuntu 22.04); this is {version or 'another C library'}")
-        )
+        found = version or "another C library"
+        missing.append(Missing(f"glibc 2.35 or newer (Debian 12, Ubuntu 22.04); this is {found}"))
     for tool in ("git", "bash"):
         if shutil.which(tool) is None:
             missing.append(Missing(tool, (tool,)))
@@ -130,7 +126,7 @@ def system_problems() -> list[Missing]:
 
 
 def glibc_version() -> str:
-    """Return the running glibc's version, "" under another C library; platform.libc_ver() reads the executable instead."""
+    """Return the running glibc's version, "" with another C library; platform.libc_ver() reads the executable instead."""
     try:
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[2]
     except (ValueError, OSError):
@@ -138,7 +134,6 @@ def glibc_version() -> str:
 
 
 def python_problems(found: Python | None, serve_only: bool) -> list[Missing]:
-    """Check the Python that would be used."""
     good = SERVE if serve_only else FULL
     wanted = " or ".join(sorted(good))
     if found is None or found.minor not in good:
@@ -150,21 +145,19 @@ def python_problems(found: Python | None, serve_only: bool) -> list[Missing]:
     if not found.has_venv:
         missing.append(Missing(f"venv for {found.path}", (f"python{found.minor}-venv",)))
     if not found.has_library:
-        missing.append(
-            Missing(f"a shared libpython{found.minor}, which the server's stubs load", (f"libpython{found.minor}",))
-        )
+        package = f"libpython{found.minor}"
+        missing.append(Missing(f"a shared {package}, which the server's stubs load", (package,)))
     return missing
 
 
 def packaged_python() -> str:
-    """Return the fit Python that this distribution packages."""
+    """Return the suitable Python that this distribution packages."""
     release = Path("/etc/os-release")
     words = release.read_text() if release.exists() else ""
     return next((minor for name, minor in PACKAGED.items() if f"VERSION_CODENAME={name}" in words), "3.12")
 
 
 def disk_problems(root: Path) -> list[Missing]:
-    """Check the space for a first set-up."""
     free = shutil.disk_usage(root).free
     if free >= NEED_BYTES or (root / ".tritonserver").exists():
         return []
@@ -172,7 +165,7 @@ def disk_problems(root: Path) -> list[Missing]:
 
 
 def render(missing: list[Missing]) -> str:
-    """Return the one message, with one command for all packages."""
+    """Return one message, with one command for all packages."""
     lines = ["error: this machine lacks what Planwright needs", *(f"  - {item.what}" for item in missing)]
     packages = [package for item in missing for package in item.packages]
     if packages:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# There is no Python at all to look for what else is missing: name it from here, in the same words as machine.py.
+# Reports what is missing where there is no Python at all to run machine.py, in the same words.
 echo "error: this machine lacks what Planwright needs"
 packages=""
 for tool in git bash; do

@@ -1,12 +1,12 @@
-"""``make setup``: from a bare checkout to everything that runs, or one message that names all that is missing.
+"""``make setup``: install everything into a bare checkout, or report everything that is missing in one message.
 
-In      any Python 3 that ``make`` found (it only looks for the right one), the files in constraints/.
+In      any Python 3 that ``make`` found (it only finds the right one), the files in constraints/.
 Out     ``.venv`` (everything), ``.venv-server`` (the server's stubs, numpy 1.26), ``.tritonserver`` (the wheel, unpacked).
 
-Where libcuda shows a GPU and TensorRT is missing, a set-up that did something ends by naming add_tensorrt.py's target.
+Where libcuda shows a GPU and TensorRT is missing, a set-up that changed something ends with a hint to ``make setup-tensorrt``.
 
 Standard library only: it runs before anything is installed. A part gets its stamp, the hash of what it was made from, when it
-is complete: a second run does nothing, and after a kill an unstamped part is made anew from pip's cache of downloads.
+is complete: a second run does nothing, and after a kill an unstamped part is rebuilt from pip's cache.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_WHEEL = "nvidia-pytriton==0.7.0"  # carries tritonserver 2.51, the newest on the package index
+# the hash of what a part was made from; and the environment's stamp when TensorRT was added, with what was added
+STAMP, TENSORRT_STAMP = ".planwright-stamp", ".planwright-tensorrt"
 SHOW_BYTES = 20e6  # smaller downloads are not worth a line
-# what pip says around a failure and no one needs
+# what pip prints around a failure without adding to it
 NOISE = re.compile(r"\s*(note: This|hint: |\[end of output\]|WARNING: Location)|[\s*]*$")
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def main(argv: list[str]) -> int:
-    """Set up; ``--serve-only`` makes what compile and serve need, also on Python 3.10."""
     args = parser().parse_args(argv)
     locks = {ROOT / ".venv": lock_file(args.serve_only), ROOT / ".venv-server": server_lock(args.serve_only)}
     if not args.python and not args.check and is_complete(locks):
@@ -52,44 +54,38 @@ def main(argv: list[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    p = argparse.ArgumentParser(
-        prog="make setup", description="Install everything that Planwright runs on into this checkout."
-    )
-    p.add_argument(
+    description = "Install everything that Planwright needs into this checkout."
+    p = argparse.ArgumentParser(prog="make setup", description=description)
+    add = p.add_argument
+    add(
         "--python",
         default="",
-        help="the Python to use; by default the first fit one of python3.12, python3.11, python3",
+        help="the Python to use (default: the first suitable of python3.12, python3.11, python3)",
     )
-    p.add_argument(
-        "--serve-only",
-        action="store_true",
-        help="only what compile, publish, serve and the clients need (Python 3.10 will do)",
-    )
-    p.add_argument("--check", action="store_true", help="only say whether this machine is ready")
+    add("--serve-only", action="store_true",
+        help="only what compile, publish, serve and the clients need (Python 3.10 is enough)")  # fmt: skip
+    add("--check", action="store_true", help="only report whether this machine is ready")
     return p
 
 
 def lock_file(serve_only: bool) -> Path:
-    """Return what ``.venv`` is made from."""
     return ROOT / "constraints" / ("py310.txt" if serve_only else "py311.txt")
 
 
 def server_lock(serve_only: bool) -> Path:
-    """Return what ``.venv-server`` is made from: the onnxruntime of ``.venv``, which builds what this one serves."""
+    """Return the lock of ``.venv-server``, with the onnxruntime of ``.venv``, which builds what this one serves."""
     return ROOT / "constraints" / ("server310.txt" if serve_only else "server.txt")
 
 
 def is_complete(locks: dict[Path, Path]) -> bool:
-    """Say whether every part is there, made from what constraints/ says today."""
+    """Return whether every part is there and made from the current constraints/."""
     environments = all(
-        is_stamped(folder, digest(lock)) and (folder / "bin" / "python").exists() for folder, lock in locks.items()
+        stamp(folder) == digest(lock) and (folder / "bin" / "python").exists() for folder, lock in locks.items()
     )
-    return environments and is_stamped(ROOT / ".tritonserver", SERVER_WHEEL)
+    return environments and stamp(ROOT / ".tritonserver") == SERVER_WHEEL
 
 
 def install(found: machine.Python, locks: dict[Path, Path]) -> None:
-    """Make the parts that are not there yet."""
     for folder, lock in locks.items():
         environment(folder, lock, found)
     server(ROOT / ".tritonserver")
@@ -98,61 +94,62 @@ def install(found: machine.Python, locks: dict[Path, Path]) -> None:
     say("set up")
     gpu = None if has_tensorrt(locks) else machine.find_gpu(ROOT / ".venv" / "bin" / "python", ROOT)
     if gpu:
-        say(f"a GPU is here ({gpu.name}): make setup-tensorrt adds TensorRT")
+        say(f"GPU found ({gpu.name}): make setup-tensorrt adds TensorRT")
 
 
 def has_tensorrt(folders: Iterable[Path]) -> bool:
-    """Say whether TensorRT is in all environments, and cuda-python still as ``make setup-tensorrt`` left it."""
+    """Return whether TensorRT is in all environments, and cuda-python still as ``make setup-tensorrt`` left it."""
     return all(
         list(folder.glob("lib/python*/site-packages/tensorrt/__init__.py"))
-        and tensorrt_stamp(folder).partition("\n")[0] in ("", stamp(folder))
+        and stamp(folder, TENSORRT_STAMP).partition("\n")[0] in ("", stamp(folder))
         for folder in folders
     )
 
 
 def environment(folder: Path, lock: Path, found: machine.Python) -> None:
-    """Make a virtual environment with what `lock` names; one that was complete before is brought up to date in place."""
+    """Make a virtual environment from `lock`; one that was complete before is updated in place."""
     wanted = digest(lock)
     same_python = python_of(folder) == found.minor
-    if same_python and is_stamped(folder, wanted):
+    if same_python and stamp(folder) == wanted:
         return
     say(f"{folder.name}: Python {found.version}, {lock.relative_to(ROOT)} ...")
-    if not same_python or not stamp_file(folder).exists():
+    if not same_python or not stamp(folder):
         shutil.rmtree(folder, ignore_errors=True)
         run([found.path, "-m", "venv", str(folder)])
-    stamp_file(folder).unlink() if stamp_file(folder).exists() else None
+    if stamp(folder):
+        (folder / STAMP).unlink()
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input", "--prefer-binary"]
     size = run([*pip, "-r", str(lock), "-c", str(ROOT / "constraints" / "cuda.txt")])
     say(f"{folder.name}: ready, {size / 1e6:.0f} MB downloaded")
-    stamp_file(folder).write_text(wanted)
+    (folder / STAMP).write_text(wanted)
 
 
 def server(folder: Path) -> None:
-    """Unpack the tritonserver wheel into a folder of its own: its Python side must not mix with ours."""
-    if is_stamped(folder, SERVER_WHEEL):
+    """Unpack the tritonserver wheel into a separate folder: its Python packages must not mix with ours."""
+    if stamp(folder) == SERVER_WHEEL:
         return
     say(f"{folder.name}: tritonserver from {SERVER_WHEEL} ...")
     shutil.rmtree(folder, ignore_errors=True)
     pip = [str(ROOT / ".venv" / "bin" / "python"), "-m", "pip", "install", "--no-input", "--no-deps"]
     size = run([*pip, "--target", str(folder), SERVER_WHEEL])
     say(f"{folder.name}: ready, {size / 1e6:.0f} MB downloaded")
-    stamp_file(folder).write_text(SERVER_WHEEL)
+    (folder / STAMP).write_text(SERVER_WHEEL)
 
 
 def torch_build(folder: Path) -> str:
-    """Say which torch pip chose: the same version is satisfied by a CPU and by a CUDA build."""
-    ask = "import torch; print(torch.__version__, torch.version.cuda or '')"
-    answer = subprocess.run([str(folder / "bin" / "python"), "-c", ask], capture_output=True, text=True)
-    if answer.returncode:
-        return f"torch cannot be imported: {answer.stderr.strip().splitlines()[-1]}"
-    version, _, cuda = answer.stdout.strip().partition(" ")
+    """Return which torch pip chose: the same version is satisfied by a CPU and by a CUDA build."""
+    code = "import torch; print(torch.__version__, torch.version.cuda or '')"
+    done = subprocess.run([str(folder / "bin" / "python"), "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        return f"torch cannot be imported: {done.stderr.strip().splitlines()[-1]}"
+    version, _, cuda = done.stdout.strip().partition(" ")
     if not cuda:
         return f"torch {version}: the CPU build"
-    return f"torch {version}: the CUDA {cuda} build (a CPU build will do: give pip the PyTorch project's CPU index by PIP_EXTRA_INDEX_URL)"
+    return f"torch {version}: the CUDA {cuda} build (a CPU build is enough: set PIP_EXTRA_INDEX_URL to the PyTorch project's CPU index)"
 
 
 def digest(lock: Path) -> str:
-    """Return the hash of what an environment is made from."""
+    """Return the stamp of an environment that is made from `lock`."""
     return hashlib.sha256(lock.read_bytes() + (ROOT / "constraints" / "cuda.txt").read_bytes()).hexdigest()
 
 
@@ -165,55 +162,36 @@ def python_of(folder: Path) -> str:
     return match.group(1) if match else ""
 
 
-def stamp_file(folder: Path) -> Path:
-    """Return the file that says what `folder` was made from."""
-    return folder / ".planwright-stamp"
+def stamp(folder: Path, file: str = STAMP) -> str:
+    """Return a stamp of `folder`, "" where it was not completed."""
+    return (folder / file).read_text() if (folder / file).exists() else ""
 
 
-def stamp(folder: Path) -> str:
-    """Return what `folder` was completed from, "" where it was not."""
-    return stamp_file(folder).read_text() if stamp_file(folder).exists() else ""
-
-
-def tensorrt_stamp(folder: Path) -> str:
-    """Return what add_tensorrt.py left there: the environment's own stamp of then, and what was added; "" without."""
-    file = folder / ".planwright-tensorrt"
-    return file.read_text() if file.exists() else ""
-
-
-def is_stamped(folder: Path, wanted: str) -> bool:
-    """Say whether `folder` was completed from `wanted`."""
-    return stamp(folder) == wanted
-
-
-class one_at_a_time:  # noqa: N801 - a context manager is named like the function that it replaces
-    """Let only one set-up work in this checkout; a second waits and then finds everything done."""
-
-    def __enter__(self) -> None:
-        (ROOT / ".planwright").mkdir(exist_ok=True)
-        self.file = (ROOT / ".planwright" / "setup.lock").open("w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Allow only one set-up in this checkout; a second one waits and then finds everything done."""
+    (ROOT / ".planwright").mkdir(exist_ok=True)
+    with (ROOT / ".planwright" / "setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(command: list[str], fix: str = "see the lines above (network, disk?), then make setup again") -> float:
-    """Run, showing large downloads as they begin; return the bytes downloaded. On failure show the end, `fix`, and stop."""
-    environment = {
-        **os.environ,
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_PROGRESS_BAR": "off",
-        "PYTHONUNBUFFERED": "1",
-    }
+    """Run, show large downloads as they begin, and return the bytes downloaded; on failure show the last lines and `fix`, and exit."""
+    settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
     lines, total = [], 0.0
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **settings},
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())
-            total += shown(line)
+            total += show(line)
     if process.returncode:
         tail = "\n".join(f"  {text}" for text in [text for text in lines if not NOISE.match(text)][-15:])
         say(f"error: {' '.join(command)} failed\n{tail}\n  fix    {fix}")
@@ -221,8 +199,8 @@ def run(command: list[str], fix: str = "see the lines above (network, disk?), th
     return total
 
 
-def shown(line: str) -> float:
-    """Tell a person what pip does where it takes time; return the bytes that `line` says are downloaded."""
+def show(line: str) -> float:
+    """Show what pip does where it takes time; return the bytes that `line` reports as downloaded."""
     if line.startswith("Installing collected packages"):
         say("  installing ...")
     found = re.search(r"Downloading (\S+) \(([\d.]+) ([kMG]B)\)", line)
@@ -235,7 +213,6 @@ def shown(line: str) -> float:
 
 
 def say(text: str) -> None:
-    """Print at once, so that a person sees progress."""
     print(text, flush=True)
 
 
@@ -243,5 +220,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main(sys.argv[1:]))
     except KeyboardInterrupt:
-        say("stopped by Ctrl-C; make setup goes on from here")
-        raise SystemExit(130) from None
+        say("stopped by Ctrl-C; make setup continues from here")
+        raise SystemExit(machine.EXIT_INTERRUPTED) from None

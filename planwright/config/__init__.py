@@ -1,1 +1,1 @@
-"""config.yaml: what it may say, read with every fault and its line, and its JSON schema."""
+"""config.yaml: its settings, a reader that reports every fault with its line, and its JSON schema."""

@@ -4,7 +4,7 @@ In      the file's path and the target.
 Out     `RepositorySpec`, or one `SpecError` that carries all faults, each with file, line, reason and fix.
 
 Order: read with lines, merge defaults → extends → model → targets.<target>, validate each merged model with pydantic,
-then check what needs more than one key. Faults met again through `extends` are told once.
+then check what needs more than one key. A fault inherited through `extends` is reported once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from planwright import console
 from planwright.config import named_files, serve_fields, serve_rules
 from planwright.config.spec import (
     _NAME,
@@ -33,15 +34,16 @@ from planwright.config.spec import (
 )
 from planwright.config.yaml_lines import Loc, Located, as_mapping, load_located, overlay
 from planwright.errors import Fault, SpecError, did_you_mean
+from planwright.files import ROOT
 
 _TOP = ("version", "server", "defaults", "models", "loadtest")
+_RENAMED = {"keep_high": "keep_fp32"}  # old keys of a model, accepted for one more release
 
-
-Further = Callable[[ModelSpec, Path], list[Fault]]
+FileCheck = Callable[[ModelSpec, Path], list[Fault]]
 
 
 def load_spec(
-    path: Path, target: Target, *, select: Iterable[str] = (), further: Further | None = None
+    path: Path, target: Target, *, select: Iterable[str] = (), further: FileCheck | None = None
 ) -> RepositorySpec:
     """Read, merge and validate config.yaml for one target.
 
@@ -49,7 +51,7 @@ def load_spec(
         path: The file.
         target: ``onnxruntime`` or ``tensorrt``.
         select: Models whose target rules matter; all enabled ones when empty.
-        further: Returns what the files of a model show to be wrong, given the model and the folder of config.yaml.
+        further: Checks the files of a model, given the model and the folder of config.yaml.
 
     Raises:
         SpecError: With every fault in the file.
@@ -66,11 +68,13 @@ def load_spec(
             loader.faults += further(model, path.parent) if further else []
     if loader.faults:
         raise SpecError(*loader.distinct())
+    for note in loader.renamed_keys():
+        console.warn(note)
     return RepositorySpec(path=path, root=path.parent, target=target, server=server, models=tuple(models))
 
 
 def load_scenarios(path: Path) -> dict[str, ScenarioSpec]:
-    """Read and validate what config.yaml says below ``loadtest``.
+    """Read and validate the ``loadtest`` part of config.yaml.
 
     Raises:
         SpecError: The file cannot be read, or that part has faults.
@@ -93,7 +97,7 @@ def server_version(server: ServerSpec) -> tuple[int, int]:
         return int(major), int(minor)
     tag = re.search(r":(\d\d)\.(\d\d)", server.image or "")
     if not tag:
-        return 2, 999  # an unknown tag: trust the image to be new
+        return 2, 999  # an unknown tag: assume a new image
     months = (int(tag[1]) - 24) * 12 + int(tag[2]) - 10
     return 2, 51 + months - sum(months >= skipped for skipped in _SKIPPED)
 
@@ -112,32 +116,40 @@ class _Loader:
         for key in set(as_mapping(root)) - set(_TOP):
             self._fault(f"unknown key '{key}'", (key,), fix=did_you_mean(key, _TOP))
         if root.get("version") is None or root.plain().get("version") != 1:
-            self._fault("the file must say which form it has", ("version",), fix="begin with 'version: 1'")
+            self._fault("the file must state its format version", ("version",), fix="begin with 'version: 1'")
 
     def _fault(self, what: str, loc: Loc, why: str = "", fix: str = "") -> None:
         place = f"{self.path}:{self.root.line_of(loc)}"
         self.faults.append(Fault(what, f"{place}  {'.'.join(map(str, loc))}", why, fix, self._check))
 
     def distinct(self) -> list[Fault]:
-        """Return the faults in file order; one met again through `defaults` or `extends` is told once."""
-        told: dict[tuple[str, str], Fault] = {}
+        """Return the faults in file order; one inherited through `defaults` or `extends` is reported once."""
+        found: dict[tuple[str, str], Fault] = {}
         for fault in self.faults:
-            told.setdefault((fault.what, fault.where.split(" ")[0]), fault)
-        return sorted(told.values(), key=_line)
+            found.setdefault((fault.what, fault.where.split(" ")[0]), fault)
+        return sorted(found.values(), key=_line)
 
     @property
     def _check(self) -> str:
         return shlex.join(["python", "builders/build_all.py", "--plan", *config_flags(self.path)])
 
+    def renamed_keys(self) -> list[str]:
+        """Return a note for each key that is written with its old name."""
+        entries = [self.root.get("defaults"), *as_mapping(self.root.get("models")).values()]
+        entries += [over for entry in entries for over in as_mapping(entry and entry.get("targets")).values()]
+        found = [(entry.line_of((old,)), old) for entry in entries if entry for old in _RENAMED if entry.get(old)]
+        return [
+            f"{self.path}:{line}: '{old}' is now '{_RENAMED[old]}'; the old name will be removed" for line, old in found
+        ]
+
     def server(self) -> ServerSpec:
-        """Return the server that the repository is made for; the embedded one where nothing else is said."""
+        """Return the server that the repository is made for; by default the embedded one."""
         node = self.root.get("server")
         if node is None or node.plain() == "embedded":
             return ServerSpec()
         if not isinstance(node.value, dict):
-            self._fault(
-                "server is 'embedded' or a mapping with image and tensorrt", ("server",), fix="server: embedded"
-            )
+            what = "server must be 'embedded' or a mapping with image and tensorrt"
+            self._fault(what, ("server",), fix="server: embedded")
             return ServerSpec()
         try:
             spec = ServerSpec.model_validate(node.plain())
@@ -153,7 +165,7 @@ class _Loader:
             self._validate_entry(defaults)
         entries = as_mapping(self.root.get("models"))
         if not entries:
-            self._fault("there is no model", ("models",), fix="add one below 'models:', see docs/config.md")
+            self._fault("config.yaml has no models", ("models",), fix="add one below 'models:', see docs/config.md")
         found = (self._model(name) for name in entries)
         return [model for model in found if model is not None]
 
@@ -161,9 +173,8 @@ class _Loader:
         """Return the load tests by name."""
         node = self.root.get("loadtest")
         if node is not None and not isinstance(node.value, dict):
-            self._fault(
-                "loadtest is a mapping of load tests", ("loadtest",), fix="peak: {arrivals: poisson, rate: 500}"
-            )
+            fix = "peak: {arrivals: poisson, rate: 500}"
+            self._fault("loadtest must be a mapping of load tests", ("loadtest",), fix=fix)
             return {}
         found: dict[str, ScenarioSpec] = {}
         for name, entry in as_mapping(node).items():
@@ -175,16 +186,16 @@ class _Loader:
 
     def _validate_entry(self, node: Located) -> None:
         try:
-            TypeAdapter(ModelEntry).validate_python(_normal(node).plain())
+            TypeAdapter(ModelEntry).validate_python(_expanded(node).plain())
         except ValidationError as error:
-            self._pydantic(error, _normal(node), ("defaults",))
+            self._pydantic(error, _expanded(node), ("defaults",))
 
     def _model(self, name: str) -> ModelSpec | None:
         merged = self._merged(name, ())
         if not re.match(_NAME, name):
-            why = "the server hands the name to a shell, and folders are named after it"
+            why = "the server passes the name to a shell, and folders are named after it"
             fix = f"use letters, digits, . _ -, at most {LONGEST_NAME} of them"
-            self._fault(f"'{name}' cannot name a model", ("models", name), why, fix)
+            self._fault(f"'{name}' is not a valid model name", ("models", name), why, fix)
             return None
         if merged is None:
             return None
@@ -199,7 +210,7 @@ class _Loader:
                 return None
         precisions = tuple(node.text_of(("precision",)) for node in (merged, *overlays.values()))
         if self.target in overlays and not bad_overlays:
-            merged = overlay(merged, _normal(overlays[self.target]))
+            merged = overlay(merged, _expanded(overlays[self.target]))
         spec = self._validated(name, merged)
         if spec is not None:
             spec._precisions = precisions
@@ -207,17 +218,14 @@ class _Loader:
 
     def _merged(self, name: str, seen: tuple[str, ...]) -> Located | None:
         entries = as_mapping(self.root.get("models"))
-        node = _normal(entries[name])
+        node = _expanded(entries[name])
         parent = node.get("extends")
-        base = _normal(self.root.value["defaults"]) if "defaults" in self.root.value else None
+        base = _expanded(self.root.value["defaults"]) if "defaults" in self.root.value else None
         if parent is not None:
             known = [other for other in entries if other != name]
             if parent.value not in known or parent.value in seen:
-                why = (
-                    "models extend each other in a circle"
-                    if parent.value in seen
-                    else did_you_mean(str(parent.value), known)
-                )
+                circle = parent.value in seen
+                why = "models extend each other in a circle" if circle else did_you_mean(str(parent.value), known)
                 self._fault(f"cannot extend '{parent.value}'", ("models", name, "extends"), why, "name another model")
                 return None
             base = self._merged(str(parent.value), (*seen, name))
@@ -253,7 +261,7 @@ class _Loader:
             self.faults.append(Fault(what, place, "", fix, self._check))
 
     def _check_raw(self, values: dict[str, Any], where: Callable[..., str]) -> None:
-        """Check what can be checked even where the entry has other faults, so that all are told at once."""
+        """Check what can be checked even where the entry has other faults, so that all are reported at once."""
         serve = values.get("serve")
         if isinstance(serve, dict):
             self.faults += serve_fields.faults(serve, where) + serve_rules.faults(serve, where)
@@ -266,40 +274,44 @@ class _Loader:
             self.faults.append(Fault(f"there is no model '{name}' in {self.path}", fix=did_you_mean(name, known)))
 
     def check_target(self, model: ModelSpec, server: ServerSpec) -> None:
-        """Note what this target, server or version cannot do for a model."""
+        """Add the faults of a model that come from this target, server or version."""
         add = self.faults.extend
         add(serve_fields.target_faults(model.serve, self.target, model.where))
         add(serve_fields.embedded_faults(model.serve, model.where) if server.embedded else [])
         add(serve_fields.version_faults(model.serve, server_version(server), model.where))
         if self.target == "tensorrt" and server.image and not server.tensorrt:
-            why = "a plan loads only under the TensorRT that built it, and every image has another one"
-            fix = f"add it, all four parts; the image knows: docker run --rm {server.image} sh -c 'dpkg -l | grep libnvinfer'"
+            why = "a plan loads only with the TensorRT version that built it, and every image has another one"
+            fix = f"add all four parts of it; to find it: docker run --rm {server.image} sh -c 'dpkg -l | grep libnvinfer'"
             add([Fault("server.tensorrt is missing", f"{server.where}  server", why, fix, self._check)])
         if model.precision in CALIBRATED and not model.samples.calibration:
-            why = f"{model.precision} takes its ranges from calibration samples"
-            add([Fault(f"{model.precision} without calibration samples", model.where("samples", "calibration"), why,
-                       "raise samples.calibration (500 or more are advised), or choose another precision", self._check)])  # fmt: skip
-        if self.target == "onnxruntime" and model.precision == "int8" and model.calibration.native:
-            why = (
-                "only TensorRT 8.6 has a calibrator of its own; without Q/DQ in the graph onnxruntime computes in FP32"
+            what, why = (
+                f"{model.precision} without calibration samples",
+                f"{model.precision} needs them to find its ranges",
             )
-            add([Fault("calibration.native is TensorRT's own", model.where("calibration", "native"), why,
-                       "leave it out for this target", self._check)])  # fmt: skip
+            fix = "raise samples.calibration (at least 500 recommended), or choose another precision"
+            add([Fault(what, model.where("samples", "calibration"), why, fix, self._check)])
+        if self.target == "onnxruntime" and model.precision == "int8" and model.calibration.native:
+            what, why = (
+                "calibration.native needs TensorRT 8.6",
+                "without Q/DQ in the graph onnxruntime computes in FP32",
+            )
+            fix = "leave it out for this target"
+            add([Fault(what, model.where("calibration", "native"), why, fix, self._check)])
         if self.target == "onnxruntime" and model.precision in ("fp16", "bf16", "tf32", "fp8"):
             fix = "add below the model\n  targets:\n    onnxruntime: {precision: fp32}"
             why = f"ONNX Runtime on the CPU does not compute in {model.precision}"
-            what = f"{model.precision} cannot be served by onnxruntime"
+            what = f"onnxruntime cannot serve {model.precision}"
             add([Fault(what, model.where("precision"), why, fix, self._check)])
 
 
 def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
     source = values["source"]
-    zoo = Path(__file__).resolve().parents[2] / "builders" / "zoo"
+    zoo = ROOT / "builders" / "zoo"
     names = sorted(f"zoo/{file.stem}" for file in zoo.glob("[a-z]*.py"))
     if zoo.is_dir() and source not in names and not source.endswith(".py"):
         return [Fault(f"there is no source '{source}'", where("source"), fix=did_you_mean(source, names))]
     if source == "zoo/onnx" and not values.get("file"):
-        return [Fault("zoo/onnx needs the file to serve", where("source"), fix="add 'file: my.onnx'")]
+        return [Fault("zoo/onnx needs a file", where("source"), fix="add 'file: my.onnx'")]
     return []
 
 
@@ -308,22 +320,23 @@ def _line(fault: Fault) -> int:
     return int(digits[1]) if digits else 0
 
 
-def _normal(node: Located) -> Located:
-    """Write out what is short for several keys, so that it merges with them.
+def _expanded(node: Located) -> Located:
+    """Expand short forms and rename old keys, so that they merge with the others.
 
     ``samples: file.npz`` is ``samples: {file: file.npz}``; ``source: models/half.onnx`` is ``source: zoo/onnx`` with ``file``.
     """
     samples, source = node.get("samples"), node.get("source")
-    longer: dict[str, Located] = {}
+    longer = {_RENAMED[key]: item for key, item in as_mapping(node).items() if key in _RENAMED}
     if samples is not None and isinstance(samples.value, str):
         longer["samples"] = Located({"file": samples}, samples.line)
     if source is not None and isinstance(source.value, str) and _names_a_file(source.value) and not node.get("file"):
         longer |= {"source": Located("zoo/onnx", source.line), "file": source}
-    return Located({**node.value, **longer}, node.line) if longer else node
+    kept = {key: item for key, item in as_mapping(node).items() if key not in _RENAMED}
+    return Located({**kept, **longer}, node.line) if longer else node
 
 
 def _names_a_file(source: str) -> bool:
-    """True for ``models/half.onnx``, false for ``zoo/half`` and for ``models/half.py``, which is code as a zoo file is."""
+    """True for ``models/half.onnx``, false for ``zoo/half`` and for ``models/half.py``, which is code like a zoo file."""
     return not source.endswith(".py") and (bool(Path(source).suffix) or source.startswith(("./", "../", "/")))
 
 
@@ -331,7 +344,7 @@ _FORMS: dict[str, Any] = {"loadtest": ScenarioSpec, "server": ServerSpec}
 
 
 def _explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
-    """Turn one pydantic error into (what, fix) in the words of the file."""
+    """Turn one pydantic error into (what, fix)."""
     key = str(loc[-1]) if loc else ""
     if item["type"] == "extra_forbidden":
         return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1], form))
@@ -341,7 +354,7 @@ def _explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
         return f"'{key}': {item['msg']}", str(item["ctx"]["fix"])
     if item["type"] == "string_pattern_mismatch":
         words = re.findall(r"[a-z]+(?=[|:)])", item["ctx"]["pattern"])
-        fix = did_you_mean(str(item["input"]), words) if words else f"write what matches {item['ctx']['pattern']}"
+        fix = did_you_mean(str(item["input"]), words) if words else f"it must match {item['ctx']['pattern']}"
         return f"'{key}' cannot be {item['input']!r}", fix
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict | list) else f", not {item['input']!r}"
@@ -364,30 +377,27 @@ def _profile_faults(model: ModelSpec) -> list[Fault]:
             loc = ("compile", "profiles", index, tensor)
             ordered = all(a <= b <= c for a, b, c in zip(shapes.min, shapes.opt, shapes.max, strict=False))
             if not ordered or not len(shapes.min) == len(shapes.opt) == len(shapes.max):
-                found.append(
-                    Fault("a profile needs min <= opt <= max", model.where(*loc), fix="order the three shapes")
-                )
-    high = model.batch.bounds[2]
+                what, fix = "a profile needs min <= opt <= max", "order the three shapes"
+                found.append(Fault(what, model.where(*loc), fix=fix))
+    high = model.batch.largest
     reach = [s.max[0] for profile in model.compile.profiles or [] for s in profile.values() if s.max]
     if reach and max(reach) < high:
-        found.append(
-            Fault("the profiles contradict max_batch_size", model.where("compile", "profiles"),
-                  f"they stop at batch {max(reach)}, {model.where('batch', 'max')} asks for {high}",
-                  f"raise the profile's max to {high}, or batch.max to {max(reach)}")
-        )  # fmt: skip
+        why = f"they end at batch {max(reach)}, {model.where('batch', 'max')} needs {high}"
+        fix = f"raise the profile's max to {high}, or lower batch.max to {max(reach)}"
+        found.append(Fault("the profiles contradict max_batch_size", model.where("compile", "profiles"), why, fix))
     return found
 
 
 def _batch_faults(model: ModelSpec) -> list[Fault]:
     if model.serve.get("sequence_batching") is not None and (model.batch.fixed or 1) > 1:
         why = f"a request of a sequence is one sample; {model.where('batch', 'fixed')}"
-        return [Fault("a sequence model cannot have a fixed batch", model.where("serve", "sequence_batching"), why,
-                      "remove sequence_batching, or write batch: {fixed: 1}")]  # fmt: skip
+        what, fix = "a sequence model cannot have a fixed batch", "remove sequence_batching, or write batch: {fixed: 1}"
+        return [Fault(what, model.where("serve", "sequence_batching"), why, fix)]
     if model.serve.get("dynamic_batching") is None:
         return []
     if model.batch.fixed is not None or not model.batch.axis:
         kind, key = ("a fixed batch", ("fixed",)) if model.batch.axis else ("a model without a batch axis", ())
-        why = "each request is one run of the engine, so the server has nothing to batch"
-        return [Fault(f"dynamic batching requested for {kind}", model.where("serve", "dynamic_batching"),
-                      f"{why}; {model.where('batch', *key)}", "remove dynamic_batching, or give batch: {max: ...}")]  # fmt: skip
+        why = f"each request is one run of the engine, so the server has nothing to batch; {model.where('batch', *key)}"
+        what, fix = f"dynamic batching requested for {kind}", "remove dynamic_batching, or give batch: {max: ...}"
+        return [Fault(what, model.where("serve", "dynamic_batching"), why, fix)]
     return []

@@ -1,7 +1,7 @@
-"""The files that a model of config.yaml names: those that are missing, and those that are not ONNX, with the road to it.
+"""The files that a model of config.yaml names: those that do not exist, and those that are not ONNX, with how to convert them.
 
 In      the model's keys as the file has them.
-Out     one `Fault` per file; such a model fails by itself, and the others are built.
+Out     one `Fault` per file; only that model fails, and the others are built.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _TORCH = "write a Python file whose build_model() loads it and returns the torch
 _SKLEARN = (
     "skl2onnx.to_onnx(model, X[:1], options={{id(model): {{'zipmap': False}}}}) writes a scikit-learn model as ONNX"
 )
-# suffix -> (what it is, what to do)
-_ROADS = {
+# suffix -> (what it is, how to convert it)
+_CONVERSIONS = {
     ".keras": ("a Keras model", _KERAS),
     ".h5": ("a Keras model", _KERAS),
     ".tflite": ("a TensorFlow Lite model", _TF2ONNX.replace("{how}", "--tflite {path}")),
     ".pb": (
         "a TensorFlow graph",
-        _TF2ONNX.replace("{how}", "--graphdef {path} --inputs IN:0 --outputs OUT:0") + "; ONNX under that name: call it .onnx",
+        _TF2ONNX.replace("{how}", "--graphdef {path} --inputs IN:0 --outputs OUT:0") + "; if it is ONNX, rename it to .onnx",
     ),
     ".pt": ("a PyTorch file", _TORCH),
     ".pt2": ("a PyTorch file", _TORCH),
@@ -36,19 +36,19 @@ _ROADS = {
     ".safetensors": ("weights without a model", _TORCH),
     ".pkl": ("a pickled model", _SKLEARN),
     ".joblib": ("a pickled model", _SKLEARN),
-    ".plan": ("a TensorRT plan", "name the ONNX file that it was made from: a plan fits one GPU and one TensorRT"),
-    ".engine": ("a TensorRT plan", "name the ONNX file that it was made from: a plan fits one GPU and one TensorRT"),
+    ".plan": ("a TensorRT plan", "name the ONNX file that it was built from: a plan fits one GPU and one TensorRT"),
+    ".engine": ("a TensorRT plan", "name the ONNX file that it was built from: a plan fits one GPU and one TensorRT"),
 }  # fmt: skip
 
 
 def faults(values: Mapping[str, Any], folder: Path, where: Callable[..., str], check: str) -> Iterator[Fault]:
-    """Yield a fault per file that is not there or not ONNX.
+    """Yield a fault per file that does not exist or is not ONNX.
 
     Args:
         values: The model's keys.
-        folder: That of config.yaml.
+        folder: The folder of config.yaml.
         where: From a key to its place in config.yaml.
-        check: Command of the faults.
+        check: The command that checks the fix.
     """
     samples, source, file = (values.get(key) for key in ("samples", "source", "file"))
     named = samples.get("file") if isinstance(samples, dict) else None
@@ -56,28 +56,28 @@ def faults(values: Mapping[str, Any], folder: Path, where: Callable[..., str], c
     for loc, value in ((("source",), code), (("file",), file), (("samples", "file"), named)):
         if isinstance(value, str) and not (folder / value).exists():
             yield Fault(f"there is no file {value}", where(*loc), f"looked for {folder / value}", "fix the path", check)
-    other = road(folder / file, file) if isinstance(file, str) and (folder / file).exists() else None
+    other = conversion(folder / file, file) if isinstance(file, str) and (folder / file).exists() else None
     if other:
         yield Fault(f"{file} is {other[0]}, not ONNX", where("file"), "zoo/onnx reads ONNX files", other[1], check)
 
 
-def road(path: Path, name: str) -> tuple[str, str] | None:
-    """Return (what the file is, how to make ONNX of it); None where it may be ONNX.
+def conversion(path: Path, name: str) -> tuple[str, str] | None:
+    """Return (what the file is, how to convert it to ONNX); None where it may be ONNX.
 
     Args:
         path: The file or folder, which exists.
         name: Its path as config.yaml has it, for the commands.
 
     Example:
-        >>> road(Path("net.tflite"), "net.tflite")[0]
+        >>> conversion(Path("net.tflite"), "net.tflite")[0]
         'a TensorFlow Lite model'
     """
     if path.is_dir():
         what, how = "a folder", "name the ONNX file in it"
         if (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file():
             what, how = "a TensorFlow SavedModel", _TF2ONNX.replace("{how}", "--saved-model {path}")
-    elif path.suffix.lower() in _ROADS:
-        what, how = _ROADS[path.suffix.lower()]
+    elif path.suffix.lower() in _CONVERSIONS:
+        what, how = _CONVERSIONS[path.suffix.lower()]
     else:
         return None
     return what, how.format(path=name, stem=name.rstrip("/").removesuffix(path.suffix))

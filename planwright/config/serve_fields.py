@@ -3,9 +3,9 @@
 In      the plain mapping under ``serve`` and a function that names a place in config.yaml.
 Out     faults, or a ModelConfig message with those fields set.
 
-No mirror of Triton's fields is kept here: the message's descriptor and `json_format.ParseDict` know them all. Only what
-Planwright decides itself (names, types, batch size) and what one target lacks is refused. What Triton refuses in fields
-that it can read is in `planwright.config.serve_rules`.
+The fields come from the message's descriptor and `json_format.ParseDict`, so there is no copy of Triton's schema here. Refused
+is only what Planwright decides itself (names, types, batch size) and what a target lacks. What Triton rejects in fields that
+it can read is in `planwright.config.serve_rules`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ REFUSED = {
     "name": "it is the model's key in config.yaml",
     "platform": "it follows the target",
     "backend": "it follows the target",
-    "runtime": "a set runtime would bind the repository to one kind of server",
+    "runtime": "it would tie the repository to one kind of server",
     "input": "tensors are read from the engine",
     "output": "tensors are read from the engine",
     "max_batch_size": "it is batch.max",
     "version_policy": "it follows versions:",
     "default_model_filename": "it follows the target",
     "cc_model_filenames": "it follows compile.architectures",
-    "batch_input": "the input that it computes is one of the engine's, and those come from the client",
-    "batch_output": "the engine's outputs are served as they are",
-    "ensemble_scheduling": "an ensemble has no engine of its own",
-    "model_repository_agents": "an agent may change files after they were verified",
+    "batch_input": "it computes one of the engine's inputs, and those come from the client",
+    "batch_output": "the engine's outputs are served unchanged",
+    "ensemble_scheduling": "an ensemble has no engine",
+    "model_repository_agents": "an agent may change files after verification",
     "model_operations": "libraries of custom operators are not published with a model",
 }
 # Fields that only NVIDIA's tensorrt backend knows (proto comments in triton common/protobuf/model_config.proto).
@@ -45,7 +45,7 @@ TENSORRT_ONLY: tuple[tuple[str, ...], ...] = (
     ("instance_group", "*", "gpus"),
     ("instance_group", "*", "secondary_devices"),
 )
-# First server version that can read the field; an older one refuses the whole file (read in each release's parser).
+# First server version that can read the field; an older one rejects the whole file (from each release's parser).
 FIELD_SINCE: dict[tuple[str, ...], tuple[int, int]] = {
     ("model_metrics",): (2, 52),
 }
@@ -64,14 +64,14 @@ def parse(serve: Mapping[str, Any]) -> Any:
 
 
 def field_names() -> list[str]:
-    """Return the ModelConfig fields that `serve` takes."""
+    """Return the ModelConfig fields that `serve` accepts."""
     from tritonclient.grpc import model_config_pb2
 
     return [field.name for field in model_config_pb2.ModelConfig.DESCRIPTOR.fields if field.name not in REFUSED]
 
 
 def readable(serve: Mapping[str, Any]) -> Any:
-    """Return a ModelConfig message with those fields of `serve` that can be read on their own."""
+    """Return a ModelConfig message with those fields of `serve` that are valid."""
     from google.protobuf import json_format
     from tritonclient.grpc import model_config_pb2
 
@@ -80,16 +80,16 @@ def readable(serve: Mapping[str, Any]) -> Any:
         try:
             config.MergeFrom(json_format.ParseDict({key: value}, model_config_pb2.ModelConfig()))
         except json_format.ParseError:
-            continue  # `faults` says why
+            continue  # `faults` reports it
     return config
 
 
 def faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
-    """Return every field of `serve` that Triton would not read, or that Planwright sets itself."""
+    """Return a fault for every field of `serve` that Triton cannot read, or that Planwright sets itself."""
     from tritonclient.grpc import model_config_pb2
 
     found = [
-        Fault(f"serve.{key} is not set here", where("serve", key), REFUSED[key], "remove the line")
+        Fault(f"serve.{key} cannot be set here", where("serve", key), REFUSED[key], "remove the line")
         for key in serve
         if key in REFUSED
     ]
@@ -98,31 +98,29 @@ def faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
 
 
 def _message_faults(value: Mapping[str, Any], message: Any, loc: Loc, where: Where) -> Iterator[Fault]:
-    """Yield what is wrong in one mapping, and in those below it."""
     fields = message.fields_by_name
     for key, item in value.items():
         field, place = fields.get(key), (*loc, key)
         if field is None:
             known = field_names() if loc == ("serve",) else list(fields)
-            yield Fault(f"unknown field '{key}' in {'.'.join(map(str, loc))}", where(*place),
-                        "Triton's ModelConfig has no such field", did_you_mean(str(key), known))  # fmt: skip
+            what, why = f"unknown field '{key}' in {'.'.join(map(str, loc))}", "Triton's ModelConfig has no such field"
+            yield Fault(what, where(*place), why, did_you_mean(str(key), known))
         elif item is not None:  # as in Triton's JSON, null is a field that is not given
             yield from _value_faults(item, field, place, where)
     for oneof in message.oneofs:
         given = [field.name for field in oneof.fields if value.get(field.name) is not None]
         if len(given) > 1:
             yield Fault(f"{' and '.join(given)} are mutually exclusive", where(*loc, given[1]),
-                        f"Triton takes one of them; the other is at {where(*loc, given[0])}", "keep one")  # fmt: skip
+                        f"Triton accepts one of them; the other is at {where(*loc, given[0])}", "keep one")  # fmt: skip
 
 
 def _value_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fault]:
-    """Yield what is wrong in the value of one field: a mapping, a list, a map or a scalar."""
     message = field.message_type
     if message is not None and message.GetOptions().map_entry:
         yield from _map_faults(value, field, loc, where)
     elif _repeated(field):
         if not isinstance(value, list):
-            yield _wrong_type(loc, where, f"it is a list, not {value!r}", "write it in brackets: [...]")
+            yield _wrong_type(loc, where, f"it is a list, not {value!r}", "put it in brackets: [...]")
             return
         for index, item in enumerate(value):
             if message is None:
@@ -136,7 +134,7 @@ def _value_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fa
 
 
 def _repeated(field: Any) -> bool:
-    """True for a list; protobuf 6 deprecates the older way to say so, and 5 does not have the newer one."""
+    """True for a list; protobuf 6 deprecates `label`, and 5 does not have `is_repeated`."""
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
 
 
@@ -157,12 +155,12 @@ def _map_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Faul
     for key, item in value.items():
         if message is not None and item is not None:
             yield from _one_message(item, message, (*loc, key), where)
-        filler = {} if message is not None else item
-        yield from _scalar_faults({str(key): filler}, field, (*loc, key), where)
+        placeholder = {} if message is not None else item
+        yield from _scalar_faults({str(key): placeholder}, field, (*loc, key), where)
 
 
 def _scalar_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fault]:
-    """Let protobuf itself read one value."""
+    """Let protobuf itself parse one value."""
     from google.protobuf import json_format, message_factory
 
     try:
@@ -192,39 +190,32 @@ def target_faults(serve: Mapping[str, Any], target: str, where: Where) -> list[F
             for loc, kind in _kinds(serve)
             if kind == "KIND_CPU"
         ]
-    fix = "move it under targets.tensorrt.serve"
+    fix, what = "move it under targets.tensorrt.serve", "the onnxruntime target runs on the CPU only"
     found = [
-        Fault(
-            "the onnxruntime target runs on the CPU only", where(*loc), f"kind is {kind}", "leave kind out, or " + fix
-        )
+        Fault(what, where(*loc), f"kind is {kind}", f"leave kind out, or {fix}")
         for loc, kind in _kinds(serve)
         if kind == "KIND_GPU"
     ]
     for path in TENSORRT_ONLY:
         for loc in _present(serve, path):
-            found.append(Fault(f"{loc[-1]} is for the tensorrt target only", where("serve", *loc), "this build is for onnxruntime", fix))  # fmt: skip
+            what = f"{loc[-1]} is for the tensorrt target only"
+            found.append(Fault(what, where("serve", *loc), "this build is for onnxruntime", fix))
     return found
 
 
 def embedded_faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
-    """Return the fields of `serve` that the embedded server passes over in silence."""
-    why = "the embedded server's backends are Python and have none; NVIDIA's image has"
-    return [
-        Fault(
-            "execution_accelerators have no effect",
-            where("serve", *loc),
-            why,
-            "remove it, or name the image in server:",
-        )
-        for loc in _present(serve, ("optimization", "execution_accelerators"))
-    ]
+    """Return the fields of `serve` that the embedded server silently ignores."""
+    what, fix = "execution_accelerators have no effect", "remove them, or name the image in server:"
+    why = "the embedded server's Python backends have no accelerators; NVIDIA's image has"
+    accelerators = _present(serve, ("optimization", "execution_accelerators"))
+    return [Fault(what, where("serve", *loc), why, fix) for loc in accelerators]
 
 
 def version_faults(serve: Mapping[str, Any], server: tuple[int, int], where: Where) -> list[Fault]:
     """Return the fields of `serve` that a server of version `server` cannot read."""
     return [
         Fault(f"{'.'.join(path)} needs Triton {since[0]}.{since[1]}", where("serve", *path),
-              f"the server is {server[0]}.{server[1]}, which would refuse the whole config.pbtxt", "remove it")
+              f"the server is {server[0]}.{server[1]}, which would reject the whole config.pbtxt", "remove it")
         for path, since in FIELD_SINCE.items()
         if server < since and any(True for _ in _present(serve, path))
     ]  # fmt: skip

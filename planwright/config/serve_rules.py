@@ -1,22 +1,24 @@
-"""What Triton refuses, or passes over in silence, in fields of `serve` that it can read.
+"""What Triton rejects, or silently ignores, in fields of `serve` that it can read.
 
-In      the mapping under ``serve``, the largest batch, a function that names a place in config.yaml.
-Out     one fault per rule that is broken.
+In      the mapping under ``serve``, the largest batch, the engine's inputs, a function that names a place in config.yaml.
+Out     one fault per broken rule.
 
-The rules are those of Triton's core (ValidateModelConfig in src/model_config_utils.cc, 24.10 to 26.06), and those that were
-found on the server itself: it ends at a metric tag that is not a label, and at the first request to a model whose instances are
-all passive.
-What needs the engine's tensors is in `planwright.config.serve_warmup`.
+Sources: ValidateModelConfig in Triton core's src/model_config_utils.cc (24.10 to 26.06), GenerateWarmupData in
+src/backend_model_instance.cc, and the server itself: it aborts on a metric tag that is not a valid label, and on the first
+request to a model whose instances are all passive.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from planwright.config.serve_fields import Loc, Where, readable
-from planwright.errors import Fault
+from planwright.errors import Fault, did_you_mean
+from planwright.tensors import TensorSpec, shape_fits
 
 Broken = tuple[Loc, str, str, str]  # place below serve, what, why, fix
 _SHELL_SAFE = re.compile(r"[A-Za-z0-9._-]*")
@@ -25,11 +27,10 @@ _DELAY = 1
 
 
 def faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
-    """Return the rules that `serve` breaks by itself."""
+    """Return the rules that `serve` breaks whatever the model is."""
     config = readable(serve)
-    rules = (_priorities, _ordering, _sequence, _instances, _resources, _metrics, _warm_up, _others)
-    found = [broken for rule in rules for broken in rule(config)]
-    return _located([*found, *_zero_counts(serve)], where)
+    rules = (_priorities, _ordering, _sequence, _instances, _resources, _metrics, _warm_ups, _others)
+    return _located([*(broken for rule in rules for broken in rule(config)), *_zero_counts(serve)], where)
 
 
 def batch_faults(serve: Mapping[str, Any], max_batch: int, where: Where) -> list[Fault]:
@@ -41,10 +42,31 @@ def batch_faults(serve: Mapping[str, Any], max_batch: int, where: Where) -> list
         where: Names a place in config.yaml.
     """
     config = readable(serve)
-    return _located((*_preferred(config, max_batch, where), *_warm_up_sizes(config, max_batch, where)), where)
+    return _located([*_preferred(config, max_batch, where), *_warm_up_sizes(config, max_batch, where)], where)
 
 
-def _located(found: Any, where: Where) -> list[Fault]:
+def input_faults(
+    serve: Mapping[str, Any], inputs: Sequence[TensorSpec], folder: Path | None, where: Where
+) -> list[Fault]:
+    """Return what does not fit the engine's inputs.
+
+    Args:
+        serve: The mapping under ``serve``.
+        inputs: As config.pbtxt declares them: without the batch axis where Triton adds it.
+        folder: The model's folder, in which Triton looks for a warm-up's files; None where it is not known yet.
+        where: Names a place in config.yaml.
+    """
+    config = readable(serve)
+    return _located([*_warm_up_inputs(config, inputs, folder), *_graphs(config, inputs)], where)
+
+
+def refers_to_inputs(serve: Mapping[str, Any]) -> bool:
+    """Return whether `input_faults` has anything to check."""
+    config = readable(serve)
+    return bool(config.model_warmup or config.optimization.cuda.graph_spec)
+
+
+def _located(found: Iterable[Broken], where: Where) -> list[Fault]:
     return [Fault(what, where("serve", *loc), why, fix) for loc, what, why, fix in found]
 
 
@@ -54,11 +76,11 @@ def _priorities(config: Any) -> Iterator[Broken]:
     if levels and not 1 <= default <= levels:
         what = f"default_priority_level is {default}" if default else "priority_levels needs default_priority_level"
         key = "default_priority_level" if default else "priority_levels"
-        yield (place, key), what, f"Triton takes 1 to {levels}", f"default_priority_level: {levels}"
+        yield (place, key), what, f"Triton accepts 1 to {levels}", f"default_priority_level: {levels}"
     for level in sorted(batching.priority_queue_policy):
         if levels and not 1 <= level <= levels:
-            yield ((place, "priority_queue_policy", str(level)), f"there is no priority level {level}",
-                   f"priority_levels is {levels}", f"use 1 to {levels}")  # fmt: skip
+            loc, why = (place, "priority_queue_policy", str(level)), f"priority_levels is {levels}"
+            yield loc, f"there is no priority level {level}", why, f"use 1 to {levels}"
     for key in ("default_priority_level", "priority_queue_policy"):
         if not levels and getattr(batching, key):
             yield (place, key), f"{key} has no effect", "priority_levels is not given", "add priority_levels"
@@ -69,39 +91,33 @@ def _ordering(config: Any) -> Iterator[Broken]:
     if not batching.preserve_ordering:
         return
     if batching.priority_levels > 1:
-        yield ((place, "preserve_ordering"), "preserve_ordering allows one priority level only",
-               f"priority_levels is {batching.priority_levels}", "remove one of them")  # fmt: skip
+        what, why = "preserve_ordering allows only one priority level", f"priority_levels is {batching.priority_levels}"
+        yield (place, "preserve_ordering"), what, why, "remove one of them"
+    by_level = batching.priority_queue_policy
     policies: list[tuple[Loc, Any]] = [((place, "default_queue_policy"), batching.default_queue_policy)]
-    policies += [
-        ((place, "priority_queue_policy", str(key)), batching.priority_queue_policy[key])
-        for key in batching.priority_queue_policy
-    ]
+    policies += [((place, "priority_queue_policy", str(level)), by_level[level]) for level in by_level]
     for loc, policy in policies:
         if policy.timeout_action == _DELAY and policy.default_timeout_microseconds:
-            why = "a delayed request would be overtaken, which preserve_ordering excludes"
-            yield (*loc, "timeout_action"), "timeout_action DELAY excludes preserve_ordering", why, "use REJECT"
+            why = "later requests would overtake a delayed one"
+            yield (*loc, "timeout_action"), "timeout_action DELAY contradicts preserve_ordering", why, "use REJECT"
 
 
 def _sequence(config: Any) -> Iterator[Broken]:
     batcher, place = config.sequence_batching, "sequence_batching"
     for key, why in {
         "control_input": "it adds inputs to the model that golden samples do not have",
-        "state": "answers would depend on the requests before, and golden samples are checked one by one",
-        "iterative_sequence": "the backend would have to reschedule a request, and none here does",
+        "state": "answers would depend on earlier requests, and golden samples are checked one by one",
+        "iterative_sequence": "the backend would have to reschedule a request, and no backend here does",
     }.items():
         if getattr(batcher, key):
             yield (place, key), f"sequence_batching.{key} is not supported", why, "remove it"
     use = batcher.direct.minimum_slot_utilization
     if not 0 <= use <= 1:
-        yield (
-            (place, "direct", "minimum_slot_utilization"),
-            f"minimum_slot_utilization is {use:g}",
-            "Triton takes 0 to 1",
-            "0.5",
-        )
+        loc = (place, "direct", "minimum_slot_utilization")
+        yield loc, f"minimum_slot_utilization is {use:g}", "Triton accepts 0 to 1", "0.5"
     if config.HasField("sequence_batching") and config.response_cache.enable:
         why = "an answer may depend on the sequence, so Triton caches none of them"
-        yield ("response_cache",), "response_cache excludes sequence_batching", why, "remove one of them"
+        yield ("response_cache",), "response_cache contradicts sequence_batching", why, "remove one of them"
 
 
 def _instances(config: Any) -> Iterator[Broken]:
@@ -109,28 +125,28 @@ def _instances(config: Any) -> Iterator[Broken]:
     for index, group in enumerate(groups):
         loc = ("instance_group", index)
         if group.count < 0:
-            yield (*loc, "count"), f"count is {group.count}", "a model needs an instance that answers", "count: 1"
+            yield (*loc, "count"), f"count is {group.count}", "a model needs at least one instance", "count: 1"
         if not _SHELL_SAFE.fullmatch(group.name):
-            why = "the server hands it to a shell"
+            why = "the server passes it to a shell"
             yield (*loc, "name"), f"the name '{group.name}' is not safe", why, "use letters, digits, . _ -"
         for number, profile in enumerate(group.profile):
             if not profile.isdigit():
-                why = "a profile is named by its number, as text"
+                why = "a profile is given by its number, as a string"
                 yield (*loc, "profile", number), f"there is no profile '{profile}'", why, 'profile: ["0"]'
         for number, gpu in enumerate(group.gpus):
             if gpu < 0:
                 yield (*loc, "gpus", number), f"there is no GPU {gpu}", "GPUs are counted from 0", "gpus: [0]"
     if groups and all(group.passive for group in groups):
-        why = "a passive instance gets no requests; the server ends at the first one"
+        why = "a passive instance gets no requests; the server aborts on the first one"
         yield ("instance_group", 0, "passive"), "every instance is passive", why, "remove passive from one group"
 
 
 def _zero_counts(serve: Mapping[str, Any]) -> Iterator[Broken]:
-    """Find what the message cannot tell from a count that is not given."""
+    """Find explicit zeros, which the message cannot distinguish from a count that is not given."""
     groups = serve.get("instance_group")
     for index, group in enumerate(groups if isinstance(groups, list) else []):
         if isinstance(group, dict) and group.get("count") == 0:
-            yield ("instance_group", index, "count"), "count is 0", "a model needs an instance that answers", "count: 1"
+            yield ("instance_group", index, "count"), "count is 0", "a model needs at least one instance", "count: 1"
 
 
 def _resources(config: Any) -> Iterator[Broken]:
@@ -143,61 +159,33 @@ def _resources(config: Any) -> Iterator[Broken]:
             if not resource.count:
                 yield loc, f"resource '{resource.name}' has no count", "an instance waits for that many", "count: 1"
             if scope.setdefault(resource.name, getattr(resource, "global")) != getattr(resource, "global"):
-                why = "a resource belongs to one device or to all of them"
-                yield loc, f"resource '{resource.name}' is global in one place only", why, "make both the same"
+                what, why = f"resource '{resource.name}' is both global and per device", "Triton accepts one of them"
+                yield loc, what, why, "give 'global' the same value everywhere"
 
 
 def _metrics(config: Any) -> Iterator[Broken]:
     for tag in sorted(config.metric_tags):
         if not _LABEL.fullmatch(tag):
-            why = "the server ends when it registers a label with other signs"
+            why = "the server aborts when it registers a label with other characters"
             yield ("metric_tags", tag), f"'{tag}' cannot be a metric tag", why, "use letters, digits and _"
     for index, control in enumerate(config.model_metrics.metric_control):
         loc, buckets = ("model_metrics", "metric_control", index), list(control.histogram_options.buckets)
         if not control.metric_identifier.family:
-            why = "Triton must know which metric it is about"
+            why = "Triton must know which metric it applies to"
             yield loc, "metric_control has no family", why, "metric_identifier: {family: NAME}"
         if not buckets or buckets != sorted(set(buckets)):
-            why = "Triton takes the upper bounds of a histogram, from low to high"
+            why = "Triton expects the upper bounds of a histogram, in ascending order"
             yield loc, "metric_control has no ascending buckets", why, "histogram_options: {buckets: [10, 100]}"
-
-
-def _warm_up(config: Any) -> Iterator[Broken]:
-    """What is wrong with a warm-up whatever the engine's tensors are."""
-    for index, sample in enumerate(config.model_warmup):
-        loc = ("model_warmup", index)
-        if not sample.batch_size:
-            yield loc, "the warm-up has no batch_size", "Triton passes over a warm-up of batch 0", "batch_size: 1"
-        for name in sorted(sample.inputs):
-            item, place = sample.inputs[name], (*loc, "inputs", name)
-            if not item.data_type:
-                yield (
-                    place,
-                    f"warm-up input '{name}' has no data_type",
-                    "Triton does not fill it in",
-                    "data_type: TYPE_FP32",
-                )
-            if item.WhichOneof("input_data_type") is None:
-                yield place, f"warm-up input '{name}' has no data", "Triton does not choose any", "zero_data: true"
-            for number, size in enumerate(item.dims):
-                if size < 0:
-                    why = "a warm-up runs, so it needs a length where the model leaves one open"
-                    yield (
-                        (*place, "dims", number),
-                        f"warm-up input '{name}' leaves an axis open",
-                        why,
-                        "give its length",
-                    )
 
 
 def _others(config: Any) -> Iterator[Broken]:
     if config.model_transaction_policy.decoupled:
-        why = "such a model answers a request any number of times, and neither HTTP nor the clients here take that"
+        why = "such a model may send any number of answers to a request, which HTTP and the clients here do not support"
         yield ("model_transaction_policy", "decoupled"), "decoupled models are not supported", why, "remove it"
     for key in sorted(config.parameters):
         if key.startswith("planwright_"):
             why = "clients and reports read what a build writes there"
-            yield ("parameters", key), f"the parameter '{key}' is Planwright's own", why, "choose another name"
+            yield ("parameters", key), f"the parameter '{key}' is reserved for Planwright", why, "choose another name"
 
 
 def _preferred(config: Any, max_batch: int, where: Where) -> Iterator[Broken]:
@@ -206,20 +194,104 @@ def _preferred(config: Any, max_batch: int, where: Where) -> Iterator[Broken]:
         ("sequence_batching", "oldest", "preferred_batch_size"): config.sequence_batching.oldest.preferred_batch_size,
     }
     for loc, sizes in schedulers.items():
+        # without a largest batch, dynamic_batching as a whole is an error already
+        limited = max_batch or loc[0] == "sequence_batching"
         for size in sizes:
             if size < 1:
                 yield loc, f"preferred_batch_size has {size}", "a batch has at least one sample", "remove it"
-            elif size > max_batch and (
-                max_batch or loc[0] == "sequence_batching"
-            ):  # a batcher without batches is refused whole
-                yield (loc, f"preferred_batch_size {size} is above max_batch_size {max_batch}", where("batch", "max"),
-                       f"raise batch.max to {max(sizes)}, or prefer at most {max_batch}")  # fmt: skip
+            elif limited and size > max_batch:
+                what = f"preferred_batch_size {size} is above max_batch_size {max_batch}"
+                fix = f"raise batch.max to {max(sizes)}, or prefer at most {max_batch}"
+                yield loc, what, where("batch", "max"), fix
 
 
 def _warm_up_sizes(config: Any, max_batch: int, where: Where) -> Iterator[Broken]:
     most = max(1, max_batch)
     for index, sample in enumerate(config.model_warmup):
         if sample.batch_size > most:
-            yield (("model_warmup", index, "batch_size"), f"the warm-up's batch_size {sample.batch_size} is above {most}",
-                   where("batch", "max") if max_batch else "each request is one run of the engine",
-                   f"warm up with at most {most}")  # fmt: skip
+            what = f"the warm-up's batch_size {sample.batch_size} is above {most}"
+            why = where("batch", "max") if max_batch else "each request is one run of the engine"
+            yield ("model_warmup", index, "batch_size"), what, why, f"warm up with at most {most}"
+
+
+def _warm_ups(config: Any) -> Iterator[Broken]:
+    """Check a warm-up as far as that is possible without the engine's inputs."""
+    for index, sample in enumerate(config.model_warmup):
+        loc = ("model_warmup", index)
+        if not sample.batch_size:
+            yield loc, "the warm-up has no batch_size", "Triton skips a warm-up of batch 0", "batch_size: 1"
+        for name in sorted(sample.inputs):
+            item, place = sample.inputs[name], (*loc, "inputs", name)
+            what = f"warm-up input '{name}' has no"
+            if not item.data_type:
+                yield place, f"{what} data_type", "Triton does not fill it in", "data_type: TYPE_FP32"
+            if item.WhichOneof("input_data_type") is None:
+                yield place, f"{what} data", "Triton does not choose any", "zero_data: true"
+            for number, size in enumerate(item.dims):
+                if size < 0:
+                    why = "a warm-up runs the model, so an axis that the model leaves open needs a length"
+                    yield (*place, "dims", number), f"{what} length for an open axis", why, "give its length"
+
+
+def _warm_up_inputs(config: Any, inputs: Sequence[TensorSpec], folder: Path | None) -> Iterator[Broken]:
+    known = {tensor.name: tensor for tensor in inputs}
+    for index, sample in enumerate(config.model_warmup):
+        loc: Loc = ("model_warmup", index, "inputs")
+        for name in sorted(sample.inputs):
+            if name not in known:
+                why = f"the model has {', '.join(map(str, inputs))}"
+                yield (*loc, name), f"the model has no input '{name}' to warm up", why, did_you_mean(name, known)
+            else:
+                yield from _warm_up_tensor(sample.inputs[name], known[name], (*loc, name))
+                yield from _warm_up_file(sample.inputs[name], known[name], (*loc, name), folder)
+        missing = [tensor for name, tensor in known.items() if name not in sample.inputs]
+        if missing:
+            why = f"the model needs {', '.join(map(str, missing))}"
+            yield loc, f"the warm-up lacks input '{missing[0].name}'", why, _example(missing[0])
+
+
+def _warm_up_tensor(item: Any, tensor: TensorSpec, loc: Loc) -> Iterator[Broken]:
+    from tritonclient.grpc import model_config_pb2
+
+    given = model_config_pb2.DataType.Name(item.data_type)
+    if item.data_type and given != tensor.config_type:
+        what, fix = f"warm-up input '{tensor.name}' is {given}", f"data_type: {tensor.config_type}"
+        yield (*loc, "data_type"), what, f"the model has {tensor}", fix
+    dims = tuple(item.dims)
+    if any(size < 0 for size in dims) or shape_fits(tensor.shape, dims):  # `_warm_ups` reports an open axis
+        return
+    batch = len(dims) == len(tensor.shape) + 1
+    why = f"the model has {tensor}" + (
+        "; batch_size is the number of samples, so dims has no batch axis" if batch else ""
+    )
+    yield (*loc, "dims"), f"warm-up input '{tensor.name}' has dims {list(dims)}", why, _example(tensor)
+
+
+def _example(tensor: TensorSpec) -> str:
+    dims = ", ".join(str(size) if size > 0 else "LENGTH" for size in tensor.shape)
+    return f"{tensor.name}: {{data_type: {tensor.config_type}, dims: [{dims}], zero_data: true}}"
+
+
+def _warm_up_file(item: Any, tensor: TensorSpec, loc: Loc, folder: Path | None) -> Iterator[Broken]:
+    """Check the file that Triton would read: raw bytes of one sample."""
+    if folder is None or item.WhichOneof("input_data_type") != "input_data_file":
+        return
+    path, place = folder / "warmup" / item.input_data_file, (*loc, "input_data_file")
+    if not path.is_file():
+        why, fix = "Triton reads the data of a warm-up there", "put it there, or use zero_data: true"
+        yield place, f"there is no file {path}", why, fix
+        return
+    need = math.prod(item.dims) * tensor.numpy_dtype.itemsize
+    if tensor.datatype != "BYTES" and path.stat().st_size < need:
+        why = f"{path} has {path.stat().st_size} bytes, a sample of {list(item.dims)} needs {need}"
+        yield place, f"warm-up input '{tensor.name}' has too little data", why, "write the whole sample"
+
+
+def _graphs(config: Any, inputs: Sequence[TensorSpec]) -> Iterator[Broken]:
+    known = [tensor.name for tensor in inputs]
+    why = f"the model has {', '.join(known)}"
+    for index, spec in enumerate(config.optimization.cuda.graph_spec):
+        loc: Loc = ("optimization", "cuda", "graph_spec", index)
+        for place, part in ((loc, spec), ((*loc, "graph_lower_bound"), spec.graph_lower_bound)):
+            for name in sorted(set(part.input) - set(known)):
+                yield (*place, "input", name), f"the CUDA graph has an input '{name}'", why, did_you_mean(name, known)

@@ -1,4 +1,4 @@
-"""What config.yaml means: the frozen objects that every stage reads.
+"""The content of config.yaml: the frozen objects that every stage reads.
 
 In      nothing; `planwright.config.load.load_spec` makes these from the file.
 Out     `RepositorySpec` and `ModelSpec`. The JSON schema for editors is made from `ConfigFile` (docs/config.schema.json).
@@ -20,7 +20,7 @@ from planwright.compare import DEFAULTS, Tolerance
 from planwright.errors import Fault
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
-CALIBRATED = ("int8", "fp8")  # precisions that take ranges from calibration samples
+CALIBRATED = ("int8", "fp8")  # precisions whose ranges come from calibration samples
 Target = Literal["onnxruntime", "tensorrt"]
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 EMBEDDED_SERVER = "2.51.0"  # the tritonserver in nvidia-pytriton 0.7.0, equal to release 24.10
@@ -31,7 +31,7 @@ _LARGEST_BATCH = 2**31 - 1  # Triton's max_batch_size is an int32
 
 
 def config_flags(path: Path) -> list[str]:
-    """Return the flags by which a command reads the same config.yaml; none for the one that it reads anyway."""
+    """Return the flags with which a command reads the same config.yaml; none for the one that it reads by default."""
     return [] if path == Path("config.yaml") else ["--config", str(path)]
 
 
@@ -46,12 +46,10 @@ class _Frozen(BaseModel):
 class ServerSpec(_Frozen):
     """The server that the repository is made for."""
 
-    image: Annotated[str | None, Field(description="Triton image, such as nvcr.io/nvidia/tritonserver:26.06-py3")] = (
-        None
+    image: str | None = Field(default=None, description="Triton image, such as nvcr.io/nvidia/tritonserver:26.06-py3")
+    tensorrt: str | None = Field(
+        default=None, pattern=r"^\d+(\.\d+){2,3}$", description="TensorRT version in that image, all four parts"
     )
-    tensorrt: Annotated[
-        str | None, Field(pattern=r"^\d+(\.\d+){2,3}$", description="TensorRT version in that image, all four parts")
-    ] = None
     _place: str = PrivateAttr(default="config.yaml")
 
     @property
@@ -68,21 +66,21 @@ class ServerSpec(_Frozen):
 class ExportSpec(_Frozen):
     """How PyTorch becomes ONNX."""
 
-    exporter: Annotated[
-        Literal["torchscript", "dynamo"], Field(description="torchscript is the only one safe for TensorRT 8.6")
-    ] = "torchscript"
-    opset: Annotated[int, Field(ge=11, le=24, description="ONNX opset; it is read back from the file")] = 17
+    exporter: Literal["torchscript", "dynamo"] = Field(
+        default="torchscript", description="torchscript is the only one safe for TensorRT 8.6"
+    )
+    opset: int = Field(default=17, ge=11, le=24, description="ONNX opset; it is read back from the file")
 
 
 class SamplesSpec(_Frozen):
-    """How many real samples to take for each use, or the file that holds them."""
+    """How many real samples to use for each purpose, or the file with them."""
 
-    calibration: Annotated[
-        int, Field(ge=0, description="samples that set INT8 and FP8 ranges; other precisions make none")
-    ] = 512
-    golden: Annotated[int, Field(ge=2, description="samples whose FP32 answers every later check uses")] = 32
-    test: Annotated[_Positive, Field(description="held-out samples for the task metric")] = 512
-    file: Annotated[str | None, Field(description="npz with one array per input, samples along the first axis")] = None
+    calibration: int = Field(
+        default=512, ge=0, description="samples that set INT8 and FP8 ranges; other precisions make none"
+    )
+    golden: int = Field(default=32, ge=2, description="samples whose FP32 answers every later check uses")
+    test: _Positive = Field(default=512, description="held-out samples for the task metric")
+    file: str | None = Field(default=None, description="npz with one array per input, samples along the first axis")
 
 
 class BatchSpec(_Frozen):
@@ -91,13 +89,14 @@ class BatchSpec(_Frozen):
     ``batch: 8`` is short for ``{max: 8}``, and ``batch: none`` for ``{axis: false}``.
     """
 
-    min: Annotated[_Batch | None, Field(description="smallest batch; 1 if not given")] = None
-    opt: Annotated[_Batch | None, Field(description="batch the engine is tuned for; max if not given")] = None
-    max: Annotated[_Batch | None, Field(description="largest batch: Triton's max_batch_size")] = None
-    fixed: Annotated[_Batch | None, Field(description="static batch; served with max_batch_size 0")] = None
-    axis: Annotated[
-        bool, Field(description="false: the model has no batch axis and is served as it is, one tensor set per request")
-    ] = True
+    min: _Batch | None = Field(default=None, description="smallest batch; 1 if not given")
+    opt: _Batch | None = Field(default=None, description="batch the engine is tuned for; max if not given")
+    max: _Batch | None = Field(default=None, description="largest batch: Triton's max_batch_size")
+    fixed: _Batch | None = Field(default=None, description="static batch; served with max_batch_size 0")
+    axis: bool = Field(
+        default=True,
+        description="false: the model has no batch axis and is served as it is, one tensor set per request",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> BatchSpec:
@@ -112,7 +111,7 @@ class BatchSpec(_Frozen):
         return self
 
     def _disorder(self) -> PydanticCustomError:
-        """Return the mistake, naming the first two sizes that are the wrong way round."""
+        """Return the mistake, naming the first two sizes that are in the wrong order."""
         given = [(name, size) for name, size in (("min", self.min), ("opt", self.opt), ("max", self.max)) if size]
         pairs = [(a, b) for index, a in enumerate(given) for b in given[index + 1 :] if a[1] > b[1]]
         (low, small), (high, large) = pairs[0]
@@ -129,13 +128,18 @@ class BatchSpec(_Frozen):
         return self.min or 1, self.opt or high, high
 
     @property
+    def largest(self) -> int:
+        """The largest batch that the engine takes."""
+        return self.bounds[2]
+
+    @property
     def served_max(self) -> int:
         """Triton's max_batch_size; 0 where a request is one run of the engine."""
-        return self.bounds[2] if self.axis and self.fixed is None else 0
+        return self.largest if self.axis and self.fixed is None else 0
 
     @property
     def given(self) -> bool:
-        """True where config.yaml says anything about the batch."""
+        """True where config.yaml sets anything about the batch."""
         return not self.axis or any(value is not None for value in (self.min, self.opt, self.max, self.fixed))
 
 
@@ -151,7 +155,7 @@ def _batch(value: Any) -> Any:
 
 
 def mistake(what: str, fix: str) -> PydanticCustomError:
-    """Return what a validator raises: the mistake, and what to write instead."""
+    """Return the error that a validator raises: the mistake, and what to write instead."""
     return PydanticCustomError("mistake", "{what}", {"what": what, "fix": fix})
 
 
@@ -166,61 +170,56 @@ class ProfileSpec(_Frozen):
 class CompileSpec(_Frozen):
     """How the engine is built."""
 
-    optimization_level: Annotated[int, Field(ge=0, le=5, description="TensorRT builder optimization level")] = 3
-    workspace_mib: Annotated[
-        _Positive | None, Field(description="TensorRT workspace limit; the whole GPU if not given")
-    ] = None
-    hardware_compatibility: Annotated[
-        Literal["none", "ampere_plus", "same_compute_capability"], Field(description="other GPUs that may run the plan")
-    ] = "none"
-    version_compatible: Annotated[bool, Field(description="later TensorRT of the same major may run the plan")] = False
-    sparse_weights: Annotated[bool, Field(description="use 2:4 sparsity where the weights have it")] = False
-    refit: Annotated[bool, Field(description="weights can be replaced later")] = False
-    strip: Annotated[bool, Field(description="leave the weights out of the plan (TensorRT 10 and later)")] = False
-    dla_core: Annotated[int | None, Field(ge=0, description="run on this DLA core, the GPU takes what it cannot")] = (
-        None
+    optimization_level: int = Field(default=3, ge=0, le=5, description="TensorRT builder optimization level")
+    workspace_mib: _Positive | None = Field(
+        default=None, description="TensorRT workspace limit; the whole GPU if not given"
     )
-    plugins: Annotated[list[str], Field(description="shared libraries with TensorRT plugins")] = []
-    architectures: Annotated[
-        list[Annotated[str, Field(pattern=r"^\d+\.\d$")]],
-        Field(
-            description="compute capabilities whose plans are published together, such as 8.6 in quotes; this GPU's if empty"
-        ),
-    ] = []
-    timing_cache: Annotated[
-        Literal["read_write", "read_only", "off"], Field(description="kept per GPU, TensorRT and CUDA version")
-    ] = "read_write"
-    profiles: Annotated[
-        list[dict[str, ProfileSpec]] | None, Field(description="TensorRT profiles; derived from batch if not given")
-    ] = None
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
+        default="none", description="other GPUs that may run the plan"
+    )
+    version_compatible: bool = Field(default=False, description="later TensorRT of the same major may run the plan")
+    sparse_weights: bool = Field(default=False, description="use 2:4 sparsity where the weights have it")
+    refit: bool = Field(default=False, description="weights can be replaced later")
+    strip: bool = Field(default=False, description="leave the weights out of the plan (TensorRT 10 and later)")
+    dla_core: int | None = Field(default=None, ge=0, description="run on this DLA core, with the GPU as fallback")
+    plugins: list[str] = Field(default=[], description="shared libraries with TensorRT plugins")
+    architectures: list[Annotated[str, Field(pattern=r"^\d+\.\d$")]] = Field(
+        default=[],
+        description="compute capabilities whose plans are published together, such as 8.6 in quotes; this GPU's if empty",
+    )
+    timing_cache: Literal["read_write", "read_only", "off"] = Field(
+        default="read_write", description="kept per GPU, TensorRT and CUDA version"
+    )
+    profiles: list[dict[str, ProfileSpec]] | None = Field(
+        default=None, description="TensorRT profiles; derived from batch if not given"
+    )
 
 
 class CalibrationSpec(_Frozen):
     """How INT8 ranges are found."""
 
-    method: Annotated[Literal["minmax", "entropy"], Field(description="range finder")] = "entropy"
-    native: Annotated[
-        bool,
-        Field(
-            description="let TensorRT 8.6 calibrate by itself instead of putting Q/DQ into the graph (the older route)"
-        ),
-    ] = False
+    method: Literal["minmax", "entropy"] = Field(default="entropy", description="how ranges are chosen")
+    native: bool = Field(
+        default=False, description="let TensorRT 8.6 calibrate instead of adding Q/DQ to the graph (the older way)"
+    )
 
 
 class AcceptSpec(_Frozen):
-    """Thresholds of one output; what is not given keeps the precision's default."""
+    """Thresholds of one output; those not given keep the precision's default."""
 
-    relative: Annotated[float | None, Field(ge=0, description="largest max|error| / max|expected| per sample")] = None
-    absolute: Annotated[float | None, Field(ge=0, description="errors up to this always pass")] = None
-    cosine: Annotated[float | None, Field(le=1, description="least cosine similarity per sample")] = None
-    top1: Annotated[float | None, Field(ge=0, le=1, description="least share of equal largest elements")] = None
-    equal: Annotated[float | None, Field(ge=0, le=1, description="least share of equal elements (integers, text)")] = (
-        None
+    relative: float | None = Field(default=None, ge=0, description="largest max|error| / max|expected| per sample")
+    absolute: float | None = Field(default=None, ge=0, description="errors up to this always pass")
+    cosine: float | None = Field(default=None, le=1, description="minimum cosine similarity per sample")
+    top1: float | None = Field(
+        default=None, ge=0, le=1, description="minimum share of samples with the same largest element"
+    )
+    equal: float | None = Field(
+        default=None, ge=0, le=1, description="minimum share of equal elements (integers, text)"
     )
 
 
 class SloSpec(_Frozen):
-    """What the load test holds the model to; ``slo: 50ms`` is short for ``{p99_ms: 50}``."""
+    """The limits that a load test checks; ``slo: 50ms`` is short for ``{p99_ms: 50}``."""
 
     p99_ms: Annotated[float | None, Field(gt=0, description="99th percentile of latency")] = None
 
@@ -239,25 +238,23 @@ def _slo(value: Any) -> Any:
 
 
 class ModelEntry(_Frozen):
-    """One model's settings; `defaults` takes the same keys."""
+    """One model's settings; `defaults` has the same keys."""
 
-    enabled: Annotated[bool, Field(description="false: built only when named on the command line")] = True
-    extends: Annotated[str | None, Field(description="another model whose settings this one starts from")] = None
-    source: Annotated[
-        str | None,
-        Field(
-            description="zoo/NAME, a file in builders/zoo/; or the path of an ONNX file or of a Python file with a class Model"
-        ),
-    ] = None
-    file: Annotated[str | None, Field(description="zoo/onnx: the ONNX file, relative to config.yaml")] = None
-    options: Annotated[dict[str, Any], Field(description="settings of the source")] = {}
-    precision: Annotated[Precision, Field(description="precision that the engine computes in")] = "fp32"
-    keep_high: Annotated[
-        list[str], Field(description="nodes or operators that stay in FP32 in a lower precision: name patterns with *")
-    ] = []
-    autocast: Annotated[
-        bool, Field(description="cast FP16 and BF16 by NVIDIA ModelOpt's AutoCast (package nvidia-modelopt)")
-    ] = False
+    enabled: bool = Field(default=True, description="false: built only when named on the command line")
+    extends: str | None = Field(default=None, description="another model whose settings this one starts from")
+    source: str | None = Field(
+        default=None,
+        description="zoo/NAME, a file in builders/zoo/; or the path of an ONNX file or of a Python file with a class Model",
+    )
+    file: str | None = Field(default=None, description="zoo/onnx: the ONNX file, relative to config.yaml")
+    options: dict[str, Any] = Field(default={}, description="settings of the source")
+    precision: Precision = Field(default="fp32", description="precision that the engine computes in")
+    keep_fp32: list[str] = Field(
+        default=[], description="nodes or operators that stay in FP32 in a lower precision: name patterns with *"
+    )
+    autocast: bool = Field(
+        default=False, description="convert to FP16 and BF16 with NVIDIA ModelOpt's AutoCast (package nvidia-modelopt)"
+    )
     batch: Annotated[
         BatchSpec, BeforeValidator(_batch, json_schema_input_type=BatchSpec | _Positive | Literal["none"])
     ] = BatchSpec()
@@ -265,14 +262,14 @@ class ModelEntry(_Frozen):
     samples: SamplesSpec = SamplesSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     compile: CompileSpec = CompileSpec()
-    accept: Annotated[dict[str, AcceptSpec], Field(description="thresholds per output")] = {}
-    score: Annotated[dict[str, float], Field(description="least task metric, such as accuracy: 0.97")] = {}
-    serve: Annotated[dict[str, Any], Field(description="fields of Triton's ModelConfig")] = {}
-    targets: Annotated[dict[Target, dict[str, Any]], Field(description="settings that hold on one target only")] = {}
-    io_int64: Annotated[Literal["cast"] | None, Field(description="cast INT64 edges to INT32")] = None
+    accept: dict[str, AcceptSpec] = Field(default={}, description="thresholds per output")
+    score: dict[str, float] = Field(default={}, description="minimum task metric, such as accuracy: 0.97")
+    serve: dict[str, Any] = Field(default={}, description="fields of Triton's ModelConfig")
+    targets: dict[Target, dict[str, Any]] = Field(default={}, description="settings for one target only")
+    io_int64: Literal["cast"] | None = Field(default=None, description="cast INT64 edges to INT32")
     slo: Annotated[SloSpec, BeforeValidator(_slo, json_schema_input_type=SloSpec | str)] = SloSpec()
-    versions: Annotated[_Positive, Field(description="how many of the newest versions are served")] = 1
-    keep_versions: Annotated[_Positive, Field(description="how many versions stay on disk")] = 3
+    versions: _Positive = Field(default=1, description="how many of the newest versions are served")
+    keep_versions: _Positive = Field(default=3, description="how many versions stay on disk")
 
 
 class ScenarioSpec(_Frozen):
@@ -323,7 +320,7 @@ class ModelSpec(ModelEntry):
     _config: Path = PrivateAttr(default=Path("config.yaml"))
 
     def command(self, program: str, *flags: str) -> str:
-        """Return a command about this model, as an error offers it: ``python -m builders search digits --config other.yaml``."""
+        """Return a command for this model, as an error suggests it: ``python -m builders search digits --config other.yaml``."""
         return shlex.join(["python", *program.split(), self.name, *flags, *config_flags(self._config)])
 
     def build_command(self, *flags: str) -> str:
@@ -331,18 +328,23 @@ class ModelSpec(ModelEntry):
         return self.command("builders/build_all.py", *flags)
 
     @property
+    def keep_high(self) -> list[str]:
+        """The old name of `keep_fp32`."""
+        return self.keep_fp32
+
+    @property
     def calibrates(self) -> bool:
-        """True where the precision, on this target or the other, takes its ranges from calibration samples."""
+        """True where the precision, on this target or another, needs calibration samples."""
         return not {self.precision, *self._precisions}.isdisjoint(CALIBRATED)
 
     @property
     def missing(self) -> tuple[Fault, ...]:
-        """Files that this model names and that are not there: it cannot be built, others can."""
+        """Faults of files that this model names and that do not exist: only this model cannot be built."""
         return self._missing
 
     @property
     def code(self) -> str:
-        """``zoo/NAME``, or the absolute path of a Python file of the user's own."""
+        """``zoo/NAME``, or the absolute path of the user's Python file."""
         return str((self._config.parent / self.source).resolve()) if self.source.endswith(".py") else self.source
 
     def where(self, *loc: str | int) -> str:
@@ -350,7 +352,7 @@ class ModelSpec(ModelEntry):
         return str(self._places(*loc)) if self._places else f"models.{self.name}"
 
     def tolerance(self, output: str) -> Tolerance:
-        """Return what counts as right for `output`: the precision's default with `accept` on top."""
+        """Return the tolerance for `output`: the precision's default, overridden by `accept`."""
         from dataclasses import replace
 
         given = self.accept.get(output, AcceptSpec()).model_dump(exclude_none=True)
@@ -358,7 +360,7 @@ class ModelSpec(ModelEntry):
 
 
 class RepositorySpec(_Frozen):
-    """Everything config.yaml says, for one target."""
+    """The whole config.yaml, for one target."""
 
     path: Path
     root: Path

@@ -1,9 +1,9 @@
-"""YAML that remembers its lines.
+"""YAML values that know their line.
 
 In      the path of a YAML file.
-Out     `Located` trees: plain values with the line each came from, merged without losing it.
+Out     `Located` trees: plain values with the line that each came from, also after a merge.
 
-PyYAML's `compose` gives nodes with marks; values are made by its own SafeConstructor, so types are YAML's usual ones.
+PyYAML's `compose` returns nodes with positions; its SafeConstructor makes the values, so types are YAML's usual ones.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def load_located(path: Path, twice: list[Fault] | None = None) -> Located:
 
     Args:
         path: The file.
-        twice: Takes the faults of keys that are given twice, for a caller that looks for further mistakes before it raises.
+        twice: Collects the faults of keys that are given twice, for a caller that reports further mistakes with them.
 
     Raises:
-        SpecError: The file is missing, is not YAML, is not a mapping, or holds a key twice.
+        SpecError: The file is missing, is not YAML, is not a mapping, or has a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def load_located(path: Path, twice: list[Fault] | None = None) -> Located:
         raise SpecError(Fault("not valid YAML", where=str(path), why=str(error))) from None
     faults: list[Fault] = []
     repeated: list[Fault] = []
-    located = _Reader(path, faults, repeated).locate(root, ()) if root is not None else Located({}, 1)
+    located = _NodeReader(path, faults, repeated).locate(root, ()) if root is not None else Located({}, 1)
     if not isinstance(located.value, dict):
         faults.append(Fault("the file must be a mapping", where=f"{path}:1", fix="begin with 'version: 1'"))
     if faults or (repeated and twice is None):
@@ -113,12 +113,12 @@ def _broken(path: Path, error: yaml.MarkedYAMLError) -> Fault:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     why = " ".join(part for part in (error.context, error.problem) if part)
-    return Fault("not valid YAML", where=f"{path}:{line}", why=why, fix="mend the indentation or quoting on this line")
+    return Fault("not valid YAML", where=f"{path}:{line}", why=why, fix="fix the indentation or quoting on this line")
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Turns nodes into values; `faults` and `twice` take what is wrong on the way."""
+class _NodeReader:
+    """Turns nodes into values; `faults` and `twice` collect what is wrong."""
 
     path: Path
     faults: list[Fault]
@@ -127,9 +127,8 @@ class _Reader:
     def locate(self, node: yaml.Node, within: tuple[yaml.Node, ...]) -> Located:
         line = node.start_mark.line + 1
         if any(node is outer for outer in within):
-            why = "an anchor that holds itself has no end"
-            fix = "remove the alias (*name) in it"
-            self.faults.append(Fault("a value holds itself", where=f"{self.path}:{line}", why=why, fix=fix))
+            why, fix = "an anchor that refers to itself never ends", "remove the alias (*name) in it"
+            self.faults.append(Fault("a value contains itself", f"{self.path}:{line}", why, fix))
             return Located(None, line)
         if isinstance(node, yaml.MappingNode):
             return Located(self._items(node, (*within, node)), line)
@@ -144,10 +143,10 @@ class _Reader:
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             value = self.locate(value_node, within)
-            # a mapping that opens on the next line is still "at" its key for a reader
+            # a mapping that opens on the next line is reported at its key
             value = Located(value.value, line if isinstance(value.value, dict | list) else value.line)
             if key in seen:
-                why = f"it stands already on line {seen[key]}; YAML would keep only the last"
+                why = f"it is already on line {seen[key]}; YAML would keep only the last"
                 self.twice.append(Fault(f"the key '{key}' is given twice", f"{self.path}:{line}", why, "keep one"))
             found[key] = overlay(found.get(key), value)
             seen[key] = line

@@ -61,10 +61,9 @@ def test_an_engine_shows_its_inputs_before_it_is_published(project: Project, fla
     )
     done = project.build("--json", *flags)
     assert done.code == 2
-    assert [fault["what"] for fault in faults(done.out)] == [
-        "the warm-up has an input 'picture'",
-        "the warm-up lacks input 'image'",
-    ]
+    extra, lacking = (fault["what"] for fault in faults(done.out))
+    assert "'picture'" in extra
+    assert "lacks input 'image'" in lacking
     assert all(f"{project.config}:8" in fault["where"] for fault in faults(done.out))
     assert project.state() == before
 

@@ -136,7 +136,7 @@ def test_no_server_is_a_machine_that_is_not_ready(project: Project) -> None:
     done = without_a_server(project, "--json")
     assert done.code == 3
     [fault] = model(done)["errors"]
-    assert "there is no tritonserver here" in fault["why"]
+    assert "tritonserver is not installed" in fault["why"]
     assert "make setup" in fault["fix"]
     assert "--no-trial-load" in fault["fix"]
     assert project.state() == before

@@ -78,7 +78,7 @@ def test_any_output_may_tell_a_pair_apart() -> None:
     assert found is not None
     assert found.fatal
     i, j = found.pair
-    assert labels[i] == labels[j], "the pair that is named is one that no output tells apart"
+    assert labels[i] == labels[j], "no output distinguishes the reported pair"
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float32, object])

@@ -1,4 +1,4 @@
-"""Each field below `serve` that Triton would refuse, or pass over in silence, is refused with its own line."""
+"""Each field below `serve` that Triton would reject, or silently ignore, is refused with its own line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from planwright.config import serve_warmup
+from planwright.config import serve_rules
 from planwright.config.load import load_spec
 from planwright.errors import SpecError
 from planwright.tensors import TensorSpec
@@ -28,7 +28,7 @@ def found(tmp_path: Path, serve: str, *, head: str = HEAD, target: str = "onnxru
     return []
 
 
-REFUSED = [
+REJECTED = [
     ("two schedulers", "dynamic_batching: {}\nsequence_batching: {}", 2, "mutually exclusive"),
     ("two strategies", "sequence_batching:\n  direct: {}\n  oldest: {}", 3, "mutually exclusive"),
     ("two kinds of data", "model_warmup:\n- batch_size: 1\n  inputs:\n    x:\n      data_type: TYPE_FP32\n      zero_data: true\n"
@@ -38,7 +38,7 @@ REFUSED = [
     ("policy of no level", "dynamic_batching:\n  priority_levels: 2\n  default_priority_level: 2\n  priority_queue_policy:\n    3: {max_queue_size: 1}",
      5, "no priority level 3"),
     ("policy without levels", "dynamic_batching:\n  priority_queue_policy: {1: {max_queue_size: 1}}", 2, "no effect"),
-    ("ordered priorities", "dynamic_batching:\n  priority_levels: 2\n  default_priority_level: 1\n  preserve_ordering: true", 4, "one priority level"),
+    ("ordered priorities", "dynamic_batching:\n  priority_levels: 2\n  default_priority_level: 1\n  preserve_ordering: true", 4, "preserve_ordering"),
     ("ordered delays", "dynamic_batching:\n  preserve_ordering: true\n  default_queue_policy:\n    default_timeout_microseconds: 5\n    timeout_action: DELAY",
      5, "DELAY"),
     ("preferred nothing", "dynamic_batching:\n  preferred_batch_size: [0]", 2, "has 0"),
@@ -51,9 +51,9 @@ REFUSED = [
     ("state", "sequence_batching:\n  state: [{input_name: a, output_name: b}]", 2, "state is not supported"),
     ("iterative", "sequence_batching:\n  iterative_sequence: true", 2, "iterative_sequence is not supported"),
     ("slots", "sequence_batching:\n  direct:\n    minimum_slot_utilization: 2.0", 3, "is 2"),
-    ("cached sequence", "sequence_batching: {}\nresponse_cache: {enable: true}", 2, "response_cache excludes"),
+    ("cached sequence", "sequence_batching: {}\nresponse_cache: {enable: true}", 2, "response_cache"),
     ("decoupled", "model_transaction_policy:\n  decoupled: true", 2, "decoupled"),
-    ("ensemble", "ensemble_scheduling: {step: []}", 1, "ensemble_scheduling is not set here"),
+    ("ensemble", "ensemble_scheduling: {step: []}", 1, "ensemble_scheduling cannot be set here"),
     ("batch input", "batch_input: [{kind: BATCH_ELEMENT_COUNT, target_name: [c], data_type: TYPE_FP32, source_input: [x]}]", 1, "batch_input"),
     ("batch output", "batch_output: [{target_name: [y]}]", 1, "batch_output"),
     ("agents", "model_repository_agents: {agents: [{name: checksum}]}", 1, "model_repository_agents"),
@@ -67,12 +67,12 @@ REFUSED = [
     ("resource without a name", "instance_group:\n- rate_limiter:\n    resources:\n    - {count: 1}", 4, "no name"),
     ("resource without a count", "instance_group:\n- rate_limiter:\n    resources:\n    - {name: R}", 4, "no count"),
     ("resource here and there", "instance_group:\n- rate_limiter: {resources: [{name: R, count: 1}]}\n"
-     "- rate_limiter: {resources: [{name: R, count: 1, global: true}]}", 3, "global in one place only"),
+     "- rate_limiter: {resources: [{name: R, count: 1, global: true}]}", 3, "global"),
     ("tag that ends the server", "metric_tags:\n  my-tag: x", 2, "cannot be a metric tag"),
     ("tag of a number", "metric_tags:\n  tag: 5", 2, "does not fit"),
     ("parameter by its value", "parameters:\n  threads: 4", 2, "does not fit"),
     ("parameter of a number", "parameters:\n  threads: {string_value: 4}", 2, "does not fit"),
-    ("parameter of Planwright", 'parameters:\n  planwright_fixed_batch: {string_value: "4"}', 2, "Planwright's own"),
+    ("parameter of Planwright", 'parameters:\n  planwright_fixed_batch: {string_value: "4"}', 2, "planwright_fixed_batch"),
     ("accelerator", "optimization:\n  execution_accelerators:\n    cpu_execution_accelerator: [{name: openvino}]", 2, "no effect"),
     ("cache by its value", "response_cache: true", 1, "does not fit"),
     ("no list", "instance_group: {count: 1}", 1, "does not fit"),
@@ -82,13 +82,15 @@ REFUSED = [
     ("warm-up without a type", "model_warmup:\n- batch_size: 1\n  inputs:\n    x: {dims: [1], zero_data: true}", 4, "no data_type"),
     ("warm-up without data", "model_warmup:\n- batch_size: 1\n  inputs:\n    x: {dims: [1], data_type: TYPE_FP32}", 4, "no data"),
     ("warm-up of an open axis", "model_warmup:\n- batch_size: 1\n  inputs:\n    x:\n      dims: [-1]\n      data_type: TYPE_FP32\n      zero_data: true",
-     5, "leaves an axis open"),
+     5, "open axis"),
     ("warm-up of no known type", "model_warmup:\n- batch_size: 1\n  inputs:\n    x: {dims: [1], zero_data: true, data_type: FP32}", 4, "does not fit"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("serve", "line", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_what_triton_would_refuse(tmp_path: Path, serve: str, line: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("serve", "line", "words"), [case[1:] for case in REJECTED], ids=[case[0] for case in REJECTED]
+)
+def test_what_triton_would_reject(tmp_path: Path, serve: str, line: int, words: str) -> None:
     [(at, what)] = found(tmp_path, serve)
     assert words in what
     assert at == LINE + line - 1
@@ -97,7 +99,7 @@ def test_what_triton_would_refuse(tmp_path: Path, serve: str, line: int, words: 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     lines = [
         case
-        for case in REFUSED
+        for case in REJECTED
         if case[0] in ("decoupled", "tag that ends the server", "all passive", "levels without a default")
     ]
     assert len(found(tmp_path, "\n".join(case[1] for case in lines))) == 4
@@ -119,7 +121,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("serve", TAKEN)
-def test_what_triton_takes(tmp_path: Path, serve: str) -> None:
+def test_what_triton_accepts(tmp_path: Path, serve: str) -> None:
     assert found(tmp_path, serve) == []
 
 
@@ -143,7 +145,9 @@ GOOD = {"data_type": "TYPE_FP32", "dims": [7, 3], "zero_data": True}
 
 def warm_up(folder: Path, **inputs: object) -> list[str]:
     serve = {"model_warmup": [{"name": "w", "batch_size": 1, "inputs": inputs}]}
-    return [fault.what for fault in serve_warmup.faults(serve, INPUTS, folder, lambda *loc: ".".join(map(str, loc)))]
+    return [
+        fault.what for fault in serve_rules.input_faults(serve, INPUTS, folder, lambda *loc: ".".join(map(str, loc)))
+    ]
 
 
 def test_a_warm_up_that_fits_the_engine(tmp_path: Path) -> None:
@@ -167,7 +171,10 @@ def test_a_warm_up_that_does_not(tmp_path: Path, change: dict[str, object], word
 
 
 def test_names_of_a_warm_up(tmp_path: Path) -> None:
-    assert warm_up(tmp_path, y=GOOD, words=WORDS) == ["the warm-up has an input 'y'", "the warm-up lacks input 'x'"]
+    assert warm_up(tmp_path, y=GOOD, words=WORDS) == [
+        "the model has no input 'y' to warm up",
+        "the warm-up lacks input 'x'",
+    ]
 
 
 def test_the_file_of_a_warm_up_holds_a_whole_sample(tmp_path: Path) -> None:
@@ -180,5 +187,5 @@ def test_the_file_of_a_warm_up_holds_a_whole_sample(tmp_path: Path) -> None:
 
 def test_the_inputs_of_a_cuda_graph() -> None:
     serve = {"optimization": {"cuda": {"graph_spec": [{"batch_size": 1, "input": {"z": {"dim": ["3"]}}}]}}}
-    faults = serve_warmup.faults(serve, INPUTS, Path(), lambda *loc: ".".join(map(str, loc)))
+    faults = serve_rules.input_faults(serve, INPUTS, Path(), lambda *loc: ".".join(map(str, loc)))
     assert [fault.what for fault in faults] == ["the CUDA graph has an input 'z'"]

@@ -12,8 +12,7 @@ from planwright.config.load import load_scenarios, load_spec, server_version
 from planwright.config.schema import schema
 from planwright.config.spec import RepositorySpec
 from planwright.errors import SpecError
-
-ROOT = Path(__file__).resolve().parents[2]
+from planwright.files import ROOT
 
 
 def load(tmp_path: Path, text: str, target: str = "onnxruntime") -> RepositorySpec:
@@ -61,11 +60,11 @@ MISTAKES = [
     ("slo of words", model("slo: fast"), "write 50ms", 5),
     ("slo without a unit", model("slo: 50"), "write 50ms", 5),
     ("batch both", model("batch: {fixed: 8, max: 16}"), "either 'fixed' or min/opt/max", 5),
-    ("unsafe name", "version: 1\nmodels:\n  a b: {source: zoo/digits}\n", "cannot name a model", 3),
+    ("unsafe name", "version: 1\nmodels:\n  a b: {source: zoo/digits}\n", "is not a valid model name", 3),
     ("long name", f"version: 1\nmodels:\n  {'m' * 300}: {{source: zoo/digits}}\n", "at most 128", 3),
     ("empty target", model("targets: {onnxruntime: }"), "not None", 5),
     ("target of a list", model("targets: {onnxruntime: [fp32]}"), "must be a mapping", 5),
-    ("endless anchor", model("options: &o {x: [1, *o]}"), "a value holds itself", 5),
+    ("endless anchor", model("options: &o {x: [1, *o]}"), "a value contains itself", 5),
     ("huge batch", model("batch: 99999999999"), "2147483647", 5),
     ("sequences of a fixed batch", model("batch: {fixed: 4}", "serve: {sequence_batching: {}}"), "one sample", 6),
     ("extends nobody", model("extends: nobody"), "cannot extend 'nobody'", 5),
@@ -99,7 +98,7 @@ MISTAKES = [
     (
         "bad server",
         "version: 1\nserver: here\nmodels: {d: {source: zoo/digits}}\n",
-        "server is 'embedded' or a mapping",
+        "'embedded' or a mapping",
         2,
     ),
 ]
@@ -124,20 +123,20 @@ def test_a_key_that_is_given_twice_hides_no_other_mistake(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("text", "words", "line"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES])
-def test_a_mistake_is_told_with_its_line_and_a_fix(tmp_path: Path, text: str, words: str, line: int) -> None:
-    told = faults(tmp_path, text)
-    assert words in told
-    assert f"config.yaml:{line}" in told
+def test_a_mistake_is_reported_with_its_line_and_a_fix(tmp_path: Path, text: str, words: str, line: int) -> None:
+    reported = faults(tmp_path, text)
+    assert words in reported
+    assert f"config.yaml:{line}" in reported
 
 
-def test_all_mistakes_are_told_in_one_pass_and_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_in_one_pass_and_once(tmp_path: Path) -> None:
     text = "version: 1\ndefaults: {precison: fp32}\nmodels:\n" + "".join(
         f"  m{i}: {{source: zoo/digits, batch: {{min: 9, max: 3}}, serve: {{nonsense: 1}}}}\n" for i in range(3)
     )
-    told = faults(tmp_path, text)
-    assert told.count("unknown key 'precison'") == 1
-    assert len(re.findall("min 9 is above max 3", told)) == 3
-    assert len(re.findall("unknown field 'nonsense'", told)) == 3
+    reported = faults(tmp_path, text)
+    assert reported.count("unknown key 'precison'") == 1
+    assert len(re.findall("min 9 is above max 3", reported)) == 3
+    assert len(re.findall("unknown field 'nonsense'", reported)) == 3
 
 
 def test_natural_spellings_mean_what_they_say(tmp_path: Path) -> None:
@@ -184,6 +183,22 @@ models:
     assert set(cpu["b"].serve) == {"instance_group", "response_cache"}
     assert cpu["b"].enabled, "enabled is not inherited: a disabled base may have enabled children"
     assert cpu["b"].where("batch", "max").startswith(f"{tmp_path}/config.yaml:4")
+
+
+def test_the_old_name_of_a_key_is_accepted_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = """\
+version: 1
+defaults: {keep_high: [a]}
+models:
+  d: {source: zoo/digits, precision: int8}
+  e: {extends: d, keep_fp32: [b], targets: {onnxruntime: {keep_high: [c]}}}
+"""
+    d, e = load(tmp_path, text).models
+    assert (d.keep_fp32, e.keep_fp32) == (["a"], ["c"])
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert "config.yaml:2: 'keep_high' is now 'keep_fp32'" in notes[0]
+    assert "config.yaml:5: 'keep_high' is now 'keep_fp32'" in notes[1]
 
 
 def test_every_modelconfig_field_is_known_to_the_schema() -> None:

@@ -1,4 +1,4 @@
-"""One server with well-behaved models that most tests of this room share, and a launcher for those that need their own."""
+"""One server with well-behaved models shared by most tests of this folder, and a launcher for those that need their own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from planwright.server_info import ServerInfo
 from tests import _models
 from tests._server import Launched, launch, running_server
-from tests.serving._ask import DATATYPES
+from tests.serving._infer import DATATYPES
 
 BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n"
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
-    """A server with every tiny model, and every feature of config.pbtxt that this room proves."""
+    """A server with every tiny model, and every feature of config.pbtxt that these tests cover."""
     folder = tmp_path_factory.mktemp("models")
     _models.adder(folder, extra=BATCHING)
     _models.adder(folder, "unbatched", max_batch_size=8)

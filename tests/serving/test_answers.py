@@ -1,4 +1,4 @@
-"""The backend's answers: right numbers of every type, joined runs, and errors that hurt nobody else."""
+"""The backend's answers: correct numbers of every type, merged runs, and errors that affect no other request."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from planwright.server_info import ServerInfo
-from tests.serving._ask import BUSY, DATATYPES, over_grpc, over_http, refusal, row, statistics, turns
+from tests.serving._infer import BUSY, DATATYPES, over_grpc, over_http, refusal, row, statistics, turns
 
 
-@pytest.mark.parametrize("ask", [over_http, over_grpc])
-def test_answers_are_right_over_both_protocols(served: ServerInfo, ask: Any) -> None:
+@pytest.mark.parametrize("infer", [over_http, over_grpc])
+def test_answers_are_right_over_both_protocols(served: ServerInfo, infer: Any) -> None:
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
-    np.testing.assert_array_equal(ask(served, "adder", x=x)["y"], x + 1)
+    np.testing.assert_array_equal(infer(served, "adder", x=x)["y"], x + 1)
 
 
-@pytest.mark.parametrize("ask", [over_http, over_grpc])
-def test_every_type_comes_back_unchanged(served: ServerInfo, ask: Any) -> None:
+@pytest.mark.parametrize("infer", [over_http, over_grpc])
+def test_every_type_comes_back_unchanged(served: ServerInfo, infer: Any) -> None:
     numpy_types = [np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64]  # fmt: skip
     sent: dict[str, Any] = {
         f"in_{name}": (np.arange(6) % (2 if name == "BOOL" else 6)).astype(dtype).reshape(2, 3)
         for name, dtype in zip(DATATYPES, numpy_types, strict=True)
     }
-    answer = ask(served, "types", **sent)
+    answer = infer(served, "types", **sent)
     for name in DATATYPES:
         np.testing.assert_array_equal(answer[f"out_{name}"], sent[f"in_{name}"], err_msg=name)
         assert answer[f"out_{name}"].dtype == sent[f"in_{name}"].dtype
@@ -88,7 +88,7 @@ def test_a_bad_request_in_a_batch_leaves_its_neighbours_alone(served: ServerInfo
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "expected"),
     [
         ({"z": row(1, 2, 3, 4)}, "unexpected inference input 'z'"),
         ({"x": row(1, 2, 3, 4).astype(np.float64)}, "FP32"),
@@ -97,10 +97,12 @@ def test_a_bad_request_in_a_batch_leaves_its_neighbours_alone(served: ServerInfo
     ],
     ids=["name", "dtype", "shape", "batch"],
 )
-def test_wrong_requests_are_told_what_was_expected(served: ServerInfo, arrays: dict[str, Any], told: str) -> None:
+def test_wrong_requests_are_answered_with_what_was_expected(
+    served: ServerInfo, arrays: dict[str, Any], expected: str
+) -> None:
     status, text = refusal(served, "adder", **arrays)
     assert status.startswith("400 INVALID_ARGUMENT"), status
-    assert told in text
+    assert expected in text
 
 
 def test_nan_and_infinity_pass_through(served: ServerInfo) -> None:

@@ -15,7 +15,7 @@ from serving.watchdog import stubs_of
 from tests import _models
 from tests._models import constant, instances, model, publish, tensors, value
 from tests._server import Launched, launch
-from tests.serving._ask import over_http
+from tests.serving._infer import over_http
 
 DOUBLE = [helper.make_node("Add", ["x", "x"], ["y"])]
 
@@ -115,10 +115,10 @@ def test_these_are_refused_with_the_reason(status: dict[str, str], name: str, re
 
 
 def test_shapes_come_back_as_config_pbtxt_says(odd: Launched) -> None:
-    ask: Callable[..., dict[str, Any]] = over_http
+    infer: Callable[..., dict[str, Any]] = over_http
     for name, shape in (("static", (2, 3)), ("reshaped", (3, 1)), ("scalar", (1,)), ("open_input", (2, 3))):
         x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-        np.testing.assert_array_equal(ask(odd.info, name, x=x)["y"], 2 * x, err_msg=name)
+        np.testing.assert_array_equal(infer(odd.info, name, x=x)["y"], 2 * x, err_msg=name)
 
 
 def test_an_optional_input_may_be_left_out(odd: Launched) -> None:

@@ -1,4 +1,4 @@
-"""What config.pbtxt asks of the scheduler works on the real server with our backend."""
+"""The scheduler settings of config.pbtxt work on the real server with our backend."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from planwright.server_info import ServerInfo
-from tests.serving._ask import BUSY, over_grpc, row, statistics, turns
+from tests.serving._infer import BUSY, over_grpc, row, statistics, turns
 
 
 def test_warm_up_ran_before_the_model_was_ready(served: ServerInfo) -> None:
-    assert statistics(served, "warm").inference_count == 8  # two of batch 4, before anybody asked
+    assert statistics(served, "warm").inference_count == 8  # two of batch 4, before any request
 
 
 def test_the_same_request_is_answered_from_the_cache(served: ServerInfo) -> None:
@@ -54,12 +54,12 @@ def test_a_request_that_waits_too_long_is_rejected(served: ServerInfo) -> None:
 def test_a_higher_priority_overtakes(served: ServerInfo) -> None:
     order: list[str] = []
 
-    def ask(name: str, count: int, priority: int) -> None:
+    def infer(name: str, count: int, priority: int) -> None:
         over_grpc(served, "ranked", priority=priority, x=turns(count))
         order.append(name)
 
     threads = [
-        threading.Thread(target=ask, args=job)
+        threading.Thread(target=infer, args=job)
         for job in (("busy", BUSY, 2), ("low", BUSY // 4, 2), ("high", BUSY // 4, 1))
     ]
     for thread in threads:
@@ -73,7 +73,7 @@ def test_a_higher_priority_overtakes(served: ServerInfo) -> None:
 def _at_once(server: ServerInfo, model: str, counts: list[int]) -> list[Any]:
     """Send requests a fifth of a second apart without waiting for answers."""
 
-    def ask(count: int) -> Any:
+    def infer(count: int) -> Any:
         try:
             return over_grpc(server, model, x=turns(count))
         except InferenceServerException as error:
@@ -82,7 +82,7 @@ def _at_once(server: ServerInfo, model: str, counts: list[int]) -> list[Any]:
     with ThreadPoolExecutor(len(counts)) as pool:
         futures = []
         for count in counts:
-            futures.append(pool.submit(ask, count))
+            futures.append(pool.submit(infer, count))
             time.sleep(0.2)
         return [future.result() for future in futures]
 

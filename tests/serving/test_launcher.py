@@ -26,7 +26,7 @@ from serving.processes import alive
 from serving.watchdog import stubs_of
 from tests import _models
 from tests._server import Launched
-from tests.serving._ask import over_http, row
+from tests.serving._infer import over_http, row
 
 Start = Callable[..., Launched]
 SHM = Path("/dev/shm")
@@ -118,7 +118,7 @@ def test_a_killed_server_is_noticed_and_cleaned_up(start: Start, repository: Pat
     server_id, folder = launched.info.id, backends_of(launched.document["server_pid"])
     os.kill(launched.document["server_pid"], signal.SIGKILL)
     assert launched.process.wait(SOON_S) == 1
-    assert "tritonserver ended by itself (exit code -9)" in launched.stderr
+    assert "(exit code -9)" in launched.stderr
     assert not regions(server_id)
     assert not folder.exists()
 
@@ -126,7 +126,7 @@ def test_a_killed_server_is_noticed_and_cleaned_up(start: Start, repository: Pat
 def test_a_model_process_that_a_killed_server_left_hanging_is_ended(start: Start, repository: Path) -> None:
     launched = start(repository).wait_ready()
     server_id, stubs = launched.info.id, list(stubs_of(launched.document["server_pid"]))
-    os.kill(stubs[0], signal.SIGSTOP)  # as one that waits for a lock for ever: it cannot leave by itself
+    os.kill(stubs[0], signal.SIGSTOP)  # like one that waits for a lock forever: it cannot end by itself
     os.kill(launched.document["server_pid"], signal.SIGKILL)
     assert launched.process.wait(SOON_S) == 1
     assert not any(map(alive, stubs))
@@ -193,12 +193,12 @@ def test_a_second_server_does_not_take_the_first_ones_place(
         f"--server-file={first.folder / 'server.json'}",
     )
     assert second.process.wait(SOON_S) == 3
-    told = second.wait_ready().document["errors"]
-    assert [fault["what"] for fault in told] == [
-        "a server runs here already",
+    errors = second.wait_ready().document["errors"]
+    assert [fault["what"] for fault in errors] == [
+        "a server is already running here",
         f"port {first.info.http_url.rpartition(':')[2]} is taken",
     ]
-    assert "tritonserver (pid" in told[1]["why"]
+    assert "tritonserver (pid" in errors[1]["why"]
     assert first.info.id == first.document["id"]
 
 
@@ -208,10 +208,11 @@ def test_administration_needs_the_key(served: ServerInfo) -> None:
             client.get_model_repository_index()
         assert client.get_model_repository_index(headers=served.admin_headers)
         assert client.get_system_shared_memory_status() == []  # opened by --allow-client-shm
+    key = {"triton-grpc-protocol-admin-key": served.admin_key}
     with grpcclient.InferenceServerClient(served.grpc_url) as grpc:
         with pytest.raises(InferenceServerException, match="restricted"):
             grpc.update_log_settings({"log_verbose_level": 1})
-        assert grpc.get_model_repository_index(headers=served.grpc_admin_headers).models
+        assert grpc.get_model_repository_index(headers=key).models
 
 
 def test_shared_memory_of_clients_is_closed_by_default(start: Start, repository: Path) -> None:
@@ -302,7 +303,7 @@ def test_a_start_that_takes_too_long_ends_with_the_last_lines_of_the_log(start: 
 
 
 def test_a_library_that_the_stub_lacks_is_named_at_once(start: Start, repository: Path, tmp_path: Path) -> None:
-    from serving.find import find_server
+    from serving.installation import find_server
 
     wheel = find_server().home.parents[1]
     shutil.copytree(

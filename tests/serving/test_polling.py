@@ -1,4 +1,4 @@
-"""A signal handler that raises must not break the process that is being asked about."""
+"""A signal handler that raises must not break the polling of a child process."""
 
 from __future__ import annotations
 

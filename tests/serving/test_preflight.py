@@ -1,4 +1,4 @@
-"""What is wrong before the server starts is told at once, with the right exit code and without starting anything."""
+"""What is wrong before the server starts is reported at once, with the right exit code and without starting anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from planwright.own_server import free_ports
 from serving import command, options
 from serving.__main__ import main
 from serving.command import Identity
-from serving.find import Installation, find_server
+from serving.installation import Installation, find_server
 from serving.preflight import Machine
 from tests import _models
 
@@ -79,7 +79,7 @@ def test_words_of_config_pbtxt_that_reach_the_shell_are_checked(tmp_path: Path, 
 
 
 def test_a_missing_and_an_empty_repository(tmp_path: Path) -> None:
-    assert faults(SpecError, "--model-repository=nowhere")[0].what == "there is no model repository"
+    assert faults(SpecError, "--model-repository=nowhere")[0].what == "the model repository does not exist"
     (tmp_path / "empty").mkdir()
     assert faults(SpecError, "--model-repository=empty")[0].what == "the model repository is empty"
 
@@ -102,36 +102,36 @@ def test_too_little_shared_memory_is_found_before_the_start(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("variable", "told"),
+    ("variable", "what"),
     [
-        ("PLANWRIGHT_TRITONSERVER_DIR", "there is no tritonserver here"),
+        ("PLANWRIGHT_TRITONSERVER_DIR", "tritonserver is not installed"),
         ("PLANWRIGHT_SERVER_VENV", "the server's Python environment is missing"),
     ],
 )
 def test_a_missing_tool_says_make_setup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, what: str
 ) -> None:
     _models.adder(tmp_path / "models")
     monkeypatch.setenv(variable, str(tmp_path / "nothing"))
     [fault] = faults(MachineError, "--model-repository=models")
-    assert (fault.what, fault.fix) == (told, "make setup")
+    assert (fault.what, fault.fix) == (what, "make setup")
 
 
-def test_everything_is_told_at_once(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_reported_at_once(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models" / "my model").mkdir(parents=True)
     monkeypatch.setenv("PLANWRIGHT_TRITONSERVER_DIR", str(tmp_path / "nothing"))
     flags = ["--model-repository=models", "--id=x", "--model-control-mode=poll", f"--http-port={taken}"]
     assert [fault.what for fault in faults(SpecError, *flags)] == [
         "--id cannot be given",
-        "mode poll is not offered",
+        "mode poll is not supported",
         "the model name 'my model' is not safe",
         f"port {taken} is taken",
-        "there is no tritonserver here",
+        "tritonserver is not installed",
     ]
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "what"),
     [
         (["--http-address=0.0.0.0"], "--http-address cannot be given"),
         (["--backend-directory", "/x"], "--backend-directory cannot be given"),
@@ -141,12 +141,12 @@ def test_everything_is_told_at_once(tmp_path: Path, taken: int, monkeypatch: pyt
         (["--model-repository=other"], "more than one model repository"),
         (["--http-port=7", "--grpc-port=7"], "port 7 is given twice"),
         (["--http-port=70000"], "argument --http-port: 70000 is not a port (1 to 65535)"),
-        (["adder"], "cannot read 'adder'"),
+        (["adder"], "unexpected argument 'adder'"),
     ],
 )
-def test_a_wrong_command_line(tmp_path: Path, flags: list[str], told: str) -> None:
+def test_a_wrong_command_line(tmp_path: Path, flags: list[str], what: str) -> None:
     _models.adder(tmp_path / "models")
-    assert told in [fault.what for fault in faults(SpecError, "--model-repository=models", *flags)]
+    assert what in [fault.what for fault in faults(SpecError, "--model-repository=models", *flags)]
 
 
 def test_listening_everywhere_needs_the_flag_that_says_why_not() -> None:
@@ -155,14 +155,16 @@ def test_listening_everywhere_needs_the_flag_that_says_why_not() -> None:
     assert (plain.host, everywhere.host, everywhere.reachable_host) == ("127.0.0.1", "0.0.0.0", "127.0.0.1")
 
 
-@pytest.mark.parametrize(("told", "given"), [("--allow-client-shm <boolean>", True), ("--allow-http <boolean>", False)])
-def test_a_server_on_path_comes_first_and_is_asked_for_the_flags_it_knows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, given: bool
+@pytest.mark.parametrize(
+    ("help_text", "given"), [("--allow-client-shm <boolean>", True), ("--allow-http <boolean>", False)]
+)
+def test_a_server_on_path_comes_first_and_gets_the_flags_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, help_text: str, given: bool
 ) -> None:
     """NVIDIA's image cannot be had here, so its layout is made, with a program that answers --help."""
     home = tmp_path / "tritonserver"
     (home / "bin").mkdir(parents=True)
-    (home / "bin" / "tritonserver").write_text(f"#!/bin/sh\necho '{told}'\n")
+    (home / "bin" / "tritonserver").write_text(f"#!/bin/sh\necho '{help_text}'\n")
     (home / "bin" / "tritonserver").chmod(0o755)
     (home / "backends" / "onnxruntime").mkdir(parents=True)
     (home / "backends" / "onnxruntime" / "libtriton_onnxruntime.so").touch()
@@ -171,6 +173,6 @@ def test_a_server_on_path_comes_first_and_is_asked_for_the_flags_it_knows(
     assert found == Installation(home / "bin" / "tritonserver", home, (home / "lib",), None, native=True)
     _models.adder(tmp_path / "models")
     chosen, _ = options.parse(["--model-repository=models", "--allow-client-shm"])
-    words = command.words(chosen, Machine(found, None), Identity("me", "key"), None)
+    words = command.arguments(chosen, Machine(found, None), Identity("me", "key"), None)
     assert ("--allow-client-shm=true" in words) is given
     assert not any(word.startswith("--backend-directory") for word in words)

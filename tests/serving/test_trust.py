@@ -21,7 +21,7 @@ from planwright.server_info import ServerInfo
 from serving.watchdog import stubs_of
 from tests import _models
 from tests._server import Launched, launch
-from tests.serving._ask import over_http, row
+from tests.serving._infer import over_http, row
 from tests.serving._sealed import earlier, flip, sealed, swap, write_record
 
 Start = Callable[..., Launched]

@@ -1,4 +1,4 @@
-"""``make setup``: what it says on a machine that lacks something, and that what it installs fits what pyproject.toml asks for."""
+"""``make setup``: what it reports on a machine that lacks something, and that what it installs fits pyproject.toml."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_nothing_to_do_takes_no_time() -> None:
     assert time.monotonic() - start < 2
 
 
-def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
+def test_all_that_is_missing_is_reported_at_once(tmp_path: Path) -> None:
     done = prepare("--check", PATH=str(tmp_path))
     assert done.returncode == 3
     assert NEEDS in done.stdout
@@ -115,7 +115,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.mark.network
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="sets up everything, which needs Python 3.11")
-def test_a_killed_setup_is_made_anew_and_a_changed_lock_is_followed(small: Path) -> None:
+def test_a_killed_setup_is_rebuilt_and_a_changed_lock_is_followed(small: Path) -> None:
     (small / ".venv/lib").mkdir(parents=True)  # a kill left a folder without a stamp
     (small / ".venv/pyvenv.cfg").write_text("version = 3.11.0\n")
     python = getattr(sys, "_base_executable", sys.executable)
@@ -159,18 +159,18 @@ def test_constraints_are_plain_and_sorted(name: str) -> None:
     assert locked(name)
 
 
-def test_what_pyproject_asks_for_is_locked() -> None:
+def test_what_pyproject_requires_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [
+    required = [
         Requirement(text)
         for texts in [project["dependencies"], *project["optional-dependencies"].values()]
         for text in texts
     ]
     versions = locked("autocast.txt") | locked("py311.txt")
     wrong = [
-        str(item) for item in asked if not item.specifier.contains(versions.get(canonicalize_name(item.name), "0"))
+        str(item) for item in required if not item.specifier.contains(versions.get(canonicalize_name(item.name), "0"))
     ]
-    missing = [str(item) for item in asked if canonicalize_name(item.name) not in versions]
+    missing = [str(item) for item in required if canonicalize_name(item.name) not in versions]
     assert not wrong + missing
 
 

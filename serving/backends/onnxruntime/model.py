@@ -1,12 +1,12 @@
 """Triton's ``onnxruntime`` backend in Python, for a server that has no C++ one.
 
 In      batches of requests from the server, the model's config.pbtxt as JSON.
-Out     responses; a bad request gets its own TritonError and never hurts its neighbours.
+Out     responses; a bad request gets its own TritonError and does not affect the others.
 
-Runs in the stub's own environment (numpy 1.26, onnxruntime) and imports nothing of the project. Nothing in the server
-checks config.pbtxt against the model or an answer against config.pbtxt for Python backends, so both happen here.
+Runs in the stub's own environment (numpy 1.26, onnxruntime) and imports nothing from the project. For Python backends the
+server checks neither config.pbtxt against the model nor an answer against config.pbtxt, so both happen here.
 ``execute`` never raises: a raise fails the whole batch, leaks file paths and can leave the model un-unloadable. There is
-no ``auto_complete_config``: the launcher switches that off, because a published config.pbtxt is complete.
+no ``auto_complete_config``: the launcher turns that off, because a published config.pbtxt is complete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ort_cancel import CancelWatch
 from ort_checks import check_config, check_numpy, control_inputs, tensor_dtype
 from ort_session import open_session
 
-_SOURCE_PLACE = re.compile(r"\S*/\S+\.(?:cc|h|cpp):\d+\s*")
+_SOURCE_LOCATION = re.compile(r"\S*/\S+\.(?:cc|h|cpp):\d+\s*")
 
 
 class RequestError(Exception):
@@ -29,11 +29,11 @@ class RequestError(Exception):
 
 
 class CancelledError(Exception):
-    """Every client of this run has gone."""
+    """Every client of this run has cancelled."""
 
 
-class _Work:
-    """One request of a batch: its place, its input arrays, its batch size (0 where the model has no batch axis)."""
+class _PendingRequest:
+    """One request of a batch: its position, its input arrays, its batch size (0 where the model has no batch axis)."""
 
     __slots__ = ("feeds", "place", "request", "rows")
 
@@ -59,9 +59,9 @@ class TritonPythonModel:
         self._watch = CancelWatch()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch: requests of one shape run together in one call."""
+        """Answer a batch: requests of the same shape run in one call."""
         responses: list[Any] = [None] * len(requests)
-        groups: dict[tuple[Any, ...], list[_Work]] = {}
+        groups: dict[tuple[Any, ...], list[_PendingRequest]] = {}
         for place, request in enumerate(requests):
             try:
                 work = self._read(place, request)
@@ -72,15 +72,15 @@ class TritonPythonModel:
             groups.setdefault(key, []).append(work)
         for group in groups.values():
             self._answer(group, responses)
-        # a missing answer would leave its client waiting without end
+        # without an answer the client would wait forever
         return [_failure(RuntimeError("the backend gave no answer")) if each is None else each for each in responses]
 
     def finalize(self) -> None:
-        """Release the model's memory before the process goes."""
+        """Release the model's memory before the process ends."""
         self._watch.stop()
         del self._session
 
-    def _read(self, place: int, request: Any) -> _Work:
+    def _read(self, place: int, request: Any) -> _PendingRequest:
         feeds = {}
         for name, optional in self._inputs:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -91,15 +91,15 @@ class TritonPythonModel:
             array = _decoded(name, tensor.as_numpy()) if name in self._text else tensor.as_numpy()
             feeds[name] = array.reshape(()) if name in self._scalars else array
         if not self._batching:
-            return _Work(place, request, feeds, 0)
+            return _PendingRequest(place, request, feeds, 0)
         sizes = {name: array.shape[0] for name, array in feeds.items()}
         rows = next(iter(sizes.values()))
         if any(size != rows for size in sizes.values()):
             raise RequestError(f"inputs disagree about the batch: {sizes}")
-        return _Work(place, request, feeds, rows)
+        return _PendingRequest(place, request, feeds, rows)
 
-    def _answer(self, group: list[_Work], responses: list[Any]) -> None:
-        """Run a group; where the joined run fails, run each request alone, so that only the bad ones fail."""
+    def _answer(self, group: list[_PendingRequest], responses: list[Any]) -> None:
+        """Run a group; if that fails, run each request alone, so that only the bad ones fail."""
         try:
             results = self._run(group)
             start = 0
@@ -113,10 +113,10 @@ class TritonPythonModel:
                 else:
                     self._answer([work], responses)
 
-    def _run(self, group: list[_Work]) -> dict[str, Any]:
-        """Return the outputs that any request of the group asks for, checked against config.pbtxt."""
-        asked = {name for work in group for name in work.request.requested_output_names()}
-        names = [name for name in self._outputs if name in asked]
+    def _run(self, group: list[_PendingRequest]) -> dict[str, Any]:
+        """Return the outputs that any request of the group wants, checked against config.pbtxt."""
+        wanted = {name for work in group for name in work.request.requested_output_names()}
+        names = [name for name in self._outputs if name in wanted]
         feeds = group[0].feeds
         if len(group) > 1:
             feeds = {name: np.concatenate([work.feeds[name] for work in group]) for name in feeds}
@@ -130,9 +130,9 @@ class TritonPythonModel:
         return {name: self._checked(name, array, rows) for name, array in zip(names, arrays, strict=True)}
 
     def _checked(self, name: str, array: Any, rows: int) -> Any:
-        """Return an output as config.pbtxt declares it; the server would pass on anything.
+        """Return an output as config.pbtxt declares it; the server itself checks nothing.
 
-        Where config.pbtxt reshapes an output, the server does that itself, and takes the sizes of open dims from the model's own shape.
+        Where config.pbtxt reshapes an output, the server does that, with the sizes of open dims from the model's own shape.
         """
         item = self._outputs[name]
         dims = item["reshape"].get("shape", []) if item.get("reshape") else item["dims"]
@@ -146,11 +146,11 @@ class TritonPythonModel:
         dtype = tensor_dtype(item["data_type"])
         return _encoded(array) if dtype is np.object_ else np.ascontiguousarray(array, dtype=dtype)
 
-    def _response(self, work: _Work, results: dict[str, Any], start: int, *, alone: bool) -> Any:
-        asked = set(work.request.requested_output_names())
+    def _response(self, work: _PendingRequest, results: dict[str, Any], start: int, *, alone: bool) -> Any:
+        wanted = set(work.request.requested_output_names())
         tensors = []
         for name, array in results.items():
-            if name in asked:
+            if name in wanted:
                 tensors.append(pb_utils.Tensor(name, array if alone else array[start : start + work.rows]))
         return pb_utils.InferenceResponse(tensors)
 
@@ -170,7 +170,7 @@ def _encoded(array: Any) -> Any:
 
 
 def _failure(error: Exception) -> Any:
-    """Return the response for what went wrong: the client's fault unless it is plainly ours."""
+    """Return the error response: an invalid request unless the fault is clearly on this side."""
     text = str(error).strip() or type(error).__name__
     ours = isinstance(error, (MemoryError, RuntimeError)) and "ONNXRuntimeError" not in text
     out_of_memory = "Failed to allocate memory" in text or "bad_alloc" in text
@@ -181,9 +181,9 @@ def _failure(error: Exception) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Return onnxruntime's own sentence, without status prefix, source places and line breaks."""
+    """Return onnxruntime's message, without status prefix, source locations and line breaks."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return " ".join(_SOURCE_PLACE.sub("", text).split())
+    return " ".join(_SOURCE_LOCATION.sub("", text).split())
 
 
 def _error(text: str, code: Any) -> Any:

@@ -1,10 +1,10 @@
-"""Ends a run that nobody waits for any more.
+"""Ends a run whose requests were all cancelled.
 
-In      the requests of the run that has just begun.
+In      the requests of a run that starts.
 Out     onnxruntime's run options, whose terminate flag is set once every one of these requests was cancelled.
 
-The server itself drops cancelled requests that still wait; this is about the one that runs. To ask whether a request was
-cancelled is a round trip to the server of 0.15 ms, so a thread asks, and only about runs that are long already.
+The server itself drops cancelled requests that are still queued; this is for the running ones. Checking whether a request was
+cancelled is a round trip to the server of 0.15 ms, so a thread does it, and only for runs that are long already.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-ASK_AFTER_S = 0.1
-ASK_EVERY_S = 0.05
+CHECK_AFTER_S = 0.1
+CHECK_EVERY_S = 0.05
 
 
 class CancelWatch:
@@ -36,7 +36,7 @@ class CancelWatch:
         return options
 
     def end(self) -> bool:
-        """Forget the run, whose requests must not be asked once they are answered; say whether it was cancelled."""
+        """Stop watching, because answered requests must not be checked; return whether the run was cancelled."""
         with self._lock:
             cancelled = self._run is not None and bool(self._run[2].terminate)
             self._run = None
@@ -47,9 +47,9 @@ class CancelWatch:
         self._stopped.set()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(ASK_EVERY_S):
+        while not self._stopped.wait(CHECK_EVERY_S):
             with self._lock:
-                if self._run is None or time.monotonic() - self._run[0] < ASK_AFTER_S:
+                if self._run is None or time.monotonic() - self._run[0] < CHECK_AFTER_S:
                     continue
                 _, requests, options = self._run
                 if all(request.is_cancelled() for request in requests):

@@ -1,10 +1,10 @@
-"""Does config.pbtxt fit the model, and can this Python be trusted with numbers.
+"""Checks that config.pbtxt fits the model, and that the stub reads this Python's numpy arrays correctly.
 
 In      config.pbtxt as JSON, an onnxruntime session.
-Out     nothing, or an exception that Triton shows as the reason why the model is not ready.
+Out     nothing, or an exception that Triton reports as the reason why the model is not ready.
 
-What is allowed follows NVIDIA's C++ onnxruntime backend, so that a config.pbtxt which loads here loads there: a dim that
-the model leaves open takes any value for an input, and must be -1 for an output. Every difference is told at once.
+The rules are those of NVIDIA's C++ onnxruntime backend, so that a config.pbtxt that loads here also loads there: a dim that
+the model leaves open accepts any value for an input, and must be -1 for an output. All differences are reported at once.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def tensor_dtype(config_type: str) -> Any:
 
 
 def check_numpy(pb_utils: Any) -> None:
-    """Refuse a Python whose numpy the stub reads wrongly.
+    """Refuse a Python whose numpy arrays the stub misreads.
 
-    The stub of server 2.51 was built for numpy 1: under numpy 2 it returns the first element repeated, in silence. A
-    round trip through DLPack builds the array from raw memory, which is where the mistake shows.
+    The stub of server 2.51 was built for numpy 1: with numpy 2 it silently returns the first element repeated. A round
+    trip through DLPack builds the array from raw memory, which reveals it.
     """
     for dtype in sorted({np.dtype(d) for _, _, d in _TYPES if d is not np.object_}, key=str):
         sent = (np.arange(12) % (2 if dtype == np.bool_ else 12)).astype(dtype).reshape(3, 4)

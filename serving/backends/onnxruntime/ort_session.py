@@ -1,6 +1,6 @@
-"""Opens the model with onnxruntime, with the settings that config.pbtxt asks for.
+"""Opens the model with onnxruntime, with the settings in config.pbtxt.
 
-In      what Triton hands to ``initialize``: config.pbtxt as JSON, the model's folder, its version.
+In      what Triton passes to ``initialize``: config.pbtxt as JSON, the model's folder, its version.
 Out     an ``InferenceSession``.
 
 Names and meanings of the settings are those of NVIDIA's onnxruntime backend: the parameters intra_op_thread_count,
@@ -38,7 +38,7 @@ def open_session(config: dict[str, Any], args: dict[str, str]) -> Any:
 
 
 def _options(config: dict[str, Any]) -> Any:
-    """Share the cores among the instances, unless config.pbtxt says otherwise."""
+    """Divide the cores among the instances, unless config.pbtxt sets the threads."""
     options = ort.SessionOptions()
     instances = sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1
     share = max(1, len(os.sched_getaffinity(0)) // instances)

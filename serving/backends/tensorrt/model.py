@@ -1,15 +1,15 @@
 """Triton's ``tensorrt`` backend in Python, for a server that has no C++ one.
 
 In      batches of requests from the server, the model's config.pbtxt as JSON.
-Out     responses; a bad request gets its own TritonError and never hurts its neighbours.
+Out     responses; a bad request gets its own TritonError and does not affect the others.
 
 Runs in the stub's own environment (numpy 1.26, tensorrt, cuda-python). Checks and error texts are those of NVIDIA's C++
 backend, because nothing in the server checks config.pbtxt against the engine for a Python-based one. One process, one
 CUDA context and one engine per instance. ``execute`` never raises: a raise fails the whole batch.
 
-A batch goes through `Lane.start` (gather into pinned memory, copy in, compute, copy out, all enqueued) and `Lane.finish`. Where
-the requests of one call make several batches, the next one is started before the last is finished, so its copy in overlaps
-the computing.
+`BatchPipeline.start` enqueues a batch (gather into pinned memory, copy in, compute, copy out), `BatchPipeline.finish` waits for
+it. Where the requests of one call make several batches, the next one is started before the last is finished, so its copy in
+overlaps the computation.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from trt_checks import RequestError, check_config, check_request, ignored_options
 from trt_dlpack import BFloat16
-from trt_lane import Lane, Work
 from trt_load import broken, load, registered
+from trt_pipeline import BatchPipeline, PendingRequest
 
 
 class TritonPythonModel:
@@ -41,48 +41,52 @@ class TritonPythonModel:
         self._inputs = [item["name"] for item in config["input"]]
         self._bf16 = {item["name"] for item in config["output"] if item["data_type"] == "TYPE_BF16"}
         self._shared = registered()
-        self._lanes = {profile: Lane(runner, config, self._shared) for profile, runner in self._runners.items()}
+        self._pipelines = {
+            profile: BatchPipeline(runner, config, self._shared) for profile, runner in self._runners.items()
+        }
         self._profiles: dict[Any, int] = {}
         for text in ignored_options(config):
             pb_utils.Logger.log_info(f"{self._name}: {text}")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch: requests of one shape run together."""
+        """Answer a batch: requests of the same shape run together."""
         responses: list[Any] = [None] * len(requests)
         started: list[tuple[Any, Any]] = []
-        for lane, works in self._groups(requests, responses):
+        for pipeline, works in self._groups(requests, responses):
             try:
-                if lane.full:
-                    first = next(index for index, (owner, _) in enumerate(started) if owner is lane)
+                if pipeline.full:
+                    first = next(index for index, (owner, _) in enumerate(started) if owner is pipeline)
                     self._finish(started.pop(first), responses)
-                started.append((lane, lane.start(works)))
+                started.append((pipeline, pipeline.start(works)))
             except Exception as error:
                 self._fail(works, error, responses)
         for each in started:
             self._finish(each, responses)
-        # a missing answer would leave its client waiting without end
+        # without an answer the client would wait forever
         return [_failure(RuntimeError("the backend gave no answer")) if each is None else each for each in responses]
 
     def finalize(self) -> None:
-        """Give the GPU memory back before the process goes."""
+        """Free the GPU memory before the process ends."""
         for runner in self._runners.values():
             runner.free()
         self._shared.free()
 
-    def _groups(self, requests: list[Any], responses: list[Any]) -> list[tuple[Any, list[Work]]]:
+    def _groups(self, requests: list[Any], responses: list[Any]) -> list[tuple[Any, list[PendingRequest]]]:
         """Read the requests and group them by profile and shape, each group no larger than the profile."""
-        groups: dict[Any, list[Work]] = {}
+        groups: dict[Any, list[PendingRequest]] = {}
         for place, request in enumerate(requests):
             try:
-                work = Work(place, request, self._inputs, self._outputs, batching=self._batching)
+                work = PendingRequest(place, request, self._inputs, self._outputs, batching=self._batching)
                 profile = self._profile(work.shapes)
                 groups.setdefault((profile, work.key), []).append(work)
             except Exception as error:
                 responses[place] = _failure(error)
-        return [(self._lanes[p], part) for (p, _), works in groups.items() for part in self._lanes[p].parts(works)]
+        return [
+            (self._pipelines[p], part) for (p, _), works in groups.items() for part in self._pipelines[p].parts(works)
+        ]
 
     def _profile(self, shapes: dict[str, Any]) -> int:
-        """Return the profile for these shapes; what was found once is remembered, for requests are many and shapes few."""
+        """Return the profile for these shapes; cached, because there are many requests and few shapes."""
         key = tuple(shapes.values())
         if key not in self._profiles:
             check_request(self._name, self._plan, shapes)
@@ -90,29 +94,29 @@ class TritonPythonModel:
         return self._profiles[key]
 
     def _finish(self, started: tuple[Any, Any], responses: list[Any]) -> None:
-        lane, flight = started
+        pipeline, batch = started
         try:
-            for work, tensors in lane.finish(flight):
+            for work, tensors in pipeline.finish(batch):
                 responses[work.place] = pb_utils.InferenceResponse([self._tensor(n, array) for n, array in tensors])
         except Exception as error:
-            self._fail(flight.works, error, responses)
+            self._fail(batch.works, error, responses)
 
     def _tensor(self, name: str, array: Any) -> Any:
         if name in self._bf16:
             return pb_utils.Tensor.from_dlpack(name, BFloat16(array))
         return pb_utils.Tensor(name, array)
 
-    def _fail(self, works: list[Work], error: Exception, responses: list[Any]) -> None:
+    def _fail(self, works: list[PendingRequest], error: Exception, responses: list[Any]) -> None:
         for work in works:
             responses[work.place] = _failure(error)
         if broken():
-            # nothing on this GPU works in this process any more: end it, so that the watchdog takes readiness down
+            # no CUDA call works in this process any more: end it, so that the watchdog stops the server
             pb_utils.Logger.log_error(f"{self._name}: {error}")
             os._exit(1)
 
 
 def _failure(error: Exception) -> Any:
-    """Return the response for what went wrong."""
+    """Return the error response."""
     text = str(error).strip() or type(error).__name__
     code = pb_utils.TritonError.INVALID_ARG if isinstance(error, RequestError) else pb_utils.TritonError.INTERNAL
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

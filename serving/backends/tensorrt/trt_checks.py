@@ -1,4 +1,4 @@
-"""Does config.pbtxt fit the plan, and does a request fit the profiles; the texts are those of NVIDIA's C++ backend.
+"""Checks that config.pbtxt fits the plan and that a request fits the profiles; the texts are those of NVIDIA's C++ backend.
 
 In      config.pbtxt as JSON, a `Plan`, the profiles in use.
 Out     nothing, or an exception that Triton shows.
@@ -13,7 +13,7 @@ _BATCH_DIM = (
 )
 _IGNORED = {
     "busy_wait_events": "waits on events without spinning",
-    "output_copy_stream": "always copies outputs on a stream of their own",
+    "output_copy_stream": "always copies outputs on a separate stream",
 }
 
 
@@ -63,7 +63,7 @@ def check_request(name: str, plan: Any, shapes: dict[str, tuple[int, ...]]) -> N
 
 
 def ignored_options(config: dict[str, Any]) -> list[str]:
-    """Return a line per option that a Python-based backend takes and cannot honour."""
+    """Return a line for each option that a Python-based backend accepts but cannot apply."""
     optimization = config.get("optimization", {})
     lines = [
         f"optimization.cuda.{name} is not used: this backend {why}"
@@ -113,7 +113,7 @@ def _tensor(config: dict[str, Any], kind: str, item: dict[str, Any], tensor: Any
 
 
 def _unsupported(config: dict[str, Any]) -> list[str]:
-    """Name what the server accepts for a Python backend and then leaves undone: the answers would be wrong in silence."""
+    """Return what the server accepts for a Python backend but does not do: the answers would be silently wrong."""
     used = {
         "batch_input": config.get("batch_input"),
         "batch_output": config.get("batch_output"),

@@ -1,8 +1,8 @@
-"""Where a tensor of Triton's Python backend lies.
+"""Addresses of tensors of Triton's Python backend, and BF16 arrays for it.
 
 In      a ``pb_utils.Tensor``, in the server's shared memory or on the GPU.
-Out     its address, read from its DLPack capsule (dlpack.h, struct DLTensor), without any library that speaks DLPack; and
-        `BFloat16`, which gives Triton an array of a type that numpy lacks.
+Out     its address, read from its DLPack capsule (dlpack.h, struct DLTensor), without a DLPack library; and `BFloat16`,
+        which passes Triton an array of a type that numpy lacks.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _alive: dict[int, Any] = {}
 
 
 class BFloat16:
-    """The bits of a BF16 array, given to Triton by DLPack: numpy has no such type.
+    """The bits of a BF16 array, passed to Triton by DLPack: numpy has no such type.
 
     Attributes:
         bits: uint16 array, contiguous.
@@ -60,19 +60,19 @@ class BFloat16:
         self.bits = bits
 
     def __dlpack__(self, **_: Any) -> Any:
-        """Return a capsule that keeps the array alive until its taker lets go."""
+        """Return a capsule that keeps the array alive until its consumer deletes it."""
         shape = (ctypes.c_int64 * self.bits.ndim)(*self.bits.shape)
         managed = _DLManagedTensor()
         managed.tensor = _DLTensor(self.bits.ctypes.data, _CPU, 0, self.bits.ndim, _BFLOAT, 16, 1, shape, None, 0)
-        managed.deleter = _let_go
+        managed.deleter = _delete
         _alive[ctypes.addressof(managed)] = (managed, shape, self.bits)
         return _new_capsule(ctypes.addressof(managed), b"dltensor", None)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Say that it lies on the host."""
+        """Return the host as the device."""
         return _CPU, 0
 
 
 @_Deleter
-def _let_go(managed: Any) -> None:
+def _delete(managed: Any) -> None:
     _alive.pop(ctypes.addressof(managed.contents), None)

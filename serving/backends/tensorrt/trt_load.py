@@ -1,6 +1,6 @@
-"""Opens the plan with the settings that config.pbtxt and the environment give.
+"""Opens the plan with the settings from config.pbtxt and the environment.
 
-In      what Triton hands to ``initialize``.
+In      what Triton passes to ``initialize``.
 Out     the `Plan`, and one `Runner` per optimization profile that the instance group names (profile 0 if none).
 
 Environment, in place of NVIDIA's ``--backend-config=tensorrt,...``: PLANWRIGHT_TENSORRT_PLUGINS (libraries, separated by ;)
@@ -20,7 +20,7 @@ def load(config: dict[str, Any], args: dict[str, str]) -> tuple[Any, dict[int, A
     """Return (plan, profile -> runner).
 
     Raises:
-        RuntimeError: TensorRT refuses the plan; the text is that of NVIDIA's backend.
+        RuntimeError: TensorRT rejects the plan; the text is that of NVIDIA's backend.
         FileNotFoundError: There is no plan for this GPU.
     """
     from planwright_trt import cuda
@@ -43,14 +43,14 @@ def load(config: dict[str, Any], args: dict[str, str]) -> tuple[Any, dict[int, A
 
 
 def broken() -> bool:
-    """Say whether a CUDA error has left this process unable to use the GPU."""
+    """Return whether a CUDA error has left this process unable to use the GPU."""
     from planwright_trt import cuda
 
     return int(cuda.cudart.cudaDeviceSynchronize()[0]) != 0
 
 
 def registered() -> Any:
-    """Return what knows the page-locked memory of this process."""
+    """Return the registry of this process's page-locked memory."""
     from planwright_trt.hostmem import Registered
 
     return Registered()

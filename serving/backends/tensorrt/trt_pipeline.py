@@ -1,11 +1,11 @@
-"""Batches on their way through one runner.
+"""Runs batches through one runner: copy in, compute, copy out.
 
 In      requests of one shape.
-Out     their answers, cut apart again.
+Out     their answers, split by request.
 
-Inputs that lie on the GPU are copied there without touching the host. Inputs on the host lie in the memory that the server
-shares with this process: it is page-locked, so that the GPU reads it where it is. Where that is refused they are gathered
-once into pinned memory, and what is gathered is copied in while the rest still is. Outputs come back in one copy.
+Inputs on the GPU are copied on the GPU. Inputs on the host are in the memory that the server shares with this process: it is
+page-locked, so that the GPU reads it directly. Where that fails they are gathered in pinned memory, and what is gathered
+is copied in while the rest is still being gathered. Outputs come back in one copy.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import triton_python_backend_utils as pb_utils
 from trt_checks import RequestError
 from trt_dlpack import address_of
 
-PART_BYTES = 1 << 21  # gathered bytes that are worth a copy of their own
+PART_BYTES = 1 << 21  # gathered bytes that are worth a separate copy
 
 
-class Work:
-    """One request: its place in the call, its tensors, its rows (0 where the model has no batch axis)."""
+class PendingRequest:
+    """One request: its position in the call, its tensors, its rows (0 where the model has no batch axis)."""
 
-    __slots__ = ("asked", "key", "place", "rows", "shapes", "tensors")
+    __slots__ = ("wanted", "key", "place", "rows", "shapes", "tensors")
 
     def __init__(self, place: int, request: Any, inputs: list[str], outputs: list[str], *, batching: bool) -> None:
         self.place = place
@@ -36,8 +36,8 @@ class Work:
                 raise RequestError(f"expected input '{name}' is missing")
             self.tensors[name] = tensor
             self.shapes[name] = tuple(tensor.shape())
-        asked = request.requested_output_names()
-        self.asked = [name for name in outputs if name in asked]
+        wanted_names = request.requested_output_names()
+        self.wanted = [name for name in outputs if name in wanted_names]
         sizes = {shape[0] if shape else 1 for shape in self.shapes.values()}
         if batching and len(sizes) != 1:
             raise RequestError(f"inputs disagree about the batch: {self.shapes}")
@@ -45,16 +45,16 @@ class Work:
         self.key = tuple(shape[1:] for shape in self.shapes.values()) if batching else (place,)
 
 
-class Flight:
+class InFlightBatch:
     """A batch that was enqueued: its slot, its requests, the shapes of its outputs."""
 
     __slots__ = ("outputs", "slot", "works")
 
-    def __init__(self, slot: Any, works: list[Work], outputs: dict[str, Any]) -> None:
+    def __init__(self, slot: Any, works: list[PendingRequest], outputs: dict[str, Any]) -> None:
         self.slot, self.works, self.outputs = slot, works, outputs
 
 
-class Lane:
+class BatchPipeline:
     """One runner and its free slots."""
 
     def __init__(self, runner: Any, config: dict[str, Any], shared: Any) -> None:
@@ -64,12 +64,12 @@ class Lane:
 
     @property
     def full(self) -> bool:
-        """True where every slot is on its way."""
+        """True where every slot is in use."""
         return not self._free
 
-    def parts(self, works: list[Work]) -> Iterator[list[Work]]:
-        """Cut the requests of one shape into batches that fit the engine."""
-        part: list[Work] = []
+    def parts(self, works: list[PendingRequest]) -> Iterator[list[PendingRequest]]:
+        """Split the requests of one shape into batches that fit the engine."""
+        part: list[PendingRequest] = []
         for work in works:
             if part and (not self._max_rows or sum(w.rows for w in part) + work.rows > self._max_rows):
                 yield part
@@ -77,7 +77,7 @@ class Lane:
             part.append(work)
         yield part
 
-    def start(self, works: list[Work]) -> Flight:
+    def start(self, works: list[PendingRequest]) -> InFlightBatch:
         """Copy in, compute and copy out, all enqueued."""
         slot = self._free.pop()
         try:
@@ -86,32 +86,32 @@ class Lane:
             for name, shape in shapes.items():
                 self._gather(slot, name, shape, works)
             padded = self._padded(rows)
-            wanted = {name: (padded, *shape[1:]) if rows else shape for name, shape in shapes.items()}
-            outputs = self._runner.compute(slot, wanted)
-            asked = {name for work in works for name in work.asked}
-            kept = {n: (rows, *s[1:]) if rows else s for n, s in outputs.items() if n in asked}
+            run_shapes = {name: (padded, *shape[1:]) if rows else shape for name, shape in shapes.items()}
+            outputs = self._runner.compute(slot, run_shapes)
+            wanted_names = {name for work in works for name in work.wanted}
+            kept = {n: (rows, *s[1:]) if rows else s for n, s in outputs.items() if n in wanted_names}
             self._runner.fetch(slot, kept)
         except Exception:
             self._free.append(slot)
             raise
-        return Flight(slot, works, kept)
+        return InFlightBatch(slot, works, kept)
 
-    def finish(self, flight: Flight) -> list[tuple[Work, list[tuple[str, Any]]]]:
-        """Wait for a batch and return its answers; they are copies, for the slot is used again."""
+    def finish(self, batch: InFlightBatch) -> list[tuple[PendingRequest, list[tuple[str, Any]]]]:
+        """Wait for a batch and return its answers; they are copies, because the slot is reused."""
         try:
-            flight.slot.events["fetched"].wait()
-            arrays = {name: flight.slot.host(name, shape) for name, shape in flight.outputs.items()}
+            batch.slot.events["fetched"].wait()
+            arrays = {name: batch.slot.host(name, shape) for name, shape in batch.outputs.items()}
             answers, start = [], 0
-            for work in flight.works:
+            for work in batch.works:
                 cut = slice(start, start + work.rows) if work.rows else slice(None)
-                answers.append((work, [(name, arrays[name][cut].copy()) for name in work.asked]))
+                answers.append((work, [(name, arrays[name][cut].copy()) for name in work.wanted]))
                 start += work.rows
             return answers
         finally:
-            self._free.append(flight.slot)
+            self._free.append(batch.slot)
 
-    def _gather(self, slot: Any, name: str, shape: tuple[int, ...], works: list[Work]) -> None:
-        """Enqueue the copies of one input; `done` bytes are on their way, the rest up to `start` lies in pinned memory."""
+    def _gather(self, slot: Any, name: str, shape: tuple[int, ...], works: list[PendingRequest]) -> None:
+        """Enqueue the copies of one input; `done` bytes are being copied, the rest up to `start` is in pinned memory."""
         total = slot.host(name, shape).nbytes
         row_bytes = total // max(shape[0], 1) if works[0].rows else total
         done = start = 0
@@ -131,7 +131,7 @@ class Lane:
             self._runner.load_part(slot, name, begin, end)
 
     def _directly(self, slot: Any, name: str, offset: int, tensor: Any, size: int) -> bool:
-        """Let the GPU read the tensor where it lies; where it cannot, copy it into pinned memory and return False.
+        """Let the GPU read the tensor directly; where it cannot, copy it into pinned memory and return False.
 
         The address is DLPack's: ``as_numpy`` of this server's stub copies first.
         """
@@ -143,11 +143,11 @@ class Lane:
         return False
 
     def _padded(self, rows: int) -> int:
-        """Return the rows to run: up to the next captured batch where config.pbtxt allows that, else as many as there are."""
+        """Return the rows to run: up to the next captured batch where config.pbtxt allows that, else the given rows."""
         return next((size for size, lowest in self._graph_rows if lowest <= rows <= size), rows)
 
     def _capture(self, config: dict[str, Any]) -> list[tuple[int, int]]:
-        """Capture the CUDA graphs that config.pbtxt asks for; return (batch, least rows that may use it)."""
+        """Capture the CUDA graphs that config.pbtxt enables; return (batch, fewest rows that may use it)."""
         options = config.get("optimization", {}).get("cuda", {})
         if not options.get("graphs"):
             return []

@@ -28,9 +28,9 @@ def _inputs(kind: Any, arrays: Mapping[str, Any]) -> list[Any]:
 
 def over_http(server: ServerInfo, model: str, outputs: list[str] | None = None, **arrays: Any) -> Answer:
     """Answer one request over HTTP."""
-    asked = [httpclient.InferRequestedOutput(name) for name in outputs] if outputs else None
+    wanted = [httpclient.InferRequestedOutput(name) for name in outputs] if outputs else None
     with httpclient.InferenceServerClient(server.http_url) as client:
-        result = client.infer(model, _inputs(httpclient.InferInput, arrays), outputs=asked)
+        result = client.infer(model, _inputs(httpclient.InferInput, arrays), outputs=wanted)
         return {item["name"]: result.as_numpy(item["name"]) for item in result.get_response()["outputs"]}
 
 
@@ -43,16 +43,16 @@ def over_grpc(server: ServerInfo, model: str, priority: int = 0, **arrays: Any) 
 
 def refusal(server: ServerInfo, model: str, **arrays: Any) -> tuple[str, str]:
     """Return (status, message) of a request that must fail, by HTTP and gRPC alike."""
-    told = []
-    for ask in (over_http, over_grpc):
+    replies = []
+    for infer in (over_http, over_grpc):
         try:
-            ask(server, model, **arrays)
+            infer(server, model, **arrays)
         except InferenceServerException as error:
-            told.append((str(error.status()), str(error.message())))
+            replies.append((str(error.status()), str(error.message())))
         else:
-            raise AssertionError(f"{ask.__name__} answered")
-    (http_status, http_text), (grpc_status, grpc_text) = told
-    assert http_text in grpc_text or grpc_text in http_text, told
+            raise AssertionError(f"{infer.__name__} answered")
+    (http_status, http_text), (grpc_status, grpc_text) = replies
+    assert http_text in grpc_text or grpc_text in http_text, replies
     return f"{http_status} {grpc_status.removeprefix('StatusCode.')}", http_text
 
 

@@ -1,10 +1,10 @@
-"""One tritonserver process, from its start to its end.
+"""One tritonserver process, from start to shutdown.
 
-In      `Options` and a machine that passed the preflight.
-Out     a started, identified server; afterwards no process, no shared memory and no folder of it.
+In      `ServeOptions` and a machine that passed the preflight.
+Out     a started, identified server; after `stop` none of its processes, shared memory or folders are left.
 
-Odd lines: the answer at ``/v2`` is compared with our own id, because on a taken port it comes from another server;
-PR_SET_PDEATHSIG, so that a killed launcher leaves no server behind; the janitor, which cleans up even then.
+The id at ``/v2`` is compared with our own, because on a taken port another server answers. PR_SET_PDEATHSIG ends the server
+with a killed launcher, and the janitor cleans up even then.
 """
 
 from __future__ import annotations
@@ -19,30 +19,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from planwright.files import ROOT
 from planwright.polling import ended
-from serving import api, backend_folder, command, processes, startup
+from serving import api, command, installation, processes
 from serving.command import Identity
-from serving.options import Options
+from serving.options import ServeOptions
 from serving.preflight import Machine
+from serving.readiness import StartupLog
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
+_KILL_AFTER_S = 5.0  # beyond the exit time-out, which the server itself observes
 _LIBC = ctypes.CDLL(None)
 
 
 @dataclass
-class Server:
+class TritonServer:
     """A running tritonserver.
 
     Attributes:
         process: tritonserver itself.
         options: What it was started with.
-        identity: Its id, admin key and shared memory prefix.
+        identity: Its id, admin key and shared-memory prefix.
+        janitor: Cleans up when its input is closed.
         version: Such as ``2.51.0``; known when it is ready.
     """
 
     process: subprocess.Popen[bytes]
-    options: Options
+    options: ServeOptions
     identity: Identity
     janitor: subprocess.Popen[str]
     version: str = ""
@@ -54,22 +60,22 @@ class Server:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that open the restricted APIs."""
+        """Headers that give access to the restricted APIs."""
         return {"admin-key": self.identity.admin_key}
 
     def wait_ready(self) -> list[dict[str, Any]]:
         """Wait until the server answers under its own id; return the repository index.
 
         Raises:
-            PlanwrightError: It ended, a model's process cannot start, or time ran out.
+            PlanwrightError: It ended, a model's process cannot start, or the time-out was reached.
         """
-        log = startup.Log(self.options.log)
+        log = StartupLog(self.options.log)
         deadline = time.monotonic() + self.options.start_timeout_s
         while time.monotonic() < deadline:
             log.read()
-            fault = log.fatal()
-            if fault is not None:
-                raise log.failure(fault)
+            fatal = log.fatal()
+            if fatal is not None:
+                raise fatal
             if ended(self.process):
                 raise log.ended(self.process.returncode)
             metadata = api.ask(f"http://{self.http_url}/v2", timeout_s=2)
@@ -77,10 +83,10 @@ class Server:
                 self.version = str(metadata.get("version", ""))
                 return api.index(self.http_url, self.headers) or []
             time.sleep(_POLL_S)
-        raise log.late(self.options.start_timeout_s)
+        raise log.timed_out(self.options.start_timeout_s)
 
     def stop(self) -> None:
-        """End the server, by force after its exit time-out, and remove what it left; a time-out of 0 is no grace at all."""
+        """Shut the server down, kill it after its exit time-out (at once where that is 0), and remove what it left."""
         if not self.options.exit_timeout_s:
             self.kill()
             return
@@ -88,48 +94,46 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(self.options.exit_timeout_s + 5)
+                self.process.wait(self.options.exit_timeout_s + _KILL_AFTER_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self._clean(stubs)
 
     def kill(self) -> None:
-        """End the server at once, and remove what it left."""
+        """Kill the server and remove what it left."""
         stubs = processes.children(self.process.pid)
         self.process.kill()
         self._clean(stubs)
 
-    def _clean(self, stubs: dict[int, list[str]]) -> None:
-        """End the model processes that outlive a server by about a second; remove its shared memory and its backend folder."""
+    def _clean(self, stubs: list[psutil.Process]) -> None:
+        """Kill the model processes, which outlive a server by about a second; let the janitor remove the rest."""
         self.process.wait()
-        for pid, words in stubs.items():
-            processes.end(pid, words)
+        processes.kill(stubs)
         self.janitor.communicate()
 
 
-def start(options: Options, machine: Machine) -> Server:
-    """Start tritonserver; `Server.wait_ready` comes next."""
+def start(options: ServeOptions, machine: Machine) -> TritonServer:
+    """Start tritonserver; call `TritonServer.wait_ready` next."""
     identity = Identity(f"planwright-{secrets.token_hex(6)}", secrets.token_hex(16))
-    backends = backend_folder.make(machine.installation, machine.python) if machine.python else None
+    backends = installation.make_backend_folder(machine.installation, machine.python) if machine.python else None
     janitor = _start_janitor(identity, backends)
     options.log.parent.mkdir(parents=True, exist_ok=True)
     with options.log.open("wb") as log:
         process = subprocess.Popen(
-            command.words(options, machine, identity, backends), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command.arguments(options, machine, identity, backends), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env=command.environment(machine), start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
     assert janitor.stdin is not None
     janitor.stdin.write(f"{process.pid}\n")
     janitor.stdin.flush()
-    return Server(process, options, identity, janitor)
+    return TritonServer(process, options, identity, janitor)
 
 
 def _start_janitor(identity: Identity, backends: Path | None) -> subprocess.Popen[str]:
-    script = Path(__file__).with_name("janitor.py")
+    command = [sys.executable, "-m", "serving.janitor", identity.shm_prefix, str(backends or "")]
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(script), identity.shm_prefix, str(backends or "")],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
-    )  # fmt: skip
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
 
 
 def _die_with_parent() -> None:
