@@ -59,6 +59,7 @@ def test_public_functions_and_classes_are_documented() -> None:
     bare = [
         f"{path}:{node.lineno} {node.name}"
         for path in room_files()
+        if path.parts[0] not in ("measure", "benchmarks") or path == Path("measure/load/user.py")
         for node in tree(path).body
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
     ]

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "deploy": {"planwright"},
 }
 ENTRIES = {"builders.build_all", "loadtest.scenarios", *(f"{room}.__main__" for room in ROOMS)}
-HEAVY = {"torch", "tensorrt", "onnxruntime", "onnx", "sklearn", "transformers", "matplotlib"}
+HEAVY = {"torch", "tensorrt", "onnxruntime", "onnx", "sklearn", "scipy", "transformers", "matplotlib"}
 # what the SDK must not need either: an application has numpy and tritonclient
 NOT_IN_SDK = HEAVY | {"yaml", "pydantic", "rich", "locust", "jinja2", "PIL"}
 # what runs inside the server's stub, where the runtime is the point; planwright/trt is copied there, and imported here
