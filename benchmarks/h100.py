@@ -23,12 +23,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks._h100 import routes, served, tune, wrong  # noqa: E402
-from benchmarks._h100.steps import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
-from benchmarks._parts.common import Inputs, random_weights  # noqa: E402
-from builders.targets.choose import choose  # noqa: E402
-from planwright import console  # noqa: E402
-from planwright.errors import MachineError  # noqa: E402
+from benchmarks._h100 import routes, served, tune, wrong
+from benchmarks._h100.steps import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path
+from benchmarks._parts.common import Inputs, random_weights
+from builders.targets.choose import choose
+from planwright import console
+from planwright.errors import MachineError
 
 TARGETS = {"fp16": 30_000.0, "int8": 50_000.0, "cache": 0.25, "drift": 0.02, "accuracy": 0.005, "minilm_cosine": 0.999}
 BATCHES, STREAMS, ROUNDS, SECONDS = (64, 128, 256), (1, 2), 3, 1.2
