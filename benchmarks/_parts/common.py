@@ -84,8 +84,8 @@ def run_module(
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=timeout_s)
 
 
-def perf_analyzer(*words: str, timeout_s: float) -> float:
-    """Run perf_analyzer and return its inferences per second.
+def perf_analyzer(*words: str, timeout_s: float, accept_unstable: bool = False) -> float:
+    """Run perf_analyzer and return its inferences per second; it exits with an error where they are not stable.
 
     Raises:
         MachineError: It failed.
@@ -93,7 +93,7 @@ def perf_analyzer(*words: str, timeout_s: float) -> float:
     with tempfile.NamedTemporaryFile(suffix=".csv") as out:
         done = subprocess.run([*words, "-f", out.name], capture_output=True, text=True, timeout=timeout_s)
         rows = list(csv.DictReader(Path(out.name).read_text().splitlines()))
-    if done.returncode or not rows:
+    if not rows or (done.returncode and not accept_unstable):
         raise MachineError(Fault("perf_analyzer failed", why=(done.stdout + done.stderr)[-800:], fix="run it by hand"))
     return float(rows[0]["Inferences/Second"])
 
