@@ -4,9 +4,9 @@ In      run records of both sides, one or several each.
 Out     the comparison as a JSON value, with a verdict.
 
 `noise` gives the intervals, `statistics.judge` the verdicts on them. Three changes count as worse by rule: failures or wrong answers
-where there were none, and an SLO that was met and is missed, unless the interval of p99 includes it. The confidence is raised by the
-number of models and protocols (Bonferroni). The figures of one model move together and count as one, unless a side has fewer than three
-runs: then each figure's own estimate of the scatter decides, and those are independent.
+where there were none, and an SLO that was met and is missed, unless the interval of p99 includes it. With several runs a side,
+the confidence is raised by the number of models and protocols (Bonferroni). The figures of one model move together and count as one,
+unless a side has fewer than three runs: then each figure's own estimate of the scatter decides, and those are independent.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from typing import Any
 from measure.operating_point import setting as serving_setting
 from measure.operating_point.setting import Config, ServingSetting
 from measure.record import server_statistics
+from planwright import triton_admin
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 from planwright.own_server import own_server
 from planwright.server_info import SERVER_FILE, ServerInfo
@@ -71,10 +72,9 @@ class ConfigurableModel:
             now = self.config()
         changed = sorted(key for key in self.base.keys() | now.keys() if self.base.get(key) != now.get(key))
         if changed:
-            raise PlanwrightError(
-                Fault(f"the config of {self.model} could not be restored", self.server.http_url,
-                      f"different: {', '.join(changed)}", "load the model again, or restart the server")
-            )  # fmt: skip
+            what, why = f"the config of {self.model} could not be restored", f"different: {', '.join(changed)}"
+            fix = "load the model again, or restart the server"
+            raise PlanwrightError(Fault(what, self.server.http_url, why, fix))
 
     def config(self) -> Config:
         """Return the model's config as the server reports it.
@@ -88,24 +88,21 @@ class ConfigurableModel:
                 found: Config = json.loads(response.read())
         except urllib.error.HTTPError as error:
             why = error.read().decode(errors="replace")
-            raise MachineError(Fault(f"the server has no model '{self.model}' ready", self.server.http_url, why, "load it first")) from None  # fmt: skip
+            what = f"the server has no model '{self.model}' ready"
+            raise MachineError(Fault(what, self.server.http_url, why, "load it first")) from None
         except (OSError, ValueError) as error:
-            raise MachineError(Fault(f"the server does not answer for '{self.model}'", self.server.http_url, str(error),
-                                     "see its ready table, or its log")) from None  # fmt: skip
+            what, fix = f"the server does not answer for '{self.model}'", "see its ready table, or its log"
+            raise MachineError(Fault(what, self.server.http_url, str(error), fix)) from None
         return found
 
     def _override(self, config: Config) -> None:
-        body = json.dumps({"parameters": {"config": json.dumps(config)}}).encode()
-        headers = {"Content-Type": "application/json", **self.server.admin_headers}
-        url = f"http://{self.server.http_url}/v2/repository/models/{self.model}/load"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=LOAD_TIMEOUT_S):
-                return
-        except urllib.error.HTTPError as error:
-            raise _refused(self.server, self.model, error.code, error.read().decode(errors="replace")) from None
-        except OSError as error:
+            triton_admin.load(self.server, self.model, timeout_s=LOAD_TIMEOUT_S, config=config)
+        except triton_admin.GoneError as error:
             why = f"it does not answer: {error}"
             raise MachineError(Fault("the server is gone", self.server.http_url, why, "see its log")) from None
+        except triton_admin.RefusedError as error:
+            raise _refused(self.server, self.model, error) from None
 
 
 def published_setting(repository: Path, model: str) -> ServingSetting:
@@ -126,13 +123,14 @@ def published_setting(repository: Path, model: str) -> ServingSetting:
     return serving_setting.setting_of(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
-def _refused(server: ServerInfo, model: str, code: int, why: str) -> PlanwrightError:
-    if code == 503:
-        return MachineError(Fault("the server does not allow its models to be changed", server.http_url, why, EXPLICIT))
-    if code == 403:
+def _refused(server: ServerInfo, model: str, error: triton_admin.RefusedError) -> PlanwrightError:
+    url, why = server.http_url, str(error)
+    if error.status == 503:
+        return MachineError(Fault("the server does not allow its models to be changed", url, why, EXPLICIT))
+    if error.status == 403:
         fix = "give its server file: PLANWRIGHT_SERVER_FILE=.planwright/server.json"
-        return MachineError(Fault("the server requires an admin key to change its models", server.http_url, why, fix))
-    return StageError("load", Fault(f"the server refused the config of {model}", server.http_url, why, "see its log"))
+        return MachineError(Fault("the server requires an admin key to change its models", url, why, fix))
+    return StageError("load", Fault(f"the server refused the config of {model}", url, why, "see its log"))
 
 
 @contextmanager
@@ -168,8 +166,11 @@ def _given(url: str) -> ServerInfo:
             why = f"it runs in mode {info.mode}"
             raise MachineError(Fault("the server does not allow its models to be changed", url, why, EXPLICIT))
         return info
-    number = int(port) if port.isdigit() else 8000
-    return ServerInfo(0, "", f"{host}:{number}", f"{host}:{number + 1}", f"{host}:{number + 2}", "explicit", "", "", "")
+    first = int(port) if port.isdigit() else 8000
+    http, grpc, metrics = (f"{host}:{first + number}" for number in range(3))
+    return ServerInfo(
+        pid=0, id="", http_url=http, grpc_url=grpc, metrics_url=metrics, mode="explicit", admin_key="", log="", repository=""
+    )  # fmt: skip
 
 
 def _link(source: Path, target: Path) -> None:

@@ -137,7 +137,7 @@ def test_an_slo_that_was_met_and_is_missed(
     assert comparison["models"][0]["slo"]["word"] == word
 
 
-def test_an_slo_within_the_noise_of_p99_cannot_be_told(tmp_path: Path) -> None:
+def test_an_slo_within_the_noise_of_p99_is_undecided(tmp_path: Path) -> None:
     base, new = sorted((report(3, stalls=0), report(4, stalls=0)), key=p99_us)
     for value in (base, new):
         value["models"][0]["slo"] = {"p99_ms": (p99_us(base) + p99_us(new)) / 2000}
@@ -151,7 +151,7 @@ def p99_us(value: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("number", [60, 700])
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
-def test_the_enclosing_values_enclose_as_often_as_they_say(number: int, share: float) -> None:
+def test_the_enclosing_ranks_cover_as_often_as_stated(number: int, share: float) -> None:
     low, high = noise.enclosing(number, share)
     mass = [math.comb(number, rank) * share**rank * (1 - share) ** (number - rank) for rank in range(number + 1)]
     covered = sum(mass[0 if low is None else low : number + 1 if high is None else high])
@@ -168,7 +168,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     assert noise._wilson(3, 2)[0] == 1.0
 
 
-def test_the_enclosing_values_of_a_long_run() -> None:
+def test_the_enclosing_ranks_of_a_long_run() -> None:
     assert noise.enclosing(100, 0.5) == (37, 64), "as printed in the tables"
     low, high = noise.enclosing(10_000_000, 0.99)
     assert low is not None
@@ -176,7 +176,7 @@ def test_the_enclosing_values_of_a_long_run() -> None:
     assert 9_890_000 < low < 9_900_000 < high < 9_910_000
 
 
-def test_the_interval_of_throughput_knows_that_seconds_are_alike() -> None:
+def test_the_interval_of_throughput_accounts_for_correlated_seconds() -> None:
     dice = random.Random(7)
 
     def covers() -> bool:
@@ -285,7 +285,7 @@ def test_bad_usage_is_reported(tmp_path: Path, flags: list[str], text: str) -> N
         {"models": [7]}, {"models": {"digits": 1}}, {"environment": 5}, {"duration_s": "long"}, {"verdict": None}, {"server": []},
     ],
 )  # fmt: skip
-def test_a_report_that_is_not_whole_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_incomplete_report_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="the report is not whole"):
         record({**report(1, seconds=2), **change}, tmp_path)
 
@@ -296,7 +296,7 @@ def test_a_report_that_is_not_whole_is_refused(tmp_path: Path, change: dict[str,
         {"requests": -1}, {"latency_us": {}}, {"histogram": [1]}, {"series": [{"t_s": 1}]}, {"throughput_per_s": math.inf}, {"slo": None},
     ],
 )  # fmt: skip
-def test_a_row_that_is_not_whole_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_incomplete_row_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="the report is not whole"):
         record(report(1, seconds=2, **change), tmp_path)
 
@@ -338,7 +338,7 @@ def test_two_real_runs(run: LoadRun, served: ServerInfo, tmp_path: Path) -> None
     assert page.read_text().count("<svg") == 4
 
 
-def test_the_page_escapes_names_and_asks_for_nothing(tmp_path: Path) -> None:
+def test_the_page_escapes_names_and_loads_nothing(tmp_path: Path) -> None:
     value = report(1, model="<script>alert(1)</script>")
     page = tmp_path / "page.html"
     assert (

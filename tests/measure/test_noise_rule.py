@@ -112,7 +112,7 @@ FASTER = ((150.0, 12.0), (151.0, 12.2), (149.0, 11.9))
 MISSES = ((150.0, 27.9), (151.0, 28.2), (149.0, 27.6))
 
 
-def test_a_pick_that_misses_the_slo_is_none() -> None:
+def test_a_pick_that_misses_the_slo_is_rejected() -> None:
     report, outcome = tuned(other=MISSES, default=MISSES, published=MISSES)
     said = " | ".join(report["verdict"]["reasons"])
     assert report["verdict"]["status"] == "fail"
@@ -191,7 +191,7 @@ def test_what_stopped_a_tune_is_reported(points: int, tried: int, best: bool, le
     assert spent(points, tried, best, left_s) == words
 
 
-def test_a_tune_that_tried_nothing_but_8_in_flight_says_so() -> None:
+def test_a_tune_that_tried_only_8_in_flight_reports_that() -> None:
     search = Search(Space((None, 500), (1, 8), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
     for setting in (DEFAULT, PUBLISHED):
         search.trials[Candidate(setting, 8)] = Trial(Candidate(setting, 8), [reading(100.0, 90.0)])

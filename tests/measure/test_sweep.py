@@ -59,7 +59,7 @@ SHORT = ("--duration-s", "1", "--warmup-s", "1", "--repeats", "2", "--users", "4
 
 
 @pytest.mark.parametrize("command", ["sweep", "tune"])
-def test_a_rollback_is_measured_as_what_it_serves(command: str, built: Project, tmp_path: Path) -> None:
+def test_after_a_rollback_the_served_version_is_reported(command: str, built: Project, tmp_path: Path) -> None:
     flags = {
         "sweep": ["--instances", "1", *SHORT],
         "tune": ["--slo", "p99<10s", "--points", "3", "--minutes", "1", "--duration-s", "1", "--warmup-s", "0.5"],
@@ -137,7 +137,7 @@ def test_ctrl_c_leaves_what_was_measured_and_the_servers_config_as_it_was(built:
     assert len(interrupted(built, tmp_path, words, after="2/", wait_s=2.0)["points"]) == 2
 
 
-def test_a_server_that_does_not_let_its_models_be_changed_is_exit_3(served: ServerInfo, built: Project, tmp_path: Path) -> None:  # fmt: skip
+def test_a_server_that_does_not_allow_changes_is_exit_3(served: ServerInfo, built: Project, tmp_path: Path) -> None:  # fmt: skip
     done = sweep("digits", "--server", f"http://{served.http_url}", *places(built, tmp_path), server_file=tmp_path / "none.json")  # fmt: skip
     assert done.returncode == 3
     assert "fix    start it with --model-control-mode=explicit" in done.stderr or "requires an admin key" in done.stderr
@@ -192,7 +192,7 @@ def test_points_off_the_profiles_opt_are_flagged() -> None:
     assert serving_setting.off_best(rows, []) is None
 
 
-def test_a_setting_survives_the_way_to_the_server_and_back() -> None:
+def test_a_setting_survives_the_round_trip_to_the_server() -> None:
     base = {
         "max_batch_size": 32, "instance_group": [{"name": "m_0", "count": 1, "kind": "KIND_CPU"}], "optimization": {"priority": "PRIORITY_DEFAULT"},
         "dynamic_batching": {"preferred_batch_size": [32], "max_queue_delay_microseconds": 500, "preserve_ordering": True},
@@ -211,7 +211,7 @@ def test_a_setting_survives_the_way_to_the_server_and_back() -> None:
     assert "dynamic_batching" not in serving_setting.untuned(base)
 
 
-def test_a_process_that_works_is_seen_to_work() -> None:
+def test_the_usage_of_a_busy_child_is_measured() -> None:
     busy = [
         sys.executable,
         "-c",
@@ -252,7 +252,7 @@ def test_quantiles_are_those_of_the_tables(probability: float, freedom: int, val
     assert statistics.t_quantile(probability, freedom) == pytest.approx(value, abs=6e-5)
 
 
-def test_a_setting_seldom_gains_on_itself_and_a_real_gain_is_seen() -> None:
+def test_a_setting_seldom_gains_on_itself_and_a_real_gain_is_found() -> None:
     dice = random.Random(5)
     same = [
         statistics.compare([dice.gauss(100, 5) for _ in range(4)], [dice.gauss(100, 5) for _ in range(4)])
@@ -264,7 +264,7 @@ def test_a_setting_seldom_gains_on_itself_and_a_real_gain_is_seen() -> None:
     assert statistics.compare([100.0, 101, 99, 100], [70.0, 71, 69, 72]).startswith("loss")
 
 
-def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_an_interval_covers_the_mean_as_often_as_stated() -> None:
     dice = random.Random(7)
     held = 0
     for _ in range(400):

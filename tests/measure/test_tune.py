@@ -44,7 +44,7 @@ def check(report: dict[str, Any]) -> None:
     assert all(row["fate"] for row in report["points"])
 
 
-def test_a_tune_says_what_it_tried_what_it_found_and_what_it_needs(built: Project, tmp_path: Path) -> None:
+def test_a_tune_reports_what_it_tried_found_and_needs(built: Project, tmp_path: Path) -> None:
     before = built.state()
     done = tune("digits", "--slo", "p95 < 30 s", "--points", "4", "--minutes", "1", "--users", "4,8", *SHORT, *places(built, tmp_path), "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -108,7 +108,7 @@ def test_what_is_clearly_worse_is_measured_once() -> None:
     assert all("%" in trial.result for trial in dropped)
 
 
-def test_an_slo_below_everything_leaves_no_best_but_the_nearest() -> None:
+def test_an_unreachable_slo_leaves_no_best_but_the_nearest() -> None:
     world = server(5.0, 0.5, 2)
     found, _ = search(world, 1000.0)
     assert found.best is None

@@ -86,7 +86,7 @@ def test_no_batcher_overrides_an_inherited_one(tmp_path: Path) -> None:
     ],
     ids=["flow model", "empty serve", "block list", "overlay", "no line break at the end"],
 )
-def test_every_way_of_writing_it(tmp_path: Path, before: str, after: str) -> None:
+def test_every_yaml_style_is_edited(tmp_path: Path, before: str, after: str) -> None:
     new, _ = written(tmp_path, HEAD + before, ServingSetting(2, 8, None))
     assert new == HEAD + after
 
@@ -113,7 +113,7 @@ def test_models_that_extend_it_are_named(tmp_path: Path, capsys: pytest.CaptureF
     assert "build_all.py digits child" in said
 
 
-def test_what_stands_there_already_is_not_written(tmp_path: Path) -> None:
+def test_a_setting_already_in_the_file_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(HEAD + FLOW)
     before = path.stat().st_mtime_ns
@@ -129,7 +129,7 @@ def test_what_stands_there_already_is_not_written(tmp_path: Path) -> None:
     ],
     ids=["alias", "anchor"],
 )
-def test_a_shared_value_is_left_to_a_person(tmp_path: Path, text: str, words: str) -> None:
+def test_a_shared_value_is_not_changed(tmp_path: Path, text: str, words: str) -> None:
     shared = "  {first}: {{source: zoo/digits, serve: &s {{instance_group: [{{count: 1}}]}}}}\n  {second}: {{source: zoo/digits, serve: *s}}\n"
     first, second = ("other", "digits") if text else ("digits", "other")
     path = tmp_path / "config.yaml"
@@ -142,7 +142,7 @@ def test_a_shared_value_is_left_to_a_person(tmp_path: Path, text: str, words: st
 
 
 @pytest.mark.parametrize(("name", "words"), [("digitz", "did you mean 'digits'"), ("digits", "")])
-def test_the_file_is_looked_at_before_anything_is_measured(tmp_path: Path, name: str, words: str) -> None:
+def test_the_file_is_checked_before_anything_is_measured(tmp_path: Path, name: str, words: str) -> None:
     path = tmp_path / "config.yaml"
     with pytest.raises(SpecError, match="cannot read"):
         write_config.check(path, name, "onnxruntime")
@@ -155,7 +155,7 @@ def test_the_file_is_looked_at_before_anything_is_measured(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("value", [1, None, "a: b", [1, 2], {"x": [{"y": 1}]}, True, "null"])
-def test_a_value_comes_back_as_it_was_put(value: object) -> None:
+def test_a_written_value_is_read_back(value: object) -> None:
     for text in ("a: {b: 1}\n", "a:\n  b: 1\n", "a:\n  c: old # kept\n  d: 1\n"):
         new = yaml_edit.put(text, ("a", "c"), value)
         assert yaml.safe_load(new)["a"]["c"] == value
