@@ -24,10 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._parts.common import ROOT, parser, ratio_row, record, scratch_folder, show_ratios, stamp
+from benchmarks._parts.common import ROOT, Inputs, parser, ratio_row, scratch_folder, show_ratios, stamp
 from measure.operating_point.measurement import interleaved
 from planwright import console
-from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError
+from planwright.errors import Fault, MachineError
 from planwright.own_server import own_server
 
 BUILD_RATIO, START_S = 1.1, 0.3
@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
         starts = _seconds(args.starts, {"trusted": start.trusted, "cached": start.cached, "uncached": start.uncached})
     rows = [*_build_rows(builds, shares), *_start_rows(starts)]
     show_ratios("trial_load", rows)
-    record("trial_load", {**stamp(), "builds": args.builds, "starts": args.starts, "rows": rows})
-    return EXIT_FAILED if args.check and not all(row["met"] for row in rows) else EXIT_OK
+    value = {**stamp(), "builds": args.builds, "starts": args.starts, "rows": rows}
+    return Inputs().conclude("trial_load", value, met=all(row["met"] for row in rows), check=args.check)
 
 
 def _seconds(rounds: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:

@@ -94,19 +94,12 @@ def cpu_s(process: psutil.Process) -> float:
 
 def memory_bytes(process: psutil.Process) -> int:
     """Return the proportional set size of a process, or its resident size without permission for that; 0 where it has ended."""
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.AccessDenied:
-        return _resident_bytes(process)
-    except psutil.Error:
-        return 0
-
-
-def _resident_bytes(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
+    for read, name in ((process.memory_full_info, "pss"), (process.memory_info, "rss")):
+        try:
+            return int(getattr(read(), name))
+        except psutil.Error:
+            continue
+    return 0
 
 
 @dataclass(frozen=True)
