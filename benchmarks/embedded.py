@@ -41,7 +41,6 @@ SMALL_REQUESTS = 400
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure everything that is published."""
     p = parser(__doc__)
     p.add_argument("--rounds", type=int, default=6, help="interleaved rounds per ratio")
     p.add_argument("--seconds", type=float, default=4.0, help="length of one side of a round")

@@ -37,7 +37,6 @@ BATCHES, STREAMS, ROUNDS, SECONDS = (64, 128, 256), (1, 2), 3, 1.2
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the requested steps."""
     p = parser(__doc__, repository=False)
     p.add_argument("--prepare", action="store_true", help="export and quantize; needs PyTorch, no GPU")
     p.add_argument("--only", action="append", choices=list(STEPS), help="only this step (repeatable)")

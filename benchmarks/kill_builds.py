@@ -54,7 +54,6 @@ START_S, STAGE_S = 0.5, 0.04  # longest wait before the kill; a stage of digits 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the rounds."""
     p = parser(__doc__, check="", repository=False)
     p.add_argument("--builds", type=int, default=100, help="builds to kill (default: %(default)s)")
     p.add_argument("--seed", type=int, default=1, help="of the random moments (default: %(default)s)")

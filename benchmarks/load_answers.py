@@ -31,7 +31,6 @@ MODEL = "digits"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run healthy and swapped loads."""
     p = parser(__doc__, check="exit 1 where a healthy server is reported or a swapping one is missed")
     p.add_argument("--healthy", type=int, default=50, help="runs on the healthy server (default: %(default)s)")
     p.add_argument("--swapped", type=int, default=10, help="runs on the swapping server (default: %(default)s)")

@@ -36,7 +36,6 @@ PERF_ANALYZER = "get it from tritonclient's wheel: 2.60 has one for glibc 2.38, 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure in rounds."""
     p = parser(__doc__)
     p.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: %(default)s)")
     p.add_argument("--seconds", type=float, default=SECONDS, help="per measurement (default: %(default)s)")

@@ -41,7 +41,6 @@ SIDES = ("ours", "loadgen", "truth", "closed")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure in rounds, ours and LoadGen in turn."""
     p = parser(__doc__)
     p.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     p.add_argument("--rate", type=float, default=RATE, help="requests per second (default: %(default)s)")
@@ -164,7 +163,6 @@ def _show(rounds: list[dict[str, Any]], figures: list[dict[str, Any]]) -> None:
 
 
 def figures_of(row: dict[str, Any], side: str) -> dict[str, float]:
-    """Return the percentiles of one side of a round."""
     found: dict[str, float] = row[side] if side == "truth" else row[side]["latency_us"]
     return found
 

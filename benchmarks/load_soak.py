@@ -32,7 +32,6 @@ MIB = 1 << 20
 
 
 def main(argv: Sequence[str]) -> int:
-    """Load for long and watch."""
     p = parser(__doc__, check="exit 1 where memory grows or an answer is wrong")
     p.add_argument("--duration-s", type=int, default=3600, help="length of the load (default: %(default)s)")
     p.add_argument("--rate", type=float, default=200.0, help="requests per second, an open loop (default: %(default)s)")

@@ -33,7 +33,6 @@ WAYS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure every transport."""
     p = parser(__doc__, check="exit 1 where anything went wrong")
     p.add_argument("--children", type=int, default=20, help="forked per transport (default: %(default)s)")
     p.add_argument("--threads", type=int, default=8, help="per process (default: %(default)s)")

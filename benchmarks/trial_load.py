@@ -35,7 +35,6 @@ MODELS, WIDTH, DEPTH = 10, 4096, 1280  # FP32 weights of 20 MB each
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure both."""
     p = parser(__doc__, repository=False)
     p.add_argument("--builds", type=int, default=4, help="rounds of builds (default: %(default)s)")
     p.add_argument("--starts", type=int, default=10, help="rounds of server starts (default: %(default)s)")

@@ -53,7 +53,6 @@ QUICK_INSTANCES, QUICK_DELAYS_US, QUICK_USERS = (1, 2), (None, 500), (8,)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure the requested models."""
     args = command_line().parse_args(argv)
     if args.quick:
         args.duration_s, args.rounds, args.comparisons = 1.0, 2, 2

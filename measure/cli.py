@@ -24,7 +24,6 @@ from planwright.files import read_json
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line; docs and tests read it too."""
     p = console.Parser(prog="python -m loadtest", description="Measure served models. Scenarios: locust -f loadtest/")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (sweep.add_command, tune.add_command, _add_report, compare.add_command, compare.add_baseline,

@@ -45,8 +45,6 @@ def add_command(commands: Any) -> None:
 
 @dataclass
 class SweepResult:
-    """What was measured so far."""
-
     points: dict[ServingSetting, list[Measurement]] = field(default_factory=dict)
     refused: dict[ServingSetting, str] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +56,6 @@ class SweepResult:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the sweep; returns the exit code."""
     published.select(args.repository, [args.model])
     version = published.served(args.repository, args.model)
     build = version.build if version else {}
@@ -89,7 +86,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace, base: ServingSetting, build: dict[str, Any]) -> list[ServingSetting]:
-    """Return the grid, checked."""
     flags.check_load(args)
     if not 1 <= args.users <= 4096:
         raise SpecError(Fault(f"--users {args.users}", fix="give a number from 1 to 4096"))

@@ -72,7 +72,6 @@ def _measure(step: BenchmarkStep, count: int, cases: Sequence[tuple[str, list[st
 
 @contextmanager
 def _serving(count: int) -> Iterator[ServerInfo]:
-    """Serve a copy of the model with `count` instances."""
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as scratch:
         copy = Path(scratch) / MODEL
         shutil.copytree(ROOT / REPOSITORY / MODEL, copy)

@@ -36,7 +36,6 @@ class BenchmarkStep:
         self.inputs = Inputs()
 
     def row(self, **values: Any) -> None:
-        """Add a row and print it."""
         self.rows.append(values)
         short = {k: v for k, v in values.items() if not isinstance(v, (dict, list)) or len(str(v)) < 120}
         console.say(f"{self.name}: {json.dumps(short)}")
@@ -67,7 +66,6 @@ class BenchmarkStep:
 
 
 def command(name: str, *flags: str, build: Path = BUILD, repository: Path = REPOSITORY) -> list[str]:
-    """Return the build command of one model."""
     return [sys.executable, "builders/build_all.py", "--config", str(CONFIG), "--build", str(build), "--repository", str(repository),
             "--target", "tensorrt", "--json", name, *random_weights(name), *flags]  # fmt: skip
 

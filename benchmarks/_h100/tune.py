@@ -37,7 +37,6 @@ def exhaustive(step: BenchmarkStep) -> None:
 
 
 def tune(step: BenchmarkStep) -> None:
-    """Run tune."""
     build_model(MODEL)
     if not step.need(_benchmark("--until", "tune") == 0, "tune found a setting within the SLO"):
         return

@@ -26,7 +26,6 @@ MODEL = "digits_fp32"
 
 
 def wrong(step: BenchmarkStep) -> None:
-    """Inject each fault and check how it is reported."""
     faults: list[tuple[str, list[str], dict[str, str], int, str]] = [
         ("an operator that TensorRT lacks", command("no_such_op"), {}, 1, "operator that TensorRT lacks"),
         ("a precision that the engine lacks", command("digits_bf16"), {}, 1, "the precision is not there"),

@@ -97,7 +97,6 @@ def agrees(group: Group, answers: Any) -> bool:
 
 
 def total(started: list[tuple[threading.Thread, Counter[str]]], limit_s: float) -> Counter[str]:
-    """Wait for threads and add up their counts."""
     found, deadline = Counter[str](), time.monotonic() + limit_s
     for thread, counts in started:
         thread.join(max(deadline - time.monotonic(), 0.1))

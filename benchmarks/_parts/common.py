@@ -108,7 +108,6 @@ def random_weights(*names: str) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return median and range of a ratio over the rounds."""
     return {"ratio": statistics.median(values), "low": min(values), "high": max(values)}
 
 
@@ -126,7 +125,6 @@ def verdict(met: bool) -> str:
 
 
 def show_ratios(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows of `ratio_row`."""
     columns = ["what", "median", "range over rounds", "target", "detail"]
     cells = []
     for row in rows:
@@ -147,7 +145,6 @@ class Inputs:
     missing: list[Fault] = field(default_factory=list)
 
     def models(self, repository: Path, *names: str) -> list[str]:
-        """Return those of the models that are published."""
         there = published.models(repository) if repository.is_dir() else []
         for name in names:
             if name not in there:

@@ -35,8 +35,6 @@ AGAIN_WITHIN = 0.85  # of the best: noise is far smaller than the rest
 
 
 class GridRunner:
-    """Measures candidates of one model on one server."""
-
     def __init__(self, args: argparse.Namespace, served: ConfigurableModel, scratch: Path) -> None:
         self._args, self.served, self._scratch, self._gpu = args, served, scratch, first_gpu()
         self._load = Load(8, args.protocol, args.batch, args.duration_s, 1.0, args.processes)
@@ -178,5 +176,4 @@ def _top(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def candidate_of(row: dict[str, Any]) -> Candidate:
-    """Return the candidate in a row of a record."""
     return Candidate(setting_of(row["setting"]), row["users"])

@@ -34,7 +34,6 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def spread(row: dict[str, Any], digits: int = 3) -> tuple[str, str]:
-    """Return the cells of a median and its range."""
     median = row["ratio"] if "ratio" in row else row["value"]
     return f"{median:.{digits}f}", f"{row['low']:.{digits}f} – {row['high']:.{digits}f}"
 

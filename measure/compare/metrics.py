@@ -132,7 +132,6 @@ def _bounds(row: Row, name: str) -> Interval | None:
 
 
 def _speed(name: str, base: Sequence[Row], new: Sequence[Row], confidence: float) -> Figure:
-    """Compare throughput or a percentile."""
     values = [[_value(row, name) for row in side] for side in (base, new)]
     means = [statistics.fmean(side) for side in values]
     unit = "infer/s" if name == "throughput" else "µs"

@@ -25,7 +25,6 @@ _FIGURES = {"Min latency (ns)": "min_us", "Max latency (ns)": "max_us", "Mean la
 
 
 def main(path: str) -> int:
-    """Run one test and print its figures."""
     job = json.loads(Path(path).read_text())
     workers = Workers(job)
     try:

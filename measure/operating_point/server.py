@@ -187,7 +187,6 @@ def _link(source: Path, target: Path) -> None:
 
 @contextmanager
 def _ignore_sigint() -> Iterator[None]:
-    """Ignore SIGINT inside this block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -37,8 +37,6 @@ class Usage:
 
 @dataclass
 class Meter:
-    """The readings of one measurement."""
-
     root: int
     gpu: Gpu | None
     _cpu: list[float] = field(default_factory=list)
@@ -110,7 +108,6 @@ class Gpu:
     handle: ctypes.c_void_p
 
     def energy_j(self) -> float:
-        """Return the energy used since the driver was loaded."""
         value = ctypes.c_ulonglong()
         self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle, ctypes.byref(value))
         return value.value / 1000

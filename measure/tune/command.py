@@ -141,7 +141,6 @@ class Tuner:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the tune; returns the exit code."""
     published.select(args.repository, [args.model])
     version = published.served(args.repository, args.model)
     build = version.build if version else {}

@@ -22,7 +22,6 @@ NAMES = {"default": "Triton's default settings", "published": "the published set
 
 
 def save(args: argparse.Namespace, slo: Slo, outcome: TuneOutcome, build: dict[str, Any]) -> dict[str, Any]:
-    """Write the report and show it; returns the JSON value."""
     return point_rows.save_report(args, "tune", outcome.identity, make(args, slo, outcome, build), show_tables)
 
 

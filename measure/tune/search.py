@@ -205,7 +205,6 @@ class Search:
 
     @property
     def nearest(self) -> Trial | None:
-        """Return the healthy trial with the least latency."""
         healthy = [trial for trial in self.trials.values() if trial.healthy]
         return min(healthy, key=lambda trial: trial.latency_us, default=None)
 

@@ -72,7 +72,6 @@ def _by_hand(path: Path, node: yaml.Node, why: str) -> Fault:
 
 
 def _end(node: yaml.Node) -> int:
-    """Return where a value ends; see the module's docstring."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         key, value = last if isinstance(last, tuple) else (last, last)
