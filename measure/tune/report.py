@@ -122,7 +122,7 @@ def _reservations(pick: dict[str, Any], unknown: list[str], slo: Slo) -> list[st
     found, latency = [], pick[f"{slo.percentile}_us"]
     if unknown:
         names = " and ".join(unknown)
-        found.append(f"cannot say whether that is faster than {names}: use more --repeats or a longer --duration-s")
+        found.append(f"cannot say whether the pick is faster than {names}: use more --repeats or a longer --duration-s")
     if latency["mean"] + latency["half_width"] > slo.limit_us:
         found.append(
             f"cannot say whether it always meets {slo.text}: the interval of its {slo.percentile} extends beyond"

@@ -141,7 +141,7 @@ def test_a_clear_gain_is_reported_and_an_unclear_one_is_not_denied() -> None:
     wild, _ = tuned(other=((40.0, 12.0), (260.0, 12.2), (150.0, 11.9)), default=STEADY, published=STEADY)
     said = " | ".join(wild["verdict"]["reasons"])
     assert wild["verdict"]["status"] == "inconclusive"
-    assert "cannot say whether that is faster than Triton's default settings" in said
+    assert "cannot say whether the pick is faster than Triton's default settings" in said
     assert "no gain" not in said
     same, _ = tuned(other=STEADY, default=STEADY, published=STEADY)
     assert "no gain: Triton's default settings" in same["verdict"]["reasons"][0]
