@@ -1,1 +1,1 @@
-"""Side-by-side measurements that anyone can run; their records lie in results/."""
+"""Side-by-side measurements that anyone can run; their records are in results/."""

@@ -1,10 +1,10 @@
-"""Served throughput over in-process ONNX Runtime, and what the SDK costs over bare tritonclient.
+"""Served throughput over in-process ONNX Runtime, and the cost of the SDK over bare tritonclient.
 
 In      a published repository (python builders/build_all.py --random-weights resnet50).
-Out     a table and benchmarks/results/embedded.json; with ``--check`` exit code 1 where a stated target or an input is missed.
+Out     a table and benchmarks/results/embedded.json; with ``--check`` exit code 1 where a stated target is missed or an input missing.
 
 Both sides of a ratio are measured in one run, interleaved round by round. Server and stubs are pinned to core 0, the client
-and its threads to core 1, and the in-process session to core 0, one thread each. Inputs are the golden samples, another
+and its threads to core 1, and the in-process session to core 0, one thread each. Inputs are the golden samples, a different
 one in each request. Targets: resnet50 served at least 0.95 of in-process, minilm at least 0.80; SDK CPU per small HTTP
 request at most 1.15 of bare tritonclient.http, a prepared one at most 0.9.
 """
@@ -18,22 +18,22 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
-from planwright import console  # noqa: E402
-from planwright.golden import Golden  # noqa: E402
-from planwright.server_info import ServerInfo  # noqa: E402
+from benchmarks._parts.common import Inputs, parser, ratio_row, scratch_folder, serve, show_ratios, stamp
+from planwright import console
+from planwright.golden import Golden
+from planwright.server_info import ServerInfo
 
 TARGETS = {"resnet50": 0.95, "minilm": 0.80, "sdk": 1.15, "prepared": 0.90}
 SERVER_CORE, CLIENT_CORE = 0, 1
+PINNED = ("taskset", "-c", str(SERVER_CORE))
 BATCH = {"resnet50": 8, "minilm": 8}
 SMALL = "digits"
 IN_FLIGHT = 3
@@ -41,14 +41,11 @@ SMALL_REQUESTS = 400
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure everything that is published."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=6, help="interleaved rounds per ratio")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of one side of a round")
-    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--in-process", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    p = parser(__doc__)
+    p.add_argument("--rounds", type=int, default=6, help="interleaved rounds per ratio")
+    p.add_argument("--seconds", type=float, default=4.0, help="length of one side of a round")
+    p.add_argument("--in-process", nargs=2, help=argparse.SUPPRESS)
+    args = p.parse_args(argv)
     if args.in_process:
         return _in_process(*args.in_process)
     inputs = Inputs()
@@ -58,67 +55,43 @@ def main(argv: Sequence[str]) -> int:
     models = inputs.models(args.repository, *BATCH)
     rows = [_served(args, name) for name in models]
     rows += _sdk(args) if inputs.models(args.repository, SMALL) else []
-    table = [
-        (r["what"], f"{r['ratio']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", _target(r), r["detail"]) for r in rows
-    ]
-    console.table("embedded", ["what", "median ratio", "range over rounds", "target", "detail"], table)
+    show_ratios("embedded", rows)
     value = {
         **stamp(), "pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds, "rows": rows,
     }  # fmt: skip
     return inputs.conclude("embedded", value, met=all(r["met"] for r in rows), check=args.check)
 
 
-def _target(row: dict[str, Any]) -> str:
-    return f"{row['sign']} {row['target']:g} {'met' if row['met'] else 'MISSED'}"
-
-
-def _row(what: str, ratios: list[float], target: float, sign: str, detail: str) -> dict[str, Any]:
-    middle = statistics.median(ratios)
-    met = middle >= target if sign == "≥" else middle <= target
-    return {
-        "what": what,
-        "ratio": middle,
-        "low": min(ratios),
-        "high": max(ratios),
-        "ratios": ratios,
-        "target": target,
-        "sign": sign,
-        "met": met,
-        "detail": detail,
-    }
-
-
 def _served(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Return served over in-process throughput of one model, one intra-op thread on each side."""
-    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
-        repository = Path(scratch) / "repository"
-        folder = _one_thread(args.repository / name, repository / name)
-        os.sched_setaffinity(0, {CLIENT_CORE})
-        ratios, details = [], []
-        with serve(repository, "--trust-repository", prefix=("taskset", "-c", str(SERVER_CORE))) as server:
-            session = _Session(folder, BATCH[name])
-            load = _Load(server, name, folder, BATCH[name])
+    batch, rates = BATCH[name], []
+    with scratch_folder() as scratch:
+        folder = _one_thread(args.repository / name, scratch / name)
+        with serve(scratch, "--trust-repository", prefix=PINNED) as server, _on_client_core():
+            session, load = InProcessSession(folder, batch), ShmLoad(server, name, folder, batch)
             session.run(1.0)
             load.run(1.0)
             for _ in range(args.rounds):
-                inside, served = session.run(args.seconds), load.run(args.seconds)
-                ratios.append(served / inside)
-                details.append((served, inside))
+                rates.append((session.run(args.seconds), load.run(args.seconds)))
             load.close()
             session.close()
-        os.sched_setaffinity(0, set(range(os.cpu_count() or 1)))
-    served_mean, inside_mean = (statistics.median(column) for column in zip(*details, strict=True))
-    return _row(
-        f"{name} served / in-process, batch {BATCH[name]}",
-        ratios,
-        TARGETS[name],
-        "≥",
-        f"{served_mean:.1f} and {inside_mean:.1f} samples/s, shm",
-    )
+    inside, served = (statistics.median(column) for column in zip(*rates, strict=True))
+    ratios, detail = [b / a for a, b in rates], f"{served:.1f} and {inside:.1f} samples/s, shm"
+    return ratio_row(f"{name} served / in-process, batch {batch}", ratios, TARGETS[name], sign="≥", detail=detail)
+
+
+@contextmanager
+def _on_client_core() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _one_thread(source: Path, target: Path) -> Path:
-    """Copy a published model and ask for one intra-op thread, without a batcher's delay; returns the version folder."""
+    """Copy a published model and set one intra-op thread and no batcher delay; returns the version folder."""
     shutil.copytree(source, target)
     path = target / "config.pbtxt"
     text = path.read_text().replace("max_queue_delay_microseconds", "# max_queue_delay_microseconds")
@@ -126,21 +99,11 @@ def _one_thread(source: Path, target: Path) -> Path:
     return max((p.parent for p in target.glob("*/build.json")), key=lambda folder: int(folder.name))
 
 
-class _Session:
+class InProcessSession:
     """An ONNX Runtime session in a process of its own, pinned to the server's core."""
 
     def __init__(self, folder: Path, batch: int) -> None:
-        command = [
-            "taskset",
-            "-c",
-            str(SERVER_CORE),
-            sys.executable,
-            __file__,
-            "--in-process",
-            str(folder),
-            str(batch),
-            "1",
-        ]
+        command = [*PINNED, sys.executable, __file__, "--in-process", str(folder), str(batch)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._read()
 
@@ -149,7 +112,6 @@ class _Session:
         return float(json.loads(self._process.stdout.readline()))
 
     def run(self, seconds: float) -> float:
-        """Return samples per second."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
@@ -161,12 +123,12 @@ class _Session:
         self._process.wait()
 
 
-def _in_process(folder: str, batch: str, threads: str) -> int:
-    """Run the session; a line with seconds in, a line with samples per second out."""
+def _in_process(folder: str, batch: str) -> int:
+    """Run the session: reads lines with seconds, writes lines with samples per second."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = int(threads), 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"])
     batches = [group.inputs for group in _largest(Golden.load(Path(folder) / "golden.npz")).batches(int(batch))]
@@ -187,7 +149,7 @@ def _largest(golden: Golden) -> Golden:
     return Golden((max(golden.groups, key=len),), golden.meta)
 
 
-class _Load:
+class ShmLoad:
     """Requests through shared memory, several in flight, so that the server never waits for the client."""
 
     def __init__(self, server: ServerInfo, name: str, folder: Path, batch: int) -> None:
@@ -197,8 +159,7 @@ class _Load:
         self._models = [
             TritonModel(name, server.grpc_url, protocol="grpc", shared_memory="system") for _ in range(IN_FLIGHT)
         ]
-        groups = [group.inputs for group in _largest(Golden.load(folder / "golden.npz")).batches(batch)]
-        self._groups = groups
+        self._groups = [group.inputs for group in _largest(Golden.load(folder / "golden.npz")).batches(batch)]
 
     def run(self, seconds: float) -> float:
         """Return samples per second; every request carries another batch."""
@@ -230,10 +191,9 @@ def _sdk(args: argparse.Namespace) -> list[dict[str, Any]]:
     from clients import TritonModel
 
     image = np.zeros((1, 8, 8), np.uint8)
-    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
-        shutil.copytree(args.repository / SMALL, Path(scratch) / SMALL)
-        with serve(Path(scratch), prefix=("taskset", "-c", str(SERVER_CORE))) as server:
-            os.sched_setaffinity(0, {CLIENT_CORE})
+    with scratch_folder() as scratch:
+        shutil.copytree(args.repository / SMALL, scratch / SMALL)
+        with serve(scratch, prefix=PINNED) as server, _on_client_core():
             client = bare.InferenceServerClient(server.http_url)
 
             def plain() -> object:
@@ -248,20 +208,15 @@ def _sdk(args: argparse.Namespace) -> list[dict[str, Any]]:
                     _cpu_us(side)
                 rounds = [[_cpu_us(side) for side in sides] for _ in range(args.rounds)]
             client.close()
-            os.sched_setaffinity(0, set(range(os.cpu_count() or 1)))
     middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
     detail = f"{middle[0]:.0f} µs bare, {middle[1]:.0f} µs SDK, {middle[2]:.0f} µs prepared"
+    names = {
+        "sdk": "SDK CPU per small HTTP request / bare tritonclient.http",
+        "prepared": "prepared request / bare tritonclient.http",
+    }
     return [
-        _row(
-            "SDK CPU per small HTTP request / bare tritonclient.http",
-            [r[1] / r[0] for r in rounds],
-            TARGETS["sdk"],
-            "≤",
-            detail,
-        ),
-        _row(
-            "prepared request / bare tritonclient.http", [r[2] / r[0] for r in rounds], TARGETS["prepared"], "≤", detail
-        ),
+        ratio_row(what, [side[at] / side[0] for side in rounds], TARGETS[key], sign="≤", detail=detail)
+        for at, (key, what) in enumerate(names.items(), 1)
     ]
 
 

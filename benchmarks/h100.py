@@ -1,61 +1,61 @@
-"""TensorRT on one GPU: built, proved, fast, served, and told when it is wrong.
+"""TensorRT on one GPU: built, verified, fast, served, and with clear errors.
 
 In      ``--prepare`` on any machine with PyTorch: exports and graphs below build/h100. Then, on the GPU machine, the steps.
 Out     a table per step and benchmarks/results/h100_<step>.json, written when the step has ended; ``--check`` exits 1
         where a stated target is missed.
 
-Steps: build (twelve plans, verified, precision proved), engine (ResNet-50 alone, host copies on), served (our Python-based
-backend, perf_analyzer as judge), cache (cold against warm builds), clients (every client and the load test, no wrong
-answer), wrong (what must fail, told clearly), routes (a network built by its source, native calibration), torch (PyTorch
-beside the plan), search (what INT8 must leave high, judged on engines), exhaustive, tune, pair and graphs (settings
-of the server found by measurement). A step that is cut off goes on where it stopped: builds that are current are kept. Both sides of a ratio
-are measured in one step, in turn. The timing cache lies in build/h100/timing.
+Steps: build (twelve plans, verified, precision checked), engine (ResNet-50 alone, host copies on), served (our Python-based
+backend, measured by perf_analyzer), cache (cold against warm builds), clients (every client and the load test, no wrong
+answer), wrong (what must fail with a clear error), routes (a network built by its source, native calibration), torch (PyTorch
+beside the plan), search (what INT8 must keep in FP32, judged on engines), exhaustive, tune, pair and graphs (settings
+of the server found by measurement). An interrupted step can be resumed: current builds are kept. Both sides of a ratio
+are measured in one step, interleaved. The timing cache is in build/h100/timing.
 """
 
 from __future__ import annotations
 
+import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._h100 import routes, served, tune, wrong  # noqa: E402
-from benchmarks._h100.steps import BUILD, CONFIG, MODELS, PRECISIONS, Step, build_model, plan_path  # noqa: E402
-from benchmarks._parts.common import Inputs, random_weights  # noqa: E402
-from builders.targets.choose import choose  # noqa: E402
-from planwright import console  # noqa: E402
-from planwright.errors import MachineError  # noqa: E402
+from benchmarks._h100 import routes, served, tune, wrong
+from benchmarks._h100.steps import BUILD, CONFIG, MODELS, PRECISIONS, BenchmarkStep, build_model, plan_path
+from benchmarks._parts.common import ROOT, Inputs, parser, random_weights
+from builders.targets.choose import choose
+from measure.operating_point.measurement import interleaved
+from planwright import console
+from planwright.errors import EXIT_FAILED, EXIT_OK, MachineError
 
 TARGETS = {"fp16": 30_000.0, "int8": 50_000.0, "cache": 0.25, "drift": 0.02, "accuracy": 0.005, "minilm_cosine": 0.999}
 BATCHES, STREAMS, ROUNDS, SECONDS = (64, 128, 256), (1, 2), 3, 1.2
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the steps asked for."""
-    p = console.Parser(prog="benchmarks/h100.py", description=(__doc__ or "").splitlines()[0])
+    p = parser(__doc__, repository=False)
     p.add_argument("--prepare", action="store_true", help="export and quantize; needs PyTorch, no GPU")
     p.add_argument("--only", action="append", choices=list(STEPS), help="only this step (repeatable)")
-    p.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     args = p.parse_args(argv)
     if args.prepare:
         return prepare()
     steps, missed = args.only or list(STEPS), []
     _require(steps)
     for name in steps:
-        step = Step(name)
+        step = BenchmarkStep(name)
         STEPS[name](step)
         missed += step.missed
         step.save()
-    console.say("; ".join(missed) or "every target met")
-    return 1 if missed and args.check else 0
+    console.say("; ".join(missed) or "all targets met")
+    return EXIT_FAILED if missed and args.check else EXIT_OK
 
 
 def _require(steps: Sequence[str]) -> None:
-    """Stop where the machine, or what ``--prepare`` makes, is missing."""
+    """Stop where the machine, or the output of ``--prepare``, is missing."""
     inputs = Inputs()
     try:
         choose("tensorrt")
@@ -63,7 +63,7 @@ def _require(steps: Sequence[str]) -> None:
         inputs.missing += error.faults
     inputs.folder(BUILD, "python benchmarks/h100.py --prepare")
     if "served" in steps:
-        inputs.program("perf_analyzer", "take it from tritonclient 2.60's wheel")
+        inputs.program("perf_analyzer", "get it from tritonclient 2.60's wheel")
     inputs.require()
 
 
@@ -84,7 +84,7 @@ def prepare() -> int:
     return subprocess.run([*command, "--until", "graph", *names, *random_weights(*names)], cwd=ROOT).returncode
 
 
-def build(step: Step) -> None:
+def build(step: BenchmarkStep) -> None:
     """Build twelve plans and one of fixed shapes; note what verify and the layer table say."""
     for name in [*(f"{m}_{p}" for m in MODELS for p in PRECISIONS), "resnet50_fp16_fixed"]:
         report = build_model(name)
@@ -104,18 +104,15 @@ def _score(verify: dict[str, Any]) -> float:
     return float(verify.get("score", {}).get("accuracy", 0.0))
 
 
-def engine(step: Step) -> None:
+def engine(step: BenchmarkStep) -> None:
     """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
     from builders.diagnostics.bench import measure
     from builders.diagnostics.bench_figures import Setting
 
     cases = [
-        (f"resnet50_{p}", Setting(b, s, g))
-        for p in ("fp16", "int8")
-        for b in BATCHES
-        for s in STREAMS
-        for g in (True, False)
-    ]
+        (f"resnet50_{precision}", Setting(batch, streams, graphs))
+        for precision in ("fp16", "int8") for batch in BATCHES for streams in STREAMS for graphs in (True, False)
+    ]  # fmt: skip
     cases += [(f"resnet50_{p}", Setting(1, 1, True)) for p in PRECISIONS]
     cases += [(f"resnet50_{p}", Setting(128, 1, True)) for p in ("fp32", "tf32")]
     cases += [(name, Setting(128, s, True)) for name in ("resnet50_fp16", "resnet50_fp16_fixed") for s in (1, 2, 4)]
@@ -124,53 +121,43 @@ def engine(step: Step) -> None:
         for index, (name, setting) in enumerate(cases):
             found.setdefault(index, []).append(measure(plan_path(name), setting, seconds=SECONDS, warm_up_s=0.3))
     for index, (name, setting) in enumerate(cases):
-        rates = sorted(f.samples_per_s for f in found[index])
-        middle = sorted(found[index], key=lambda f: f.samples_per_s)[len(rates) // 2]
-        step.row(
-            model=name,
-            **vars(setting),
-            low=rates[0],
-            high=rates[-1],
-            **{k: v for k, v in middle.as_dict().items() if k not in ("batches", "graphs")},
-        )
+        ranked = sorted(found[index], key=lambda figures: figures.samples_per_s)
+        low, middle, high = ranked[0], ranked[len(ranked) // 2], ranked[-1]
+        figures = {key: value for key, value in middle.as_dict().items() if key not in ("batches", "graphs")}
+        step.row(model=name, **vars(setting), low=low.samples_per_s, high=high.samples_per_s, **figures)
     for precision in ("fp16", "int8"):
-        best = max(
-            (row for row in step.rows if row["model"] == f"resnet50_{precision}"), key=lambda row: row["samples_per_s"]
-        )
-        step.figure(
-            f"resnet50 {precision} images/s at {best['batch']} x {best['streams']} streams",
-            best["samples_per_s"],
-            ">=",
-            TARGETS[precision],
-        )
+        rows = [row for row in step.rows if row["model"] == f"resnet50_{precision}"]
+        best = max(rows, key=lambda row: row["samples_per_s"])
+        what = f"resnet50 {precision} images/s at {best['batch']} x {best['streams']} streams"
+        step.figure(what, best["samples_per_s"], ">=", TARGETS[precision])
 
 
-def cache(step: Step) -> None:
+def cache(step: BenchmarkStep) -> None:
     """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
     from builders.diagnostics.bench import measure
     from builders.diagnostics.bench_figures import Setting
 
-    cold = build_model("resnet50_fp16", build=BUILD.with_name("h100_cold"), fresh=True)
-    plans = [plan_path("resnet50_fp16", BUILD.with_name("h100_cold")).read_bytes()]
-    warm = [build_model("resnet50_fp16", build=BUILD.with_name("h100_cold"), force=True) for _ in range(2)]
-    plans.append(plan_path("resnet50_fp16", BUILD.with_name("h100_cold")).read_bytes())
+    name, folder = "resnet50_fp16", BUILD.with_name("h100_cold")
     paths = [BUILD / f"cache_{word}.plan" for word in ("cold", "warm")]
-    for path, data in zip(paths, plans, strict=True):
-        path.write_bytes(data)
+    cold = build_model(name, build=folder, fresh=True)
+    shutil.copy(plan_path(name, folder), paths[0])
+    warm = [build_model(name, build=folder, force=True) for _ in range(2)]
+    shutil.copy(plan_path(name, folder), paths[1])
     rates: list[list[float]] = [[], []]
-    for _ in range(ROUNDS):
-        for index, path in enumerate(paths):
-            rates[index].append(measure(path, Setting(128, 1, True), seconds=SECONDS).samples_per_s)
+    for index in interleaved(range(len(paths)), ROUNDS):
+        rates[index].append(measure(paths[index], Setting(128, 1, True), seconds=SECONDS).samples_per_s)
     seconds = [cold["build_seconds"], *(each["build_seconds"] for each in warm)]
     step.row(
         cold_seconds=seconds[0], warm_seconds=seconds[1:], cold_samples_per_s=rates[0], warm_samples_per_s=rates[1]
     )
     step.figure("warm build over cold", max(seconds[1:]) / seconds[0], "<=", TARGETS["cache"])
-    middle = [sorted(each)[len(each) // 2] for each in rates]
-    step.figure("speed of the warm plan off the cold one's", abs(middle[1] / middle[0] - 1), "<=", TARGETS["drift"])
+    middle = [statistics.median(each) for each in rates]
+    step.figure(
+        "difference in speed of the warm plan from the cold one", abs(middle[1] / middle[0] - 1), "<=", TARGETS["drift"]
+    )
 
 
-STEPS: dict[str, Callable[[Step], None]] = {
+STEPS: dict[str, Callable[[BenchmarkStep], None]] = {
     "build": build,
     "engine": engine,
     "served": served.served,

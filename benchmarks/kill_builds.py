@@ -1,39 +1,36 @@
-"""Kill builds at random moments and look at what is published.
+"""Kill builds at random moments and check what is published.
 
 In      ``--builds N``, ``--seed``.
-Out     a line per outcome and a record in benchmarks/results/; exit code 1 when a repository was ever anything but the
-        old state or the whole new one, or a real server refused it.
+Out     a line per outcome and a record in benchmarks/results/; exit code 1 where a repository was ever anything but the
+        old state or the complete new one, or a real server refused it.
 
-Each round asks for a new version of digits from exported files (a tolerance changes, so graph to publish run again), waits for
-one of the stages to begin, a random moment more, and kills the build with SIGKILL; the stages take turns. Then the published files are compared with
-their own hashes, and a running tritonserver in explicit mode loads the model and answers the golden samples.
+Each round requests a new version of digits from exported files (a tolerance changes, so graph to publish run again), waits for
+one of the stages to begin, a random moment more, and kills the build with SIGKILL; the stages take turns. Then the published files are
+compared with their own hashes, and a running tritonserver in explicit mode loads the model and answers the golden samples.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
-from builders.repository.versions import Published  # noqa: E402
-from clients.addresses import Addresses  # noqa: E402
-from clients.validate import validate  # noqa: E402
-from planwright import console  # noqa: E402
-from planwright.errors import Fault  # noqa: E402
-from planwright.server_info import ServerInfo  # noqa: E402
+from benchmarks._parts.common import ROOT, Inputs, parser, scratch_folder, serve, stamp
+from builders.repository.versions import Published
+from clients.addresses import Addresses
+from clients.validate import validate
+from planwright import console
+from planwright.errors import Fault
+from planwright.server_info import ServerInfo
 
 CONFIG = """\
 version: 1
@@ -58,15 +55,14 @@ START_S, STAGE_S = 0.5, 0.04  # longest wait before the kill; a stage of digits 
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the rounds."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--builds", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-record", action="store_true", help="leave the stored record as it is")
-    args = parser.parse_args(argv)
+    p = parser(__doc__, check="", repository=False)
+    p.add_argument("--builds", type=int, default=100, help="builds to kill (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=1, help="of the random moments (default: %(default)s)")
+    p.add_argument("--no-record", action="store_true", help="leave the stored record unchanged")
+    args = p.parse_args(argv)
     inputs = Inputs()
-    with tempfile.TemporaryDirectory(prefix="planwright-kill-") as scratch:
-        outcomes, faults = _rounds(Path(scratch), args.builds, random.Random(args.seed))
+    with scratch_folder() as scratch:
+        outcomes, faults = _rounds(scratch, args.builds, random.Random(args.seed))
     console.say(
         f"{args.builds} builds killed: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
     )
@@ -91,7 +87,7 @@ def _rounds(folder: Path, builds: int, dice: random.Random) -> tuple[Counter[str
             _configure(folder, number)
             stage = list(MOMENTS)[number % len(MOMENTS)]
             killed = _kill_one(folder, stage, dice)
-            fault = _look(repository, before, server)
+            fault = _fault(repository, before, server)
             outcomes[_outcome(stage, killed, new=_state(repository)[0] != before[0])] += 1
             if fault:
                 faults.append(f"round {number} ({stage}): {fault}")
@@ -124,14 +120,8 @@ def _kill_one(folder: Path, stage: str, dice: random.Random) -> bool:
     command = _command(folder, "--from", "graph", "--force")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, start_new_session=True
+    )  # fmt: skip
     assert process.stdout is not None
     after_s = dice.uniform(0, START_S if stage == "start" else STAGE_S)
     if stage != "start":
@@ -151,7 +141,7 @@ def _state(repository: Path) -> tuple[list[int], str]:
     return published.served(), (repository / "digits" / "config.pbtxt").read_text()
 
 
-def _look(repository: Path, before: tuple[list[int], str], server: ServerInfo) -> str:
+def _fault(repository: Path, before: tuple[list[int], str], server: ServerInfo) -> str:
     """Return what is wrong, or an empty string."""
     published, after = Published(repository / "digits"), _state(repository)
     new = max(before[0]) + 1
@@ -161,10 +151,10 @@ def _look(repository: Path, before: tuple[list[int], str], server: ServerInfo) -
     if after[0] == before[0] and after[1] != before[1]:
         return "config.pbtxt changed although no new version is served"
     if not all(published.whole(version) for version in after[0]):
-        return f"version {after[0]} is not whole"
-    strangers = [entry.name for entry in repository.iterdir() if entry.name != "digits"]
-    if strangers:
-        return f"left behind in the repository: {strangers}"
+        return f"version {after[0]} is incomplete"
+    others = [entry.name for entry in repository.iterdir() if entry.name != "digits"]
+    if others:
+        return f"left behind in the repository: {others}"
     return _served(repository, server)
 
 

@@ -1,7 +1,7 @@
-"""Does the open loop tell the truth: behind a proxy that stalls, beside MLPerf LoadGen and the simulated truth.
+"""Whether the open loop measures what clients experience: behind a proxy that stalls, beside MLPerf LoadGen and a simulation.
 
 In      the published model digits.
-Out     a table and benchmarks/results/load_honesty.json: p99 of our open loop, of LoadGen, of the truth, and of a closed loop, which
+Out     a table and benchmarks/results/load_honesty.json: p99 of our open loop, of LoadGen, of the simulated truth, and of a closed loop, which
         does not see the stall; ``--check`` exits 1 where a target is missed.
 
 The truth is simulated: the very arrivals of our schedule go through a server that answers one at a time at its measured
@@ -11,12 +11,9 @@ capacity, behind the same stalls (Lindley's recursion). The runs hold whole peri
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,33 +22,28 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
-from measure.crosscheck import command as crosscheck  # noqa: E402
-from measure.operating_point import locust_process  # noqa: E402
-from measure.workload import arrivals  # noqa: E402
-from measure.workload import profile as load_profile  # noqa: E402
-from planwright import console  # noqa: E402
-from planwright.own_server import free_ports  # noqa: E402
-from planwright.server_info import ServerInfo  # noqa: E402
+from benchmarks._parts.common import ROOT, Inputs, parser, scratch_folder, serve, spread, stamp, verdict
+from measure.crosscheck import command as crosscheck
+from measure.workload import arrivals
+from measure.workload import profile as load_profile
+from planwright import console
+from planwright.own_server import free_ports
+from planwright.server_info import ServerInfo
 
 MODEL, CONNECTIONS = "digits", 600
 STALL_S, PERIOD_S, PERIODS = 1.0, 20.0, 3
 RATE = 500.0
 TARGETS = {"p99": 0.05, "rate": 0.005}
 SEED = 1
-P99 = 99.0
+SIDES = ("ours", "loadgen", "truth", "closed")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure in rounds, ours and LoadGen in turn."""
-    p = console.Parser(prog="benchmarks/load_honesty.py", description=(__doc__ or "").splitlines()[0])
-    p.add_argument("--rounds", type=int, default=3)
+    p = parser(__doc__)
+    p.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     p.add_argument("--rate", type=float, default=RATE, help="requests per second (default: %(default)s)")
-    p.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    p.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     args = p.parse_args(argv)
     inputs = Inputs()
     inputs.models(args.repository, MODEL)
@@ -61,23 +53,17 @@ def main(argv: Sequence[str]) -> int:
         rounds = [_round(args, server) for _ in range(args.rounds)]
     figures = _figures(rounds)
     _show(rounds, figures)
-    value = {
-        **stamp(),
-        "rate": args.rate,
-        "stall_s": STALL_S,
-        "period_s": PERIOD_S,
-        "rounds": rounds,
-        "figures": figures,
-    }
+    settings = {"rate": args.rate, "stall_s": STALL_S, "period_s": PERIOD_S}
+    value = {**stamp(), **settings, "rounds": rounds, "figures": figures}
     return inputs.conclude("load_honesty", value, met=all(figure["met"] for figure in figures), check=args.check)
 
 
 def _round(args: argparse.Namespace, server: ServerInfo) -> dict[str, Any]:
-    """One round: capacity, then each side behind a proxy of its own, so that all see the same stalls."""
+    """Measure the capacity, then each side behind its own proxy, so that all see the same stalls."""
     repository, duration_s = args.repository, PERIOD_S * PERIODS
     load = {"model": MODEL, "rate": args.rate, "duration_s": duration_s, "connections": CONNECTIONS, "protocol": "http"}
-    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as scratch:
-        file = Path(scratch) / "server.json"
+    with scratch_folder() as scratch:
+        file = scratch / "server.json"
         server.write(file)
         with _proxy(server, stall_s=0.0) as url:
             crowd = round(args.rate * STALL_S)  # as many as wait when a stall ends
@@ -91,10 +77,8 @@ def _round(args: argparse.Namespace, server: ServerInfo) -> dict[str, Any]:
             closed = _closed(load, file, repository, url, users=4)
     truth = simulate(args.rate, duration_s, capacity["answers_per_s"], calm["latency_us"]["p50"])
     sides = {"ours": ours, "loadgen": loadgen, "closed": closed}
-    console.say(
-        f"p99: ours {ours['latency_us']['p99'] / 1e3:.0f} ms, LoadGen {loadgen['latency_us']['p99'] / 1e3:.0f} ms, truth {truth['p99'] / 1e3:.0f} ms, "
-        f"closed loop {closed['latency_us']['p99'] / 1e3:.1f} ms"
-    )
+    p99_ms = {side: figures_of({**sides, "truth": truth}, side)["p99"] / 1e3 for side in SIDES}
+    console.say("p99 in ms: " + ", ".join(f"{side} {value:.1f}" for side, value in p99_ms.items()))
     return {
         **sides,
         "truth": truth,
@@ -106,15 +90,14 @@ def _round(args: argparse.Namespace, server: ServerInfo) -> dict[str, Any]:
 def _closed(
     load: dict[str, Any], file: Path, repository: Path, url: str, *, users: int, warmup_s: float = 0.0
 ) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="planwright-bench-") as runs:
-        environment = locust_process.environment(MODEL, Path(runs), repository, file, url=url, warmup_s=str(warmup_s))
-        flags = ("-t", f"{load['duration_s']:.0f}s")
-        return crosscheck.drive({**load, "connections": users}, environment, Path(runs), *flags)
+    settings = {"url": url, "warmup_s": str(warmup_s)}
+    return crosscheck.drive(
+        {**load, "connections": users}, file, repository, settings, "-t", f"{load['duration_s']:.0f}s"
+    )
 
 
 @contextmanager
 def _proxy(server: ServerInfo, stall_s: float = STALL_S) -> Iterator[str]:
-    """Run the proxy on a free port."""
     port, target = free_ports(1)[0], server.http_url.rpartition(":")[2]
     command = [sys.executable, "-m", "benchmarks._parts.stall_proxy", str(port), target, str(stall_s), str(PERIOD_S)]
     process = subprocess.Popen(command, cwd=ROOT)
@@ -127,10 +110,10 @@ def _proxy(server: ServerInfo, stall_s: float = STALL_S) -> Iterator[str]:
 
 
 def simulate(rate: float, duration_s: float, capacity_per_s: float, base_us: float) -> dict[str, float]:
-    """Return the latencies that the schedule's own arrivals would meet, in µs.
+    """Return the latencies that the schedule's own arrivals would experience, in µs.
 
-    Each request takes ``1 / capacity`` of the server after the one before it (Lindley, Proc. Cambridge Phil. Soc. 48, 1952), cannot begin
-    in a stall, and takes besides what a request takes when nothing is in its way.
+    Each request takes ``1 / capacity`` of the server after the one before it (Lindley, Proc. Cambridge Phil. Soc. 48, 1952), cannot start
+    in a stall, and additionally takes the latency of an unloaded server.
     """
     profile = load_profile.parse(f"{rate:g}:{duration_s:g}s", "rate")
     schedule = arrivals.poisson(profile, [MODEL], arrivals.Share(), SEED)
@@ -149,52 +132,37 @@ def _after_stall(moment_s: float) -> float:
 
 
 def _figures(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    def p99(side: str) -> list[float]:
-        return [(r[side]["latency_us"] if side != "truth" else r[side])["p99"] for r in rounds]
+    def ratios(over: str) -> list[float]:
+        return [figures_of(row, "ours")["p99"] / figures_of(row, over)["p99"] for row in rounds]
 
-    pairs = {
-        "our p99 / LoadGen's": [a / b for a, b in zip(p99("ours"), p99("loadgen"), strict=True)],
-        "our p99 / the simulated truth": [a / b for a, b in zip(p99("ours"), p99("truth"), strict=True)],
-    }
-    figures = [_figure(what, ratios, TARGETS["p99"]) for what, ratios in pairs.items()]
     sent = [r["ours"]["requests"] / r["truth"]["arrivals"] for r in rounds]
-    return [*figures, _figure("requests sent / requests scheduled", sent, TARGETS["rate"])]
+    return [
+        _figure("our p99 / LoadGen's", ratios("loadgen"), TARGETS["p99"]),
+        _figure("our p99 / the simulated truth", ratios("truth"), TARGETS["p99"]),
+        _figure("requests sent / requests scheduled", sent, TARGETS["rate"]),
+    ]
 
 
 def _figure(what: str, ratios: list[float], off: float) -> dict[str, Any]:
-    median = statistics.median(ratios)
-    return {
-        "what": what,
-        "ratio": median,
-        "low": min(ratios),
-        "high": max(ratios),
-        "off": off,
-        "met": abs(median - 1) <= off,
-    }
+    row = spread(ratios)
+    return {"what": what, **row, "off": off, "met": abs(row["ratio"] - 1) <= off}
 
 
 def _show(rounds: list[dict[str, Any]], figures: list[dict[str, Any]]) -> None:
-    sides = ("ours", "loadgen", "truth", "closed")
+    percentiles = ("p50", "p90", "p99", "p99.9")
     rows = [
-        [
-            str(number + 1),
-            side,
-            *(f"{figures_of(rounds[number], side)[p] / 1e3:.1f}" for p in ("p50", "p90", "p99", "p99.9")),
-        ]
-        for number, side in itertools.product(range(len(rounds)), sides)
+        [str(number), side, *(f"{figures_of(row, side)[p] / 1e3:.1f}" for p in percentiles)]
+        for number, row in enumerate(rounds, 1)
+        for side in SIDES
     ]
-    console.table(
-        f"{STALL_S:g} s stall every {PERIOD_S:g} s", ["round", "side", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms"], rows
-    )
-    for figure in figures:
-        word = "met" if figure["met"] else "MISSED"
-        console.say(
-            f"{word}  {figure['what']}: {figure['ratio']:.4f} ({figure['low']:.4f} to {figure['high']:.4f}), within {figure['off']:.1%}"
-        )
+    title = f"{STALL_S:g} s stall every {PERIOD_S:g} s"
+    console.table(title, ["round", "side", *(f"{p} ms" for p in percentiles)], rows)
+    for row in figures:
+        values = f"{row['ratio']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
+        console.say(f"{verdict(row['met'])}  {row['what']}: {values}, within {row['off']:.1%}")
 
 
 def figures_of(row: dict[str, Any], side: str) -> dict[str, float]:
-    """Return the percentiles of one side of a round."""
     found: dict[str, float] = row[side] if side == "truth" else row[side]["latency_us"]
     return found
 

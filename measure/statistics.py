@@ -3,29 +3,28 @@
 In      a few repeated measurements per setting.
 Out     mean, half width of the 95% interval, the difference of two settings with its interval, a verdict in words.
 
-Student's t for the mean of few repeats; two settings are compared by Welch's t with Welch–Satterthwaite degrees of freedom
+Student's t for the mean of a few repeats; two settings are compared by Welch's t with Welch–Satterthwaite degrees of freedom
 (B. L. Welch, Biometrika 34, 1947). "Gain" needs 99% confidence, so that comparing a setting with itself seldom finds one.
-The comparison treats the base as known when it divides by it.
+The relative change treats the mean of the base as exact.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 INTERVAL, GAIN = 0.95, 0.99
 MORE, LESS, SAME, UNKNOWN = "gain", "loss", "no gain", "cannot say"
-SMALLEST = 0.01  # a smaller change is that of rounding and of the edges of a run: it is not worth acting on
-BLIND = 0.25  # an interval that reaches further would hide a change of a quarter, so it shows nothing
-TOO_NOISY = f"the noise would hide a change of {BLIND:.0%}"
+SMALLEST = 0.01  # a smaller change comes from rounding and from the edges of a run: it is not worth acting on
+WIDEST = 0.25  # an interval that extends further would hide a change of a quarter, so it shows nothing
+TOO_NOISY = f"the noise would hide a change of {WIDEST:.0%}"
 
 
 def judge(change: float, low: float | None, high: float | None) -> str:
-    """Return the word for a change and its bounds, all shares of the base; None is a bound that the data does not give.
+    """Return the verdict on a change and its bounds, all relative to the base; None is a bound that the data does not give.
 
     Example:
         >>> judge(0.3, 0.2, 0.4), judge(0.01, -0.05, 0.07), judge(0.54, -1.0, 2.08), judge(0.05, -0.02, None)
@@ -35,14 +34,14 @@ def judge(change: float, low: float | None, high: float | None) -> str:
         return MORE
     if high is not None and high < 0 and change <= -SMALLEST:
         return LESS
-    if low is None or high is None or max(abs(low), abs(high)) > BLIND:
+    if low is None or high is None or max(abs(low), abs(high)) > WIDEST:
         return UNKNOWN
     return SAME
 
 
 @dataclass(frozen=True)
 class Change:
-    """By what share a setting differs from another: 0.1 is ten percent more; `low` and `high` bound it."""
+    """Relative difference of two settings: 0.1 is ten percent more; `low` and `high` bound it."""
 
     mean: float
     low: float
@@ -50,7 +49,6 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Return the word of `judge`."""
         return judge(self.mean, self.low, self.high)
 
     @property
@@ -62,35 +60,15 @@ class Change:
 
 @functools.cache
 def t_quantile(probability: float, freedom: float) -> float:
-    """Return the two-sided quantile of Student's t, found by bisection of its distribution.
+    """Return the two-sided quantile of Student's t.
 
     Example:
         >>> round(t_quantile(0.95, 2), 3), round(t_quantile(0.99, 10), 3)
         (4.303, 3.169)
     """
-    low, high = 0.0, 1e4
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _two_sided(middle, freedom) < probability else (low, middle)
-    return (low + high) / 2
+    from scipy.stats import t
 
-
-def _two_sided(t: float, freedom: float) -> float:
-    """Return P(|T| < t) by integrating the density over the angle atan(t / sqrt(freedom)), where it is smooth."""
-    half = math.atan(t / math.sqrt(freedom)) / 2
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    nodes, weights = _gauss()
-    density = (math.cos(half * (node + 1)) ** (freedom - 1) for node in nodes)
-    return float(2 * scale * half * sum(map(operator.mul, weights, density)))
-
-
-@functools.cache
-def _gauss() -> tuple[list[float], list[float]]:
-    """Return the nodes and weights of Gauss and Legendre: twelve digits here, where the density is smooth."""
-    from numpy.polynomial.legendre import leggauss
-
-    nodes, weights = leggauss(40)
-    return nodes.tolist(), weights.tolist()
+    return float(t.ppf((1 + probability) / 2, freedom))
 
 
 def interval(values: Sequence[float]) -> dict[str, object]:
@@ -125,13 +103,13 @@ def change(base: Sequence[float], other: Sequence[float], confidence: float = GA
 
 
 def verdict(base: Sequence[float], other: Sequence[float]) -> str:
-    """Return the word of `judge` for what `other` gains over `base`; too few repeats cannot say."""
+    """Return the verdict of `judge` on what `other` gains over `base`; with too few repeats it is "cannot say"."""
     found = change(base, other)
     return found.verdict if found else UNKNOWN
 
 
 def compare(base: Sequence[float], other: Sequence[float]) -> str:
-    """Say in words what `other` gains over `base`: ``gain +31% (+24% to +38%)``, ``no gain`` or ``cannot say`` with its interval.
+    """Describe what `other` gains over `base`: ``gain +31% (+24% to +38%)``, ``no gain`` or ``cannot say`` with its interval.
 
     Example:
         >>> compare([100.0, 101.0, 99.0], [100.5, 99.5, 101.0])[:7]
@@ -144,9 +122,9 @@ def compare(base: Sequence[float], other: Sequence[float]) -> str:
 
 
 def ratio(pairs: Iterable[tuple[float, float]], confidence: float = INTERVAL) -> Change:
-    """Return how the second of each pair stands to the first, minus one; pairs were measured one after the other.
+    """Return the ratio of the second of each pair to the first, minus one; each pair was measured back to back.
 
-    The logarithms of the quotients are averaged, so that A over B is the inverse of B over A.
+    The logarithms of the ratios are averaged, so that A over B is the inverse of B over A.
 
     Example:
         >>> round(ratio([(100.0, 110.0), (50.0, 55.0)]).mean, 3)
@@ -161,10 +139,10 @@ def ratio(pairs: Iterable[tuple[float, float]], confidence: float = INTERVAL) ->
 
 @dataclass(frozen=True)
 class Scatter:
-    """How far repeats of one setting lie from each other, as a share: the same for all settings, by assumption.
+    """Relative standard deviation of the repeats of one setting, assumed to be the same for all settings.
 
     Two repeats alone say next to nothing about their scatter; those of all settings together do. Until there are some, a
-    guess counts like `freedom` repeats.
+    guess counts as much as `freedom` repeats.
     """
 
     share: float

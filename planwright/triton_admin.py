@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from planwright import server_log
 from planwright.server_info import ServerInfo
@@ -20,15 +22,19 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class RefusedError(Exception):
-    """The server did not do it; the text says why."""
+    """The server refused; the text is its reason, `status` the HTTP status, 0 where it did not answer."""
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class GoneError(RefusedError):
     """The server did not answer at all."""
 
 
-def load(server: ServerInfo, model: str, *, timeout_s: float) -> None:
-    """Load a model, or load it again where it changed.
+def load(server: ServerInfo, model: str, *, timeout_s: float, config: Mapping[str, Any] | None = None) -> None:
+    """Load a model, or reload it where it changed; `config` overrides its config.pbtxt.
 
     Raises:
         RefusedError: With the reason, from the answer or, where that has none, from the server's log.
@@ -36,11 +42,12 @@ def load(server: ServerInfo, model: str, *, timeout_s: float) -> None:
     log = Path(server.log)
     written = log.stat().st_size if log.is_file() else 0
     try:
-        _call(server, model, "load", timeout_s)
+        _call(server, model, "load", timeout_s, {"parameters": {"config": json.dumps(config)}} if config else {})
     except GoneError:
         raise
     except RefusedError as error:
-        raise RefusedError(server_log.sentence(str(error), server.log, model, offset=written)) from None
+        reason = server_log.sentence(str(error), server.log, model, offset=written)
+        raise RefusedError(reason, error.status) from None
 
 
 def unload(server: ServerInfo, model: str, *, timeout_s: float = 10.0) -> None:
@@ -49,7 +56,7 @@ def unload(server: ServerInfo, model: str, *, timeout_s: float = 10.0) -> None:
     Raises:
         RefusedError: With the reason.
     """
-    _call(server, model, "unload", timeout_s)
+    _call(server, model, "unload", timeout_s, {})
 
 
 def url(server: ServerInfo, model: str, action: str) -> str:
@@ -57,14 +64,14 @@ def url(server: ServerInfo, model: str, action: str) -> str:
     return f"http://{server.http_url}/v2/repository/models/{model}/{action}"
 
 
-def _call(server: ServerInfo, model: str, action: str, timeout_s: float) -> None:
+def _call(server: ServerInfo, model: str, action: str, timeout_s: float, body: dict[str, Any]) -> None:
     headers = {"Content-Type": "application/json", **server.admin_headers}
-    request = urllib.request.Request(url(server, model, action), data=b"{}", headers=headers, method="POST")
+    request = urllib.request.Request(url(server, model, action), json.dumps(body).encode(), headers)
     try:
         with _DIRECT.open(request, timeout=timeout_s):
             return
     except urllib.error.HTTPError as error:
-        raise RefusedError(_message(error.read().decode(errors="replace"))) from None
+        raise RefusedError(_message(error.read().decode(errors="replace")), error.code) from None
     except OSError as error:
         raise GoneError(str(error)) from None
 

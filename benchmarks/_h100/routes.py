@@ -1,26 +1,26 @@
-"""Steps 'routes', 'torch' and 'search' of h100.py: the other ways into a plan, and PyTorch beside it.
+"""Steps 'routes', 'torch' and 'search' of h100.py: other ways to a plan, and PyTorch beside it.
 
 In      graphs prepared for a network built by its source, for native calibration, for the search; an interpreter with PyTorch.
 Out     a row each; PyTorch's speed and the plan's in one run of ``python -m builders bench``.
 
-PyTorch may live in another interpreter than TensorRT: the environment variable TORCH_PYTHON names it.
+PyTorch may be installed in another interpreter than TensorRT: the environment variable TORCH_PYTHON names it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from typing import Any
 
-from benchmarks._h100.steps import BUILD, CONFIG, ROOT, Step, build_model
+from benchmarks._h100.steps import BUILD, CONFIG, BenchmarkStep, build_model
+from benchmarks._parts.common import run_module
 from planwright import console
 
 SCORE_LOST, TIMEOUT_S = 0.005, 420
 
 
-def routes(step: Step) -> None:
+def routes(step: BenchmarkStep) -> None:
     """Build a network from its source, and one that TensorRT calibrates; neither may lose accuracy."""
     scores = {}
     for name in ("digits_fp32", "digits_api", "digits_native"):
@@ -38,8 +38,8 @@ def routes(step: Step) -> None:
         step.figure(f"accuracy lost by {name}", scores["digits_fp32"] - scores[name], "<=", SCORE_LOST)
 
 
-def torch(step: Step) -> None:
-    """Measure ResNet-50 as a plan, and in PyTorch as it is and compiled, in turn."""
+def torch(step: BenchmarkStep) -> None:
+    """Measure ResNet-50 as a plan, and in PyTorch, eager and compiled, interleaved."""
     build_model("resnet50_fp16")
     python = os.environ.get("TORCH_PYTHON", sys.executable)
     flags = ["--batch", "1,128", "--streams", "1", "--seconds", "0.7", "--torch", "--torch-python", python]
@@ -47,28 +47,24 @@ def torch(step: Step) -> None:
     for row in rows:
         step.row(**{key: value for key, value in row.items() if key != "rounds"})
     for batch in (1, 128) if rows else ():
-        ours = max(
-            row["samples_per_s"] for row in rows if row["batch"] == batch and row["engine"].startswith("tensorrt")
-        )
-        theirs = max(
-            row["samples_per_s"] for row in rows if row["batch"] == batch and row["engine"].startswith("torch")
+        ours, theirs = (
+            max(row["samples_per_s"] for row in rows if row["batch"] == batch and row["engine"].startswith(engine))
+            for engine in ("tensorrt", "torch")
         )
         step.figure(f"plan over the fastest of PyTorch, batch {batch}", ours / theirs, ">=", 1.0)
 
 
-def search(step: Step) -> None:
-    """Find what INT8 must leave high in minilm, judged by engines built here."""
+def search(step: BenchmarkStep) -> None:
+    """Find what INT8 must keep in FP32 in minilm, judged by engines built here."""
     found = _builders(step, "search", "minilm_int8", "--engine")
     if found:
         step.row(search="minilm_int8", keep_high=found["keep_high"], engine=found["engine"])
 
 
-def _builders(step: Step, command: str, *words: str) -> dict[str, Any]:
-    """Return what a command of builders says as JSON; empty, and a missing input, where it failed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "builders", command, *words, "--config", str(CONFIG), "--build", str(BUILD), "--json"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S,
-    )  # fmt: skip
+def _builders(step: BenchmarkStep, command: str, *words: str) -> dict[str, Any]:
+    """Return the JSON output of a command of builders; empty, with a missing input noted, where it failed."""
+    places = ["--config", str(CONFIG), "--build", str(BUILD)]
+    done = run_module("builders", command, *words, *places, "--json", timeout_s=TIMEOUT_S, show_errors=True)
     if not step.need(done.returncode == 0, f"{command} {' '.join(words)}"):
         console.say(done.stdout[-2000:])
         return {}

@@ -4,7 +4,7 @@ In      the plan of resnet50_fp16, published.
 Out     benchmarks/results/h100_bench_*.json, made by benchmarks/tune.py, and their rows; a sweep over CUDA graphs with the GPU's
         power.
 
-Requests hold eight images and lie in system shared memory, and four processes send them, so that the server is the limit.
+Requests hold eight images in system shared memory, sent by four processes, so that the server is the limit.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks._h100.steps import REPOSITORY, ROOT, Step, build_model
-from benchmarks._parts.common import read_record
+from benchmarks._h100.steps import REPOSITORY, BenchmarkStep, build_model
+from benchmarks._parts.common import ROOT, read_record, run_module
 from planwright import console
 
 MODEL, TIMEOUT_S = "resnet50_fp16", 540
@@ -26,7 +26,7 @@ TUNE = ["--points", "16", "--minutes", "5", "--rounds", "13"]
 PREFIX = "h100_bench_"  # of the records that benchmarks/tune.py writes itself
 
 
-def exhaustive(step: Step) -> None:
+def exhaustive(step: BenchmarkStep) -> None:
     """Measure all sixteen settings, the good ones twice."""
     build_model(MODEL)
     if not step.need(_benchmark("--until", "search") == 0, "the exhaustive search is stored"):
@@ -36,8 +36,7 @@ def exhaustive(step: Step) -> None:
         step.row(**{key: row[key] for key in ("label", "rates_per_s", "latency_us", "within")})
 
 
-def tune(step: Step) -> None:
-    """Let tune choose."""
+def tune(step: BenchmarkStep) -> None:
     build_model(MODEL)
     if not step.need(_benchmark("--until", "tune") == 0, "tune found a setting within the SLO"):
         return
@@ -45,10 +44,10 @@ def tune(step: Step) -> None:
     step.row(**{key: found[key] for key in ("slo", "took_s", "pick")}, points=len(found["points"]))
 
 
-def pair(step: Step) -> None:
-    """Measure tune's pick, the best of the exhaustive search and Triton's defaults anew, interleaved."""
+def pair(step: BenchmarkStep) -> None:
+    """Measure tune's pick, the best of the exhaustive search and Triton's defaults again, interleaved."""
     build_model(MODEL)
-    if not step.need(_benchmark("--tuned") == 0, "pick, best and defaults are measured"):
+    if not step.need(_benchmark("--tuned") == 0, "pick, best and defaults were measured"):
         return
     row = read_record(f"{PREFIX}tune")["rows"][0]
     step.row(**row)
@@ -69,16 +68,27 @@ def _benchmark(*flags: str) -> int:
     return subprocess.run([*command, *LOAD, *GRID, *TUNE, *flags], cwd=ROOT, timeout=TIMEOUT_S).returncode
 
 
-def graphs(step: Step) -> None:
+def graphs(step: BenchmarkStep) -> None:
     """Sweep over CUDA graphs, requests in CUDA shared memory; a row per point with watts and joules."""
     build_model(MODEL)
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as runs:
-        done = subprocess.run(
-            [sys.executable, "-m", "loadtest", "sweep", MODEL, "--json", "--runs", runs, "--repository", str(REPOSITORY),
-             "--protocol", "cuda", "--batch", "8", "--processes", "4", "--users", "32", "--instances", "1,3", "--cuda-graphs", "off,on",
-             "--repeats", "2", "--duration-s", "3"],
-            cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S,
-        )  # fmt: skip
+        load = [
+            "--protocol",
+            "cuda",
+            "--batch",
+            "8",
+            "--processes",
+            "4",
+            "--users",
+            "32",
+            "--repeats",
+            "2",
+            "--duration-s",
+            "3",
+        ]
+        grid = ["--instances", "1,3", "--cuda-graphs", "off,on"]
+        places = ["--json", "--runs", runs, "--repository", str(REPOSITORY)]
+        done = run_module("loadtest", "sweep", MODEL, *places, *load, *grid, timeout_s=TIMEOUT_S)
     if not step.need(done.returncode == 0, "the sweep over CUDA graphs"):
         console.say(done.stdout[-1500:] + done.stderr[-1500:])
         return

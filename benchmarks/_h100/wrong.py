@@ -1,16 +1,16 @@
-"""Step 'wrong' of h100.py: what must fail, and how it must be told.
+"""Step 'wrong' of h100.py: what must fail, and with which error.
 
-In      plans that the step 'build' made.
-Out     a row per fault: exit code, first words, whether cause and fix were named, whether anything was published.
+In      plans built by the step 'build'.
+Out     a row per fault: exit code, first line, whether cause and fix were named, whether anything was published.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,39 +18,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks._h100.steps import CONFIG, REPOSITORY, ROOT, Step, command, plan_path
-from benchmarks._parts.common import serve
+from benchmarks._h100.steps import CONFIG, REPOSITORY, BenchmarkStep, command, plan_path
+from benchmarks._parts.common import ROOT, run_module, scratch_folder, serve
+from planwright.server_info import ServerInfo
 
 MODEL = "digits_fp32"
 
 
-def wrong(step: Step) -> None:
-    """Plant each fault and look how it is told."""
-    builds: list[tuple[str, list[str], dict[str, str], int, str]] = [
+def wrong(step: BenchmarkStep) -> None:
+    faults: list[tuple[str, list[str], dict[str, str], int, str]] = [
         ("an operator that TensorRT lacks", command("no_such_op"), {}, 1, "operator that TensorRT lacks"),
-        ("a precision that is not there", command("digits_bf16"), {}, 1, "the precision is not there"),
+        ("a precision that the engine lacks", command("digits_bf16"), {}, 1, "the precision is not there"),
         ("the GPU hidden", command(MODEL), {"CUDA_VISIBLE_DEVICES": ""}, 3, "needs a CUDA device"),
-        ("a plan of another version than the server's", [*_paired()], {}, 1, "another TensorRT"),
+        ("a plan of a version other than the server's", _paired(), {}, 1, "another TensorRT"),
     ]
-    for what, words, environment, code, text in builds:
-        _told(step, what, words, environment, code, text)
+    for fault in faults:
+        _check(step, *fault)
+    compile_again = command(MODEL, "--from", "compile", "--until", "compile", "--force")
     with _memory_taken():
-        _told(
-            step,
-            "too little GPU memory",
-            command(MODEL, "--from", "compile", "--until", "compile", "--force"),
-            {},
-            1,
-            "memory",
-        )
-    _told(
-        step,
-        "two contexts on one profile",
-        [sys.executable, "-c", _TWO, str(plan_path(MODEL))],
-        {},
-        0,
-        "one context per profile",
-    )
+        _check(step, "too little GPU memory", compile_again, {}, 1, "memory")
+    two_runners = [sys.executable, "-c", _TWO, str(plan_path(MODEL))]
+    _check(step, "two contexts on one profile", two_runners, {}, 0, "one context per profile")
     _served(step)
 
 
@@ -68,24 +56,20 @@ except PlanError as error:
 """
 
 
-def _told(step: Step, what: str, words: list[str], environment: dict[str, str], code: int, text: str) -> None:
-    done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}, timeout=200
-    )
-    said = done.stdout + done.stderr
-    right = done.returncode == code and text in said and "Traceback" not in said
-    line = next((line for line in said.splitlines() if text in line), said.strip()[-300:])
+def _check(step: BenchmarkStep, what: str, words: list[str], environment: dict[str, str], code: int, text: str) -> None:
+    env = {**os.environ, **environment}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env, timeout=200)
+    output = done.stdout + done.stderr
+    line = next((line for line in output.splitlines() if text in line), output.strip()[-300:])
     step.row(fault=what, exit_code=done.returncode, told=line.strip()[:400])
-    step.require(right, f"{what}: exit {code} and the cause")
+    clear = done.returncode == code and text in output and "Traceback" not in output
+    step.require(clear, f"{what}: exit {code} and the cause")
 
 
 def _paired() -> list[str]:
-    """Return a build for a server whose TensorRT is another one; its config is a copy of ours beside it."""
-    text = (
-        (ROOT / CONFIG)
-        .read_text()
-        .replace("server: embedded", "server: {image: nvcr.io/nvidia/tritonserver:26.06-py3, tensorrt: 11.0.0.114}")
-    )
+    """Return a build for a server with another TensorRT; its config is a copy beside ours."""
+    embedded, other = "server: embedded", "server: {image: nvcr.io/nvidia/tritonserver:26.06-py3, tensorrt: 11.0.0.114}"
+    text = (ROOT / CONFIG).read_text().replace(embedded, other)
     path = ROOT / CONFIG.with_name("h100_paired.yaml")
     path.write_text(text)
     words = command(MODEL)
@@ -95,7 +79,7 @@ def _paired() -> list[str]:
 
 @contextmanager
 def _memory_taken() -> Iterator[None]:
-    """Hold nearly all memory of the GPU in another process while the block runs."""
+    """Hold nearly all GPU memory in another process while the block runs."""
     code = ("import sys; sys.path.insert(0, '.')\nfrom planwright.trt import cuda\ncuda.use(0)\nfree, _ = cuda.memory_bytes()\n"
             "kept = cuda.Device(free - (300 << 20))\nprint('taken', flush=True)\nsys.stdin.read()")  # fmt: skip
     process = subprocess.Popen(
@@ -110,44 +94,37 @@ def _memory_taken() -> Iterator[None]:
         process.wait()
 
 
-def _served(step: Step) -> None:
-    """Serve a good model beside broken ones: the good one answers, each broken one says why it does not."""
-    with tempfile.TemporaryDirectory(prefix="planwright-h100-") as scratch:
-        folder = Path(scratch)
-        for name in ("digits_int8", "digits_fp16", MODEL):
+def _served(step: BenchmarkStep) -> None:
+    """Serve a good model beside broken ones: the good one answers, each broken one reports why it does not load."""
+    names = ("digits_int8", "digits_fp16", MODEL)
+    with scratch_folder() as folder:
+        for name in names:
             shutil.copytree(ROOT / REPOSITORY / name, folder / name)
         _edit(folder / "digits_fp16", lambda data: data[: len(data) // 2])
         _edit(folder / "digits_int8", lambda data: bytes(32) + data[32:])
-        with serve(
-            folder,
+        flags = [
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in ("digits_int8", "digits_fp16", MODEL)),
+            *(f"--load-model={name}" for name in names),
             "--strict-readiness=false",
-            "--trust-repository",
-        ) as server:
+        ]
+        with serve(folder, *flags, "--trust-repository") as server:
             index = _index(server)
             step.row(repository_index=index)
-            for name in ("digits_fp16", "digits_int8"):
-                step.require(
-                    "unable to create TensorRT engine" in str(index.get(name)),
-                    f"{name}, damaged, says why it is not served",
-                )
-            answer = subprocess.run([sys.executable, "-m", "clients", "validate", MODEL, "--url", server.http_url, "--grpc-url", server.grpc_url,
-                                     "--repository", str(folder)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
-            step.require(answer.returncode == 0, "the good model beside them answers rightly")
+            for name in names[:2]:
+                reported = "unable to create TensorRT engine" in str(index.get(name))
+                step.require(reported, f"{name}, damaged, reports why it is not served")
+            places = ["--url", server.http_url, "--grpc-url", server.grpc_url, "--repository", str(folder)]
+            done = run_module("clients", "validate", MODEL, *places)
+            step.require(done.returncode == 0, "the good model beside them gives correct answers")
             _outside(step, server)
 
 
-def _outside(step: Step, server: Any) -> None:
-    """Send a shape outside the profile: the server's batcher lets a longer sentence through, the backend must not."""
-    request = urllib.request.Request(
-        f"http://{server.http_url}/v2/models/{MODEL}/infer",
-        data=b'{"inputs":[{"name":"image","shape":[65,8,8],"datatype":"UINT8","data":['
-        + b",".join([b"0"] * 65 * 64)
-        + b"]}]}",
-    )
+def _outside(step: BenchmarkStep, server: ServerInfo) -> None:
+    """Send a shape outside the profile: the server's batcher lets it through, the backend must not."""
+    tensor = {"name": "image", "shape": [65, 8, 8], "datatype": "UINT8", "data": [0] * 65 * 64}
+    url, body = f"http://{server.http_url}/v2/models/{MODEL}/infer", json.dumps({"inputs": [tensor]}).encode()
     try:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(url, body, timeout=10)
         text = "it was answered"
     except urllib.error.HTTPError as error:
         text = error.read().decode()
@@ -155,12 +132,9 @@ def _outside(step: Step, server: Any) -> None:
     step.require("64" in text, "a shape outside the profile is refused with its bounds")
 
 
-def _index(server: Any) -> dict[str, str]:
-    import json
-
-    request = urllib.request.Request(
-        f"http://{server.http_url}/v2/repository/index", data=b"{}", headers=server.admin_headers
-    )
+def _index(server: ServerInfo) -> dict[str, str]:
+    url = f"http://{server.http_url}/v2/repository/index"
+    request = urllib.request.Request(url, data=b"{}", headers=server.admin_headers)
     rows = json.loads(urllib.request.urlopen(request, timeout=10).read())
     return {row["name"]: f"{row.get('state', '')} {row.get('reason', '')}".strip() for row in rows}
 

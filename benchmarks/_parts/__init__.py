@@ -1,1 +1,1 @@
-"""What benchmarks share: inputs, a server, the record; users and proxies to compare with."""
+"""Parts shared by the benchmarks: inputs, a server, records; users and proxies to compare with."""

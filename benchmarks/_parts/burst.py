@@ -3,8 +3,8 @@
 In      a JSON object on the command line: a model, its repository, options of `TritonModel`, how many children, threads and requests.
 Out     a JSON object: how many answers were right and wrong, errors by their text, children that ended and that hung.
 
-A program of its own, because a process that forks must not have anything else going on. Every third request is one that was prepared
-before the threads and the children began. Right answers are the golden ones.
+A separate program, because a process that forks must not be doing anything else. Every third request was prepared
+before the threads and the children started. Right answers are the golden ones.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from planwright import console
 from planwright.golden import Group
 
 MOST_ROWS = 3
-AGREE = 1e-3  # relative and absolute: what merging requests changes in float32; another sample's answer is further off
+AGREE = 1e-3  # relative and absolute: merging requests changes float32 by less, another sample's answer differs by more
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be done.
+class BurstJob:
+    """The requests to send.
 
     Attributes:
         group: Golden samples of one shape.
         children, threads: Processes, and threads in each of them and in the parent.
         requests: Of each thread.
-        limit_s: A child that has not ended by then hangs.
+        limit_s: A child that has not ended by then counts as hung.
     """
 
     group: Group
@@ -53,7 +53,7 @@ class Job:
 class Burst:
     """One client with a prepared request, and the threads of this process that use both."""
 
-    def __init__(self, job: Job, model: TritonModel) -> None:
+    def __init__(self, job: BurstJob, model: TritonModel) -> None:
         self.job, self.model = job, model
         self.prepared: list[tuple[Group, PreparedRequest]] = []
         for index in range(min(MOST_ROWS, len(job.group))):
@@ -61,7 +61,6 @@ class Burst:
             self.prepared.append((group, model.prepare(group.inputs)))
 
     def start(self, seed: int) -> list[tuple[threading.Thread, Counter[str]]]:
-        """Start the threads of one process."""
         found: list[tuple[threading.Thread, Counter[str]]] = []
         for index in range(self.job.threads):
             counts = Counter[str]()
@@ -91,7 +90,6 @@ class Burst:
 
 
 def agrees(group: Group, answers: Any) -> bool:
-    """Say whether these are the golden answers."""
     return all(
         array.shape == answers[name].shape and np.allclose(array, answers[name], rtol=AGREE, atol=AGREE)
         for name, array in group.outputs.items()
@@ -99,7 +97,6 @@ def agrees(group: Group, answers: Any) -> bool:
 
 
 def total(started: list[tuple[threading.Thread, Counter[str]]], limit_s: float) -> Counter[str]:
-    """Wait for threads and add up what they counted."""
     found, deadline = Counter[str](), time.monotonic() + limit_s
     for thread, counts in started:
         thread.join(max(deadline - time.monotonic(), 0.1))
@@ -107,8 +104,8 @@ def total(started: list[tuple[threading.Thread, Counter[str]]], limit_s: float) 
     return found
 
 
-def burst(job: Job, model: TritonModel) -> Counter[str]:
-    """Use one client in every way at once, and once more at the end."""
+def burst(job: BurstJob, model: TritonModel) -> Counter[str]:
+    """Use one client from threads and forked children at once, and once more at the end."""
     shared = Burst(job, model)
     shared.once(np.random.default_rng(0), prepared=False)
     here = shared.start(0)  # so that it forks while connections are in use
@@ -126,7 +123,7 @@ def burst(job: Job, model: TritonModel) -> Counter[str]:
 
 
 def child(shared: Burst, seed: int, folder: Path) -> int:
-    """Fork a child that does its share; returns its process id."""
+    """Fork a child that sends its share of the requests; returns its process id."""
     time.sleep(0.01)  # so that forks meet the parent's requests at different moments
     pid = os.fork()
     if pid:
@@ -136,7 +133,7 @@ def child(shared: Burst, seed: int, folder: Path) -> int:
     (folder / f"{seed}.json").write_text(json.dumps(found))
     if seed % 2:
         os._exit(0)
-    sys.exit(0)  # the end of an interpreter must not touch what is the parent's either
+    sys.exit(0)  # the interpreter's shutdown must not touch the parent's resources either
 
 
 def wait(pid: int, deadline: float) -> int:
@@ -151,14 +148,12 @@ def wait(pid: int, deadline: float) -> int:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Read the job, do it, print what was counted."""
     version = published.served(Path(given["repository"]), given["model"])
     assert version is not None
     tls = Tls(**given["tls"]) if given.get("tls") else None
     with TritonModel(given["model"], tls=tls, **given["options"]) as model:
-        job = Job(
-            version.golden().groups[0], **{key: given[key] for key in ("children", "threads", "requests", "limit_s")}
-        )
+        counts = {key: given[key] for key in ("children", "threads", "requests", "limit_s")}
+        job = BurstJob(version.golden().groups[0], **counts)
         found = burst(job, model)
     console.emit_json(found)
 

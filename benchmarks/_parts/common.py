@@ -1,15 +1,19 @@
-"""What every benchmark shares: its inputs, a server of its own, the machine's description, the record.
+"""What the benchmarks share: command line, inputs, a server, rows against targets, the machine's description, the record.
 
 In      a repository, figures.
-Out     a running server; benchmarks/results/<name>.json, only from a measurement that lacked nothing.
+Out     a running server; benchmarks/results/<name>.json, only from a complete measurement.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
 import shutil
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -33,14 +37,65 @@ WITHOUT_WEIGHTS = "resnet50"  # its weights come from torchvision's host; speed 
 PACKAGES = ("onnxruntime", "torch", "numpy", "tritonclient", "geventhttpclient", "grpcio", "locust")
 
 
+def parser(
+    doc: str | None, *, check: str = "exit 1 where a target is missed", repository: bool = True
+) -> console.Parser:
+    """Return a script's command line, described by the first line of its docstring; without `check` there is no ``--check``."""
+    p = console.Parser(prog=f"benchmarks/{Path(sys.argv[0]).name}", description=(doc or "").partition("\n")[0])
+    if repository:
+        p.add_argument(
+            "--repository", type=Path, default=ROOT / "model_repository", help="where the models are published"
+        )
+    if check:
+        p.add_argument("--check", action="store_true", help=check)
+    return p
+
+
 @contextmanager
-def serve(repository: Path, *flags: str, prefix: Sequence[str] = ()) -> Iterator[ServerInfo]:
-    """Run ``python -m serving`` on free ports; `prefix` may pin it, such as ``taskset -c 0``."""
+def scratch_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder:
-        scratch = Path(folder)
+        yield Path(folder)
+
+
+@contextmanager
+def serve(repository: Path, *flags: str, prefix: Sequence[str] = (), file: Path | None = None) -> Iterator[ServerInfo]:
+    """Run ``python -m serving`` on free ports.
+
+    Args:
+        repository: The models.
+        flags: Further flags of ``python -m serving``.
+        prefix: A program that runs it, such as ``taskset -c 0``.
+        file: Where to write the server file for clients and load tests.
+    """
+    with scratch_folder() as scratch:
         common = ("--allow-client-shm", "--model-repository", str(repository))
         with own_server(*common, *flags, file=scratch / "server.json", prefix=prefix, log=scratch / "log.txt") as info:
+            if file is not None:
+                info.write(file)
             yield info
+
+
+def run_module(
+    *words: str, timeout_s: float | None = None, show_errors: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` in the checkout and capture its output; with `show_errors` its stderr goes to the terminal."""
+    errors = None if show_errors else subprocess.PIPE
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=timeout_s)
+
+
+def perf_analyzer(*words: str, timeout_s: float, accept_unstable: bool = False) -> float:
+    """Run perf_analyzer and return its inferences per second; it exits with an error where they are not stable.
+
+    Raises:
+        MachineError: It failed.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".csv") as out:
+        done = subprocess.run([*words, "-f", out.name], capture_output=True, text=True, timeout=timeout_s)
+        rows = list(csv.DictReader(Path(out.name).read_text().splitlines()))
+    if not rows or (done.returncode and not accept_unstable):
+        raise MachineError(Fault("perf_analyzer failed", why=(done.stdout + done.stderr)[-800:], fix="run it by hand"))
+    return float(rows[0]["Inferences/Second"])
 
 
 def random_weights(*names: str) -> list[str]:
@@ -52,17 +107,44 @@ def random_weights(*names: str) -> list[str]:
     return [flag for name in names if name.startswith(WITHOUT_WEIGHTS) for flag in ("--random-weights", name)]
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"ratio": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def ratio_row(
+    what: str, ratios: Sequence[float], target: float | None, *, sign: str = ">=", detail: str = ""
+) -> dict[str, Any]:
+    """Return a row of a record: the median of a ratio over the rounds, compared with its target if it has one."""
+    row = spread(ratios)
+    met = target is None or (row["ratio"] >= target if sign in (">=", "≥") else row["ratio"] <= target)
+    return {"what": what, **row, "ratios": list(ratios), "target": target, "sign": sign, "met": met, "detail": detail}
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+def show_ratios(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    columns = ["what", "median", "range over rounds", "target", "detail"]
+    cells = []
+    for row in rows:
+        target = "" if row["target"] is None else f"{row['sign']} {row['target']:g} {verdict(row['met'])}"
+        cells.append(
+            [row["what"], f"{row['ratio']:.3f}", f"{row['low']:.3f} – {row['high']:.3f}", target, row["detail"]]
+        )
+    console.table(title, columns, cells)
+
+
 @dataclass
 class Inputs:
-    """What a benchmark needs, looked for before it measures.
+    """What a benchmark needs, checked before it measures.
 
-    What is missing is named, fails ``--check`` and leaves the record as it is: a table of half the rows is no record.
+    What is missing is named, fails ``--check`` and leaves the record unchanged: a table with half of its rows is not a record.
     """
 
     missing: list[Fault] = field(default_factory=list)
 
     def models(self, repository: Path, *names: str) -> list[str]:
-        """Return those of the models that are published."""
         there = published.models(repository) if repository.is_dir() else []
         for name in names:
             if name not in there:
@@ -71,7 +153,6 @@ class Inputs:
         return [name for name in names if name in there]
 
     def package(self, module: str, fix: str) -> None:
-        """Look for an installed package."""
         if find_spec(module) is None:
             self.missing.append(Fault(f"the package {module} is not installed", fix=fix))
 
@@ -80,18 +161,16 @@ class Inputs:
         found = os.environ.get(variable) if variable else None
         found = found or shutil.which(name)
         if found is None or shutil.which(found) is None:
-            why = f"it is looked for in {variable} and on the path" if variable else "it is not on the path"
-            self.missing.append(Fault(f"there is no {name}", why=why, fix=fix))
+            why = f"it is neither in {variable} nor on the path" if variable else "it is not on the path"
+            self.missing.append(Fault(f"{name} is not installed", why=why, fix=fix))
             return ""
         return found
 
     def folder(self, path: Path, fix: str) -> None:
-        """Look for a folder that an earlier step leaves."""
         if not path.is_dir():
-            self.missing.append(Fault(f"there is no folder {path}", fix=fix))
+            self.missing.append(Fault(f"the folder {path} is missing", fix=fix))
 
     def cores(self, count: int) -> None:
-        """Look whether this process may use so many cores."""
         here = len(os.sched_getaffinity(0))
         if here < count:
             self.missing.append(
@@ -99,7 +178,7 @@ class Inputs:
             )
 
     def require(self) -> None:
-        """Stop where anything is missing, because nothing can be measured without it.
+        """Stop where anything is missing.
 
         Raises:
             MachineError: With everything that is missing (exit 3).
@@ -113,12 +192,12 @@ class Inputs:
         return EXIT_FAILED if check and (self.missing or not met) else EXIT_OK
 
     def keep(self, name: str, value: dict[str, Any]) -> None:
-        """Write the record `name` where nothing was missing, else say what was."""
+        """Write the record `name` where nothing was missing, else report what was."""
         path = RESULTS / f"{name}.json"
         for fault in self.missing:
             console.warn(f"not measured: {fault.what}; {fault.fix}")
         if self.missing:
-            console.say(f"the record stays as it was: {path.relative_to(ROOT)}")
+            console.say(f"the record is unchanged: {path.relative_to(ROOT)}")
         else:
             console.say(f"record: {record(name, value).relative_to(ROOT)}")
 
@@ -135,20 +214,18 @@ def stamp() -> dict[str, Any]:
 
 
 def record(name: str, value: dict[str, Any]) -> Path:
-    """Write the record of a measurement."""
     path = RESULTS / f"{name}.json"
     write_json(path, value)
     return path
 
 
 def read_record(name: str) -> dict[str, Any]:
-    """Return the record of a measurement."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found
 
 
 def ratio_words(ratio: dict[str, float]) -> str:
-    """Return a ratio and its interval.
+    """Format a ratio and its interval.
 
     >>> ratio_words({"mean": 1.0064, "low": 0.963, "high": 1.05})
     '1.006 (0.963 – 1.050)'

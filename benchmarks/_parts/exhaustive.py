@@ -1,9 +1,9 @@
-"""An exhaustive search over a grid of server settings, searched once and kept; the other half of tune.py.
+"""An exhaustive search over a grid of server settings, run once and stored; the other half of tune.py.
 
 In      the command line of tune.py and the name of a published model.
-Out     benchmarks/results/tune_exhaustive_<model>.json, taken again while model, machine and load are the same.
+Out     benchmarks/results/tune_exhaustive_<model>.json, reused while model, machine and load are the same.
 
-Every setting is measured, and again each that comes within 15% of the best.
+Every setting is measured once, and those within 15% of the best a second time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import itertools
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks._parts.common import read_record, record, stamp
+from benchmarks._parts.common import read_record, record, scratch_folder, stamp
 from clients import published
-from measure.operating_point.measurement import Load, Measured, measure
+from measure.operating_point.measurement import Load, Measurement, interleaved, measure
 from measure.operating_point.rows import seconds_in_words
-from measure.operating_point.server import Bench, bench
-from measure.operating_point.setting import Setting
+from measure.operating_point.server import ConfigurableModel, open_model
+from measure.operating_point.setting import ServingSetting, setting_of
 from measure.operating_point.usage import first_gpu
 from measure.tune import slo as tune_slo
 from measure.tune.search import Candidate
@@ -35,16 +34,14 @@ ENOUGH_REQUESTS, LONGEST = 100, 3.0  # as tune: a slow model is measured for lon
 AGAIN_WITHIN = 0.85  # of the best: noise is far smaller than the rest
 
 
-class Runner:
-    """Measures candidates of one model on one server."""
-
-    def __init__(self, args: argparse.Namespace, served: Bench, scratch: Path) -> None:
+class GridRunner:
+    def __init__(self, args: argparse.Namespace, served: ConfigurableModel, scratch: Path) -> None:
         self._args, self.served, self._scratch, self._gpu = args, served, scratch, first_gpu()
         self._load = Load(8, args.protocol, args.batch, args.duration_s, 1.0, args.processes)
         self._first = True
 
-    def once(self, candidate: Candidate) -> Measured:
-        """Measure once; the first measurement says how long the others must be."""
+    def once(self, candidate: Candidate) -> Measurement:
+        """Measure once; the first measurement decides the length of the others."""
         self.served.set(candidate.setting)
         if self._first and not self._args.quick:
             self._first = False
@@ -54,26 +51,25 @@ class Runner:
         load = replace(self._load, users=candidate.users)
         return measure(self.served, load, self._args.repository, self._scratch, self._gpu)
 
-    def rounds(self, arms: Sequence[Candidate], count: int) -> list[list[Measured]]:
-        """Measure all arms in each round, every other round backwards; returns one list per arm."""
-        found: list[list[Measured]] = [[] for _ in arms]
-        for number in range(count):
-            order = range(len(arms)) if number % 2 == 0 else reversed(range(len(arms)))
-            for index in order:
-                found[index].append(self.once(arms[index]))
-            rates = ", ".join(f"{values[-1].throughput_per_s:.0f}" for values in found)
-            console.say(f"round {number + 1}/{count}: {rates} infer/sec")
+    def rounds(self, candidates: Sequence[Candidate], count: int) -> list[list[Measurement]]:
+        """Measure all candidates interleaved; returns one list per candidate."""
+        found: list[list[Measurement]] = [[] for _ in candidates]
+        for number, index in enumerate(interleaved(range(len(candidates)), count), 1):
+            found[index].append(self.once(candidates[index]))
+            if number % len(candidates) == 0:
+                rates = ", ".join(f"{values[-1].throughput_per_s:.0f}" for values in found)
+                console.say(f"round {number // len(candidates)}/{count}: {rates} infer/sec")
         return found
 
 
 @contextmanager
-def runner(args: argparse.Namespace, name: str) -> Iterator[Runner]:
+def runner(args: argparse.Namespace, name: str) -> Iterator[GridRunner]:
     """Serve a model on a server of its own and measure it there."""
     with (
-        tempfile.TemporaryDirectory(prefix="planwright-bench-") as folder,
-        bench(args.repository, name, Path(folder), None) as served,
+        scratch_folder() as folder,
+        open_model(args.repository, name, folder, None) as served,
     ):
-        yield Runner(args, served, Path(folder))
+        yield GridRunner(args, served, folder)
 
 
 def slo_of(args: argparse.Namespace, name: str) -> tune_slo.Slo:
@@ -82,18 +78,20 @@ def slo_of(args: argparse.Namespace, name: str) -> tune_slo.Slo:
     return tune_slo.of_model(args.repository / name, newest.build if newest else {})
 
 
-def search(args: argparse.Namespace, name: str, runner: Runner, slo: tune_slo.Slo, default: Setting) -> dict[str, Any]:
-    """Return the stored search of this model on this machine, or search."""
+def search(
+    args: argparse.Namespace, name: str, runner: GridRunner, slo: tune_slo.Slo, default: ServingSetting
+) -> dict[str, Any]:
+    """Return the stored search of this model on this machine, or run it."""
     same, kept = {**about(args, name), "grid": _axes(args)}, stored(f"{args.prefix}tune_exhaustive_{name}")
     if not args.quick and not args.again and all(kept.get(key) == value for key, value in same.items()):
         return kept
     candidates = _grid(args, runner.served.published, default)
-    readings: dict[Candidate, list[Measured]] = {candidate: [] for candidate in candidates}
+    readings: dict[Candidate, list[Measurement]] = {candidate: [] for candidate in candidates}
     began_s = time.monotonic()
-    _look(runner, readings, candidates)
+    _measure(runner, readings, candidates)
     best_per_s = max(found[0].throughput_per_s for found in readings.values())
     near = [each for each in candidates if readings[each][0].throughput_per_s >= AGAIN_WITHIN * best_per_s]
-    _look(runner, readings, list(reversed(near)))
+    _measure(runner, readings, list(reversed(near)))
     rows = [_searched(candidate, found, slo) for candidate, found in readings.items()]
     plain = [row for row, candidate in zip(rows, candidates, strict=True) if candidate.setting == default]
     value = {
@@ -110,15 +108,14 @@ def search(args: argparse.Namespace, name: str, runner: Runner, slo: tune_slo.Sl
 
 
 def about(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Return what must be the same for a stored measurement to be taken."""
+    """Return what must be the same for a stored measurement to be reused."""
     newest, machine = published.served(args.repository, name), stamp()
     identity = newest.build.get("identity", "") if newest else ""
     return {"identity": identity, "cpu": machine["cpu"], "cores": machine["cores"], "slo": slo_of(args, name).text,
             "load": load_words(args)}  # fmt: skip
 
 
-def _look(runner: Runner, readings: dict[Candidate, list[Measured]], candidates: Sequence[Candidate]) -> None:
-    """Measure each once."""
+def _measure(runner: GridRunner, readings: dict[Candidate, list[Measurement]], candidates: Sequence[Candidate]) -> None:
     began_s, total = time.monotonic(), len(candidates)
     for number, candidate in enumerate(candidates, 1):
         readings[candidate].append(runner.once(candidate))
@@ -128,7 +125,7 @@ def _look(runner: Runner, readings: dict[Candidate, list[Measured]], candidates:
 
 
 def load_words(args: argparse.Namespace) -> str:
-    """Return the load in words; measurements under another one do not stand in for this."""
+    """Describe the load; measurements under another one are not reused."""
     processes = f", {args.processes} processes" if args.processes > 1 else ""
     return f"{args.protocol}, batch {args.batch}, {args.duration_s:g} s{processes}"
 
@@ -142,25 +139,25 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def _axes(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the grid in JSON values: a search of a smaller one is no search of this."""
+    """Return the grid as JSON values: the search of a smaller one is not reused."""
     axes = {"instances": args.instances, "queue_delay_us": args.queue_delay_us, "users": args.users}
     return {**{name: list(values) for name, values in axes.items()}, "whole_batch": args.whole_batch}
 
 
-def _grid(args: argparse.Namespace, base: Setting, default: Setting) -> list[Candidate]:
+def _grid(args: argparse.Namespace, base: ServingSetting, default: ServingSetting) -> list[Candidate]:
     """Return tune's own axes, each combination; Triton's defaults are among them."""
     axes = (args.instances, args.queue_delay_us, args.users)
     whole = args.quick or args.whole_batch or base.max_batch < 4
     sizes = (base.max_batch,) if whole else (base.max_batch, base.max_batch // 2)
     found = [
-        Candidate(Setting(count, size, delay_us, graphs=base.graphs), users)
+        Candidate(ServingSetting(count, size, delay_us, graphs=base.graphs), users)
         for size, delay_us, count, users in itertools.product(sizes, axes[1], axes[0], axes[2])
         if delay_us is not None or size == base.max_batch  # without a batcher the limit changes nothing
     ]
     return list(dict.fromkeys([*(Candidate(default, users) for users in axes[2]), *found]))
 
 
-def _searched(candidate: Candidate, found: Sequence[Measured], slo: tune_slo.Slo) -> dict[str, Any]:
+def _searched(candidate: Candidate, found: Sequence[Measurement], slo: tune_slo.Slo) -> dict[str, Any]:
     latency_us = sum(m.latency_us.get(slo.percentile, 0.0) for m in found) / len(found)
     healthy = not any(m.failures for m in found) and all(m.requests for m in found)
     return {
@@ -171,28 +168,12 @@ def _searched(candidate: Candidate, found: Sequence[Measured], slo: tune_slo.Slo
 
 
 def _top(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the most throughput among those within the SLO, else the one nearest to it."""
+    """Return the row with the most throughput within the SLO, else the one closest to it."""
     within = [row for row in rows if row["within"]]
-    return (
-        max(within, key=lambda row: statistics.fmean(row["rates_per_s"]))
-        if within
-        else min(rows, key=lambda row: row["latency_us"])
-    )
+    if within:
+        return max(within, key=lambda row: statistics.fmean(row["rates_per_s"]))
+    return min(rows, key=lambda row: row["latency_us"])
 
 
 def candidate_of(row: dict[str, Any]) -> Candidate:
-    """Return the setting that a row of a record tells."""
-    fields = row["setting"]
-    batching = fields["dynamic_batching"]
-    delay_us = None if batching is None else batching["max_queue_delay_microseconds"]
-    preferred = () if batching is None else tuple(batching.get("preferred_batch_size", ()))
-    return Candidate(
-        Setting(
-            fields["instance_group"][0]["count"],
-            fields["max_batch_size"],
-            delay_us,
-            preferred,
-            "optimization" in fields,
-        ),
-        row["users"],
-    )
+    return Candidate(setting_of(row["setting"]), row["users"])

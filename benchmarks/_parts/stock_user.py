@@ -1,9 +1,9 @@
-"""Two locust users to compare ours with: one as tritonclient's examples would have it, and one that does nothing but call grpcio.
+"""Two locust users to compare ours with: one as in tritonclient's examples, and one that only calls grpcio.
 
 In      the environment of measure/workload/settings.py; ``--tags grpc`` for the first, ``--tags bare`` for the second.
 Out     a report like that of our scenarios, so that all are counted the same way.
 
-The bare one sends the same ready bytes each time and does not read the answer: nothing over grpcio can be cheaper.
+The bare one sends the same prepared bytes each time and does not parse the answer: nothing over grpcio can be cheaper.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ events.init.add_listener(lambda environment, **_: user_selection.choose(environm
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 
-class Counted(User):
+class ComparedUser(User):
     """One connection, a closed loop."""
 
     abstract = True
@@ -43,7 +43,6 @@ class Counted(User):
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Choose samples and connect."""
         self.name = SETTINGS.weighted[0]
         with TritonModel(self.name, SETTINGS.http_url) as model:
             version = repository.version(SETTINGS.repository, self.name, model.versions()[-1])
@@ -54,15 +53,13 @@ class Counted(User):
         RUN.connected(self.environment.runner)
 
     def connect(self) -> None:
-        """Open the channel."""
         raise NotImplementedError
 
     def answer(self, sample: Any) -> int:
-        """Ask once; returns how many bytes were read."""
+        """Send one request; returns how many bytes were read."""
         raise NotImplementedError
 
     def one(self) -> None:
-        """Ask once and count it."""
         if RUN.recorder.ended:
             return
         self.turn = (self.turn + 1) % len(self.samples)
@@ -72,34 +69,26 @@ class Counted(User):
         latency_us = (time.perf_counter() - began) * 1e6
         RUN.recorder.record(self.name, "grpc", began, latency_us)
         self.environment.events.request.fire(
-            request_type="grpc",
-            name=self.name,
-            response_time=latency_us / 1000,
-            response_length=size,
-            exception=None,
-            context={},
-        )
+            request_type="grpc", name=self.name, response_time=latency_us / 1000, response_length=size, exception=None, context={}
+        )  # fmt: skip
 
 
-class Stock(Counted):
+class Stock(ComparedUser):
     """tritonclient's own way: tensors for each request, ``infer``, arrays."""
 
     def connect(self) -> None:
-        """Open tritonclient's client."""
         self.client = stock.InferenceServerClient(SETTINGS.grpc_url)
 
     def on_stop(self) -> None:
-        """Close the channel, or the process would not end."""
+        """Close the channel; otherwise the process does not end."""
         self.client.close()
 
     @tag("grpc")
     @task
     def infer(self) -> None:
-        """One request."""
         self.one()
 
     def answer(self, sample: Any) -> int:
-        """Build, ask, read."""
         inputs = []
         for name, array in sample.items():
             tensor = stock.InferInput(name, list(array.shape), DATATYPES[str(array.dtype)])
@@ -110,11 +99,10 @@ class Stock(Counted):
         return sum(int(answer.as_numpy(name).nbytes) for name in self.outputs)
 
 
-class Bare(Counted):
+class Bare(ComparedUser):
     """grpcio alone, with bytes that were made once."""
 
     def connect(self) -> None:
-        """Make the bytes, and open a channel that takes and gives bytes."""
         request = service_pb2.ModelInferRequest(model_name=self.name)
         for name, array in self.samples[0].items():
             request.inputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
@@ -124,15 +112,13 @@ class Bare(Counted):
         self.call = self.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
     def on_stop(self) -> None:
-        """Close the channel, or the process would not end."""
+        """Close the channel; otherwise the process does not end."""
         self.channel.close()
 
     @tag("bare")
     @task
     def infer(self) -> None:
-        """One request."""
         self.one()
 
     def answer(self, sample: Any) -> int:
-        """Ask, and leave the answer as it came."""
         return len(self.call(self.request))

@@ -1,7 +1,7 @@
-"""compare and baseline: what changed from one run, or several, to another; and a run kept to be compared with.
+"""compare and baseline: what changed between runs, and storing runs to compare with.
 
 In      folders below runs/, report.json files, stored baselines.
-Out     a table, a JSON value, a page; exit code 1 where something is worse than noise makes it, 2 where nothing can be compared.
+Out     a table, a JSON value, a page; exit code 1 where something got worse beyond noise, 2 where nothing can be compared.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, SpecError
 _TWO_SIDES = "give BASE NEW, or --base A B C --new D E F, or --baseline FILE NEW"
 
 
-def add_commands(commands: Any) -> None:
-    """Add ``compare`` and ``baseline`` to the command line."""
+def add_command(commands: Any) -> None:
     p = commands.add_parser(
         "compare",
         help="what is better or worse than before, beyond noise",
@@ -30,21 +29,23 @@ def add_commands(commands: Any) -> None:
     )
     p.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="BASE NEW; only NEW with --base or --baseline")
     p.add_argument("--base", nargs="+", type=Path, default=[], metavar="RUN", help="several runs of the base")
-    p.add_argument("--new", nargs="+", type=Path, default=[], metavar="RUN", help="several runs of what is new")
-    p.add_argument("--baseline", type=Path, metavar="FILE", help="the base, as `baseline` stored it")
+    p.add_argument("--new", nargs="+", type=Path, default=[], metavar="RUN", help="several runs of the new version")
+    p.add_argument("--baseline", type=Path, metavar="FILE", help="the base, as stored by `baseline`")
     p.add_argument("--strict", action="store_true", help="refuse runs of different machines, servers, models or loads")
-    p.add_argument("--html", type=Path, metavar="FILE", help="write a page that shows both sides")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with both sides")
     console.add_json_flag(p)
     p.set_defaults(main=main)
-    p = commands.add_parser("baseline", help="keep a run, or several of the same load, to compare with later")
+
+
+def add_baseline(commands: Any) -> None:
+    p = commands.add_parser("baseline", help="store one run, or several of the same load, to compare with later")
     p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder below runs/, or a report.json")
-    p.add_argument("--to", required=True, type=Path, metavar="FILE", help="where to keep it")
+    p.add_argument("--to", required=True, type=Path, metavar="FILE", help="where to store it")
     console.add_json_flag(p)
     p.set_defaults(main=store)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run ``compare``; returns the exit code."""
     base, new = sides(args)
     comparison = compare(base, new, strict=args.strict)
     _show(comparison)
@@ -59,7 +60,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def store(args: argparse.Namespace) -> int:
-    """Run ``baseline``; returns the exit code."""
     records = read(args.runs)
     for record in records:
         status = record.report["verdict"].get("status")
@@ -79,16 +79,15 @@ def sides(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
     """Return the runs of both sides.
 
     Raises:
-        SpecError: A side is missing, or something is not the report of a run; all faults at once.
+        SpecError: A side is missing, or a file is not the report of a run; all faults at once.
     """
     base = [*args.base, *([args.baseline] if args.baseline else [])]
     given = list(args.runs)
     if not base:
         base, given = (given, []) if args.new else (given[:1], given[1:])
     new = [*given, *args.new]
-    named = args.base or args.baseline or args.new
-    whole = base and new and (named or len(args.runs) == 2)
-    faults = [] if whole else [Fault("compare takes two sides", fix=_TWO_SIDES)]
+    complete = base and new and (args.base or args.baseline or args.new or len(args.runs) == 2)
+    faults = [] if complete else [Fault("compare needs two sides", fix=_TWO_SIDES)]
     found = []
     for paths in (base, new):
         try:
@@ -102,7 +101,7 @@ def sides(args: argparse.Namespace) -> tuple[list[Record], list[Record]]:
 
 def _show(comparison: dict[str, Any]) -> None:
     for warning in comparison["warnings"]:
-        console.warn(f"not alike: {warning['text']}")
+        console.warn(f"the sides differ: {warning['text']}")
     for note in comparison["notes"]:
         console.warn(note)
     title = f"noise {comparison['noise']}, {comparison['confidence']:.0%} intervals"
@@ -116,17 +115,9 @@ def _show(comparison: dict[str, Any]) -> None:
 def _rows(pair: dict[str, Any]) -> list[Sequence[str]]:
     names, slo = (pair["model"], pair["protocol"]), pair["slo"]
     rows: list[Sequence[str]] = [
-        (
-            *names,
-            row["name"],
-            value_text(row, "base"),
-            value_text(row, "new"),
-            change_text(row),
-            bounds_text(row),
-            row["word"],
-        )
+        (*names, row["name"], *(value_text(row, side) for side in ("base", "new")), change_text(row), bounds_text(row), row["word"])
         for row in pair["figures"]
-    ]
+    ]  # fmt: skip
     if slo:
         rows.append((*names, f"SLO p99 {slo['p99_ms']:g} ms", slo["base"], slo["new"], "–", "–", slo["word"]))
     return rows

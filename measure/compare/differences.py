@@ -1,7 +1,7 @@
 """Report environment differences between two sets of runs, so that new hardware is not read as a speed-up.
 
 In      the records of both sides.
-Out     `Difference`s, each with its name and what either side says.
+Out     `Difference`s, each with its name and the values of both sides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from planwright.errors import Fault
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not the same on both sides."""
+    """A condition that is not the same on both sides."""
 
     what: str
     base: str
@@ -25,14 +25,12 @@ class Difference:
 
     @property
     def words(self) -> str:
-        """Return one line."""
         return f"{self.what}: {self.base} in the base, {self.new} in the new"
 
     def fault(self) -> Fault:
-        """Return it as a mistake, for ``--strict``."""
-        return Fault(
-            "the runs cannot be compared", why=self.words, fix="measure both sides alike, or leave --strict out"
-        )
+        """Return it as an error, for ``--strict``."""
+        fix = "measure both sides under the same conditions, or omit --strict"
+        return Fault("the runs cannot be compared", why=self.words, fix=fix)
 
 
 def _environment(name: str) -> Callable[[Record], Any]:
@@ -48,8 +46,8 @@ def _client(record: Record) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-# what a run was made of -> how a record tells it
-_RUN: dict[str, Callable[[Record], Any]] = {
+# condition of a run -> how it is read from a record
+_CONDITIONS: dict[str, Callable[[Record], Any]] = {
     "machine": _environment("cpu"),
     "cores": _environment("cores"),
     "system": _environment("system"),
@@ -68,7 +66,7 @@ _RUN: dict[str, Callable[[Record], Any]] = {
 
 def differences(base: Sequence[Record], new: Sequence[Record]) -> list[Difference]:
     """Return everything in which the sides, or the runs of one side, differ."""
-    found = [_between(what, map(read, base), map(read, new)) for what, read in _RUN.items()]
+    found = [_between(what, map(read, base), map(read, new)) for what, read in _CONDITIONS.items()]
     rows = [*_only_one_side(base, new), *_builds(base, new)]
     return [difference for difference in [*found, *dict.fromkeys(rows)] if difference is not None]
 
@@ -86,8 +84,8 @@ def _only_one_side(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Di
     for key in dict.fromkeys([*_keys(base), *_keys(new)]):
         counts = [sum(key in record.rows for record in records) for records in (base, new)]
         if counts != [len(base), len(new)]:
-            told = [f"in {count} of {len(side)} runs" for count, side in zip(counts, (base, new), strict=True)]
-            yield Difference(f"measured {' over '.join(key)}", *told)
+            values = [f"in {count} of {len(side)} runs" for count, side in zip(counts, (base, new), strict=True)]
+            yield Difference(f"measured {' over '.join(key)}", *values)
 
 
 def _builds(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Difference | None]:
@@ -100,8 +98,8 @@ def _builds(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Differenc
 
 
 def _between(what: str, base: Iterable[Any], new: Iterable[Any]) -> Difference | None:
-    """Return the difference, None where all runs of both sides say the same."""
-    sides = [list(dict.fromkeys(str(value) or "not known" for value in side)) for side in (base, new)]
+    """Return the difference; None where all runs of both sides have the same value."""
+    sides = [list(dict.fromkeys(str(value) or "unknown" for value in side)) for side in (base, new)]
     if sides[0] == sides[1] and len(sides[0]) == 1:
         return None
     return Difference(what, *(" and ".join(side) for side in sides))

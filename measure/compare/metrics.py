@@ -1,13 +1,12 @@
-"""The figures of two sides, each with its change, its interval and a word: better, worse, no change, cannot say.
+"""The figures of two sides, each with its change, its interval and a verdict: better, worse, no change, cannot say.
 
 In      run records of both sides, one or several each.
 Out     the comparison as a JSON value, with a verdict.
 
-How far noise reaches is found in `noise`, and what that means by `statistics.judge`.
-Three things count by rule: failures or wrong answers where there were none,
-and an SLO that was met and is missed, unless p99's own interval still reaches it. With several runs a side, the confidence
-is raised by the number of models and protocols (Bonferroni). The figures of one move together and count as one, unless a side
-has fewer than three runs: then each figure's own guess of the scatter decides, and those do not move together.
+`noise` gives the intervals, `statistics.judge` the verdicts on them. Three changes count as worse by rule: failures or wrong answers
+where there were none, and an SLO that was met and is missed, unless the interval of p99 includes it. With several runs a side,
+the confidence is raised by the number of models and protocols (Bonferroni). The figures of one model move together and count as one,
+unless a side has fewer than three runs: then each figure's own estimate of the scatter decides, and those are independent.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no change", "cannot say"
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 SPEEDS = ("throughput", *PERCENTILES)
 FEW_RUNS = 3
-TOO_SHORT = f"too short to tell: {noise.LEAST_S:.0f} s after the warm-up are the least, or several runs a side"
+TOO_SHORT = f"too short to tell: it takes {noise.LEAST_S:.0f} s after the warm-up, or several runs a side"
 ONE_RUN = (
-    "one run a side: the intervals know the noise inside the runs, not that from run to run; a verdict that must hold needs "
+    "one run a side: the intervals cover the noise within the runs, not between them; for a reliable verdict measure "
     "several runs a side (--base A B C --new D E F)"
 )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of both sides; `change` and its bounds are shares of the base, of failures and wrong answers shares of the requests."""
+    """One figure of both sides; `change` and its bounds are relative to the base, for failures and wrong answers to the requests."""
 
     name: str
     unit: str
@@ -56,7 +55,7 @@ def compare(base: Sequence[Record], new: Sequence[Record], *, strict: bool = Fal
     """Return the comparison as a JSON value.
 
     Raises:
-        SpecError: The sides have nothing in common, a run is given twice; with `strict`, they differ in what they measured.
+        SpecError: The sides have nothing in common, or a run is given twice; with `strict`, their conditions differ.
     """
     keys, differences = environment_differences.common(base, new), environment_differences.differences(base, new)
     faults = [*_twice(base), *_twice(new), *(difference.fault() for difference in differences if strict)]
@@ -70,9 +69,9 @@ def compare(base: Sequence[Record], new: Sequence[Record], *, strict: bool = Fal
     return {
         "schema": SCHEMA_VERSION, "kind": "comparison", "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "confidence": CONFIDENCE, "noise": "between runs" if several else "within runs",
-        "base": [_told(record) for record in base], "new": [_told(record) for record in new],
+        "base": [_summary(record) for record in base], "new": [_summary(record) for record in new],
         "warnings": [{**asdict(difference), "text": difference.words} for difference in differences],
-        "notes": [*([] if several else [ONE_RUN]), *_doubts("base", base), *_doubts("new", new)],
+        "notes": [*([] if several else [ONE_RUN]), *_inconclusive("base", base), *_inconclusive("new", new)],
         "models": pairs, "verdict": _verdict(pairs),
     }  # fmt: skip
 
@@ -93,20 +92,19 @@ def _twice(records: Sequence[Record]) -> list[Fault]:
     return faults
 
 
-def _told(record: Record) -> dict[str, Any]:
+def _summary(record: Record) -> dict[str, Any]:
     keep = ("id", "created", "duration_s", "warmup_s", "users", "environment")
-    told = {name: record.report.get(name) for name in keep}
-    return {**told, "load": record.load, "verdict": record.report["verdict"].get("status", "")}
+    found = {name: record.report.get(name) for name in keep}
+    return {**found, "load": record.load, "verdict": record.report["verdict"].get("status", "")}
 
 
-def _doubts(side: str, records: Sequence[Record]) -> list[str]:
-    """Return what the runs themselves doubt; that they failed is in the figures."""
-    verdicts = [(record.id, record.report["verdict"]) for record in records]
+def _inconclusive(side: str, records: Sequence[Record]) -> list[str]:
+    """Return why runs are inconclusive in themselves; failed runs show in the figures."""
     return [
-        f"{side} {name} is inconclusive by itself: {reason}"
-        for name, verdict in verdicts
-        if verdict.get("status") == "inconclusive"
-        for reason in verdict.get("reasons", [])
+        f"{side} {record.id} is inconclusive in itself: {reason}"
+        for record in records
+        if record.report["verdict"].get("status") == "inconclusive"
+        for reason in record.report["verdict"].get("reasons", [])
     ]
 
 
@@ -125,50 +123,35 @@ def _pair(key: Key, base: Sequence[Record], new: Sequence[Record], confidence: f
     }  # fmt: skip
 
 
-def _figure(
-    name: str,
-    unit: str,
-    sides: Sequence[float],
-    change: float | None,
-    bounds: Interval | None,
-    word: str,
-    why: str = "",
-) -> Figure:
-    bounds = bounds or Interval(None, None)
-    return Figure(name, unit, sides[0], sides[1], change, bounds.low, bounds.high, word, why)
-
-
 def _value(row: Row, name: str) -> float:
     return row.throughput_per_s if name == "throughput" else row.latency_us[name]
 
 
-def _own(row: Row, name: str) -> Interval | None:
+def _bounds(row: Row, name: str) -> Interval | None:
     return noise.throughput(row) if name == "throughput" else noise.percentile(row, PERCENTILES[name])
 
 
 def _speed(name: str, base: Sequence[Row], new: Sequence[Row], confidence: float) -> Figure:
-    """Compare throughput or a percentile."""
     values = [[_value(row, name) for row in side] for side in (base, new)]
     means = [statistics.fmean(side) for side in values]
     unit = "infer/s" if name == "throughput" else "µs"
     if not all(means):
-        side = "base" if not means[0] else "new"
-        why = f"nothing was answered after the warm-up in the {side}"
-        return _figure(name, unit, means, None, None, UNKNOWN, why)
+        why = f"nothing was answered after the warm-up in the {'base' if not means[0] else 'new'}"
+        return Figure(name, unit, means[0], means[1], None, None, None, UNKNOWN, why)
     change = means[1] / means[0] - 1
     if len(base) + len(new) > 2:
         found = noise.change(values[0], values[1], confidence)
     else:
-        own = [_own(side[0], name) for side in (base, new)]
-        found = noise.apart(own[0], own[1]) if own[0] and own[1] else None
+        bounds = [_bounds(side[0], name) for side in (base, new)]
+        found = noise.apart(bounds[0], bounds[1]) if bounds[0] and bounds[1] else None
     if found is None:
-        return _figure(name, unit, means, change, None, UNKNOWN, TOO_SHORT)
+        return Figure(name, unit, means[0], means[1], change, None, None, UNKNOWN, TOO_SHORT)
     word, why = judge(change, found, more_is_better=name == "throughput")
-    return _figure(name, unit, means, change, found, word, why)
+    return Figure(name, unit, means[0], means[1], change, found.low, found.high, word, why)
 
 
 def judge(change: float, bounds: Interval, *, more_is_better: bool) -> tuple[str, str]:
-    """Return the word for a change and, where nothing can be said, why.
+    """Return the verdict on a change and, where it is "cannot say", the reason.
 
     Example:
         >>> judge(-0.2, Interval(-0.23, -0.17), more_is_better=True)
@@ -189,20 +172,22 @@ def _count(name: str, bad: Sequence[int], of: Sequence[int]) -> Figure:
     """Compare failures or wrong answers: any where there were none is worse, else the shares decide."""
     if not all(of):
         side = "base" if not of[0] else "new"
-        why = f"none was checked in the {side}" if name == "wrong answers" else f"nothing was asked in the {side}"
+        why = (
+            f"no answer was checked in the {side}" if name == "wrong answers" else f"no request was sent in the {side}"
+        )
         word = WORSE if bad[1] and not bad[0] else UNKNOWN
-        return _figure(name, "count", bad, None, None, word, why)
+        return Figure(name, "count", bad[0], bad[1], None, None, None, word, why)
     shares = noise.share((bad[0], of[0]), (bad[1], of[1]))
     word = SAME
     if bad[1] and (not bad[0] or (shares.low is not None and shares.low > 0)):
         word = WORSE
     elif shares.high is not None and shares.high < 0:
         word = BETTER
-    return _figure(name, "count", bad, bad[1] / of[1] - bad[0] / of[0], shares, word)
+    return Figure(name, "count", bad[0], bad[1], bad[1] / of[1] - bad[0] / of[0], shares.low, shares.high, word)
 
 
 def _slo(base: Sequence[Row], new: Sequence[Row], p99: str) -> dict[str, Any] | None:
-    """Compare whether the SLO is met; each side has its own limit, usually the same. `p99` is the word of that figure."""
+    """Compare whether the SLO is met; each side has its own limit, usually the same. `p99` is the verdict on that figure."""
     limits = [next((row.slo_us for row in side if row.slo_us), None) for side in (base, new)]
     if limits[1] is None:
         return None
@@ -211,29 +196,29 @@ def _slo(base: Sequence[Row], new: Sequence[Row], p99: str) -> dict[str, Any] | 
     word, why = SAME, ""
     if met[0] != met[1]:
         word = WORSE if met[0] else BETTER
-        if p99 != word and _reaches(new, limits[1], missed=word == WORSE):
-            word, why = UNKNOWN, "p99's own interval lies on both sides of it"
-    told = ["met" if kept else "missed" for kept in met]
-    return {"p99_ms": limits[1] / 1000, "base": told[0], "new": told[1], "word": word, "why": why}
+        if p99 != word and _interval_includes(new, limits[1], missed=word == WORSE):
+            word, why = UNKNOWN, "the interval of p99 includes it"
+    states = ["met" if kept else "missed" for kept in met]
+    return {"p99_ms": limits[1] / 1000, "base": states[0], "new": states[1], "word": word, "why": why}
 
 
-def _reaches(rows: Sequence[Row], limit_us: float, *, missed: bool) -> bool:
-    """Return whether p99's own interval reaches over the limit; False for a run too short to have one, whose figure counts."""
-    own = noise.percentile(rows[0], 0.99) if len(rows) == 1 else noise.mean([row.latency_us["p99"] for row in rows])
-    if own is None:
+def _interval_includes(rows: Sequence[Row], limit_us: float, *, missed: bool) -> bool:
+    """Whether the interval of p99 includes the limit; False for a run too short to have one, whose figure counts."""
+    found = noise.percentile(rows[0], 0.99) if len(rows) == 1 else noise.mean([row.latency_us["p99"] for row in rows])
+    if found is None:
         return False
-    edge = own.low if missed else own.high
+    edge = found.low if missed else found.high
     return edge is None or (edge <= limit_us if missed else edge > limit_us)
 
 
 def _verdict(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Say fail where something is worse, inconclusive where something could not be told, else pass."""
+    """Return fail where something is worse, inconclusive where something is "cannot say", else pass."""
     worse, better, unknown = (
         [f"{_name(pair)}: {_sentence(row)}" for pair in pairs for row in _judged(pair) if row["word"] == word]
         for word in (WORSE, BETTER, UNKNOWN)
     )
     status = "fail" if worse else "inconclusive" if unknown else "pass"
-    return {"status": status, "reasons": [*worse, *(line for pair in pairs for line in _untold(pair)), *better]}
+    return {"status": status, "reasons": [*worse, *(line for pair in pairs for line in _unknown(pair)), *better]}
 
 
 def _judged(pair: dict[str, Any]) -> list[dict[str, Any]]:
@@ -251,8 +236,8 @@ def _sentence(row: dict[str, Any]) -> str:
     return f"{row['name']} {row['word']}, {value_text(row, 'base')} before and {value_text(row, 'new')} now"
 
 
-def _untold(pair: dict[str, Any]) -> Iterator[str]:
-    """Yield one line per reason, with the figures that it keeps from being told."""
+def _unknown(pair: dict[str, Any]) -> Iterator[str]:
+    """Yield one line per reason, with the figures it concerns."""
     rows = [row for row in _judged(pair) if row["word"] == UNKNOWN]
     for why in dict.fromkeys(row["why"] for row in rows):
         names = ", ".join(row["name"] for row in rows if row["why"] == why)
@@ -260,7 +245,7 @@ def _untold(pair: dict[str, Any]) -> Iterator[str]:
 
 
 def value_text(figure: dict[str, Any], side: str) -> str:
-    """Return a figure of one side with its unit, for people."""
+    """Format a figure of one side with its unit."""
     value = figure[side]
     if figure["unit"] == "µs":
         return f"{value / 1000:.2f} ms" if value < 100_000 else f"{value / 1000:.0f} ms"

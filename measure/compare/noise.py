@@ -3,29 +3,28 @@
 In      typed rows of reports (`records.Row`).
 Out     `Interval`s at 99% of one run's figures, and the interval of a change.
 
-Several runs a side: Welch's t over the runs (B. L. Welch, Biometrika 34, 1947; `_stats.change`). One run against several: the t
-of a single observation, which takes the scatter of the several for its own (Crawford & Howell, Clinical Neuropsychologist 12,
-1998); that is Student's pooled t with one value on one side.
+Several runs a side: Welch's t over the runs (B. L. Welch, Biometrika 34, 1947; `statistics.change`). One run against several: the t
+of a single observation, assumed to scatter like the several (Crawford & Howell, Clinical Neuropsychologist 12, 1998); that is
+Student's pooled t with one value on one side.
 
-One run a side: what is inside the runs. Neighbouring seconds are alike, so single requests are not independent and are never
+One run a side: the noise within the runs. Successive seconds are correlated, so single requests are not independent and are never
 counted as if they were.
 
 * Throughput: means of blocks of several seconds ("batch means": Law & Kelton, Simulation Modeling and Analysis, chapter 9).
-  What likeness is left between blocks is taken off their number, n (1 - r) / (1 + r) (Zwiers & von Storch, Journal of
-  Climate 8, 1995), with 1/n added to r, which is estimated too low by about that (Marriott & Pope, Biometrika 41, 1954).
-* A percentile: the order statistics that enclose it by the binomial distribution, whatever the latencies' own distribution
-  is (David & Nagaraja, Order Statistics, section 7.1). The number of requests that goes in is the number of independent
-  requests that would know as much (Woodruff, JASA 47, 1952; Korn & Graubard, Survey Methodology 24, 1998): the scatter,
-  from block to block, of the share of requests below the percentile, against what independent ones would have. A report
-  keeps two percentiles of each second, so that share is read off the log-normal distribution through these two; this
-  sets the width of the interval, never its place.
+  The remaining autocorrelation r of the blocks reduces their number to n (1 - r) / (1 + r) (Zwiers & von Storch, Journal of
+  Climate 8, 1995), with 1/n added to r, whose estimate is too low by about that (Marriott & Pope, Biometrika 41, 1954).
+* A percentile: the order statistics that enclose it by the binomial distribution, whatever the distribution of the latencies
+  (David & Nagaraja, Order Statistics, section 7.1). The number of requests used is the effective sample size
+  (Woodruff, JASA 47, 1952; Korn & Graubard, Survey Methodology 24, 1998): the variance,
+  from block to block, of the share of requests below the percentile, relative to that of independent ones. A report
+  keeps two percentiles of each second, so that share is interpolated by the log-normal distribution through these two; this
+  affects the width of the interval, never its position.
 
-Two intervals of 99% that do not touch differ more surely than 99%, which is meant: several figures are compared at once.
+Two 99% intervals that do not overlap differ with more than 99% confidence. That is intended: several figures are compared at once.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -35,9 +34,9 @@ from measure import statistics as stats
 from measure.report.records import Row, Span
 
 CONFIDENCE = 0.99
-BLOCK_S, MOST_BLOCKS, LEAST_BLOCKS = 3.0, 20, 6
-LEAST_S = BLOCK_S * LEAST_BLOCKS
-MOST_ALIKE = 0.9
+BLOCK_S, MAX_BLOCKS, MIN_BLOCKS = 3.0, 20, 6
+LEAST_S = BLOCK_S * MIN_BLOCKS
+MAX_CORRELATION = 0.9
 _NORMAL = statistics.NormalDist()
 _Z = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
 
@@ -52,14 +51,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """The standard error of a mean, and how many degrees of freedom know it."""
+    """The standard error of a mean, and its degrees of freedom."""
 
     error: float
     freedom: int
 
 
 def throughput(row: Row) -> Interval | None:
-    """Return bounds of the throughput of one run; None where it is too short to tell."""
+    """Return bounds of the throughput of one run; None where it is too short."""
     rates = [span.answers / span.width_s for span in row.spans]
     spread = _spread(rates, row.spans)
     mean = statistics.fmean(rates) if rates else 0.0
@@ -70,33 +69,30 @@ def throughput(row: Row) -> Interval | None:
 
 
 def percentile(row: Row, share: float) -> Interval | None:
-    """Return bounds of a latency percentile (``0.99``) of one run in µs; None where it is too short to tell."""
+    """Return bounds of a latency percentile (``0.99``) of one run in µs; None where it is too short."""
     total = sum(count for _, count in row.histogram)
-    independent = _independent(row, share, total)
-    if independent is None:
+    size = _effective_size(row, share, total)
+    if size is None:
         return None
-    low, high = enclosing(independent, share)
-    return Interval(
-        None if low is None else _value_at(row.histogram, low / independent * total),
-        None if high is None else _value_at(row.histogram, high / independent * total),
-    )
+    low, high = (rank and _value_at(row.histogram, rank / size * total) for rank in enclosing(size, share))
+    return Interval(low, high)
 
 
 def apart(base: Interval, new: Interval) -> Interval:
-    """Return bounds of the change, as a share of the base, from the bounds of both sides; it excludes 0 where they do not touch."""
+    """Return bounds of the change, as a share of the base, from the bounds of both sides; it excludes 0 where they do not overlap."""
     low = new.low / base.high - 1 if new.low is not None and base.high else None
     high = new.high / base.low - 1 if new.high is not None and base.low else None
     return Interval(low, high)
 
 
 def change(base: Sequence[float], new: Sequence[float], confidence: float) -> Interval | None:
-    """Return bounds of the change of the mean over several runs, as a share of the base; None where nothing can be said."""
+    """Return bounds of the change of the mean over several runs, as a share of the base; None where there are too few."""
     reference, difference = statistics.fmean(base), statistics.fmean(new) - statistics.fmean(base)
     if not reference or max(len(base), len(new)) < 2:
         return None
     if min(len(base), len(new)) > 1:
         found = stats.change(base, new, confidence)
-        # no scatter at all on either side: integers of a short histogram can be that alike
+        # no scatter at all on either side: the integers of a short histogram can be identical
         at = difference / reference
         return Interval(max(found.low, -1.0), found.high) if found else Interval(at, at)
     several = base if len(base) > 1 else new
@@ -113,9 +109,9 @@ def mean(values: Sequence[float]) -> Interval:
 
 
 def share(base: tuple[int, int], new: tuple[int, int]) -> Interval:
-    """Return bounds of the difference of two shares, each given as (count, of how many).
+    """Return bounds of the difference of two shares, each given as (count, total).
 
-    Wilson's interval of each, joined as R. G. Newcombe does (Statistics in Medicine 17, 1998, method 10).
+    Wilson's interval of each, combined as R. G. Newcombe does (Statistics in Medicine 17, 1998, method 10).
 
     Example:
         >>> found = share((0, 1000), (50, 1000))
@@ -127,33 +123,29 @@ def share(base: tuple[int, int], new: tuple[int, int]) -> Interval:
 
 
 def _wilson(count: int, total: int) -> tuple[float, float, float]:
-    p, z2 = min(count / total, 1.0), _Z * _Z / total
-    middle, reach = (p + z2 / 2) / (1 + z2), math.sqrt(p * (1 - p) * z2 + z2 * z2 / 4) / (1 + z2)
-    return p, middle - reach, middle + reach
+    from scipy.stats import binomtest
+
+    count = min(count, total)
+    found = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return count / total, float(found.low), float(found.high)
 
 
 def enclosing(number: int, share: float) -> tuple[int | None, int | None]:
-    """Return the ranks (from 1) of the values of `number` independent ones that enclose a percentile; None for no bound.
+    """Return the ranks (from 1) of `number` independent values that enclose a percentile; None for no bound.
 
     Example:
         >>> enclosing(100, 0.5), enclosing(100, 0.99)
         ((37, 64), (96, None))
     """
-    tail, spread = (1 - CONFIDENCE) / 2, math.sqrt(number * share * (1 - share))
-    first, last = (max(0, int(number * share - 9 * spread) - 9), min(number, int(number * share + 9 * spread) + 9))
-    below, low, high = 0.0, None, None
-    for rank in range(first, last + 1):
-        below += math.exp(
-            math.lgamma(number + 1) - math.lgamma(rank + 1) - math.lgamma(number - rank + 1)
-            + rank * math.log(share) + (number - rank) * math.log1p(-share)
-        )  # fmt: skip
-        low = rank + 1 if below <= tail else low
-        high = rank + 1 if high is None and 1 - below <= tail else high
-    return low, (high if high is not None and high <= number else None)
+    from scipy.stats import binom
+
+    tail = (1 - CONFIDENCE) / 2
+    low, high = int(binom.ppf(tail, number, share)), int(binom.isf(tail, number, share)) + 1
+    return low or None, high if high <= number else None
 
 
-def _independent(row: Row, share: float, total: int) -> int | None:
-    """Return how many independent requests would know the percentile as well; None where that is not known."""
+def _effective_size(row: Row, share: float, total: int) -> int | None:
+    """Return the effective sample size for a percentile; None where it cannot be estimated."""
     spans = [span for span in row.spans if span.answers]
     answers = sum(span.answers for span in spans)
     if not answers or not total:
@@ -165,9 +157,9 @@ def _independent(row: Row, share: float, total: int) -> int | None:
     if spread is None:
         return None
     variance = (spread.error * len(spans) / answers) ** 2
-    alone = share * (1 - share) / answers
-    known = (_Z / _t(spread.freedom)) ** 2
-    return max(1, int(total * known / max(1.0, variance / alone)))
+    if_independent = share * (1 - share) / answers
+    uncertainty = (_Z / _t(spread.freedom)) ** 2
+    return max(1, int(total * uncertainty / max(1.0, variance / if_independent)))
 
 
 def _below(span: Span, value_us: float) -> float:
@@ -181,11 +173,11 @@ def _below(span: Span, value_us: float) -> float:
 
 
 def _spread(values: Sequence[float], spans: Sequence[Span]) -> Spread | None:
-    """Return the standard error of the mean of neighbouring values; None where there are too few blocks of them."""
+    """Return the standard error of the mean of successive values; None where they make too few blocks."""
     width_s = spans[0].width_s if spans else 1.0
-    size = max(math.ceil(BLOCK_S / width_s), len(values) // MOST_BLOCKS)
+    size = max(math.ceil(BLOCK_S / width_s), len(values) // MAX_BLOCKS)
     count = len(values) // size
-    if count < LEAST_BLOCKS:
+    if count < MIN_BLOCKS:
         return None
     start = len(values) - count * size
     blocks = [statistics.fmean(values[at : at + size]) for at in range(start, len(values), size)]
@@ -194,10 +186,10 @@ def _spread(values: Sequence[float], spans: Sequence[Span]) -> Spread | None:
     squares = sum(x * x for x in off)
     if not squares:
         return Spread(0.0, count - 1)
-    alike = sum(x * y for x, y in zip(off, off[1:], strict=False)) / squares + 1 / count
-    alike = min(max(alike, 0.0), MOST_ALIKE)
-    worth = max(count * (1 - alike) / (1 + alike), 2.0)
-    return Spread(math.sqrt(squares / (count - 1) / worth), max(1, int(worth - 1)))
+    correlation = sum(x * y for x, y in zip(off, off[1:], strict=False)) / squares + 1 / count
+    correlation = min(max(correlation, 0.0), MAX_CORRELATION)
+    effective = max(count * (1 - correlation) / (1 + correlation), 2.0)
+    return Spread(math.sqrt(squares / (count - 1) / effective), max(1, int(effective - 1)))
 
 
 def _value_at(histogram: Sequence[tuple[int, int]], rank: float) -> float:
@@ -209,6 +201,5 @@ def _value_at(histogram: Sequence[tuple[int, int]], rank: float) -> float:
     return float(histogram[-1][0])
 
 
-@functools.cache
 def _t(freedom: int) -> float:
     return stats.t_quantile(CONFIDENCE, freedom)

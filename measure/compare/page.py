@@ -1,7 +1,7 @@
-"""The page of a comparison: made from its JSON value and from nothing else, opens offline.
+"""The page of a comparison, rendered from its JSON value alone; it opens offline.
 
-In      what `_figures.compare` returned.
-Out     HTML with inline SVG; everything that came from outside is escaped.
+In      the result of `metrics.compare`.
+Out     HTML with inline SVG; everything from outside is escaped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ WORDS = {"better": "good", "worse": "bad", "cannot say": "doubt", "no change": "
 
 
 def render(comparison: dict[str, Any]) -> str:
-    """Return the page."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     environment = Environment(

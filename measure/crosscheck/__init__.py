@@ -1,1 +1,1 @@
-"""The same load by MLPerf LoadGen, beside ours."""
+"""Cross-check of our load generator against MLPerf LoadGen."""

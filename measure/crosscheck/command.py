@@ -1,4 +1,4 @@
-"""referee: the same open loop once by our scenarios and once by MLPerf LoadGen, both figures side by side.
+"""referee: the same open loop run by our scenarios and by MLPerf LoadGen, side by side.
 
 In      a published model, a rate; the package mlcommons-loadgen.
 Out     a table: rate and percentiles of each, and their ratio.
@@ -24,18 +24,18 @@ from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, StageError
 from planwright.server_info import SERVER_FILE, ServerInfo
 
-ROOT = Path(__file__).resolve().parents[2]
 PERCENTILES = ("p50", "p90", "p99", "p99.9")
 SPARE_S = 120.0
 
 
 def add_command(commands: Any) -> None:
-    """Add the command."""
-    p = commands.add_parser("referee", help="the same load by MLPerf LoadGen, beside ours")
+    p = commands.add_parser("referee", help="cross-check our load generator against MLPerf LoadGen")
     p.add_argument("model", metavar="MODEL")
     p.add_argument("--rate", type=float, default=100.0, help="requests per second (default: %(default)s)")
-    p.add_argument("--duration-s", type=float, default=20.0, help="of each side (default: %(default)s)")
-    p.add_argument("--connections", type=int, default=64, help="most requests in flight (default: %(default)s)")
+    p.add_argument("--duration-s", type=float, default=20.0, help="length of each run (default: %(default)s)")
+    p.add_argument(
+        "--connections", type=int, default=64, help="maximum number of requests in flight (default: %(default)s)"
+    )
     p.add_argument("--protocol", choices=("http", "grpc"), default="http")
     p.add_argument("--server-file", type=Path, default=SERVER_FILE, help="written by python -m serving")
     console.add_json_flag(p)
@@ -43,13 +43,15 @@ def add_command(commands: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run both and print them; exit code 1 where either had a failed request."""
+    """Run both and print the figures; exit code 1 where either had a failed request."""
     if find_spec("mlperf_loadgen") is None:
         fix = "make setup, or: .venv/bin/pip install mlcommons-loadgen"
-        raise MachineError(Fault("the referee is not installed", why="mlcommons-loadgen is missing", fix=fix))
+        raise MachineError(
+            Fault("MLPerf LoadGen is not installed", why="the package mlcommons-loadgen is missing", fix=fix)
+        )
     server = ServerInfo.read(args.server_file)
     if server is None:
-        raise MachineError(Fault("no server runs here", str(args.server_file), fix="python -m serving"))
+        raise MachineError(Fault("no server is running here", str(args.server_file), fix="python -m serving"))
     repository = Path(server.repository)
     published.select(repository, [args.model])
     load = {
@@ -63,25 +65,21 @@ def main(args: argparse.Namespace) -> int:
 
 def ours(load: dict[str, Any], server_file: Path, repository: Path, url: str = "") -> dict[str, Any]:
     """Run our open loop; `url` replaces the server's HTTP address."""
-    with tempfile.TemporaryDirectory(prefix="planwright-referee-") as runs:
-        environment = locust_process.environment(
-            load["model"], Path(runs), repository, server_file, arrivals=load.get("arrivals", "poisson"), warmup_s="0",
-            rate=f"{load['rate']:g}:{load['duration_s']:g}s", **({"url": url} if url else {}),
-        )  # fmt: skip
-        return {"by": "planwright, open loop", **drive(load, environment, Path(runs))}
+    rate = f"{load['rate']:g}:{load['duration_s']:g}s"
+    settings = {"arrivals": "poisson", "warmup_s": "0", "rate": rate, **({"url": url} if url else {})}
+    return {"by": "planwright, open loop", **drive(load, server_file, repository, settings)}
 
 
-def drive(load: dict[str, Any], environment: dict[str, str], runs: Path, *flags: str) -> dict[str, Any]:
-    """Run locust once with an environment of `_locust.environment`, and return its figures.
+def drive(load: dict[str, Any], server_file: Path, repository: Path, settings: dict[str, str], *flags: str) -> dict[str, Any]:  # fmt: skip
+    """Run locust once with `settings`, named as in docs/loadtest.md, and return its figures.
 
     Raises:
-        StageError: It left no report.
+        StageError: It left no report, or measured nothing.
     """
     command = locust_process.command(load["connections"], load["protocol"], *flags)
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=load["duration_s"] + SPARE_S
-    )
-    report = locust_process.report(runs, done.stdout + done.stderr)
+    with tempfile.TemporaryDirectory(prefix="planwright-referee-") as runs:
+        environment = locust_process.environment(load["model"], Path(runs), repository, server_file, **settings)
+        report = locust_process.run(command, environment, Path(runs), load["duration_s"] + SPARE_S)
     if not report["models"]:
         why = "; ".join(report["verdict"]["reasons"])
         raise StageError("load", Fault("the load measured nothing", why=why, fix=locust_process.TRY))
@@ -110,27 +108,19 @@ def loadgen(load: dict[str, Any], server: ServerInfo, repository: Path, url: str
         json.dump(job, file)
         file.flush()
         done = subprocess.run(
-            [sys.executable, "-m", "measure.crosscheck.loadgen", file.name], cwd=ROOT, capture_output=True, text=True,
+            [sys.executable, "-m", "measure.crosscheck.loadgen", file.name], cwd=locust_process.ROOT, capture_output=True, text=True,
             timeout=load["duration_s"] + SPARE_S,
         )  # fmt: skip
     if done.returncode:
         why = "\n".join(done.stderr.splitlines()[-3:])
-        raise StageError("load", Fault("LoadGen failed", why=why, fix="see whether the server answers"))
+        raise StageError("load", Fault("LoadGen failed", why=why, fix="check that the server answers"))
     return {"by": "MLPerf LoadGen", **json.loads(done.stdout.splitlines()[-1])}
 
 
 def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    table = [_row(row) for row in rows]
     ratios = [rows[0]["latency_us"][p] / max(rows[1]["latency_us"][p], 1e-9) for p in PERCENTILES]
-    table.append(
-        [
-            "ratio",
-            f"{rows[0]['rate_per_s'] / max(rows[1]['rate_per_s'], 1e-9):.3f}",
-            "",
-            "",
-            *(f"{r:.3f}" for r in ratios),
-        ]
-    )
+    rate = rows[0]["rate_per_s"] / max(rows[1]["rate_per_s"], 1e-9)
+    table = [*map(_row, rows), ["ratio", f"{rate:.3f}", "", "", *(f"{ratio:.3f}" for ratio in ratios)]]
     title = f"{args.model} over {args.protocol}, {args.rate:g} requests/s for {args.duration_s:g} s, latency from the moment due"
     console.table(title, ["by", "requests/s", "requests", "failed", *(f"{p} ms" for p in PERCENTILES)], table)
     if args.json:

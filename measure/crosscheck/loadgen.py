@@ -1,9 +1,9 @@
-"""The referee's child process: MLPerf LoadGen drives prepared requests, Poisson arrivals, latency from the scheduled time.
+"""Child process of referee: MLPerf LoadGen drives prepared requests with Poisson arrivals, latency from the scheduled time.
 
 In      ``python -m measure.crosscheck.loadgen JOB.json``: model, address, protocol, rate, duration, connections, repository, seed.
-Out     a JSON line on stdout: requests, rate and percentiles as LoadGen itself sums them up.
+Out     a JSON line on stdout: requests, rate and percentiles as LoadGen itself reports them.
 
-A process of its own, without gevent: LoadGen issues from a thread of C++ and each connection is a thread here.
+A separate process, without gevent: LoadGen issues from a C++ thread, and each connection is a thread here.
 """
 
 from __future__ import annotations
@@ -21,15 +21,10 @@ from clients import PreparedRequest, TritonModel, published
 from clients.validate import sample_inputs
 
 _PERCENTILE = re.compile(r"^(\d+\.\d+) percentile latency \(ns\)\s*: (\d+)", re.MULTILINE)
-_FIGURES = {
-    "Min latency (ns)": "min_us",
-    "Max latency (ns)": "max_us",
-    "Mean latency (ns)": "mean_us",
-}
+_FIGURES = {"Min latency (ns)": "min_us", "Max latency (ns)": "max_us", "Mean latency (ns)": "mean_us"}
 
 
 def main(path: str) -> int:
-    """Run one test and print its figures."""
     job = json.loads(Path(path).read_text())
     workers = Workers(job)
     try:
@@ -40,7 +35,7 @@ def main(path: str) -> int:
 
 
 class Workers:
-    """Connections, each a thread that sends what LoadGen hands over."""
+    """Connections, each a thread that sends the queries issued by LoadGen."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -60,12 +55,11 @@ class Workers:
         return [model.standalone().prepare(sample_inputs(model.info, group)) for group in self._groups]
 
     def issue(self, samples: Any) -> None:
-        """Take queries from LoadGen; it must not be held up."""
+        """Accept queries from LoadGen without blocking it."""
         for sample in samples:
             self._queue.put((sample.id, sample.index))
 
     def close(self) -> None:
-        """Let the threads end."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -88,7 +82,7 @@ class Workers:
 
 
 def drive(job: dict[str, Any], workers: Workers) -> dict[str, Any]:
-    """Let LoadGen run its server scenario and return what it says."""
+    """Run LoadGen's server scenario and return its figures."""
     import mlperf_loadgen as lg
 
     settings = lg.TestSettings()

@@ -1,1 +1,1 @@
-"""One setting of a server under one load: how sweep and tune set it, measure it and show it."""
+"""One setting of a server under one load: how sweep and tune apply it, measure it and report it."""

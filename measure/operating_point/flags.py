@@ -1,9 +1,9 @@
-"""Flags that sweep and tune share, and how their lists are read.
+"""Flags shared by sweep and tune, and the parsing of their lists.
 
 In      argparse parsers.
 Out     flags; lists of numbers, queue delays and preferred sizes as values.
 
-A list that cannot be read is a `SpecError`: its text names the flag, because argparse passes no more than the word.
+A list that cannot be parsed is a `SpecError` that names the flag, because argparse passes no more than the value.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from measure.operating_point import locust_process
+from measure.workload.settings import TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError
 
@@ -20,7 +20,7 @@ Numbers = tuple[int, ...]
 
 
 def numbers(flag: str, what: str, example: str, high: int) -> Callable[[str], Numbers]:
-    """Return a reader of ``1,2,4``."""
+    """Return a parser of ``1,2,4``."""
 
     def read(text: str) -> Numbers:
         try:
@@ -36,7 +36,7 @@ def numbers(flag: str, what: str, example: str, high: int) -> Callable[[str], Nu
 
 
 def delays_us(text: str) -> tuple[int | None, ...]:
-    """Read ``off,0,500``; ``off`` is no dynamic batcher."""
+    """Parse ``off,0,500``; ``off`` is no dynamic batcher."""
     parts = [part.strip() for part in text.split(",")]
     bad = [part for part in parts if part != "off" and not (part.isdecimal() and int(part) <= 10_000_000)]
     if bad or len(set(parts)) < len(parts):
@@ -46,87 +46,80 @@ def delays_us(text: str) -> tuple[int | None, ...]:
 
 
 def preferred(text: str) -> tuple[Numbers, ...]:
-    """Read ``none;4,8``: alternatives with semicolons between them, each ``none`` or sizes."""
-    fix = '--preferred "none;4,8"'
+    """Parse ``none;4,8``: alternatives separated by semicolons, each ``none`` or sizes."""
     read = numbers("--preferred", "preferred batch sizes", '"none;4,8"', 1 << 16)
-    found: list[Numbers] = []
-    for part in text.split(";"):
-        found.append(() if part.strip() == "none" else tuple(sorted(read(part))))
+    found = [() if part.strip() == "none" else tuple(sorted(read(part))) for part in text.split(";")]
     if len(set(found)) < len(found):
-        raise SpecError(Fault(f"--preferred {text}", why="an alternative is given twice", fix=fix))
+        why = "an alternative is given twice"
+        raise SpecError(Fault(f"--preferred {text}", why=why, fix='--preferred "none;4,8"'))
     return tuple(found)
 
 
 def switches(text: str) -> tuple[bool, ...]:
-    """Read ``off,on``."""
+    """Parse ``off,on``."""
     parts = [part.strip() for part in text.split(",")]
     if not set(parts) <= {"on", "off"} or len(set(parts)) < len(parts):
         raise SpecError(Fault(f"--cuda-graphs {text}", why="it is off, on, or both", fix="--cuda-graphs off,on"))
     return tuple(part == "on" for part in parts)
 
 
-def add_axes(parser: argparse.ArgumentParser, *, instances: Numbers, told: str) -> None:
-    """Add what may be set; `told` says what holds where a flag is not given; a tune has no default `instances`."""
+def add_sweep(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--instances", type=numbers("--instances", "numbers of instances", "1,2,4", 64), default=instances, metavar="1,2,4",
-        help=f"instance_group count (default: {','.join(map(str, instances)) or told})")  # fmt: skip
-    add("--max-batch", type=numbers("--max-batch", "batch sizes", "8,16", 1 << 16), default=(), metavar="8,16",
-        help=f"max_batch_size, at most the published one (default: {told})")  # fmt: skip
-    add("--queue-delay-us", type=delays_us, default=(), metavar="off,0,500",
-        help=f"dynamic_batching.max_queue_delay_microseconds; off for no dynamic batcher (default: {told})")  # fmt: skip
-    if not instances:
-        return
+    _add_axes(parser, instances=(1, 2, 4), otherwise="as published")
     add("--preferred", type=preferred, default=(), metavar='"none;4,8"',
-        help="dynamic_batching.preferred_batch_size, alternatives with ; between them (default: as published)")  # fmt: skip
+        help="dynamic_batching.preferred_batch_size, alternatives separated by ; (default: as published)")  # fmt: skip
     add("--cuda-graphs", type=switches, default=(), metavar="off,on",
         help="optimization.cuda.graphs, for the tensorrt target (default: as published)")  # fmt: skip
+    add("--users", type=int, default=8, help="requests in flight (default: %(default)s)")
+    _add_load(parser, duration_s=4.0)
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:
-    """Add all flags of ``tune``."""
     add = parser.add_argument
-    add(
-        "--slo",
-        metavar='"p99<20ms"',
-        help="p50, p90, p95, p99 or p99.9, and a time in us, ms or s (default: the model's own)",
-    )
-    add("--points", type=int, default=12, help="settings that are tried at most (default: %(default)s)")
-    add("--minutes", type=float, default=5.0, help="length of the whole measurement at most (default: %(default)s)")
+    add("--slo", metavar='"p99<20ms"',
+        help="p50, p90, p95, p99 or p99.9, and a time in us, ms or s (default: the model's own)")  # fmt: skip
+    add("--points", type=int, default=12, help="maximum number of settings to try (default: %(default)s)")
+    add("--minutes", type=float, default=5.0, help="maximum length of the whole measurement (default: %(default)s)")
     add("--users", type=numbers("--users", "numbers of requests in flight", "4,8,16", 4096), default=(), metavar="4,8,16",
-        help="requests in flight that may be chosen (default: powers of two)")  # fmt: skip
-    add_axes(parser, instances=(), told="what suits the machine")
-    add("--write", action="store_true", help="put a found gain into config.yaml, comments and form kept")
+        help="requests in flight to choose from (default: powers of two)")  # fmt: skip
+    _add_axes(parser, instances=(), otherwise="what suits the machine")
+    add(
+        "--write", action="store_true", help="write the setting to config.yaml if it gains, keeping comments and layout"
+    )
     add("--config", type=Path, default=Path("config.yaml"), help="the file for --write (default: %(default)s)")
-    add_load(parser, duration_s=3.0, repeats=3)
+    _add_load(parser, duration_s=3.0)
 
 
-def add_load(parser: argparse.ArgumentParser, *, duration_s: float, repeats: int) -> None:
-    """Add how a point is measured, and where things are."""
+def _add_axes(parser: argparse.ArgumentParser, *, instances: Numbers, otherwise: str) -> None:
+    """Add the settings to vary; `otherwise` describes what holds where a flag is not given."""
     add = parser.add_argument
-    add("--protocol", choices=locust_process.TRANSPORTS, default="grpc",
+    add("--instances", type=numbers("--instances", "numbers of instances", "1,2,4", 64), default=instances, metavar="1,2,4",
+        help=f"instance_group count (default: {','.join(map(str, instances)) or otherwise})")  # fmt: skip
+    add("--max-batch", type=numbers("--max-batch", "batch sizes", "8,16", 1 << 16), default=(), metavar="8,16",
+        help=f"max_batch_size, at most the published one (default: {otherwise})")  # fmt: skip
+    add("--queue-delay-us", type=delays_us, default=(), metavar="off,0,500",
+        help=f"dynamic_batching.max_queue_delay_microseconds; off for no dynamic batcher (default: {otherwise})")  # fmt: skip
+
+
+def _add_load(parser: argparse.ArgumentParser, *, duration_s: float) -> None:
+    """Add how each point is measured, and the folders."""
+    add = parser.add_argument
+    add("--protocol", choices=tuple(TRANSPORTS), default="grpc",
         help="shm and cuda are shared memory, on the server's own machine (default: %(default)s)")  # fmt: skip
-    add("--processes", type=int, default=1, help="of the load, where one core is too few (default: %(default)s)")
+    add("--processes", type=int, default=1, help="load processes, if one core is not enough (default: %(default)s)")
     add("--batch", type=int, default=1, help="samples per request (default: %(default)s)")
     add("--duration-s", type=float, default=duration_s, help="length of one measurement (default: %(default)s)")
-    add(
-        "--warmup-s",
-        type=float,
-        default=1.0,
-        help="start of each measurement that does not count (default: %(default)s)",
-    )
-    add("--repeats", type=int, default=repeats, help="measurements per point, interleaved (default: %(default)s)")
+    add("--warmup-s", type=float, default=1.0, help="time before each measurement, not counted (default: %(default)s)")
+    add("--repeats", type=int, default=3, help="measurements per point, interleaved (default: %(default)s)")
     add("--repository", type=Path, default=Path("model_repository"), help="where the model is published; only read")
-    add(
-        "--server",
-        metavar="URL",
-        help="use this server (explicit mode) instead of one of its own; its config is restored",
-    )
-    add("--runs", type=Path, default=Path("runs"), help="folder of the run records")
+    add("--server", metavar="URL",
+        help="use this server (explicit mode) instead of starting one; its config is restored")  # fmt: skip
+    add("--runs", type=Path, default=Path("runs"), help="folder for the run records")
     console.add_json_flag(parser)
 
 
 def check_load(args: argparse.Namespace) -> None:
-    """Refuse lengths and counts that mean nothing.
+    """Refuse lengths and counts out of range.
 
     Raises:
         SpecError: All of them at once (exit 2).

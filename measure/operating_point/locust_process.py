@@ -1,34 +1,34 @@
-"""Start locust for a measurement of ours, and read what it leaves.
+"""Run locust for one measurement, and read its report.
 
 In      what to load, over which transport, settings by their names in docs/loadtest.md.
 Out     a command and an environment; after the run, its report.
 
-locust is a process of its own each time: the load is the one that ``locust -f loadtest/`` makes. What the caller set for loads of
-their own does not reach it: a setting that is not given here stands at its default.
+Each load is a process of its own, the same as ``locust -f loadtest/``. PLANWRIGHT_ variables of the caller do not reach it: a setting
+that is not given here has its default.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clients import options
 from planwright.errors import Fault, StageError
 from planwright.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "loadtest/"
-TRANSPORTS = tuple(options.TRANSPORTS)  # tags of scenarios.py
-TRY = "try it by hand: locust -f loadtest/ --headless -t 5s"
+TRY = "run it by hand: locust -f loadtest/ --headless -t 5s"
 
 
 def command(users: int, transport: str, *flags: str, file: str = FILE) -> list[str]:
-    """Return the command of a load without a page, to be run in `ROOT`.
+    """Return the command of a headless load, to be run in `ROOT`.
 
     Args:
-        users: Connections, all there from the start.
+        users: Connections, all opened at the start.
         transport: A tag of the scenarios: ``http``, ``grpc``, ``shm`` or ``cuda``.
         flags: Further flags of locust, such as ``-t 5s``.
         file: Another file of scenarios.
@@ -48,20 +48,30 @@ def environment(model: str, runs: Path, repository: Path, server_file: Path, **s
         "runs": str(runs),
         "repository": str(repository.resolve()),
         "server_file": str(server_file),
-        "page": "off",  # a page of one measurement is not read, and drawing it takes a second of each
+        "page": "off",  # nobody reads the page of a single measurement, and drawing it takes a second
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("PLANWRIGHT_")}
     return {**others, **{f"PLANWRIGHT_{name.upper()}": value for name, value in {**fixed, **settings}.items()}}
 
 
-def report(runs: Path, said: str) -> dict[str, Any]:
+def run(words: Sequence[str], env: dict[str, str], runs: Path, timeout_s: float) -> dict[str, Any]:
+    """Run a command of `command` to its end and return its report.
+
+    Raises:
+        StageError: It left none.
+    """
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s)
+    return report(runs, done.stdout + done.stderr)
+
+
+def report(runs: Path, output: str) -> dict[str, Any]:
     """Return the report of the one run below `runs`.
 
     Raises:
-        StageError: There is none; the last lines of what locust `said` are told.
+        StageError: There is none; the message has the last lines of locust's `output`.
     """
     found = next(runs.glob("*/report.json"), None)
     if found is None:
-        raise StageError("load", Fault("the load left no report", why="\n".join(said.splitlines()[-5:]), fix=TRY))
+        raise StageError("load", Fault("the load left no report", why="\n".join(output.splitlines()[-5:]), fix=TRY))
     value: dict[str, Any] = read_json(found)
     return value

@@ -1,24 +1,28 @@
-"""Points as JSON values, for the reports of sweep and tune.
+"""What the reports of sweep and tune share: points as JSON values, the model and the load, saving and showing.
 
 In      measurements per setting.
-Out     one JSON value per point: means with 95% intervals, batches, what it cost.
+Out     one JSON value per point: means with 95% intervals, batches, cost; the report's files and its last lines on the terminal.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from measure import statistics
-from measure.operating_point import setting as point_setting
-from measure.operating_point.measurement import Load, Measured
-from measure.operating_point.setting import Setting
+from measure.operating_point import setting as serving_setting
+from measure.operating_point.measurement import Load, Measurement
+from measure.operating_point.setting import ServingSetting
+from measure.report import build as report_build
+from planwright import console
 
+INTERRUPTED = "stopped by Ctrl-C"
 PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
 
 
-def point(setting: Setting, found: Sequence[Measured], build: Mapping[str, Any]) -> dict[str, Any]:
+def point(setting: ServingSetting, found: Sequence[Measurement], build: Mapping[str, Any]) -> dict[str, Any]:
     """Return one point; zeros where nothing was measured."""
     batches = Counter[int]()
     for measured in found:
@@ -32,7 +36,7 @@ def point(setting: Setting, found: Sequence[Measured], build: Mapping[str, Any])
         **{f"{name}_us": _latency(found, name) for name in PERCENTILES},
         "mean_batch": _mean([measured.mean_batch for measured in found]) or 0.0,
         "batches": rows,
-        "off_best": point_setting.off_best(rows, point_setting.best_batches(build)[0]),
+        "off_best": serving_setting.off_best(rows, serving_setting.best_batches(build)[0]),
         "failures": sum(measured.failures for measured in found),
         "wrong": sum(measured.wrong for measured in found),
         "errors": list(dict.fromkeys(error for measured in found for error in measured.errors)),
@@ -42,7 +46,7 @@ def point(setting: Setting, found: Sequence[Measured], build: Mapping[str, Any])
     }
 
 
-def _costs(found: Sequence[Measured]) -> dict[str, float | None]:
+def _costs(found: Sequence[Measurement]) -> dict[str, float | None]:
     watts = _mean([measured.usage.gpu_w for measured in found])
     rate = _mean([measured.throughput_per_s for measured in found])
     return {
@@ -54,7 +58,7 @@ def _costs(found: Sequence[Measured]) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def _latency(found: Sequence[Measured], name: str) -> dict[str, object]:
+def _latency(found: Sequence[Measurement], name: str) -> dict[str, object]:
     return statistics.interval([measured.latency_us.get(name, 0.0) for measured in found] or [0.0])
 
 
@@ -63,8 +67,30 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def save_report(
+    args: argparse.Namespace,
+    kind: str,
+    server: dict[str, Any],
+    body: dict[str, Any],
+    show_tables: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Write report.json and report.html, print the tables and the verdict; returns the JSON value."""
+    folder = report_build.new_folder(args.runs, f"{kind}-{args.model}")
+    header = report_build.header(folder, server)
+    report = {"schema": report_build.SCHEMA_VERSION, "kind": kind, **header, **body}
+    report_build.save(folder, report)
+    show_tables(report)
+    for why in report["skipped"]:
+        console.say(f"skipped: {why}")
+    verdict = report["verdict"]
+    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in verdict["reasons"]))
+    console.say(f"report: {folder / 'report.html'}")
+    if args.json:
+        console.emit_json({**report, "report": str(folder / "report.html")})
+    return report
+
+
 def identity(build: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was measured."""
     return {
         "model": build.get("model", ""), "version": str(build.get("version", "")), "weights": build.get("weights", "real"),
         "target": build.get("target", ""), "precision": build.get("precision", ""),
@@ -72,22 +98,21 @@ def identity(build: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conditions(load: Load) -> dict[str, Any]:
-    """Return how it was measured."""
     return {
         "protocol": load.protocol, "batch": load.batch, "users": load.users, "processes": load.processes,
         "duration_s": load.duration_s, "warmup_s": load.warmup_s,
     }  # fmt: skip
 
 
-def skipped(found: Sequence[Measured], build: Mapping[str, Any]) -> list[str]:
+def skipped(found: Sequence[Measurement], build: Mapping[str, Any]) -> list[str]:
     """Return which figures are missing, and why."""
-    why = point_setting.best_batches(build)[1]
-    first = [f"batches off the profile's opt: {why}"] if why else []
+    why = serving_setting.best_batches(build)[1]
+    first = [f"share of batches other than the profile's opt: {why}"] if why else []
     return [*first, *dict.fromkeys(reason for measured in found for reason in measured.usage.skipped)]
 
 
 def costs_in_words(row: Mapping[str, Any]) -> str:
-    """Return ``1.4 server cores, 0.6 client cores, 0.21 GiB``; what could not be seen is left out."""
+    """Return ``1.4 server cores, 0.6 client cores, 0.21 GiB``; what could not be measured is left out."""
     parts = [f"{row['client_cpu_share']:.2f} client cores"]
     if row["server_cores"] is not None:
         parts.insert(0, f"{row['server_cores']:.2f} server cores")
@@ -101,7 +126,7 @@ def costs_in_words(row: Mapping[str, Any]) -> str:
 
 
 def seconds_in_words(seconds: float) -> str:
-    """Return a length for people.
+    """Format a length of time.
 
     Example:
         >>> seconds_in_words(42), seconds_in_words(190)

@@ -1,12 +1,11 @@
-"""The server of a sweep or a tune, and changes of its settings by the load API.
+"""The server of a sweep or a tune, and changes of its model's settings through the load API.
 
 In      the published model, or the address given with ``--server``.
-Out     `Bench`: a server whose model can be set, and is set back.
+Out     `ConfigurableModel`: a model on a server whose setting can be changed and is restored.
 
-A server of one's own runs in explicit mode on a hard-linked copy of the one model: the repository is only read. One
-throw-away override comes first, because the first override reloads the model and later changes of instances do not. A
-given server gets back the config that it had, and that is looked at, also after Ctrl-C: meanwhile a second Ctrl-C is
-not heard.
+Our own server runs in explicit mode on a hard-linked copy of the one model: the repository is only read. One throw-away override comes
+first, because the first override reloads the model and later changes of instances do not. A server given with ``--server`` gets its
+config back, which is verified, also after Ctrl-C: a second Ctrl-C is ignored meanwhile.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from measure.operating_point import setting as point_setting
-from measure.operating_point.setting import Config, Setting
+from measure.operating_point import setting as serving_setting
+from measure.operating_point.setting import Config, ServingSetting
 from measure.record import server_statistics
+from planwright import triton_admin
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 from planwright.own_server import own_server
 from planwright.server_info import SERVER_FILE, ServerInfo
@@ -34,53 +34,50 @@ LOAD_TIMEOUT_S = 120.0
 EXPLICIT = "start it with --model-control-mode=explicit"
 
 
-class Bench:
-    """A server and one model on it, whose setting can be changed."""
+class ConfigurableModel:
+    """A model on a server whose setting can be changed."""
 
     def __init__(self, server: ServerInfo, model: str) -> None:
         self.server, self.model = server, model
         self.base = self.config()
-        self.published = point_setting.setting_of(self.base)
+        self.published = serving_setting.setting_of(self.base)
         self.identity = server_statistics.Server(server.http_url, server.grpc_url).identity()
-        self.untuned: Setting | None = None
 
     def prepare(self) -> None:
-        """Reload the model once, so that later changes of instances are in place."""
+        """Reload the model once, so that later changes of instances need no reload."""
         self._override(self.base)
 
-    def learn_untuned(self) -> Setting:
-        """Let Triton serve the model as if nothing were said about serving, and return the setting that it chose."""
-        self._override(point_setting.untuned(self.base))
-        self.untuned = point_setting.setting_of(self.config())
-        return self.untuned
+    def learn_untuned(self) -> ServingSetting:
+        """Serve the model with Triton's defaults and return the setting that it chose."""
+        self._override(serving_setting.untuned(self.base))
+        return serving_setting.setting_of(self.config())
 
-    def set(self, setting: Setting) -> None:
+    def set(self, setting: ServingSetting) -> None:
         """Serve the model with `setting`.
 
         Raises:
-            StageError: The server refused it, or says that it does something else.
+            StageError: The server refused it, or reports another one.
         """
-        self._override(point_setting.configured(self.base, setting))
-        now = point_setting.setting_of(self.config())
+        self._override(serving_setting.configured(self.base, setting))
+        now = serving_setting.setting_of(self.config())
         if now != setting:
-            why = f"it serves {now.label} where {setting.label} was asked for"
+            why = f"it serves {now.label}, requested was {setting.label}"
             fix = "see its log; a server that completes configs by itself needs --disable-auto-complete-config"
-            raise StageError("load", Fault("the server did not take the setting", self.server.http_url, why, fix))
+            raise StageError("load", Fault("the server did not apply the setting", self.server.http_url, why, fix))
 
     def restore(self) -> None:
-        """Put back the config that the model had, and look that it is there."""
+        """Restore the config that the model had, and verify it."""
         with _ignore_sigint():
             self._override(self.base)
             now = self.config()
         changed = sorted(key for key in self.base.keys() | now.keys() if self.base.get(key) != now.get(key))
         if changed:
-            raise PlanwrightError(
-                Fault(f"the config of {self.model} could not be restored", self.server.http_url,
-                      f"different: {', '.join(changed)}", "load the model again, or restart the server")
-            )  # fmt: skip
+            what, why = f"the config of {self.model} could not be restored", f"different: {', '.join(changed)}"
+            fix = "load the model again, or restart the server"
+            raise PlanwrightError(Fault(what, self.server.http_url, why, fix))
 
     def config(self) -> Config:
-        """Return the model's config as the server tells it.
+        """Return the model's config as the server reports it.
 
         Raises:
             MachineError: The server does not answer (exit 3).
@@ -91,27 +88,24 @@ class Bench:
                 found: Config = json.loads(response.read())
         except urllib.error.HTTPError as error:
             why = error.read().decode(errors="replace")
-            raise MachineError(Fault(f"the server has no model '{self.model}' ready", self.server.http_url, why, "load it first")) from None  # fmt: skip
+            what = f"the server has no model '{self.model}' ready"
+            raise MachineError(Fault(what, self.server.http_url, why, "load it first")) from None
         except (OSError, ValueError) as error:
-            raise MachineError(Fault(f"the server does not answer for '{self.model}'", self.server.http_url, str(error),
-                                     "see its ready table, or its log")) from None  # fmt: skip
+            what, fix = f"the server does not answer for '{self.model}'", "see its ready table, or its log"
+            raise MachineError(Fault(what, self.server.http_url, str(error), fix)) from None
         return found
 
     def _override(self, config: Config) -> None:
-        body = json.dumps({"parameters": {"config": json.dumps(config)}}).encode()
-        headers = {"Content-Type": "application/json", **self.server.admin_headers}
-        url = f"http://{self.server.http_url}/v2/repository/models/{self.model}/load"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=LOAD_TIMEOUT_S):
-                return
-        except urllib.error.HTTPError as error:
-            raise _refused(self.server, self.model, error.code, error.read().decode(errors="replace")) from None
-        except OSError as error:
+            triton_admin.load(self.server, self.model, timeout_s=LOAD_TIMEOUT_S, config=config)
+        except triton_admin.GoneError as error:
             why = f"it does not answer: {error}"
-            raise MachineError(Fault("the server is lost", self.server.http_url, why, "see its log")) from None
+            raise MachineError(Fault("the server is gone", self.server.http_url, why, "see its log")) from None
+        except triton_admin.RefusedError as error:
+            raise _refused(self.server, self.model, error) from None
 
 
-def published_setting(repository: Path, model: str) -> Setting:
+def published_setting(repository: Path, model: str) -> ServingSetting:
     """Return the setting in the published config.pbtxt, for checks before any server is started.
 
     Raises:
@@ -126,23 +120,24 @@ def published_setting(repository: Path, model: str) -> Setting:
     except (OSError, text_format.ParseError) as error:
         fix = f"python builders/build_all.py {model}"
         raise SpecError(Fault("the published config cannot be read", str(path), str(error), fix)) from None
-    return point_setting.setting_of(json_format.MessageToDict(message, preserving_proto_field_name=True))
+    return serving_setting.setting_of(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
-def _refused(server: ServerInfo, model: str, code: int, why: str) -> PlanwrightError:
-    if code == 503:
-        return MachineError(Fault("the server does not let its models be changed", server.http_url, why, EXPLICIT))
-    if code == 403:
-        fix = "name its server file: PLANWRIGHT_SERVER_FILE=.planwright/server.json"
-        return MachineError(Fault("the server wants a key before its models are changed", server.http_url, why, fix))
-    return StageError("load", Fault(f"the server did not take {model}'s config", server.http_url, why, "see its log"))
+def _refused(server: ServerInfo, model: str, error: triton_admin.RefusedError) -> PlanwrightError:
+    url, why = server.http_url, str(error)
+    if error.status == 503:
+        return MachineError(Fault("the server does not allow its models to be changed", url, why, EXPLICIT))
+    if error.status == 403:
+        fix = "give its server file: PLANWRIGHT_SERVER_FILE=.planwright/server.json"
+        return MachineError(Fault("the server requires an admin key to change its models", url, why, fix))
+    return StageError("load", Fault(f"the server refused the config of {model}", url, why, "see its log"))
 
 
 @contextmanager
-def bench(repository: Path, model: str, scratch: Path, given: str | None) -> Iterator[Bench]:
-    """Yield the model on a server of its own, or on the one given, which gets its config back."""
+def open_model(repository: Path, model: str, scratch: Path, given: str | None) -> Iterator[ConfigurableModel]:
+    """Yield the model on a server of its own, or on the given one, whose config is restored."""
     if given:
-        served = Bench(_given(given), model)
+        served = ConfigurableModel(_given(given), model)
         served.prepare()
         try:
             yield served
@@ -150,39 +145,36 @@ def bench(repository: Path, model: str, scratch: Path, given: str | None) -> Ite
             served.restore()
         return
     _link(repository / model, scratch / "repository" / model)
-    flags = [
-        "--allow-client-shm",
-        "--model-control-mode=explicit",
-        "--load-model",
-        model,
-        "--model-repository",
-        str(scratch / "repository"),
-    ]
+    flags = ["--allow-client-shm", "--model-control-mode=explicit", "--load-model", model,
+             "--model-repository", str(scratch / "repository")]  # fmt: skip
     with own_server(*flags, file=scratch / "server.json", log=scratch / "serving.txt") as info:
         try:
-            served = Bench(info, model)
+            served = ConfigurableModel(info, model)
             served.prepare()
             yield served
         except MachineError as error:
-            said = " ".join((scratch / "serving.txt").read_text(errors="replace").split("\n")[-6:]).strip()
-            raise MachineError(*error.faults, Fault("the last words of the server's launcher", why=said)) from None
+            output = " ".join((scratch / "serving.txt").read_text(errors="replace").split("\n")[-6:]).strip()
+            raise MachineError(*error.faults, Fault("the last output of the server's launcher", why=output)) from None
 
 
 def _given(url: str) -> ServerInfo:
-    """Return the server at `url`; its key and its other ports stand in its server file, where there is one."""
+    """Return the server at `url`; its key and its other ports come from its server file, where there is one."""
     info = ServerInfo.read(Path(os.environ.get("PLANWRIGHT_SERVER_FILE", SERVER_FILE)))
     host, port = url.removeprefix("http://").rstrip("/").partition(":")[::2]
     if info is not None and info.http_url.rpartition(":")[2] == port:
         if info.mode != "explicit":
             why = f"it runs in mode {info.mode}"
-            raise MachineError(Fault("the server does not let its models be changed", url, why, EXPLICIT))
+            raise MachineError(Fault("the server does not allow its models to be changed", url, why, EXPLICIT))
         return info
-    number = int(port) if port.isdigit() else 8000
-    return ServerInfo(0, "", f"{host}:{number}", f"{host}:{number + 1}", f"{host}:{number + 2}", "explicit", "", "", "")
+    first = int(port) if port.isdigit() else 8000
+    http, grpc, metrics = (f"{host}:{first + number}" for number in range(3))
+    return ServerInfo(
+        pid=0, id="", http_url=http, grpc_url=grpc, metrics_url=metrics, mode="explicit", admin_key="", log="", repository=""
+    )  # fmt: skip
 
 
 def _link(source: Path, target: Path) -> None:
-    """Copy a model folder by hard links, by bytes where the file system has none."""
+    """Copy a model folder by hard links, or by bytes where the file system has no links."""
 
     def copy(old: str, new: str) -> None:
         try:
@@ -195,7 +187,6 @@ def _link(source: Path, target: Path) -> None:
 
 @contextmanager
 def _ignore_sigint() -> Iterator[None]:
-    """Ignore SIGINT inside this block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

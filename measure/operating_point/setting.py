@@ -1,10 +1,10 @@
-"""One point of a sweep or a tune: how the server is set, in Triton's own fields.
+"""One point of a sweep or a tune: how the model is served, in Triton's own fields.
 
-In      a model's config as the server tells it, the published build.json.
-Out     `Setting`; the config that brings it about; the profile's best batch sizes.
+In      a model's config as the server reports it, the published build.json.
+Out     `ServingSetting`; the config that applies it; the batch sizes that the engine's profiles are tuned for.
 
-A server that is given no preferred sizes writes ``[max_batch_size]`` into its own config. That is not a choice of
-anybody's, and with a lower max_batch_size it would be refused, so it is read as "none".
+A server that is given no preferred sizes writes ``[max_batch_size]`` into its own config. Nobody chose that, and the server would
+refuse it with a lower max_batch_size, so it is read as "none".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Setting:
+class ServingSetting:
     """How a model is served.
 
     Attributes:
@@ -40,7 +40,6 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """Return a short name for tables and plots."""
         batching = "no batcher" if self.delay_us is None else f"delay {self.delay_us} µs"
         batching = "sequences" if self.sequences else batching
         sizes = f" preferred {'+'.join(map(str, self.preferred))}" if self.preferred else ""
@@ -60,11 +59,11 @@ class Setting:
         return {**found, "optimization": {"cuda": {"graphs": True}}} if self.graphs else found
 
 
-def setting_of(config: Mapping[str, Any]) -> Setting:
-    """Return the setting that a server's config holds."""
+def setting_of(config: Mapping[str, Any]) -> ServingSetting:
+    """Return the setting in a server's config."""
     batching, largest = config.get("dynamic_batching"), int(config.get("max_batch_size", 0))
     preferred = tuple(int(size) for size in (batching or {}).get("preferred_batch_size", []))
-    return Setting(
+    return ServingSetting(
         instances=sum(int(group.get("count", 1)) for group in config.get("instance_group", [])),
         max_batch=largest,
         delay_us=None if batching is None else int(batching.get("max_queue_delay_microseconds", 0)),
@@ -75,9 +74,9 @@ def setting_of(config: Mapping[str, Any]) -> Setting:
 
 
 def preferable(sizes: Iterable[int], largest: int) -> tuple[int, ...]:
-    """Return the preferred sizes that say something beside `max_batch_size`.
+    """Return the preferred sizes that matter beside `max_batch_size`.
 
-    A server refuses those above it, and prefers it by itself.
+    A server refuses those above it, and prefers `max_batch_size` itself by default.
 
     >>> preferable((4, 8, 16), 8), preferable((8,), 8)
     ((4, 8), ())
@@ -86,8 +85,8 @@ def preferable(sizes: Iterable[int], largest: int) -> tuple[int, ...]:
     return () if kept == (largest,) else kept
 
 
-def configured(base: Config, setting: Setting) -> Config:
-    """Return `base` with `setting` in it; what a setting does not name stays as published."""
+def configured(base: Config, setting: ServingSetting) -> Config:
+    """Return `base` with `setting` applied; what a setting does not cover stays as published."""
     config = {**base, "max_batch_size": setting.max_batch}
     if setting.instances != setting_of(base).instances:
         config["instance_group"] = [{**group, "count": setting.instances} for group in base["instance_group"][:1]]
@@ -104,39 +103,39 @@ def configured(base: Config, setting: Setting) -> Config:
 
 
 def untuned(base: Config) -> Config:
-    """Return `base` as Triton serves a model of which nothing is said: its own number of instances, no batcher.
+    """Return `base` without instances and batching, for which Triton then uses its defaults.
 
-    Where the plan needs a GPU that still stands there, because Triton would take the CPU for a Python-based backend.
+    KIND_GPU is kept where the model needs it, because Triton would choose the CPU for a Python-based backend.
     """
-    said = {key: value for key, value in base.items() if key not in ("instance_group", "dynamic_batching")}
+    others = {key: value for key, value in base.items() if key not in ("instance_group", "dynamic_batching")}
     needs_gpu = any(group.get("kind") == "KIND_GPU" for group in base.get("instance_group", []))
-    return {**said, "instance_group": [{"kind": "KIND_GPU"}]} if needs_gpu else said
+    return {**others, "instance_group": [{"kind": "KIND_GPU"}]} if needs_gpu else others
 
 
 def grid(
-    published: Setting,
+    published: ServingSetting,
     instances: Iterable[int] = (),
     max_batches: Iterable[int] = (),
     delays_us: Iterable[int | None] = (),
     preferred: Iterable[tuple[int, ...]] = (),
     graphs: Iterable[bool] = (),
-) -> list[Setting]:
-    """Return every combination that a server takes, each once; an axis that is not given stays as published.
+) -> list[ServingSetting]:
+    """Return every combination that a server accepts, each once; an axis that is not given stays as published.
 
-    Instances come innermost: changing only them needs no reload of the model.
+    Instances vary fastest: changing only them needs no reload of the model.
     """
-    found: dict[Setting, None] = {}
+    found: dict[ServingSetting, None] = {}
     for largest in tuple(max_batches) or (published.max_batch,):
         for delay_us in tuple(delays_us) or (published.delay_us,):
             for sizes in tuple(preferred) or (published.preferred,):
                 kept = () if delay_us is None else preferable(sizes, largest)  # without a batcher they mean nothing
                 for graph in tuple(graphs) or (published.graphs,):
                     for count in tuple(instances) or (published.instances,):
-                        found[Setting(count, largest, delay_us, kept, graph, published.sequences)] = None
+                        found[ServingSetting(count, largest, delay_us, kept, graph, published.sequences)] = None
     return list(found)
 
 
-def check(settings: Iterable[Setting], published: Setting, build: Mapping[str, Any], batch: int) -> None:
+def check(settings: Iterable[ServingSetting], published: ServingSetting, build: Mapping[str, Any], batch: int) -> None:
     """Refuse what this model cannot be served with, all at once.
 
     Raises:
@@ -146,19 +145,19 @@ def check(settings: Iterable[Setting], published: Setting, build: Mapping[str, A
     high = max((setting.max_batch for setting in wanted), default=0)
     low = min((setting.max_batch for setting in wanted), default=0)
     if published.max_batch == 0 and any(s.max_batch or s.delay_us is not None for s in wanted):
-        faults.append(Fault("this model takes one batch size only, so the server has nothing to batch", "max_batch_size: 0",
-                            fix="leave --max-batch, --queue-delay-us and --preferred out"))  # fmt: skip
+        faults.append(Fault("this model accepts one batch size only, so the server cannot batch", "max_batch_size: 0",
+                            fix="omit --max-batch, --queue-delay-us and --preferred"))  # fmt: skip
     elif high > published.max_batch:
-        why = "the engine was built for batches up to that; here it can only be lowered"
+        why = "the engine was built for batches up to that size; it can only be lowered here"
         faults.append(Fault(f"--max-batch {high} is above the published max_batch_size {published.max_batch}", why=why,
                             fix=f"--max-batch {published.max_batch}, or raise batch.max in config.yaml and build again"))  # fmt: skip
     elif batch > max(low, 1):
         faults.append(Fault(f"--batch {batch} is above the max_batch_size {low} of a point", fix=f"--batch {max(low, 1)}"))  # fmt: skip
     if published.sequences and any(s.delay_us is not None for s in wanted):
-        what = "this model has sequence_batching, beside which a server takes no dynamic batcher"
-        faults.append(Fault(what, fix="leave --queue-delay-us and --preferred out"))
+        what = "this model has sequence_batching, which excludes a dynamic batcher"
+        faults.append(Fault(what, fix="omit --queue-delay-us and --preferred"))
     if any(setting.graphs for setting in wanted) and build.get("target") != "tensorrt":
-        faults.append(Fault(f"the {build.get('target')} target has no CUDA graphs", fix="leave --cuda-graphs out"))
+        faults.append(Fault(f"the {build.get('target')} target has no CUDA graphs", fix="omit --cuda-graphs"))
     if faults:
         raise SpecError(*faults)
 
@@ -174,7 +173,7 @@ def best_batches(build: Mapping[str, Any]) -> tuple[list[int], str]:
 
 
 def off_best(batches: Iterable[Mapping[str, Any]], best: Iterable[int]) -> float | None:
-    """Return the share of executions whose batch is none of `best`; None where there is nothing to compare."""
+    """Return the share of executions with a batch size not in `best`; None where there is nothing to compare."""
     rows, sizes = list(batches), set(best)
     total = sum(row["count"] for row in rows)
     if not total or not sizes:

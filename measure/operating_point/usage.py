@@ -1,7 +1,7 @@
-"""What a measurement costs the server: its processes' CPU time and memory, the GPU's energy.
+"""Resources that a server uses during a measurement: its processes' CPU time and memory, the GPU's energy.
 
-In      the process id of the server's launcher (0 where the server runs elsewhere), ``/proc``, NVIDIA's management library.
-Out     `Meter`, which is read again and again while a measurement runs, and `Usage`.
+In      the process id of the server's launcher (0 where the server runs elsewhere), NVIDIA's management library.
+Out     `Meter`, which is read repeatedly while a measurement runs, and `Usage`.
 
 The launcher, tritonserver and one process per model instance are a tree; all of it counts. Memory is the proportional set
 size, in which pages shared between these processes count once. A GPU's energy counter is read through ctypes, because the
@@ -11,21 +11,18 @@ library comes with the driver and needs no package.
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_PROC = Path("/proc")
+import psutil
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one measurement took.
+    """The resources that one measurement took.
 
     Attributes:
-        cpu_s: CPU seconds of the server's processes; None where they cannot be seen.
+        cpu_s: CPU seconds of the server's processes; None where they are not visible.
         memory_bytes: Peak of their memory; None likewise.
         gpu_w, gpu_memory_bytes: Mean power and peak memory of the GPU; None where there is none.
         skipped: Why a figure is None.
@@ -40,8 +37,6 @@ class Usage:
 
 @dataclass
 class Meter:
-    """Reads of one measurement."""
-
     root: int
     gpu: Gpu | None
     _cpu: list[float] = field(default_factory=list)
@@ -49,20 +44,19 @@ class Meter:
     _energy: list[tuple[float, float, int]] = field(default_factory=list)
 
     def read(self) -> None:
-        """Take one reading."""
         if self.root:
-            pids = tree(self.root)
-            self._cpu.append(sum(map(cpu_s, pids)))
-            self._memory.append(sum(map(memory_bytes, pids)))
+            found = processes(self.root)
+            self._cpu.append(sum(map(cpu_s, found)))
+            self._memory.append(sum(map(memory_bytes, found)))
         if self.gpu is not None:
             self._energy.append((time.monotonic(), self.gpu.energy_j(), self.gpu.memory_bytes()))
 
     def usage(self, from_s: float, to_s: float) -> Usage:
-        """Return what was used; GPU power is that between two moments of ``time.monotonic``."""
+        """Return what was used; GPU power is the mean between two moments of ``time.monotonic``."""
         skipped = []
         if not self._cpu:
             skipped.append(
-                "server CPU and memory: its processes are not on this machine, or its server file is not known"
+                "server CPU and memory: its processes are not on this machine, or its server file is unknown"
             )
         if self.gpu is None:
             skipped.append("GPU power: NVIDIA's driver is not on this machine")
@@ -79,45 +73,31 @@ class Meter:
         )
 
 
-def tree(root: int) -> list[int]:
-    """Return `root` and all processes below it that live."""
-    parents = {int(path.name): _parent(path) for path in _PROC.iterdir() if path.name.isdigit()}
-    found, fresh = {root} & parents.keys(), {root}
-    while fresh := {pid for pid, parent in parents.items() if parent in fresh} - found:
-        found |= fresh
-    return sorted(found)
-
-
-def cpu_s(pid: int) -> float:
-    """Return the CPU seconds of a process and of its children that ended; 0 where it is gone."""
-    values = _stat(_PROC / str(pid))
-    return sum(map(int, values[11:15])) * TICK_S if values else 0.0
-
-
-def memory_bytes(pid: int) -> int:
-    """Return the proportional set size of a process, or its resident size where only that can be read; 0 where it is gone."""
+def processes(root: int) -> list[psutil.Process]:
+    """Return the live process `root` and all its descendants."""
     try:
-        text = (_PROC / str(pid) / "smaps_rollup").read_text()
-        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
-def _parent(folder: Path) -> int:
-    values = _stat(folder)
-    return int(values[1]) if values else 0
-
-
-def _stat(folder: Path) -> list[str]:
-    """Return the fields of ``stat`` from the third on; the second, the name, may hold anything."""
-    try:
-        return (folder / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        first = psutil.Process(root)
+        return [first, *first.children(recursive=True)]
+    except psutil.Error:
         return []
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process and of its children that ended; 0 where it has ended itself."""
+    try:
+        return sum(process.cpu_times()[:4])
+    except psutil.Error:
+        return 0.0
+
+
+def memory_bytes(process: psutil.Process) -> int:
+    """Return the proportional set size of a process, or its resident size without permission for that; 0 where it has ended."""
+    for read, name in ((process.memory_full_info, "pss"), (process.memory_info, "rss")):
+        try:
+            return int(getattr(read(), name))
+        except psutil.Error:
+            continue
+    return 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +108,6 @@ class Gpu:
     handle: ctypes.c_void_p
 
     def energy_j(self) -> float:
-        """Return the energy used since the driver was loaded."""
         value = ctypes.c_ulonglong()
         self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle, ctypes.byref(value))
         return value.value / 1000
@@ -141,7 +120,7 @@ class Gpu:
 
 
 def first_gpu() -> Gpu | None:
-    """Return the GPU whose energy is read; None where there is no driver or the GPU counts no energy."""
+    """Return the GPU whose energy is read; None without a driver or an energy counter."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:

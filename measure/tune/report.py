@@ -1,53 +1,31 @@
-"""The report of a tune: every point that was tried, the final comparison, the verdict, the budget.
+"""The report of a tune: every point that was tried, the final comparison, the verdict, the cost.
 
-In      the search, the final readings.
+In      the outcome of a tune.
 Out     runs/<id>/report.json and report.html; the tables on the terminal.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from measure import statistics
 from measure.operating_point import rows as point_rows
-from measure.operating_point.setting import Setting
-from measure.report import build as report_build
 from measure.report.verdict import LOUD
+from measure.tune.outcome import TuneOutcome
 from measure.tune.search import Candidate, Reading, Search, Trial
 from measure.tune.slo import Slo
 from planwright import console
 
-if TYPE_CHECKING:
-    from measure.tune.command import Outcome
-
-STOPPED = "stopped by Ctrl-C"
 NAMES = {"default": "Triton's default settings", "published": "the published setting"}
 
 
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def save(args: argparse.Namespace, slo: Slo, outcome: TuneOutcome, build: dict[str, Any]) -> dict[str, Any]:
+    return point_rows.save_report(args, "tune", outcome.identity, make(args, slo, outcome, build), show_tables)
 
 
-def save(args: argparse.Namespace, slo: Slo, outcome: Outcome, build: dict[str, Any]) -> dict[str, Any]:
-    """Write the report and tell it; returns the JSON value."""
-    folder = report_build.new_folder(args.runs, f"tune-{args.model}")
-    report = {
-        "schema": report_build.SCHEMA_VERSION, "kind": "tune", **report_build.header(folder, outcome.identity),
-        **make(args, slo, outcome, build),
-    }  # fmt: skip
-    report_build.save(folder, report)
-    _show(report, folder)
-    if args.json:
-        console.emit_json({**report, "report": str(folder / "report.html")})
-    return report
-
-
-def make(args: argparse.Namespace, slo: Slo, outcome: Outcome, build: dict[str, Any]) -> dict[str, Any]:
+def make(args: argparse.Namespace, slo: Slo, outcome: TuneOutcome, build: dict[str, Any]) -> dict[str, Any]:
     """Return what `save` writes below the header."""
     search = outcome.search
     assert search is not None
@@ -70,10 +48,10 @@ def make(args: argparse.Namespace, slo: Slo, outcome: Outcome, build: dict[str, 
 
 def _tried(trial: Trial, number: int, search: Search, build: Mapping[str, Any]) -> dict[str, Any]:
     row = _row(trial.candidate, trial.readings, build)
-    return {**row, "number": number, "looks": len(trial.readings), "within": search.meets(trial), "fate": trial.fate}
+    return {**row, "number": number, "looks": len(trial.readings), "within": search.meets(trial), "fate": trial.result}
 
 
-def _final(candidate: Candidate, found: list[Reading], outcome: Outcome, build: Mapping[str, Any], slo: Slo) -> dict[str, Any]:  # fmt: skip
+def _final(candidate: Candidate, found: list[Reading], outcome: TuneOutcome, build: Mapping[str, Any], slo: Slo) -> dict[str, Any]:  # fmt: skip
     row = _row(candidate, found, build)
     named = {"pick": outcome.pick == candidate, "default": outcome.default == candidate.setting,
              "published": outcome.published == candidate.setting}  # fmt: skip
@@ -86,75 +64,72 @@ def _row(candidate: Candidate, found: list[Reading], build: Mapping[str, Any]) -
     return {**row, "users": candidate.users}
 
 
-def _against(finals: list[dict[str, Any]], role: str, outcome: Outcome) -> dict[str, Any] | None:
-    """Return by how much the pick differs from Triton's defaults, or from what is published; None without both."""
+def _against(finals: list[dict[str, Any]], role: str, outcome: TuneOutcome) -> dict[str, Any] | None:
+    """Return how the pick differs from Triton's defaults or the published setting; None without both."""
     pick = next((row for row in finals if "pick" in row["roles"]), None)
     others = [row for row in finals if role in row["roles"] and row is not pick]
-    setting: Setting | None = getattr(outcome, role)
+    setting = outcome.default if role == "default" else outcome.published
     if pick is None or setting is None:
         return None
-    if role in pick["roles"] or not others:
-        return {
-            "label": setting.label,
-            "same": role in pick["roles"],
-            "words": "it is the same setting" if role in pick["roles"] else "it was not measured",
-            "verdict": statistics.SAME if role in pick["roles"] else statistics.UNKNOWN,
-        }
+    if role in pick["roles"]:
+        return {"label": setting.label, "same": True, "words": "the same setting", "verdict": statistics.SAME}
+    if not others:
+        return {"label": setting.label, "same": False, "words": "not measured", "verdict": statistics.UNKNOWN}
     other = max(others, key=lambda row: (row["within"], row["throughput_per_s"]["mean"]))
     values = [row["throughput_per_s"]["values"] for row in (other, pick)]
     found = statistics.change(*values)
-    words = statistics.compare(*values) + ("" if other["within"] else ", and it misses the SLO")
+    words = statistics.compare(*values) + ("" if other["within"] else ", but it misses the SLO")
     numbers = {} if found is None else {"change": found.mean, "low": found.low, "high": found.high}
     return {"label": f"{other['label']} · {other['users']} in flight", "same": False, "within": other["within"], "words": words,
             "verdict": statistics.verdict(*values), **numbers}  # fmt: skip
 
 
-def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: Outcome) -> dict[str, Any]:
-    tail = [
-        f"tried {console.many(len(report['points']), 'point')} in {point_rows.seconds_in_words(report['took_s'])}; stopped: {report['stopped']}"
-    ]
+def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: TuneOutcome) -> dict[str, Any]:
+    took = point_rows.seconds_in_words(report["took_s"])
+    tail = [f"tried {console.many(len(report['points']), 'point')} in {took}; stopped: {report['stopped']}"]
     if outcome.stopped_by:
-        best = search.best
-        tail += [f"best so far: {best.candidate.label}: {best.throughput_per_s:.0f} infer/sec"] if best else []
-        return {
-            "status": "inconclusive" if outcome.stopped_by == STOPPED else "fail",
-            "reasons": [outcome.stopped_by, *tail],
-        }
+        if search.best:
+            tail += [f"best so far: {search.best.candidate.label}: {search.best.throughput_per_s:.0f} infer/sec"]
+        status = "inconclusive" if outcome.stopped_by == point_rows.INTERRUPTED else "fail"
+        return {"status": status, "reasons": [outcome.stopped_by, *tail]}
     pick = next((row for row in report["finals"] if "pick" in row["roles"]), None)
     if pick is None:
         return {"status": "fail", "reasons": [_missed(report["finals"], search, slo), *tail]}
-    key = f"{slo.percentile}_us"
-    latency, rate = pick[key], pick["throughput_per_s"]
-    unknown = [
-        NAMES[role]
-        for role, row in report["against"].items()
-        if row and row.get("within", True) and row["verdict"] == statistics.UNKNOWN
-    ]
+    rivals = {role: row for role, row in report["against"].items() if row is not None and row.get("within", True)}
+    unknown = [NAMES[role] for role, row in rivals.items() if row["verdict"] == statistics.UNKNOWN]
     reasons = [
-        f"{'highest measured' if unknown else 'best'} within {slo.text}: {pick['label']} · {pick['users']} in flight: "
-        f"{rate['mean']:.0f} ± {rate['half_width']:.0f} infer/sec, "
-        f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms",
-        *_comparisons(report["against"]),
+        _best_line(pick, slo, sure=not unknown),
+        *(f"over {NAMES[role]} ({row['label']}): {row['words']}" for role, row in report["against"].items() if row),
         f"this SLO needs {point_rows.costs_in_words(pick)}",
     ]
-    over, doubts = report["against"]["default"], []
-    if over is not None and over.get("within", True) and over["verdict"] in (statistics.SAME, statistics.LESS):
-        reasons.insert(0, "no gain: Triton's default settings are as good, as far as can be told")
+    if rivals.get("default", {}).get("verdict") in (statistics.SAME, statistics.LESS):
+        reasons.insert(0, "no gain: Triton's default settings are as good, as far as the measurements show")
+    reservations = _reservations(pick, unknown, slo)
+    return {"status": "inconclusive" if reservations else "pass", "reasons": [*reasons, *reservations, *tail]}
+
+
+def _best_line(pick: dict[str, Any], slo: Slo, *, sure: bool) -> str:
+    rate, latency = pick["throughput_per_s"], pick[f"{slo.percentile}_us"]
+    return (
+        f"{'best' if sure else 'highest measured'} within {slo.text}: {pick['label']} · {pick['users']} in flight: "
+        f"{rate['mean']:.0f} ± {rate['half_width']:.0f} infer/sec, "
+        f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms"
+    )
+
+
+def _reservations(pick: dict[str, Any], unknown: list[str], slo: Slo) -> list[str]:
+    """Return what keeps the verdict from being a pass."""
+    found, latency = [], pick[f"{slo.percentile}_us"]
     if unknown:
-        doubts.append(
-            f"cannot say whether that is faster than {' and '.join(unknown)}: give more --repeats, or a longer --duration-s"
-        )
+        names = " and ".join(unknown)
+        found.append(f"cannot say whether the pick is faster than {names}: use more --repeats or a longer --duration-s")
     if latency["mean"] + latency["half_width"] > slo.limit_us:
-        doubts.append(
-            f"cannot say for sure that it keeps {slo.text}: the interval of its {slo.percentile} reaches further"
+        found.append(
+            f"cannot say whether it always meets {slo.text}: the interval of its {slo.percentile} extends beyond"
         )
     if pick["client_limited"]:
-        doubts.append(f"{LOUD}: it used {pick['client_cpu_share']:.0%} of a core; read the rate as a lower bound")
-    return {"status": "inconclusive" if doubts else "pass", "reasons": [*reasons, *doubts, *tail]}
-
-
-def _comparisons(against: Mapping[str, dict[str, Any] | None]) -> list[str]:
-    return [f"over {NAMES[role]} ({row['label']}): {row['words']}" for role, row in against.items() if row is not None]
+        found.append(f"{LOUD}: it used {pick['client_cpu_share']:.0%} of a core; read the rate as a lower bound")
+    return found
 
 
 def _missed(finals: list[dict[str, Any]], search: Search, slo: Slo) -> str:
@@ -165,18 +140,18 @@ def _missed(finals: list[dict[str, Any]], search: Search, slo: Slo) -> str:
         row = min(finals, key=lambda row: row[f"{slo.percentile}_us"]["mean"])
         latency = row[f"{slo.percentile}_us"]
         return (
-            f"no setting kept {slo.text} when it was measured again: the nearest was {row['label']} · {row['users']} in flight, "
+            f"no setting met {slo.text} when it was measured again: the closest was {row['label']} · {row['users']} in flight, "
             f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms"
         )
     if nearest.latency_us <= slo.limit_us:
-        return f"nothing could be measured again, so no setting is known to keep {slo.text}"
-    best = f"best {slo.percentile} was {nearest.latency_us / 1000:.2f} ms"
+        return f"no setting could be measured again, so none is known to meet {slo.text}"
+    best = f"the best {slo.percentile} was {nearest.latency_us / 1000:.2f} ms"
     floor = search.floor
-    # a percentile of a short look may be the machine's noise; where not one answer was fast enough, it is not
+    # a percentile of a short measurement may be the machine's noise; where not a single answer was fast enough, it is not
     if floor is not None and floor.healthy and all(r.detail.latency_us["min"] > slo.limit_us for r in floor.readings):
-        found = f"the SLO cannot be met: {best} where {slo.text} is asked"
+        found = f"the SLO cannot be met: {best}, the SLO is {slo.text}"
     else:
-        found = f"none of the {console.many(len(search.trials), 'point')} tried kept {slo.text}: {best}"
+        found = f"none of the {console.many(len(search.trials), 'point')} tried met {slo.text}: {best}"
     return f"{found} ({nearest.candidate.label}); {_in_flight(search)}"
 
 
@@ -185,34 +160,18 @@ def _in_flight(search: Search) -> str:
     return f"tried with {users[0]} to {users[-1]} in flight" if len(users) > 1 else f"all had {users[0]} in flight"
 
 
-def _show(report: dict[str, Any], folder: Path) -> None:
-    key = f"{report['slo']['percentile']}_us"
-    rows = [(row["number"], *_cells(row, key), row["looks"], row["fate"]) for row in report["points"]]
-    columns = [
-        "#",
-        "setting",
-        "in flight",
-        "infer/sec (95%)",
-        f"{report['slo']['percentile']} ms",
-        "looks",
-        "what became of it",
-    ]
-    console.table(f"{report['model']}: tried for {report['slo']['text']}", columns, rows)
+def show_tables(report: dict[str, Any]) -> None:
+    percentile = report["slo"]["percentile"]
+    columns = ["setting", "in flight", "infer/sec (95%)", f"{percentile} ms"]
+    rows = [(row["number"], *_cells(row, percentile), row["looks"], row["fate"]) for row in report["points"]]
+    title = f"{report['model']}: settings tried for {report['slo']['text']}"
+    console.table(title, ["#", *columns, "measured", "result"], rows)
     if report["finals"]:
-        finals = [(*_cells(row, key), ", ".join(row["roles"])) for row in report["finals"]]
-        console.table("measured again, interleaved", [*columns[1:5], "is"], finals)
-    for why in report["skipped"]:
-        console.say(f"skipped: {why}")
-    verdict = report["verdict"]
-    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in verdict["reasons"]))
-    console.say(f"report: {folder / 'report.html'}")
+        finals = [(*_cells(row, percentile), ", ".join(row["roles"])) for row in report["finals"]]
+        console.table("final comparison, interleaved", [*columns, "role"], finals)
 
 
-def _cells(row: dict[str, Any], key: str) -> tuple[object, ...]:
+def _cells(row: dict[str, Any], percentile: str) -> tuple[object, ...]:
     rate = row["throughput_per_s"]
-    return (
-        row["label"],
-        row["users"],
-        f"{rate['mean']:.0f} ± {rate['half_width']:.0f}",
-        f"{row[key]['mean'] / 1000:.2f}",
-    )
+    mean = f"{rate['mean']:.0f} ± {rate['half_width']:.0f}"
+    return row["label"], row["users"], mean, f"{row[f'{percentile}_us']['mean'] / 1000:.2f}"

@@ -1,15 +1,15 @@
-"""Which setting answers most within an SLO, in few measurements.
+"""Find the setting with the most throughput within an SLO, in few measurements.
 
-In      what may be chosen, a function that measures one candidate once, how much may be measured.
-Out     `Search`: every candidate that was tried with its readings and its fate, and why the search stopped.
+In      what may be chosen, a function that measures one candidate once, a budget.
+Out     `Search`: every candidate that was tried, its readings and its result, and why the search stopped.
 
-First Triton's own defaults and the published setting, then uphill along one axis after the other (requests in flight,
+Hill climbing: first Triton's own defaults and the published setting, then along one axis after the other (requests in flight,
 instances, batching, max batch) from the best so far, until no neighbour is better; instances also together with the requests
 that fill them, because throughput is a ridge there: neither helps without the other. Where nothing meets the SLO, one request
-in flight shows whether anything can. A candidate is looked at once; only if it is not surely worse, twice. What is left of the
-time goes to those that may still be the best. "Surely" is 99%, with a scatter that is pooled over all candidates, because two
-readings of one say nothing about it (`_stats.scatter`). The scatter starts from a guess, so a verdict must not be made of these
-readings: it is made of fresh ones.
+in flight shows whether anything can. A candidate is measured once, and a second time only if it is not clearly worse. The remaining
+time goes to those that may still be the best. "Clearly" is 99% confidence, with a scatter pooled over all candidates, because two
+readings of one say nothing about it (`statistics.scatter`). The scatter starts from a guess, so a verdict must not be based on these
+readings but on fresh ones.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from measure import statistics as stats
-from measure.operating_point.setting import Setting, preferable
+from measure.operating_point.setting import ServingSetting, preferable
 
-BETTER = 0.01  # a step uphill is at least this share: anything less is noise
-LOOKS, MOST = 2, 8  # readings of a candidate that is not surely worse; of one that may be the best
+BETTER = 0.01  # a step uphill gains at least this share: anything less is noise
+READINGS, MAX_READINGS = 2, 8  # of a candidate that is not clearly worse; of one that may be the best
 REFUSED = "refused by the server"
-# a setting that the best is compared with; a candidate of the search; one more reading; a start beside the best
-FIRST, NEW, AGAIN, FAIR = "first", "new", "again", "fair"
+# why a candidate is measured: the best will be compared with it; the search tries it; one more reading; a start at the load of the best
+START, NEW, AGAIN, SAME_LOAD = "start", "new", "again", "same load"
 BATCHING, USERS, INSTANCES, MAX_BATCH = "batching", "users", "instances", "max batch"
 WIDTH = "instances and users"  # one more instance shows nothing where its requests are taken from the others
 # Requests in flight come first: instances and batching show what they are worth only with enough of them, and more instances
-# can take more. Instances come before batching: a batcher, or none, that leads by luck may have no room for more of them.
+# can take more. Instances come before batching: a batcher, or none, that leads by luck may leave nothing for them to gain.
 AXES = (USERS, INSTANCES, BATCHING, USERS, MAX_BATCH)
 
 
@@ -39,12 +39,11 @@ AXES = (USERS, INSTANCES, BATCHING, USERS, MAX_BATCH)
 class Candidate:
     """A setting of the server and a number of requests in flight."""
 
-    setting: Setting
+    setting: ServingSetting
     users: int
 
     @property
     def label(self) -> str:
-        """Return a short name."""
         return f"{self.setting.label} · {self.users} in flight"
 
 
@@ -61,40 +60,32 @@ class Reading:
 
 @dataclass
 class Trial:
-    """A candidate and what became of it."""
+    """A candidate, its readings and its result in words."""
 
     candidate: Candidate
     readings: list[Reading] = field(default_factory=list)
-    fate: str = ""
+    result: str = ""
     refused: bool = False
 
     @property
     def healthy(self) -> bool:
-        """Say whether it answered, and correctly."""
-        return (
-            bool(self.readings)
-            and not self.refused
-            and all(r.healthy and r.throughput_per_s > 0 for r in self.readings)
-        )
+        answered = all(r.healthy and r.throughput_per_s > 0 for r in self.readings)
+        return bool(self.readings) and not self.refused and answered
 
     @property
     def rates(self) -> list[float]:
-        """Return the throughput of each reading, per second."""
         return [reading.throughput_per_s for reading in self.readings]
 
     @property
     def throughput_per_s(self) -> float:
-        """Return the mean."""
         return statistics.fmean(self.rates) if self.readings else 0.0
 
     @property
     def latency_us(self) -> float:
-        """Return the mean."""
         return statistics.fmean(r.latency_us for r in self.readings) if self.readings else math.inf
 
     @property
     def largest_batch(self) -> int:
-        """Return the largest batch that was executed."""
         return max((r.largest_batch for r in self.readings), default=0)
 
 
@@ -127,7 +118,7 @@ class Space:
         return None if count is None else replace(candidate, setting=replace(candidate.setting, instances=count))
 
     def _width(self, candidate: Candidate, by: int) -> Candidate | None:
-        """More instances, the requests that fill them, and a batcher: without one there may be no room for more."""
+        """More instances, the requests that fill them, and a batcher: without one more instances may gain nothing."""
         wider = self._instances(candidate, by)
         if wider is not None and candidate.setting.delay_us is None:
             wider = self._batching(wider, 1) or wider
@@ -156,52 +147,48 @@ def _neighbour(values: Sequence[int], now: int, by: int) -> int | None:
     return order[place] if 0 <= place < len(order) else None
 
 
-class SpentError(Exception):
+class BudgetSpentError(Exception):
     """No further measurement is allowed; its text says why."""
-
-
-def _untold(candidate: Candidate, reading: Reading) -> None:
-    """Do nothing."""
 
 
 @dataclass
 class Search:
-    """The search and all that it saw.
+    """The search and everything it measured.
 
     Attributes:
-        measure: Measures a candidate once; None where the server refuses it.
-        allowed: Raises `SpentError` where no measurement may follow; is told its kind: FIRST, NEW, AGAIN or FAIR.
         limit_us: The SLO.
-        told: Hears each reading once it is kept, so that what was told stands in the report after Ctrl-C too.
+        measure: Measures a candidate once; None where the server refuses it.
+        check_budget: Called with START, NEW, AGAIN or SAME_LOAD; raises `BudgetSpentError` where no such measurement may follow.
+        on_reading: Called once a reading is kept, so that whatever was printed is in the report after Ctrl-C too.
     """
 
     space: Space
     limit_us: float
     measure: Callable[[Candidate], Reading | None]
-    allowed: Callable[[str], None]
-    told: Callable[[Candidate, Reading], None] = _untold
+    check_budget: Callable[[str], None]
+    on_reading: Callable[[Candidate, Reading], None] = lambda *_: None
     trials: dict[Candidate, Trial] = field(default_factory=dict)
     stopped: str = ""
 
     def run(self, starts: Sequence[Candidate]) -> None:
         """Search from `starts`, the settings that the best is compared with in the end."""
         try:
-            for kind in (FIRST, AGAIN):
+            for kind in (START, AGAIN):
                 for start in starts:
-                    self._look(start, kind)
+                    self._evaluate(start, kind)
             self._climb_and_race()
             self.stopped = "no neighbour of the best is better"
-        except SpentError as spent:
+        except BudgetSpentError as spent:
             self.stopped = str(spent)
-        for step in (self._race, lambda: self._be_fair(starts)):
+        for step in (self._race, lambda: self._match_load(starts)):
             try:
                 step()
-            except SpentError as spent:
+            except BudgetSpentError as spent:
                 self.stopped += f"; {spent}" if str(spent) not in self.stopped else ""
-        self.tell_fates(self.best.candidate if self.best else None)
+        self.set_results(self.best.candidate if self.best else None)
 
-    def _be_fair(self, starts: Sequence[Candidate]) -> None:
-        """Give the settings of the start the best's requests in flight, unless they would only queue beyond the SLO."""
+    def _match_load(self, starts: Sequence[Candidate]) -> None:
+        """Measure the starts with as many requests in flight as the best has, unless they would only queue beyond the SLO."""
         best = self.best
         for start in starts:
             trial = self.trials.get(start)
@@ -209,7 +196,7 @@ class Search:
                 continue
             candidate = replace(start, users=best.candidate.users)
             if candidate not in self.trials and candidate.users / trial.throughput_per_s * 1e6 < self.limit_us:
-                self._look(candidate, FAIR)
+                self._evaluate(candidate, SAME_LOAD)
 
     @property
     def best(self) -> Trial | None:
@@ -218,16 +205,15 @@ class Search:
 
     @property
     def nearest(self) -> Trial | None:
-        """Return the healthy trial with the least latency."""
         healthy = [trial for trial in self.trials.values() if trial.healthy]
         return min(healthy, key=lambda trial: trial.latency_us, default=None)
 
     def meets(self, trial: Trial) -> bool:
-        """Say whether a trial answered correctly and within the SLO, by its mean."""
+        """Whether a trial answered correctly and within the SLO, by its mean."""
         return trial.healthy and trial.latency_us <= self.limit_us
 
     def _climb_and_race(self) -> None:
-        """Climb; where more readings then give the lead to another, climb from there."""
+        """Climb; where more readings then put another candidate in the lead, climb from there."""
         leader = None
         while leader is not self._leader():
             self._climb_all()
@@ -245,9 +231,9 @@ class Search:
             stride = 1
 
     def _climb(self, axis: str, stride: int) -> None:
-        """Go up, else down; where nothing meets the SLO, fewer requests in flight are the likeliest help."""
+        """Step up, else down; where nothing meets the SLO, fewer requests in flight are the most likely to help."""
         if axis == USERS and self.best is None:
-            self._look(self._fewest())
+            self._evaluate(self._fewest())
         if axis == USERS and self.best is None:
             for by in (-stride, -1):  # down to a single one: more would only queue
                 self._go(axis, by)
@@ -257,7 +243,7 @@ class Search:
             self._go(axis, -stride)
 
     def _fewest(self) -> Candidate:
-        """Return the leader with the fewest requests in flight; a single one has no other to wait for in a batcher."""
+        """Return the leader with the fewest requests in flight; a single one has nothing to wait for in a batcher."""
         setting, users = self._leader().candidate.setting, min(self.space.users)
         if users == 1 and setting.delay_us is not None:
             delay_us = min(self.space.delays_us, key=lambda delay: -1 if delay is None else delay)
@@ -266,7 +252,7 @@ class Search:
 
     @property
     def floor(self) -> Trial | None:
-        """Return the trial with the fewest requests in flight and no time spent on batching; None where it was not tried."""
+        """The trial with the fewest requests in flight and no time spent on batching; None where it was not tried."""
         return self.trials.get(self._fewest()) if self.nearest is not None else None
 
     def _go(self, axis: str, by: int) -> bool:
@@ -277,19 +263,19 @@ class Search:
         return moved
 
     def _try(self, axis: str, by: int) -> bool:
-        """Look at the neighbour of the leader; True where it takes the lead."""
+        """Evaluate the neighbour of the leader; True where it takes the lead."""
         leader = self._leader()
         candidate = self.space.step(leader.candidate, axis, by)
         if candidate is None or candidate in self.trials:
             return False
         if axis == MAX_BATCH and (by > 0 or leader.largest_batch <= candidate.setting.max_batch):
             return False  # a larger limit was tried on the way down; one above all executed batches changes nothing
-        return self._better(self._look(candidate), leader)
+        return self._better(self._evaluate(candidate), leader)
 
     def _leader(self) -> Trial:
         found = self.best or self.nearest
         if found is None:
-            raise SpentError("no setting returned correct answers")
+            raise BudgetSpentError("no setting returned correct answers")
         return found
 
     def _better(self, trial: Trial, than: Trial) -> bool:
@@ -301,37 +287,35 @@ class Search:
             return trial.throughput_per_s > than.throughput_per_s * (1 + BETTER)
         return trial.latency_us < than.latency_us * (1 - BETTER)
 
-    def _look(self, candidate: Candidate, kind: str = NEW) -> Trial:
-        """Measure a candidate; a second time only if it is not surely worse, and not where only one look is asked for."""
-        leader, looks = self.best, LOOKS if kind in (NEW, AGAIN) else 1
+    def _evaluate(self, candidate: Candidate, kind: str = NEW) -> Trial:
+        """Measure a candidate; a second time only if it is neither clearly worse nor clearly better."""
+        leader, readings = self.best, READINGS if kind in (NEW, AGAIN) else 1
         trial = self.trials.get(candidate, Trial(candidate))
-        while len(trial.readings) < looks and not trial.fate and not self._surely_better(trial, leader):
-            self.allowed(AGAIN if trial.readings else kind)
+        while len(trial.readings) < readings and not trial.result and not self._clearly_better(trial, leader):
+            self.check_budget(AGAIN if trial.readings else kind)
             self.trials[candidate] = trial
             self._read(trial)
         return trial
 
-    def _surely_better(self, trial: Trial, leader: Trial | None) -> bool:
-        """Say whether one look is enough to go on from here; the race looks again."""
+    def _clearly_better(self, trial: Trial, leader: Trial | None) -> bool:
+        """Whether one reading is enough to go on from here; the race measures again."""
         if leader is None or not self.meets(trial):
             return False
         counts = [len(trial.readings), len(leader.readings)]
         ahead = math.log(trial.throughput_per_s / leader.throughput_per_s)
         within = math.log(self.limit_us / max(trial.latency_us, 1.0))
-        return ahead > self._scatter("throughput_per_s").reach(counts) and within > self._scatter("latency_us").reach(
-            counts[:1]
-        )
+        return ahead > self._noise("throughput_per_s", counts) and within > self._noise("latency_us", counts[:1])
 
     def _read(self, trial: Trial) -> None:
         reading = self.measure(trial.candidate)
         if reading is None:
-            trial.refused, trial.fate = True, REFUSED
+            trial.refused, trial.result = True, REFUSED
             return
         trial.readings.append(reading)
-        self.told(trial.candidate, reading)
-        trial.fate = self._surely_worse(trial, self.best)
+        self.on_reading(trial.candidate, reading)
+        trial.result = self._clearly_worse(trial, self.best)
 
-    def _surely_worse(self, trial: Trial, best: Trial | None) -> str:
+    def _clearly_worse(self, trial: Trial, best: Trial | None) -> str:
         """Return why a trial cannot be the best, or nothing."""
         if trial.refused:
             return REFUSED
@@ -339,44 +323,40 @@ class Search:
             return "not measured"
         if not trial.healthy:
             return "requests failed or answers were wrong"
-        misses = self._misses(trial)
-        if misses or best is None or best is trial:
-            return misses
+        over = math.log(max(trial.latency_us, 1.0) / self.limit_us)
+        if over > self._noise("latency_us", [len(trial.readings)]):
+            return f"clearly misses the SLO: {trial.latency_us / 1000:.2f} ms"
+        if best is None or best is trial:
+            return ""
         behind = math.log(best.throughput_per_s / trial.throughput_per_s)
-        if behind > self._scatter("throughput_per_s").reach([len(trial.readings), len(best.readings)]):
-            return f"surely slower: {trial.throughput_per_s / best.throughput_per_s - 1:+.0%} against {best.candidate.label}"
+        if behind > self._noise("throughput_per_s", [len(trial.readings), len(best.readings)]):
+            return f"clearly slower: {trial.throughput_per_s / best.throughput_per_s - 1:+.0%} against {best.candidate.label}"
         return ""
 
-    def _misses(self, trial: Trial) -> str:
-        over = math.log(max(trial.latency_us, 1.0) / self.limit_us)
-        sure = over > self._scatter("latency_us").reach([len(trial.readings)])
-        return f"surely misses the SLO: {trial.latency_us / 1000:.2f} ms" if sure else ""
-
-    def _scatter(self, what: str) -> stats.Scatter:
-        return stats.scatter([getattr(r, what) for r in trial.readings] for trial in self.trials.values())
+    def _noise(self, what: str, counts: Sequence[int]) -> float:
+        """Return how far two means of that many readings (or one mean) may differ by chance, as a logarithm."""
+        groups = ([getattr(reading, what) for reading in trial.readings] for trial in self.trials.values())
+        return stats.scatter(groups).reach(counts)
 
     def contenders(self) -> list[Trial]:
-        """Return the trials that meet the SLO and are not surely slower than the best."""
-        return [
-            trial for trial in self.trials.values() if self.meets(trial) and not self._surely_worse(trial, self.best)
-        ]
+        """Return the trials that meet the SLO and are not clearly slower than the best."""
+        return [each for each in self.trials.values() if self.meets(each) and not self._clearly_worse(each, self.best)]
 
     def _race(self) -> None:
-        """Spend what is left of the time on those that may still be the best."""
-        while True:
-            left = [trial for trial in self.contenders() if len(trial.readings) < MOST]
-            if not left or len(self.contenders()) < 2:
+        """Spend the remaining time on those that may still be the best."""
+        while len(self.contenders()) > 1:
+            left = [trial for trial in self.contenders() if len(trial.readings) < MAX_READINGS]
+            if not left:
                 return
-            trial = min(left, key=lambda each: len(each.readings))
-            self.allowed(AGAIN)
-            self._read(trial)
+            self.check_budget(AGAIN)
+            self._read(min(left, key=lambda each: len(each.readings)))
 
-    def tell_fates(self, pick: Candidate | None) -> None:
-        """Note of every trial what became of it, beside the pick."""
+    def set_results(self, pick: Candidate | None) -> None:
+        """Say of every trial how it compares with the pick."""
         chosen = self.trials.get(pick) if pick is not None else None
         for trial in self.trials.values():
-            why = self._surely_worse(trial, chosen)
+            why = self._clearly_worse(trial, chosen)
             if not why and not self.meets(trial):
                 why = f"misses the SLO: {trial.latency_us / 1000:.2f} ms"
-            kept = "not surely slower" if chosen else "kept the SLO, but was not measured again"
-            trial.fate = "the pick" if trial is chosen else why or kept
+            met = "not clearly slower" if chosen else "met the SLO, but was not measured again"
+            trial.result = "the pick" if trial is chosen else why or met

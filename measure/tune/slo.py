@@ -1,4 +1,4 @@
-"""The latency that a tune keeps: ``p99<20ms``, or the model's own SLO.
+"""The SLO of a tune: ``p99<20ms``, or the model's own.
 
 In      text, or the published model.
 Out     `Slo`.
@@ -34,24 +34,24 @@ class Slo:
 
 
 def parse(text: str) -> Slo:
-    """Read ``p99<20ms``.
+    """Parse ``p99<20ms``.
 
     Example:
         >>> parse("p99.9 < 1.5s")
         Slo(percentile='p99.9', limit_us=1500000.0)
 
     Raises:
-        SpecError: It cannot be read (exit 2).
+        SpecError: It cannot be parsed (exit 2).
     """
     found = _FORM.fullmatch(text)
     if not found or found[1] not in PERCENTILES or not float(found[2]):
         why = f"an SLO is one of {', '.join(PERCENTILES)}, then <, then a time above 0 in us, ms or s"
-        raise SpecError(Fault(f"--slo {text!r} cannot be read", why=why, fix='--slo "p99<20ms"'))
+        raise SpecError(Fault(f"--slo {text!r} cannot be parsed", why=why, fix='--slo "p99<20ms"'))
     return Slo(found[1], float(found[2]) * _UNITS_US[found[3]])
 
 
 def of_model(folder: Path, build: Mapping[str, Any]) -> Slo:
-    """Return the model's own SLO: that of config.pbtxt, which is newer than build.json when only the SLO changed.
+    """Return the model's own SLO, from config.pbtxt: it is newer than build.json when only the SLO changed.
 
     Raises:
         SpecError: It has none (exit 2).

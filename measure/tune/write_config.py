@@ -1,12 +1,11 @@
-"""``tune --write``: the found setting in config.yaml.
+"""``tune --write``: put the picked setting into config.yaml.
 
 In      config.yaml, the model, the setting.
-Out     config.yaml with that setting below ``models.<name>``, and the difference on the terminal.
+Out     config.yaml with that setting below ``models.<name>``, and the diff on the terminal.
 
-Only the values that differ are touched (`yaml_edit`), where they stand: below ``targets.<target>`` if the model sets them there.
+Only the values that differ are changed (`yaml_edit`), where they are set: below ``targets.<target>`` if the model sets them there.
 No batcher is written as ``dynamic_batching: null``, which also overrides an inherited one. Afterwards the file must load
-again and mean the setting, and no model but this one and those that extend it may have changed; else the old bytes are put
-back.
+again and yield the setting, and only this model and those that extend it may have changed; else the old bytes are restored.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from measure.operating_point.setting import Setting
+from measure.operating_point.setting import ServingSetting
 from measure.tune import yaml_edit
 from planwright import console
 from planwright.config.load import load_spec
@@ -30,21 +29,21 @@ Edit = tuple[Keys, Any]
 
 
 def check(config: Path, model: str, target: Target) -> None:
-    """See, before anything is measured, that there is a config.yaml with this model.
+    """Check, before anything is measured, that config.yaml has this model.
 
     Raises:
-        SpecError: There is not (exit 2).
+        SpecError: It has not (exit 2).
     """
     names = load_spec(config, target, select=[model] if model in _names(config) else []).names()
     if model not in names:
         raise SpecError(Fault(f"there is no model '{model}' in {config}", fix=did_you_mean(model, names)))
 
 
-def write(config: Path, model: str, target: Target, setting: Setting) -> bool:
+def write(config: Path, model: str, target: Target, setting: ServingSetting) -> bool:
     """Write `setting` for `model`; returns whether anything had to be changed.
 
     Raises:
-        PlanwrightError: The file would not mean what it should; it is as it was.
+        PlanwrightError: The edited file would not yield the setting; it is unchanged.
     """
     file = config.resolve()
     before, spec = file.read_bytes(), load_spec(config, target, select=[model])
@@ -57,22 +56,22 @@ def write(config: Path, model: str, target: Target, setting: Setting) -> bool:
     mode = file.stat().st_mode & 0o777
     write_atomic(file, text.encode(), mode)
     try:
-        touched = _prove(spec, load_spec(config, target, select=[model]), model, setting)
+        touched = _verify(spec, load_spec(config, target, select=[model]), model, setting)
     except BaseException:
         write_atomic(file, before, mode)
         raise
-    _tell(config, before.decode(), text, model, touched)
+    _show(config, before.decode(), text, model, touched)
     return True
 
 
-def edits(model: ModelSpec, own: Mapping[str, Any], target: str, setting: Setting) -> Iterator[Edit]:
+def edits(model: ModelSpec, own: Mapping[str, Any], target: str, setting: ServingSetting) -> Iterator[Edit]:
     """Yield (keys below the model, value) of everything that has to change.
 
     Args:
-        model: What holds now, defaults and inheritance included.
-        own: What stands in the file below the model itself.
-        target: Where an overlay may set it.
-        setting: What shall hold.
+        model: The current values, with defaults and inheritance.
+        own: The entry of the model itself in the file.
+        target: The target whose overlay may set them.
+        setting: The desired setting.
     """
     serve = model.serve
     groups = serve.get("instance_group") or []
@@ -89,7 +88,7 @@ def edits(model: ModelSpec, own: Mapping[str, Any], target: str, setting: Settin
 
 
 def _counted(own: Mapping[str, Any], place: Keys, count: int, groups: list[Any]) -> Edit:
-    """Change the count alone where it stands, so that a kind beside it stays."""
+    """Change only the count where there is one, so that a kind beside it stays."""
     here = _get(own, place)
     if isinstance(here, list) and len(here) == 1 and isinstance(here[0], dict):
         return (*place, 0, "count"), count
@@ -97,7 +96,7 @@ def _counted(own: Mapping[str, Any], place: Keys, count: int, groups: list[Any])
     return place, [{**first, "count": count}]
 
 
-def _batching_edits(own: Mapping[str, Any], place: Keys, old: Any, setting: Setting) -> Iterator[Edit]:
+def _batching_edits(own: Mapping[str, Any], place: Keys, old: Any, setting: ServingSetting) -> Iterator[Edit]:
     if setting.delay_us is None:
         yield place, None
         return
@@ -114,20 +113,15 @@ def _batching_edits(own: Mapping[str, Any], place: Keys, old: Any, setting: Sett
 
 def _place(own: Mapping[str, Any], target: str, section: str, key: str) -> Keys:
     overlay: Keys = ("targets", target, section, key)
-    return overlay if _has(own, overlay) else (section, key)
+    return (section, key) if _get(own, overlay) is _MISSING else overlay
 
 
-def _has(own: Any, keys: Keys) -> bool:
-    for key in keys:
-        if not isinstance(own, dict) or key not in own:
-            return False
-        own = own[key]
-    return True
+_MISSING = object()
 
 
 def _get(own: Any, keys: Keys) -> Any:
     for key in keys:
-        own = own.get(key) if isinstance(own, dict) else None
+        own = own.get(key, _MISSING) if isinstance(own, dict) else _MISSING
     return own
 
 
@@ -142,32 +136,31 @@ def _batching(value: Any) -> tuple[int, tuple[int, ...]] | None:
     return int(value.get("max_queue_delay_microseconds", 0)), tuple(value.get("preferred_batch_size", []))
 
 
-def _wanted(setting: Setting) -> tuple[int, tuple[int, ...]] | None:
+def _wanted(setting: ServingSetting) -> tuple[int, tuple[int, ...]] | None:
     return None if setting.delay_us is None else (setting.delay_us, setting.preferred)
 
 
-def _prove(before: RepositorySpec, after: RepositorySpec, name: str, setting: Setting) -> list[str]:
+def _verify(before: RepositorySpec, after: RepositorySpec, name: str, setting: ServingSetting) -> list[str]:
     """Return the other models that changed because they extend this one.
 
     Raises:
         PlanwrightError: The setting does not hold, or another model changed too.
     """
     model = _model(after, name)
-    holds = _count(model.serve) == setting.instances and _batching(model.serve.get("dynamic_batching")) == _wanted(
-        setting
-    )
-    if not holds or setting.max_batch not in (0, model.batch.bounds[2]):
-        raise PlanwrightError(_unchanged(after.path, name, "the file would not mean the setting", setting))
+    batching = _batching(model.serve.get("dynamic_batching"))
+    same = _count(model.serve) == setting.instances and batching == _wanted(setting)
+    if not same or setting.max_batch not in (0, model.batch.bounds[2]):
+        raise PlanwrightError(_unchanged(after.path, name, "the file would not yield the setting", setting))
     changed = [m.name for m in after.models if m.name != name and m.model_dump() != _model(before, m.name).model_dump()]
-    strangers = [other for other in changed if not _extends(after, other, name)]
-    if strangers:
-        raise PlanwrightError(_unchanged(after.path, name, f"it would change {', '.join(strangers)} too", setting))
+    unrelated = [other for other in changed if not _extends(after, other, name)]
+    if unrelated:
+        raise PlanwrightError(_unchanged(after.path, name, f"it would change {', '.join(unrelated)} too", setting))
     return changed
 
 
-def _unchanged(path: Path, name: str, why: str, setting: Setting) -> Fault:
+def _unchanged(path: Path, name: str, why: str, setting: ServingSetting) -> Fault:
     fix = f"write it by hand below models.{name}: {yaml_edit.flow(setting.fields())}"
-    return Fault(f"{path} stays as it was", f"{path}  models.{name}", why, fix)
+    return Fault(f"{path} is unchanged", f"{path}  models.{name}", why, fix)
 
 
 def _extends(spec: RepositorySpec, name: str, ancestor: str) -> bool:
@@ -188,9 +181,9 @@ def _own(config: Path, model: str) -> dict[str, Any]:
     return found
 
 
-def _tell(config: Path, before: str, after: str, model: str, touched: list[str]) -> None:
+def _show(config: Path, before: str, after: str, model: str, touched: list[str]) -> None:
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), str(config), str(config), n=2, lineterm="")
     console.say("\n".join(lines))
     if touched:
-        console.say(f"this also holds for what extends {model}: {', '.join(touched)}")
+        console.say(f"this also changes the models that extend {model}: {', '.join(touched)}")
     console.say(f"publish it: python builders/build_all.py {' '.join([model, *touched])}")

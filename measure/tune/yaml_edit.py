@@ -1,12 +1,12 @@
-"""One value of a YAML file replaced or added, every other byte left as it is.
+"""Replace or add one value of a YAML file, leaving every other byte as it is.
 
 In      the text, the path of keys to the value, the value.
 Out     the text with that one value changed.
 
-A round trip through a YAML library rewrites the whole file: quotes, line breaks and the spaces inside ``{a: 1}`` come out
-its own way. PyYAML tells where each value begins and ends, so only those characters are touched. Two odd lines: the end
-that it tells for a block is where the next thing begins, behind comments, so ends are taken from the last leaf; and
-an alias (``*name``) is the very node that its anchor marks, so it is recognised by lying before its own key.
+A round trip through a YAML library rewrites the whole file: quotes, line breaks and the spaces inside ``{a: 1}`` come out in
+its own style. PyYAML reports where each value begins and ends, so only those characters are changed. Two subtleties: the end
+it reports for a block is where the next node begins, after comments, so ends are taken from the last leaf; and
+an alias (``*name``) is the same node object as its anchor, so it is recognised by its position before its own key.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def _child(node: yaml.Node, part: str | int, path: Path) -> yaml.Node | None:
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
         return node.value[part] if part < len(node.value) else None
     if not isinstance(node, yaml.MappingNode):
-        raise SpecError(_by_hand(path, node, "it is no mapping"))
+        raise SpecError(_by_hand(path, node, "it is not a mapping"))
     for key, child in node.value:
         if key.value == part:
             if child.start_mark.index < key.end_mark.index:
-                raise SpecError(_by_hand(path, key, f"{part} is an alias: a change would reach others too"))
+                raise SpecError(_by_hand(path, key, f"{part} is an alias: other places would change too"))
             return child  # type: ignore[no-any-return]
     return None
 
@@ -72,7 +72,6 @@ def _by_hand(path: Path, node: yaml.Node, why: str) -> Fault:
 
 
 def _end(node: yaml.Node) -> int:
-    """Return where a value ends; see the module's docstring."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         key, value = last if isinstance(last, tuple) else (last, last)
@@ -82,11 +81,11 @@ def _end(node: yaml.Node) -> int:
 
 
 def _add(text: str, node: yaml.Node, path: Path, value: Any) -> str:
-    """Add a key behind the last one of a mapping, in its own style."""
+    """Add a key after the last one of a mapping, in its own style."""
     for part in reversed(path[1:]):
         value = {part: value}
     if not isinstance(node, yaml.MappingNode):
-        raise SpecError(_by_hand(path, node, "it is no mapping"))
+        raise SpecError(_by_hand(path, node, "it is not a mapping"))
     entry = f"{path[0]}: {flow(value)}"
     if node.flow_style:
         place = _end(node.value[-1][1]) if node.value else node.start_mark.index + 1

@@ -1,4 +1,4 @@
-"""A benchmark that lacks an input says so, fails --check and leaves its record as it was."""
+"""A benchmark that lacks an input names it, fails --check and leaves its record unchanged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_benchmark_without_some_of_its_models_measures_the_others_and_keeps_th
         assert f"not measured: {name} is not published" in said
     for command in ("minilm", "resnet50 --random-weights resnet50"):
         assert re.search(rf"python builders/build_all.py {command}\s*$", said, re.MULTILINE), said
-    assert "the record stays as it was: benchmarks/results/embedded.json" in said
+    assert "the record is unchanged: benchmarks/results/embedded.json" in said
     assert bytes_of_records() == before
 
 

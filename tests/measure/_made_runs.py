@@ -1,4 +1,4 @@
-"""Reports of runs that never were, with the noise of real ones: seconds that resemble their neighbours, now and then a stall."""
+"""Synthetic run reports with the noise of real ones: correlated seconds, an occasional stall."""
 
 from __future__ import annotations
 

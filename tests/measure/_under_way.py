@@ -1,7 +1,7 @@
-"""A sweep or a tune on a running server, stopped in the middle.
+"""A sweep or a tune on a running server, interrupted.
 
 In      the command, the line after which it is stopped.
-Out     its exit code, what it said, its report.
+Out     its exit code, its output, its report.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def interrupted(built: Project, folder: Path, words: Sequence[str], after: str, 
 
 
 def model_config(http_url: str) -> dict[str, object]:
-    """Return the config of digits as the server tells it."""
+    """Return the config of digits as the server reports it."""
     with urllib.request.urlopen(f"http://{http_url}/v2/models/digits/config", timeout=10) as answer:
         found: dict[str, object] = json.load(answer)
     return found

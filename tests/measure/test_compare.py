@@ -39,34 +39,34 @@ def words(comparison: dict[str, Any]) -> dict[str, str]:
     return {row["name"]: row["word"] for row in comparison["models"][0]["figures"]}
 
 
-def told(base: dict[str, Any], new: dict[str, Any], folder: Path) -> dict[str, Any]:
+def compared(base: dict[str, Any], new: dict[str, Any], folder: Path) -> dict[str, Any]:
     return metrics.compare([record(base, folder)], [record(new, folder)])
 
 
 def test_a_load_compared_with_itself_is_seldom_called_better_or_worse(tmp_path: Path) -> None:
     false = 0
     for seed in range(0, 400, 2):
-        found = words(told(report(seed), report(seed + 1), tmp_path))
+        found = words(compared(report(seed), report(seed + 1), tmp_path))
         false += any(found[name] in ("better", "worse") for name in SPEEDS)
     assert false <= 4, "99% confidence"
 
 
 def test_a_fifth_slower_is_found(tmp_path: Path) -> None:
     for seed in range(0, 10, 2):
-        comparison = told(report(seed, seconds=90), report(seed + 1, seconds=90, **SLOWER), tmp_path)
+        comparison = compared(report(seed, seconds=90), report(seed + 1, seconds=90, **SLOWER), tmp_path)
         found = words(comparison)
         assert (found["throughput"], found["p50"], found["p90"]) == ("worse",) * 3, comparison["models"][0]["figures"]
         assert comparison["verdict"]["status"] == "fail"
 
 
 def test_a_fifth_faster_is_better_and_no_failure(tmp_path: Path) -> None:
-    comparison = told(report(0, seconds=90, **SLOWER), report(1, seconds=90), tmp_path)
+    comparison = compared(report(0, seconds=90, **SLOWER), report(1, seconds=90), tmp_path)
     assert words(comparison)["throughput"] == words(comparison)["p50"] == "better"
     assert comparison["verdict"]["status"] != "fail"
 
 
 def test_a_short_run_is_too_short_to_tell(tmp_path: Path) -> None:
-    comparison = told(report(0, seconds=10), report(1, seconds=10, **SLOWER), tmp_path)
+    comparison = compared(report(0, seconds=10), report(1, seconds=10, **SLOWER), tmp_path)
     assert {words(comparison)[name] for name in SPEEDS} == {"cannot say"}
     assert comparison["verdict"]["status"] == "inconclusive"
     assert "too short to tell" in comparison["verdict"]["reasons"][0]
@@ -113,7 +113,7 @@ def test_one_run_is_compared_with_a_baseline_of_several() -> None:
 def test_failures_and_wrong_answers(
     tmp_path: Path, base: dict[str, Any], new: dict[str, Any], figure: str, word: str
 ) -> None:
-    comparison = told(report(1, **base), report(2, **new), tmp_path)
+    comparison = compared(report(1, **base), report(2, **new), tmp_path)
     assert words(comparison)[figure] == word
     assert (comparison["verdict"]["status"] == "fail") == (word == "worse")
 
@@ -133,15 +133,15 @@ def test_an_slo_that_was_met_and_is_missed(
 ) -> None:
     slo = {"p99_ms": limit_ms}
     base = report(3, seconds=seconds, stalls=0, slo=slo)
-    comparison = told(base, report(4, seconds=seconds, stalls=0, slo=slo, **new), tmp_path)
+    comparison = compared(base, report(4, seconds=seconds, stalls=0, slo=slo, **new), tmp_path)
     assert comparison["models"][0]["slo"]["word"] == word
 
 
-def test_an_slo_within_the_noise_of_p99_cannot_be_told(tmp_path: Path) -> None:
+def test_an_slo_within_the_noise_of_p99_is_undecided(tmp_path: Path) -> None:
     base, new = sorted((report(3, stalls=0), report(4, stalls=0)), key=p99_us)
     for value in (base, new):
         value["models"][0]["slo"] = {"p99_ms": (p99_us(base) + p99_us(new)) / 2000}
-    slo = told(base, new, tmp_path)["models"][0]["slo"]
+    slo = compared(base, new, tmp_path)["models"][0]["slo"]
     assert (slo["base"], slo["new"], slo["word"]) == ("met", "missed", "cannot say")
 
 
@@ -151,7 +151,7 @@ def p99_us(value: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("number", [60, 700])
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
-def test_the_enclosing_values_enclose_as_often_as_they_say(number: int, share: float) -> None:
+def test_the_enclosing_ranks_cover_as_often_as_stated(number: int, share: float) -> None:
     low, high = noise.enclosing(number, share)
     mass = [math.comb(number, rank) * share**rank * (1 - share) ** (number - rank) for rank in range(number + 1)]
     covered = sum(mass[0 if low is None else low : number + 1 if high is None else high])
@@ -159,7 +159,16 @@ def test_the_enclosing_values_enclose_as_often_as_they_say(number: int, share: f
     assert low is None or sum(mass[: low + 1]) > 0.005, "and not wider than they need"
 
 
-def test_the_enclosing_values_of_a_long_run() -> None:
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    z2 = 2.5758293**2
+    assert noise._wilson(0, 1000) == pytest.approx((0.0, 0.0, z2 / (1000 + z2)), abs=1e-8)
+    assert noise._wilson(25, 25) == pytest.approx((1.0, 25 / (25 + z2), 1.0), abs=1e-8)
+    half = (0.25 * z2 / (100 + z2)) ** 0.5
+    assert noise._wilson(50, 100) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-8)
+    assert noise._wilson(3, 2)[0] == 1.0
+
+
+def test_the_enclosing_ranks_of_a_long_run() -> None:
     assert noise.enclosing(100, 0.5) == (37, 64), "as printed in the tables"
     low, high = noise.enclosing(10_000_000, 0.99)
     assert low is not None
@@ -167,7 +176,7 @@ def test_the_enclosing_values_of_a_long_run() -> None:
     assert 9_890_000 < low < 9_900_000 < high < 9_910_000
 
 
-def test_the_interval_of_throughput_knows_that_seconds_are_alike() -> None:
+def test_the_interval_of_throughput_accounts_for_correlated_seconds() -> None:
     dice = random.Random(7)
 
     def covers() -> bool:
@@ -211,7 +220,7 @@ def test_what_differs_is_named_and_strict_refuses_it(tmp_path: Path) -> None:
     assert named == {
         "machine", "server version", "users", "arrivals", "scenario", "rate", "version of digits", "precision of digits",
     }  # fmt: skip
-    assert "not alike: users: 8 in the base, 4 in the new" in done.stderr
+    assert "users: 8 in the base, 4 in the new" in done.stderr
     strict = command("compare", *paths, "--strict")
     assert strict.returncode == 2
     assert strict.stderr.count("the runs cannot be compared") == len(named)
@@ -220,7 +229,7 @@ def test_what_differs_is_named_and_strict_refuses_it(tmp_path: Path) -> None:
 def test_a_model_that_only_one_side_measured_is_named(tmp_path: Path) -> None:
     base = report(1)
     base["models"].append({**base["models"][0], "protocol": "http"})
-    comparison = told(base, report(2), tmp_path)
+    comparison = compared(base, report(2), tmp_path)
     assert [warning["what"] for warning in comparison["warnings"]] == ["measured digits over http"]
     assert len(comparison["models"]) == 1
 
@@ -239,7 +248,7 @@ def test_a_baseline_is_stored_and_compared_with(tmp_path: Path) -> None:
     assert len(json.loads(second.stdout)["base"]) == 3
 
 
-def test_bad_input_is_told_all_at_once(tmp_path: Path) -> None:
+def test_all_bad_input_is_reported_at_once(tmp_path: Path) -> None:
     good = saved(report(1), tmp_path)
     sweep, older, torn = tmp_path / "sweep.json", tmp_path / "older.json", tmp_path / "torn.json"
     sweep.write_text(json.dumps({**report(2), "kind": "sweep"}))
@@ -255,15 +264,15 @@ def test_bad_input_is_told_all_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["{good}"], "compare takes two sides"),
-        ([], "compare takes two sides"),
-        (["{good}", "{good}", "{good}"], "compare takes two sides"),
+        (["{good}"], "compare needs two sides"),
+        ([], "compare needs two sides"),
+        (["{good}", "{good}", "{good}"], "compare needs two sides"),
         (["{good}", "{other}"], "the runs have nothing in common"),
         (["--base", "{good}", "{good}", "--new", "{good}"], "a run is given twice on one side"),
         (["{good}", "{good}", "--html", "{good}/report.json/page.html"], "cannot write the file"),
     ],
 )
-def test_bad_usage_is_told(tmp_path: Path, flags: list[str], text: str) -> None:
+def test_bad_usage_is_reported(tmp_path: Path, flags: list[str], text: str) -> None:
     good, other = saved(report(1), tmp_path), saved(report(2, model="minilm"), tmp_path)
     done = command("compare", *(flag.format(good=good, other=other) for flag in flags))
     assert done.returncode == 2, done.stdout
@@ -276,7 +285,7 @@ def test_bad_usage_is_told(tmp_path: Path, flags: list[str], text: str) -> None:
         {"models": [7]}, {"models": {"digits": 1}}, {"environment": 5}, {"duration_s": "long"}, {"verdict": None}, {"server": []},
     ],
 )  # fmt: skip
-def test_a_report_that_is_not_whole_is_told(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_incomplete_report_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="the report is not whole"):
         record({**report(1, seconds=2), **change}, tmp_path)
 
@@ -287,7 +296,7 @@ def test_a_report_that_is_not_whole_is_told(tmp_path: Path, change: dict[str, An
         {"requests": -1}, {"latency_us": {}}, {"histogram": [1]}, {"series": [{"t_s": 1}]}, {"throughput_per_s": math.inf}, {"slo": None},
     ],
 )  # fmt: skip
-def test_a_row_that_is_not_whole_is_told(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_an_incomplete_row_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="the report is not whole"):
         record(report(1, seconds=2, **change), tmp_path)
 
@@ -303,7 +312,7 @@ def test_runs_without_any_answer_are_compared(tmp_path: Path) -> None:
         "failures": 50,
         "checked": 0,
     }
-    comparison = told(report(1, slo={"p99_ms": 500.0}), report(2, **dead, slo={"p99_ms": 500.0}), tmp_path)
+    comparison = compared(report(1, slo={"p99_ms": 500.0}), report(2, **dead, slo={"p99_ms": 500.0}), tmp_path)
     assert words(comparison)["failures"] == "worse"
     assert words(comparison)["p99"] == "cannot say"
     assert comparison["models"][0]["slo"]["new"] == "missed"
@@ -329,7 +338,7 @@ def test_two_real_runs(run: LoadRun, served: ServerInfo, tmp_path: Path) -> None
     assert page.read_text().count("<svg") == 4
 
 
-def test_the_page_escapes_names_and_asks_for_nothing(tmp_path: Path) -> None:
+def test_the_page_escapes_names_and_loads_nothing(tmp_path: Path) -> None:
     value = report(1, model="<script>alert(1)</script>")
     page = tmp_path / "page.html"
     assert (

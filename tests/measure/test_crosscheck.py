@@ -1,4 +1,4 @@
-"""The referee: MLPerf LoadGen drives the same requests, and its summary is read right."""
+"""The referee: MLPerf LoadGen drives the same requests, and its summary is parsed correctly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_both_drive_the_same_load(served: ServerInfo, tmp_path: Path, protocol: 
         assert 0 < row["latency_us"]["p50"] <= row["latency_us"]["p99"]
 
 
-def test_bad_input_is_told(served: ServerInfo, tmp_path: Path) -> None:
+def test_bad_input_is_reported(served: ServerInfo, tmp_path: Path) -> None:
     done = referee(served, tmp_path, "digitz")
     assert done.returncode == 2, done.stderr
     assert "did you mean 'digits'?" in done.stderr

@@ -12,18 +12,18 @@ import pytest
 from measure import statistics, sweep
 from measure.compare import metrics
 from measure.compare.noise import Interval
-from measure.operating_point.measurement import Load, Measured
-from measure.operating_point.setting import Setting
+from measure.operating_point.measurement import Load, Measurement
+from measure.operating_point.setting import ServingSetting
 from measure.operating_point.usage import Usage
 from measure.tune import command
 from measure.tune import report as tune_report
-from measure.tune.command import Outcome
-from measure.tune.search import NEW, Candidate, Reading, Search, Space, SpentError, Trial
+from measure.tune.outcome import TuneOutcome
+from measure.tune.search import NEW, BudgetSpentError, Candidate, Reading, Search, Space, Trial
 from measure.tune.slo import Slo
 
 QUIET, WILD = (100.0, 101.0, 99.0, 100.0), (40.0, 190.0, 60.0, 170.0)
 SLO = Slo("p99", 20_000.0)
-DEFAULT, PUBLISHED, OTHER = Setting(1, 8, None), Setting(1, 8, 500), Setting(2, 8, 500)
+DEFAULT, PUBLISHED, OTHER = ServingSetting(1, 8, None), ServingSetting(1, 8, 500), ServingSetting(2, 8, 500)
 
 
 @pytest.mark.parametrize(
@@ -86,23 +86,23 @@ def test_a_sweep_that_could_hide_a_gain_does_not_say_that_there_is_none() -> Non
 def reading(rate: float, p99_ms: float) -> Reading:
     latency_us = dict.fromkeys(("p50", "p90", "p95", "p99", "p99.9", "mean", "min", "max"), p99_ms * 1000)
     usage = Usage(None, None, None, None, ())
-    detail = Measured(rate, latency_us, 1000, 0, 0, (), 1.0, ((1, 1000),), 0.3, False, None, usage)
+    detail = Measurement(rate, latency_us, 1000, 0, 0, (), 1.0, ((1, 1000),), 0.3, False, None, usage)
     return Reading(rate, p99_ms * 1000, True, 1, detail)
 
 
-def tuned(**finals: tuple[tuple[float, float], ...]) -> tuple[dict[str, Any], Outcome]:
+def tuned(**finals: tuple[tuple[float, float], ...]) -> tuple[dict[str, Any], TuneOutcome]:
     """The report of a tune that picked `other`, of (rate, p99 in ms) when measured again."""
     candidates = {"default": Candidate(DEFAULT, 8), "published": Candidate(PUBLISHED, 8), "other": Candidate(OTHER, 8)}
     search = Search(Space((None, 500), (8,), (1, 2), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
     for name, candidate in candidates.items():
         first = reading(150.0 if name == "other" else 100.0, 12.0)
         search.trials[candidate] = Trial(candidate, [first, first])
-    outcome = Outcome(
+    outcome = TuneOutcome(
         search, DEFAULT, PUBLISHED, pick=candidates["other"], load=Load(8, "grpc", 1, 3.0, 1.0), took_s=60.0
     )
     outcome.finals = {candidates[name]: [reading(*each) for each in found] for name, found in finals.items()}
-    outcome.pick = command._kept(search, outcome)
-    command._note_fates(search, outcome)
+    outcome.pick = command._confirmed(search, outcome)
+    command._set_results(search, outcome)
     args = argparse.Namespace(points=12, minutes=5.0, repeats=3)
     return tune_report.make(args, SLO, outcome, {}), outcome
 
@@ -112,16 +112,16 @@ FASTER = ((150.0, 12.0), (151.0, 12.2), (149.0, 11.9))
 MISSES = ((150.0, 27.9), (151.0, 28.2), (149.0, 27.6))
 
 
-def test_a_pick_that_misses_the_slo_is_none() -> None:
+def test_a_pick_that_misses_the_slo_is_rejected() -> None:
     report, outcome = tuned(other=MISSES, default=MISSES, published=MISSES)
     said = " | ".join(report["verdict"]["reasons"])
     assert report["verdict"]["status"] == "fail"
     assert outcome.pick is None
     assert report["pick"] is None
-    assert "no setting kept p99 < 20 ms" in said
+    assert "no setting met p99 < 20 ms" in said
     assert "p99 27.90" in said
     assert "best within" not in said
-    assert "cannot be met" not in said, "in the search some kept it"
+    assert "cannot be met" not in said, "in the search some met it"
     assert not any("the pick" in row["fate"] for row in report["points"])
     assert all("missed the SLO when it was measured again" in row["fate"] for row in report["points"])
 
@@ -135,24 +135,24 @@ def test_the_pick_is_one_that_met_the_slo_when_measured_again() -> None:
     assert report["against"]["published"]["same"]
 
 
-def test_a_gain_that_is_sure_is_said_and_one_that_is_not_is_not_denied() -> None:
+def test_a_clear_gain_is_reported_and_an_unclear_one_is_not_denied() -> None:
     sure, _ = tuned(other=FASTER, default=STEADY, published=STEADY)
     assert sure["verdict"]["status"] == "pass"
     wild, _ = tuned(other=((40.0, 12.0), (260.0, 12.2), (150.0, 11.9)), default=STEADY, published=STEADY)
     said = " | ".join(wild["verdict"]["reasons"])
     assert wild["verdict"]["status"] == "inconclusive"
-    assert "cannot say whether that is faster than Triton's default settings" in said
+    assert "cannot say whether the pick is faster than Triton's default settings" in said
     assert "no gain" not in said
     same, _ = tuned(other=STEADY, default=STEADY, published=STEADY)
-    assert "no gain: Triton's default settings are as good" in same["verdict"]["reasons"][0]
+    assert "no gain: Triton's default settings" in same["verdict"]["reasons"][0]
     assert wild["verdict"]["reasons"][0].startswith("highest measured within"), "the best is what cannot be said"
-    fates = {row["number"]: row["fate"] for row in wild["points"]}
-    assert "surely" not in " ".join(fates.values())
+    results = {row["number"]: row["fate"] for row in wild["points"]}
+    assert "clearly" not in " ".join(results.values())
     for number, role in ((1, "default"), (2, "published")):
-        assert fates[number].endswith(wild["against"][role]["words"]), "one comparison, one sentence"
+        assert results[number].endswith(wild["against"][role]["words"]), "one comparison, one sentence"
 
 
-def test_one_that_is_surely_faster_when_measured_again_is_the_pick() -> None:
+def test_a_setting_that_is_clearly_faster_when_measured_again_is_the_pick() -> None:
     report, outcome = tuned(other=STEADY, default=STEADY, published=FASTER)
     assert outcome.pick == Candidate(PUBLISHED, 8)
     assert report["verdict"]["reasons"][0].startswith("best within p99 < 20 ms: 1 inst · max 8 · delay 500 µs")
@@ -163,15 +163,15 @@ def spent(points: int, tried: int, best: bool, left_s: float, kind: str = NEW) -
     load = Load(8, "grpc", 1, 3.0, 1.0)
     server: Any = None
     args = argparse.Namespace(points=points, minutes=1.0, repeats=3)
-    session = command.Session(args, server, SLO, load, Path(), arms=3)
-    session.points, session.took_s, session.began_s = tried, [6.0], session.began_s - (60 - left_s)
-    session.search = Search(Space((None,), (8,), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
-    session.search.trials[Candidate(DEFAULT, 8)] = Trial(
-        Candidate(DEFAULT, 8), [reading(100.0, 12.0 if best else 30.0)]
-    )
+    tuner = command.Tuner(args, server, SLO, load, Path(), compared=3)
+    tuner.took_s, tuner.began_s = [6.0], tuner.began_s - (60 - left_s)
+    tuner.search = Search(Space((None,), (8,), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
+    for users in range(1, tried + 1):
+        candidate = Candidate(DEFAULT, users)
+        tuner.search.trials[candidate] = Trial(candidate, [reading(100.0, 12.0 if best else 30.0)])
     try:
-        session.allowed(kind)
-    except SpentError as error:
+        tuner.check_budget(kind)
+    except BudgetSpentError as error:
         return str(error)
     return ""
 
@@ -180,35 +180,35 @@ def spent(points: int, tried: int, best: bool, left_s: float, kind: str = NEW) -
     ("points", "tried", "best", "left_s", "words"),
     [
         (3, 2, False, 47, ""),
-        (3, 3, False, 47, "that is all of the 3 points allowed"),
-        (3, 2, True, 47, "2 of the 3 points allowed are kept for the comparison"),
-        (12, 3, True, 47, "the rest of the 1 min is kept for the final comparison"),
+        (3, 3, False, 47, "all 3 points allowed were used"),
+        (3, 2, True, 47, "2 of the 3 points allowed are reserved for the comparison"),
+        (12, 3, True, 47, "the rest of the 1 min is reserved for the final comparison"),
         (12, 3, False, 40, "the rest of the 1 min is too short for another point and its comparison"),
         (12, 3, True, 80, ""),
     ],
 )
-def test_what_stops_a_tune_is_said_as_it_is(points: int, tried: int, best: bool, left_s: float, words: str) -> None:
+def test_what_stopped_a_tune_is_reported(points: int, tried: int, best: bool, left_s: float, words: str) -> None:
     assert spent(points, tried, best, left_s) == words
 
 
-def test_a_tune_that_tried_nothing_but_8_in_flight_says_so() -> None:
+def test_a_tune_that_tried_only_8_in_flight_reports_that() -> None:
     search = Search(Space((None, 500), (1, 8), (1,), (8,)), SLO.limit_us, lambda _: None, lambda _: None)
     for setting in (DEFAULT, PUBLISHED):
         search.trials[Candidate(setting, 8)] = Trial(Candidate(setting, 8), [reading(100.0, 90.0)])
     said = tune_report._missed([], search, SLO)
-    assert said.startswith("none of the 2 points tried kept p99 < 20 ms: best p99 was 90.00 ms")
+    assert said.startswith("none of the 2 points tried met p99 < 20 ms: the best p99 was 90.00 ms")
     assert said.endswith("all had 8 in flight")
     slow, noisy = reading(100.0, 80.0), reading(100.0, 80.0)
     noisy.detail.latency_us["min"] = 900.0
     for found, words in (
-        (noisy, "none of the 3 points tried kept"),
-        (slow, "the SLO cannot be met: best p99 was 80.00 ms"),
+        (noisy, "none of the 3 points tried met"),
+        (slow, "the SLO cannot be met: the best p99 was 80.00 ms"),
     ):
         search.trials[Candidate(DEFAULT, 1)] = Trial(Candidate(DEFAULT, 1), [found])
         assert tune_report._missed([], search, SLO).startswith(words)
 
 
-def test_an_slo_within_the_noise_is_not_surely_kept() -> None:
+def test_an_slo_within_the_noise_is_not_reported_as_met() -> None:
     report, _ = tuned(other=((150.0, 15.0), (151.0, 22.0), (149.0, 18.0)), default=STEADY, published=STEADY)
     assert report["verdict"]["status"] == "inconclusive"
-    assert any("cannot say for sure that it keeps p99 < 20 ms" in reason for reason in report["verdict"]["reasons"])
+    assert any("cannot say whether it always meets p99 < 20 ms" in reason for reason in report["verdict"]["reasons"])

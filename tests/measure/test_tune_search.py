@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from measure.operating_point.setting import Setting
-from measure.tune.search import FAIR, FIRST, MAX_BATCH, NEW, Candidate, Reading, Search, Space, SpentError
+from measure.operating_point.setting import ServingSetting
+from measure.tune.search import MAX_BATCH, NEW, SAME_LOAD, START, BudgetSpentError, Candidate, Reading, Search, Space
 
 SPACE = Space((None, 0, 500, 2000), tuple(1 << power for power in range(9)), (1, 2, 4), (32, 16, 8))
-DEFAULT, PUBLISHED = Setting(1, 32, None), Setting(1, 32, 500)
+DEFAULT, PUBLISHED = ServingSetting(1, 32, None), ServingSetting(1, 32, 500)
 STARTS = [Candidate(DEFAULT, 8), Candidate(PUBLISHED, 8)]
 World = Callable[[Candidate], tuple[float, float, int]]
 
@@ -45,10 +45,10 @@ def search(world: World, limit_us: float, points: int = 12, noise: float = 0.02,
         return Reading(rate * factor, latency_us / factor, True, batch)
 
     def allowed(kind: str) -> None:
-        if kind in (NEW, FAIR) and len(found.trials) >= points - 2 * (kind == NEW):
-            raise SpentError(f"{points} points")
-        if measured >= most - 2 * (kind != FAIR):
-            raise SpentError("time")
+        if kind in (NEW, SAME_LOAD) and len(found.trials) >= points - 2 * (kind == NEW):
+            raise BudgetSpentError(f"{points} points")
+        if measured >= most - 2 * (kind != SAME_LOAD):
+            raise BudgetSpentError("time")
 
     found = Search(SPACE, limit_us, measure, allowed)
     found.run(STARTS)
@@ -60,7 +60,7 @@ def best_of(world: World, limit_us: float) -> float:
     for delay, users, count, size in itertools.product(
         SPACE.delays_us, SPACE.users, SPACE.instances, SPACE.max_batches
     ):
-        rate, latency_us, _ = world(Candidate(Setting(count, size, delay), users))
+        rate, latency_us, _ = world(Candidate(ServingSetting(count, size, delay), users))
         if latency_us <= limit_us:
             rates.append(rate)
     return max(rates, default=0.0)
@@ -100,21 +100,21 @@ def test_instances_that_help_only_with_more_requests_in_flight_are_found(seed: i
     assert ridge(found.best.candidate)[0] >= 0.98 * best_of(ridge, 50_000)
 
 
-def test_what_is_surely_worse_is_looked_at_once() -> None:
+def test_what_is_clearly_worse_is_measured_once() -> None:
     found, _ = search(server(1.0, 0.05, 2), 250_000, noise=0.001)
-    dropped = [trial for trial in found.trials.values() if trial.fate.startswith("surely slower")]
+    dropped = [trial for trial in found.trials.values() if trial.result.startswith("clearly slower")]
     assert dropped
     assert any(len(trial.readings) == 1 for trial in dropped)
-    assert all("%" in trial.fate for trial in dropped)
+    assert all("%" in trial.result for trial in dropped)
 
 
-def test_an_slo_below_everything_leaves_no_best_but_the_nearest() -> None:
+def test_an_unreachable_slo_leaves_no_best_but_the_nearest() -> None:
     world = server(5.0, 0.5, 2)
     found, _ = search(world, 1000.0)
     assert found.best is None
     assert found.nearest is not None
     assert found.nearest.candidate.users == 1, "fewer requests in flight is what helps"
-    assert all("misses the SLO" in trial.fate for trial in found.trials.values())
+    assert all("misses the SLO" in trial.result for trial in found.trials.values())
 
 
 def waits_for_others(candidate: Candidate) -> tuple[float, float, int]:
@@ -153,8 +153,8 @@ def test_the_search_ends_when_the_time_is_used() -> None:
 
 def test_both_starts_are_measured_however_little_is_allowed() -> None:
     def allowed(kind: str) -> None:
-        if kind != FIRST:
-            raise SpentError("nothing more")
+        if kind != START:
+            raise BudgetSpentError("nothing more")
 
     found = Search(SPACE, 250_000, lambda candidate: Reading(100.0, 1000.0, True), allowed)
     found.run(STARTS)
@@ -162,16 +162,16 @@ def test_both_starts_are_measured_however_little_is_allowed() -> None:
 
 
 def test_a_preferred_size_that_is_the_whole_batch_is_none() -> None:
-    candidate = Candidate(Setting(1, 16, 500, (4, 8)), 8)
+    candidate = Candidate(ServingSetting(1, 16, 500, (4, 8)), 8)
     stepped = Space((None, 500), (8,), (1,), (16, 8)).step(candidate, MAX_BATCH, -1)
     assert stepped is not None
     assert stepped.setting.preferred == (4, 8)
-    alone = Space((None, 500), (8,), (1,), (16, 8)).step(Candidate(Setting(1, 16, 500, (8,)), 8), MAX_BATCH, -1)
+    alone = Space((None, 500), (8,), (1,), (16, 8)).step(Candidate(ServingSetting(1, 16, 500, (8,)), 8), MAX_BATCH, -1)
     assert alone is not None
     assert alone.setting.preferred == ()
 
 
-def test_refused_and_failing_settings_are_told_and_never_picked() -> None:
+def test_refused_and_failing_settings_are_reported_and_never_picked() -> None:
     world = server(1.0, 0.05, 2)
 
     def measure(candidate: Candidate) -> Reading | None:
@@ -185,9 +185,9 @@ def test_refused_and_failing_settings_are_told_and_never_picked() -> None:
     assert found.best is not None
     assert found.best.candidate.setting.instances == 1
     assert found.best.candidate.setting.delay_us != 0
-    fates = {trial.fate for trial in found.trials.values()}
-    assert "refused by the server" in fates
-    assert "requests failed or answers were wrong" in fates
+    results = {trial.result for trial in found.trials.values()}
+    assert "refused by the server" in results
+    assert "requests failed or answers were wrong" in results
 
 
 def test_a_server_that_fails_everything_stops_the_search() -> None:

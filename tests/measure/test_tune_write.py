@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from measure.operating_point.setting import Setting
+from measure.operating_point.setting import ServingSetting
 from measure.tune import write_config, yaml_edit
 from planwright.config.load import load_spec
 from planwright.errors import PlanwrightError, SpecError
@@ -28,10 +28,10 @@ FLOW = """\
 OTHER = """\
   other: {source: 'zoo/digits', serve: {instance_group: [{count: 1}]}}  # stays
 # the end, without a line break"""
-SETTING = Setting(4, 32, 2000)
+SETTING = ServingSetting(4, 32, 2000)
 
 
-def written(tmp_path: Path, text: str, setting: Setting, target: str = "onnxruntime") -> tuple[str, list[str]]:
+def written(tmp_path: Path, text: str, setting: ServingSetting, target: str = "onnxruntime") -> tuple[str, list[str]]:
     """Write the setting of `digits`; returns the new text and the lines that differ."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
@@ -58,7 +58,7 @@ def test_only_the_two_values_change(tmp_path: Path) -> None:
 def test_no_batcher_overrides_an_inherited_one(tmp_path: Path) -> None:
     text = HEAD.replace("models:", "defaults: {serve: {dynamic_batching: {max_queue_delay_microseconds: 9}}}\nmodels:")
     text += "  digits:\n    source: zoo/digits  # last\n"
-    new, lines = written(tmp_path, text, Setting(1, 8, None))
+    new, lines = written(tmp_path, text, ServingSetting(1, 8, None))
     assert lines == ["+     serve: {dynamic_batching: null}"]
     assert new.startswith(text.rstrip("\n"))
 
@@ -86,8 +86,8 @@ def test_no_batcher_overrides_an_inherited_one(tmp_path: Path) -> None:
     ],
     ids=["flow model", "empty serve", "block list", "overlay", "no line break at the end"],
 )
-def test_every_way_of_writing_it(tmp_path: Path, before: str, after: str) -> None:
-    new, _ = written(tmp_path, HEAD + before, Setting(2, 8, None))
+def test_every_yaml_style_is_edited(tmp_path: Path, before: str, after: str) -> None:
+    new, _ = written(tmp_path, HEAD + before, ServingSetting(2, 8, None))
     assert new == HEAD + after
 
 
@@ -101,23 +101,23 @@ def test_batcher_settings_beside_the_delay_stay_and_preferred_sizes_go(tmp_path:
 
 
 def test_a_smaller_batch_limit_becomes_batch_max_and_takes_opt_along(tmp_path: Path) -> None:
-    new, _ = written(tmp_path, HEAD + FLOW + OTHER, Setting(1, 8, 500))
+    new, _ = written(tmp_path, HEAD + FLOW + OTHER, ServingSetting(1, 8, 500))
     assert "    batch: {min: 1, opt: 8, max: 8}\n" in new
 
 
-def test_models_that_extend_it_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_that_extend_it_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _ = written(tmp_path, HEAD + FLOW + "  child: {extends: digits}\n", SETTING)
     said = capsys.readouterr().out
-    assert "this also holds for what extends digits: child" in said
+    assert "extend digits: child" in said
     assert "+      instance_group: [{count: 4}]   # one" in said
     assert "build_all.py digits child" in said
 
 
-def test_what_stands_there_already_is_not_written(tmp_path: Path) -> None:
+def test_a_setting_already_in_the_file_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(HEAD + FLOW)
     before = path.stat().st_mtime_ns
-    assert write_config.write(path, "digits", "onnxruntime", Setting(1, 32, 500)) is False
+    assert write_config.write(path, "digits", "onnxruntime", ServingSetting(1, 32, 500)) is False
     assert path.stat().st_mtime_ns == before
 
 
@@ -129,20 +129,20 @@ def test_what_stands_there_already_is_not_written(tmp_path: Path) -> None:
     ],
     ids=["alias", "anchor"],
 )
-def test_a_shared_value_is_left_to_a_person(tmp_path: Path, text: str, words: str) -> None:
+def test_a_shared_value_is_not_changed(tmp_path: Path, text: str, words: str) -> None:
     shared = "  {first}: {{source: zoo/digits, serve: &s {{instance_group: [{{count: 1}}]}}}}\n  {second}: {{source: zoo/digits, serve: *s}}\n"
     first, second = ("other", "digits") if text else ("digits", "other")
     path = tmp_path / "config.yaml"
     path.write_text(HEAD + shared.format(first=first, second=second))
     before = path.read_bytes()
     with pytest.raises(PlanwrightError, match=words) as caught:
-        write_config.write(path, "digits", "onnxruntime", Setting(2, 8, None))
+        write_config.write(path, "digits", "onnxruntime", ServingSetting(2, 8, None))
     assert path.read_bytes() == before
     assert caught.value.faults[0].fix
 
 
 @pytest.mark.parametrize(("name", "words"), [("digitz", "did you mean 'digits'"), ("digits", "")])
-def test_the_file_is_looked_at_before_anything_is_measured(tmp_path: Path, name: str, words: str) -> None:
+def test_the_file_is_checked_before_anything_is_measured(tmp_path: Path, name: str, words: str) -> None:
     path = tmp_path / "config.yaml"
     with pytest.raises(SpecError, match="cannot read"):
         write_config.check(path, name, "onnxruntime")
@@ -155,7 +155,7 @@ def test_the_file_is_looked_at_before_anything_is_measured(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("value", [1, None, "a: b", [1, 2], {"x": [{"y": 1}]}, True, "null"])
-def test_a_value_comes_back_as_it_was_put(value: object) -> None:
+def test_a_written_value_is_read_back(value: object) -> None:
     for text in ("a: {b: 1}\n", "a:\n  b: 1\n", "a:\n  c: old # kept\n  d: 1\n"):
         new = yaml_edit.put(text, ("a", "c"), value)
         assert yaml.safe_load(new)["a"]["c"] == value
