@@ -19,11 +19,10 @@ from pathlib import Path
 from builders.targets.tensorrt.target import installed_version
 from planwright.config.load import load_spec
 from planwright.errors import PlanwrightError
-from planwright.files import read_json
+from planwright.files import ROOT, read_json
 from planwright.gpu import Device, first_device
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
-ROOT = Path(__file__).resolve().parents[1]
 NEED_DISK_BYTES, NEED_SHM_BYTES = 2 << 30, 64 << 20
 PORTS = (8000, 8001, 8002)
 ENGINE_S = 5.0

@@ -1,7 +1,7 @@
 """``build/<model>/error.log``: what libraries print and where stack traces go, so that the terminal shows neither.
 
-In      the path of the log, a block that calls a talkative library.
-Out     the log, with everything that the block printed, warned or logged, also from C.
+In      the path of the log, a block that calls a verbose library; an exception.
+Out     the log, with everything that the block printed, warned or logged, also from C; the one line of an exception that is shown.
 
 A build that succeeds removes the log; one that fails names it.
 """
@@ -11,11 +11,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_LONGEST = 300  # characters of one reason; error.log has the rest
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's text, without ONNX Runtime's status prefix and C++ source places; its class if it has none."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    text = re.sub(r"\S*/\S+\.(?:cc|h|cpp):\d+ \S+\([^)]*\)( const)?\s*", "", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:_LONGEST] if lines else type(error).__name__
 
 
 def append(log: Path, text: str) -> None:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from builders.sources import reads
+from builders.sources.base import Source, load_source, source_file, source_files
 from builders.targets import Target
 from planwright.config.spec import ModelSpec, ServerSpec
 from planwright.files import HashCache, read_json, same_files, write_json
@@ -58,6 +60,22 @@ class Job:
     def log(self) -> Path:
         """Stack traces and what libraries printed, of a build that failed."""
         return self.build / self.model.name / "error.log"
+
+    def load_source(self) -> Source:
+        """Load what the model is made of.
+
+        Raises:
+            StageError: Its file cannot be imported or breaks its contract.
+        """
+        return load_source(self.model, self.root, random_weights=self.random_weights, log=self.log)
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Note the files that the model's code opens in this block, for `files_read`."""
+        return reads.watched(source_file(self.model), self.model.name)
+
+    def files_read(self) -> dict[str, Path]:
+        """Return the user's files that the model's code was seen to open."""
+        return reads.by(source_file(self.model), self.model.name, self.root, self.build, self.repository)
 
     def line(self, stage: str, text: str) -> str:
         """Return a line about this model for the terminal."""
@@ -156,7 +174,9 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
         "revision": stage.revision,
         "spec": dict(stage.spec_part(job)),
         "inputs": _hashes(stage, job),
-        "read": _read(stage, job, twin),
+        "read": _hashes_of_read(job, stage.seen(job), stage.inputs(job).values())
+        if twin is None
+        else reads.hashes(record_of(twin)["read"], job.root, job.cache),
         "tools": dict(stage.tools(job)),
         "outputs": {file.name: job.cache.of(file) for file in sorted(scratch.iterdir())},
         "imported": False,
@@ -239,20 +259,18 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
     return _first_difference("file ", before, now) or read_since(job, record, lenient=lenient)
 
 
-def _read(stage: Stage, job: Job, twin: Path | None) -> dict[str, str]:
-    """Return the hashes of the files that the run was seen to read, beside its inputs."""
-    if twin is not None:
-        return reads.hashes(record_of(twin)["read"], job.root, job.cache)
-    seen = stage.seen(job)
-    known = {path.resolve() for path in stage.inputs(job).values()} if seen else set()
+def _hashes_of_read(job: Job, seen: Mapping[str, Path], inputs: Iterable[Path]) -> dict[str, str]:
+    """Return the hashes of the files that a run was seen to read, without the stage's inputs."""
+    known = {path.resolve() for path in inputs} if seen else set()
     return reads.hashes([label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache)
 
 
-def note_reads(stage: Stage, job: Job) -> None:
-    """Add to the record what the user's code was seen to read for this stage since its run."""
-    folder = stage.folder(job)
-    record = record_of(folder)
-    write_json(folder / RECORD, {**record, "read": {**record.get("read", {}), **_read(stage, job, None)}})
+def note_reads(job: Job) -> None:
+    """Add to the export's record the files that the model's code has read since then."""
+    record = record_of(job.export_folder)
+    inputs = [*source_files(job.model, job.root).values(), *(job.root / label for label in record["inputs"])]
+    now = _hashes_of_read(job, job.files_read(), inputs)
+    write_json(job.export_folder / RECORD, {**record, "read": {**record.get("read", {}), **now}})
 
 
 def read_since(job: Job, record: Mapping[str, Any], *, lenient: bool = False) -> str:

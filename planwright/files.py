@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]  # the checkout
+
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write beside `path` and rename over it, so that a reader sees the old file or the new one."""

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from builders.error_log import reason
 from builders.graphs import facts
-from builders.targets.ort import sentence
 from planwright.compare import OutputCheck, Tolerance, compare
 from planwright.config.spec import BatchSpec
 from planwright.errors import Fault, StageError
@@ -157,7 +157,7 @@ def _together(probe: Probe, pair: Sequence[Arrays], size: int, smallest: int) ->
 
 
 def _one_size(probe: Probe, works: int, fails: int, error: Exception) -> Fault:
-    why = f"it answers {works} and fails on {fails}: {sentence(error.__cause__ or error)}"
+    why = f"it answers {works} and fails on {fails}: {reason(error.__cause__ or error)}"
     return probe.fault("the model takes one batch size only", why, _fixed(works))
 
 

@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from builders.error_log import reason
 from builders.graphs import external_data
 from planwright.errors import Fault, StageError
 
@@ -45,15 +46,13 @@ def load_checked(path: Path) -> Any:
         raise
     except Exception as error:  # protobuf and onnx share no error class
         fault = Fault(
-            "not a whole ONNX file", str(path), _first_line(error), "the file is truncated or not ONNX: write it again"
+            "not a whole ONNX file", str(path), reason(error), "the file is truncated or not ONNX: write it again"
         )
         raise StageError("onnx", fault) from None
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # checker and shape inference raise unrelated classes
-        fault = Fault(
-            "the graph is not valid ONNX", str(path), _first_line(error), "write the graph again", command(path)
-        )
+        fault = Fault("the graph is not valid ONNX", str(path), reason(error), "write the graph again", command(path))
         raise StageError("onnx", fault) from None
     return model
 
@@ -93,7 +92,3 @@ def check_opset(model: Any, asked: int, where: str, newest: int) -> int:
             ),
         )
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

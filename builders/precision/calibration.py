@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from builders.sources import reads
-from builders.sources.base import Source, source_file
+from builders.sources.base import Source
 from builders.sources.samples import Sample, Samples, fingerprint, native, sample_fault
 from builders.sources.user_code import place_of
 from builders.stage import Job, note_reads
@@ -37,16 +36,14 @@ def ensure(job: Job) -> Path:
     Raises:
         StageError: stage 'export': there are none, or one does not fit the others.
     """
-    from builders.stages.export import EXPORT, source_of
-
     folder = job.export_folder
     requested = (read_json(folder / NOTES) or {}).get("requested")
     if not (folder / FILE).exists() or requested != job.model.samples.calibration:
-        with reads.watched(source_file(job.model), job.model.name):
-            source = source_of(job)
+        with job.watched():
+            source = job.load_source()
             golden = [_sample(group.inputs) for group in Golden.load(folder / "golden.npz").samples()]
             write(job, source, source.samples(), golden, folder)
-        note_reads(EXPORT, job)
+        note_reads(job)
     return folder / FILE
 
 

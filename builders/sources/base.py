@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from builders.sources import contract, local_imports, reads, torchvision_shim
 from builders.sources.samples import Later, Sample, Samples
-from builders.sources.user_code import ROOT, Blame
+from builders.sources.user_code import Blame
 from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError, did_you_mean
-from planwright.files import digest
+from planwright.files import ROOT, digest
 from planwright.golden import Arrays
 
 __all__ = ["Later", "Sample", "Samples", "Source", "load_source", "source_class", "source_file", "source_files"]
@@ -42,12 +42,16 @@ class Source(ABC):
         options: Names and default values of what config.yaml may set under ``options``.
         metric: Name of the figure that `score` returns, or an empty string.
         random_weights_allowed: True where ``--random-weights MODEL`` makes sense.
+        input_names, output_names, dynamic_axes: Of a PyTorch model, see `builders.sources.pytorch`; an ONNX file names its own.
     """
 
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
     options: ClassVar[Mapping[str, Any]] = {}
     metric: ClassVar[str] = ""
     random_weights_allowed: ClassVar[bool] = False
+    input_names: ClassVar[tuple[str, ...]] = ()
+    output_names: ClassVar[tuple[str, ...]] = ()
+    dynamic_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {}
 
     log: Path | None = None  # where the output of exporters and stack traces go
 

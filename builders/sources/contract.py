@@ -76,7 +76,7 @@ def _pass(source: Any, blame: Blame, found: Any) -> Any:
 
 def _samples(source: Any, blame: Blame, found: Any) -> Samples:
     where = place_of(type(source), "samples")
-    usable, faults = samples_of.checked(found, getattr(source, "input_names", ()), where, blame.check)
+    usable, faults = samples_of.checked(found, source.input_names, where, blame.check)
     if usable is None:
         raise StageError("export", *faults)
     return usable
@@ -100,7 +100,7 @@ def _answers(source: Any, blame: Blame, found: Any) -> dict[str, Any]:
 
 def _labels(source: Any, blame: Blame, found: Any) -> Any:
     where, fix = place_of(type(source), "labels"), 'return {"scores": ["cat", "dog"]}'
-    outputs = getattr(source, "output_names", ())
+    outputs = source.output_names
     if isinstance(found, Mapping) and outputs and not set(found) <= set(outputs):
         what = f"labels() names '{next(name for name in found if name not in outputs)}', which is not an output"
         raise _broken(blame, what, where, f"the outputs are {', '.join(outputs)}", fix)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from builders.error_log import captured
 from builders.graphs.batch_axis import rows
-from builders.sources import torch_contract, torch_export, torch_outputs
+from builders.sources import torch_contract, torch_export
 from builders.sources.base import Source
 from planwright.errors import PlanwrightError
 from planwright.golden import Arrays
@@ -34,9 +34,6 @@ class TorchSource(Source):
     """
 
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime")
-    input_names: ClassVar[tuple[str, ...]] = ()
-    output_names: ClassVar[tuple[str, ...]] = ()
-    dynamic_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {}
     _built: Any = None
 
     @abstractmethod
@@ -65,13 +62,13 @@ class TorchSource(Source):
         except PlanwrightError:
             raise
         except Exception as error:
-            raise torch_contract.refused(self, inputs, error) from error
+            raise torch_contract.refused(self, self.model, inputs, error) from error
         found = torch_contract.named(self, answers)
         return {name: answer.cpu().numpy() for name, answer in zip(self.output_names, found, strict=True)}
 
     def warnings(self) -> list[str]:
         """Name inputs of another float type than the weights: clients would have to send it."""
-        return torch_contract.other_types(self, self.samples().golden[0])
+        return torch_contract.other_types(self.model, self.samples().golden[0])
 
     def write_onnx(self, path: Path) -> None:
         """Export with a batch axis that is dynamic, or fixed where config.yaml says so."""
@@ -85,7 +82,7 @@ class TorchSource(Source):
         for parameter in self.model.parameters():  # a TorchScript module has no requires_grad_ of its own
             parameter.requires_grad_(False)
         with torch.no_grad():
-            keyed = torch_outputs.by_key(self.model(*args), self.output_names) is not None
+            keyed = torch_contract.by_key(self.model(*args), self.output_names) is not None
             module = torch_export.flat(self.model, self.output_names) if keyed else self.model
             try:
                 with captured(self.log), _plain_attention():

@@ -20,8 +20,8 @@ from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
-from builders.sources.user_code import ROOT, of_others
-from planwright.files import HashCache
+from builders.sources.user_code import of_others
+from planwright.files import ROOT, HashCache
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev", "/run", "/var")

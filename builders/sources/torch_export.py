@@ -1,6 +1,6 @@
 """The two exporters of PyTorch, and what to say when one of them fails.
 
-In      a TorchSource, its module and example inputs.
+In      a Source, its module and example inputs.
 Out     an ONNX file, or a `StageError` that names the user's line and proposes the other exporter.
 """
 
@@ -11,23 +11,21 @@ import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from builders.error_log import captured
+from builders.error_log import captured, reason
 from builders.graphs.check import INLINE_LIMIT_BYTES
-from builders.sources import torch_outputs
+from builders.sources import torch_contract
+from builders.sources.base import Source
 from builders.sources.samples import Sample
-from builders.sources.user_code import Blame, place_of, reason, shown
+from builders.sources.user_code import Blame, place_of, shown
 from planwright.errors import Fault, StageError
-
-if TYPE_CHECKING:
-    from builders.sources.pytorch import TorchSource
 
 OPSETS = {"torchscript": 17, "dynamo": 18}  # what each is known to write: dynamo stays at 18 where less is requested
 _FRAME = re.compile(r"(\S+\.py)\((\d+)\)")  # in the source range of a traced node
 
 
-def export(source: TorchSource, module: Any, args: tuple[Any, ...], path: Path) -> None:
+def export(source: Source, module: Any, args: tuple[Any, ...], path: Path) -> None:
     """Export by the exporter that config.yaml names."""
     import torch
 
@@ -49,13 +47,13 @@ def export(source: TorchSource, module: Any, args: tuple[Any, ...], path: Path) 
         torch.onnx.export(module, args, str(path), dynamo=False, dynamic_axes=named, **common)
 
 
-def axes(source: TorchSource, name: str) -> dict[int, str]:
+def axes(source: Source, name: str) -> dict[int, str]:
     """Return the free axes of a tensor: the batch, and what `dynamic_axes` names."""
     batch = {0: "batch"} if source.batched and not source.spec.batch.fixed else {}
     return {**batch, **source.dynamic_axes.get(name, {})}
 
 
-def example(source: TorchSource, golden: Sequence[Sample]) -> Sample:
+def example(source: Source, golden: Sequence[Sample]) -> Sample:
     """Return the golden sample with the longest free axes: an axis of 1 would be taken for a constant."""
     offset = 1 if source.batched else 0
 
@@ -76,7 +74,7 @@ def flat(model: Any, names: Sequence[str]) -> Any:
             self.model = model
 
         def forward(self, *args: Any) -> Any:
-            return torch_outputs.tensors(self.model(*args), names)
+            return torch_contract.tensors_of(self.model(*args), names)
 
     return Flat().eval()
 
@@ -90,7 +88,7 @@ def _like_arguments(module: Any, items: list[Any]) -> tuple[Any, ...]:
     return (*items[:before], tuple(items[before:]))
 
 
-def refused(source: TorchSource, module: Any, args: tuple[Any, ...], error: Exception) -> StageError:
+def refused(source: Source, module: Any, args: tuple[Any, ...], error: Exception) -> StageError:
     """Return the StageError for a failed export; its stack trace is added to error.log."""
     mine = source.spec.export.exporter
     other = "torchscript" if mine == "dynamo" else "dynamo"

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from builders import error_log
 from planwright.errors import Fault, PlanwrightError, StageError
+from planwright.files import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk, whatever the library calls it
 _OWN = ("builders", "planwright", "clients", "serving", "measure", "loadtest")  # ours, except builders/zoo
-_LONGEST = 300  # characters of one reason; error.log has the rest
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Blame:
         seen = f"; the whole stack trace is in {self.log}" if self.log else ""
         first = f"{self.source}: {what} raised {type(error).__name__}"
         fix = fix or _fix(error) or "correct that line"
-        return StageError(stage, Fault(first, where or place, reason(error), f"{fix}{seen}", self.check))
+        return StageError(stage, Fault(first, where or place, error_log.reason(error), f"{fix}{seen}", self.check))
 
     def record(self, error: BaseException) -> str:
         """Add the stack trace to the log and return the `place` of the error."""
@@ -117,12 +116,6 @@ def shown(path: Path) -> str:
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of an error's text; its class where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:_LONGEST] if lines else type(error).__name__
 
 
 def place_of(kind: type, name: str) -> str:

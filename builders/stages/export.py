@@ -20,37 +20,27 @@ from typing import Any
 
 import numpy as np
 
+from builders.error_log import reason
 from builders.graphs.external_data import locations
 from builders.precision import calibration
-from builders.sources import declared, reads
-from builders.sources.base import Sample, Samples, Source, load_source, source_file, source_files
+from builders.sources import declared
+from builders.sources.base import Sample, Samples, Source, source_files
 from builders.stage import Job, Stage, installed
 from builders.stages import golden_checks, reference, twins
-from builders.targets.ort import sentence
 from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.files import digest, write_json
 from planwright.golden import Golden, group_by_shape
 
 
-def source_of(job: Job) -> Source:
-    """Return the model's zoo source."""
-    return load_source(job.model, job.root, random_weights=job.random_weights, log=job.log)
-
-
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
-    with reads.watched(source_file(job.model), job.model.name):
+    with job.watched():
         return _export(job, folder)
-
-
-def seen(job: Job) -> dict[str, Path]:
-    """Return the user's files that this model's code was seen to read."""
-    return reads.by(source_file(job.model), job.model.name, job.root, job.build, job.repository)
 
 
 def _export(job: Job, folder: Path) -> Mapping[str, Any]:
     from builders.graphs.check import check_opset, load_checked, rewrite
 
-    source = source_of(job)
+    source = job.load_source()
     samples, warnings = twins.distinct(job, source.samples())
     golden_checks.check_batch_axis(job, source, samples)
     kept, golden, fewer = reference.answers(job, source, samples.golden)
@@ -85,7 +75,7 @@ def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
         source.blame.record(error)
         fix = "take sizes from x.shape inside the model, and name axes that vary in dynamic_axes; or use the other exporter"
         what, where = "the ONNX file does not answer the golden samples", golden_checks.origin(job)
-        fault = Fault(what, where, sentence(error), fix, source.blame.check)
+        fault = Fault(what, where, reason(error), fix, source.blame.check)
         raise StageError("onnx", fault) from error
 
 
@@ -112,7 +102,7 @@ def _inputs(job: Job) -> dict[str, Path]:
     """Return everything that an export reads, by a name that ``--plan`` can print."""
     model, code = job.model, source_files(job.model, job.root)
     named = [model.file, model.samples.file, *_texts(model.options)]
-    own = source_of(job).files() if _said(job, code)[0] else []
+    own = job.load_source().files() if _said(job, code)[0] else []
     files = [file for path in own for file in _files(path)]
     files += [job.root / name for name in named if name and _is_file(job.root / name)]
     graph_file = job.root / model.file if model.file else None
@@ -154,7 +144,7 @@ def _said(job: Job, code: Mapping[str, Path]) -> list[str]:
     """
 
     def read() -> list[str]:
-        source = source_of(job)
+        source = job.load_source()
         return ["files" if type(source).files is not Source.files else "", *source.tools]
 
     hashes = {label: job.cache.of(path) for label, path in code.items() if path.exists()}
@@ -188,5 +178,5 @@ EXPORT = Stage(
     tools=_tools,
     run=_run,
     shared=True,
-    seen=seen,
+    seen=Job.files_read,
 )

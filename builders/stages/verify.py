@@ -17,7 +17,6 @@ from builders.graphs import batch_axis
 from builders.graphs.external_data import with_data
 from builders.stage import Job, Stage
 from builders.stages.compile import batch_kind
-from builders.stages.export import source_of
 from builders.targets import Engine
 from planwright import console
 from planwright.compare import Tolerance
@@ -90,7 +89,7 @@ def _score(job: Job, engine: Engine) -> dict[str, float]:
     path = job.export_folder / "test.npz"
     if not path.exists():
         return {}
-    source = source_of(job)
+    source = job.load_source()
     test = Golden.load(path)
     size = batch_axis.run_size(job.model.batch, engine.inputs, min(TEST_BATCH, job.model.batch.bounds[2]))
     collected = [part for group in test.groups for part in _answered(engine, group, size)]
@@ -122,7 +121,7 @@ def _check_accept(job: Job, outputs: Collection[str]) -> None:
     Raises:
         StageError: ``accept`` names an output that the model does not have, or ``score`` a metric that it does not compute.
     """
-    metric = source_of(job).metric
+    metric = job.load_source().metric
     check = job.model.build_command("--until", "verify")
     faults = [
         Fault(f"'accept' names '{name}', which is not an output", job.model.where("accept", name),

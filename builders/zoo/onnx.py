@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from builders.error_log import reason
 from builders.graphs import facts, locale
 from builders.sources import onnx_given
 from builders.sources.base import Samples, Source
 from builders.sources.onnx_random import FREE_AXIS, Input, Made
 from builders.sources.samples import Sample, fingerprint
-from builders.targets.ort import OrtEngine, sentence
+from builders.targets.ort import OrtEngine
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
 from planwright.tensors import TensorSpec
@@ -105,7 +106,7 @@ class Model(Source):
     def _unanswered(self, inputs: Arrays, error: Exception) -> Fault:
         """Say why ONNX Runtime did not answer; on random inputs it is most often their sizes or values."""
         shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
-        what, why, check = f"ONNX Runtime does not answer {shapes}", sentence(error), self.blame.check
+        what, why, check = f"ONNX Runtime does not answer {shapes}", reason(error), self.blame.check
         if self.spec.samples.file:
             place = self.spec.where("samples", "file")
             return Fault(what, place, why, "give samples that the model takes, or write the file again", check)
