@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from builders.sources import reads
+from builders.sources import user_files
 from builders.sources.base import Source, load_source, source_file, source_files
 from builders.targets import Target
 from planwright.config.spec import ModelSpec, ServerSpec
@@ -71,11 +71,11 @@ class Job:
 
     def watched(self) -> AbstractContextManager[None]:
         """Note the files that the model's code opens in this block, for `files_read`."""
-        return reads.watched(source_file(self.model), self.model.name)
+        return user_files.watched(source_file(self.model), self.model.name)
 
     def files_read(self) -> dict[str, Path]:
         """Return the user's files that the model's code was seen to open."""
-        return reads.by(source_file(self.model), self.model.name, self.root, self.build, self.repository)
+        return user_files.opened_for(source_file(self.model), self.model.name, self.root, self.build, self.repository)
 
     def line(self, stage: str, text: str) -> str:
         """Return a line about this model for the terminal."""
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def graph_file(self) -> Path:
-        """The graph that compile reads."""
+        """The graph that compile user_files."""
         return self.graph_folder / f"model.{self.model.precision}.onnx"
 
     @property
@@ -176,7 +176,7 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
         "inputs": _hashes(stage, job),
         "read": _hashes_of_read(job, stage.seen(job), stage.inputs(job).values())
         if twin is None
-        else reads.hashes(record_of(twin)["read"], job.root, job.cache),
+        else user_files.hashes(record_of(twin)["read"], job.root, job.cache),
         "tools": dict(stage.tools(job)),
         "outputs": {file.name: job.cache.of(file) for file in sorted(scratch.iterdir())},
         "imported": False,
@@ -262,7 +262,9 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
 def _hashes_of_read(job: Job, seen: Mapping[str, Path], inputs: Iterable[Path]) -> dict[str, str]:
     """Return the hashes of the files that a run was seen to read, without the stage's inputs."""
     known = {path.resolve() for path in inputs} if seen else set()
-    return reads.hashes([label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache)
+    return user_files.hashes(
+        [label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache
+    )
 
 
 def note_reads(job: Job) -> None:
@@ -276,7 +278,7 @@ def note_reads(job: Job) -> None:
 def read_since(job: Job, record: Mapping[str, Any], *, lenient: bool = False) -> str:
     """Return what changed of the files under ``read`` in a record; `lenient` ignores those that are not on this machine."""
     before: Mapping[str, str] = record.get("read", {})
-    now = reads.hashes(before, job.root, job.cache)
+    now = user_files.hashes(before, job.root, job.cache)
     return _first_difference("file ", {key: value for key, value in before.items() if not lenient or key in now}, now)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.error_log import reason
-from builders.graphs import external_data
+from builders.graphs import external_data, facts
 from planwright.errors import Fault, StageError
 
 MAX_IR_VERSION = 10  # of ONNX 1.16; read by every runtime from ONNX Runtime 1.18 and TensorRT 8.6 on
@@ -92,3 +92,23 @@ def check_opset(model: Any, asked: int, where: str, newest: int) -> int:
             ),
         )
     return found
+
+
+def make_portable(model: Any) -> bool:
+    """Replace English locales in place; return whether there were any.
+
+    ONNX Runtime cannot load a StringNormalizer whose locale is not installed, and slim images have none; the operator's default, which
+    skl2onnx writes too, is en_US (https://onnx.ai/onnx/operators/onnx__StringNormalizer.html). C.UTF-8 is part of glibc since 2.35 and
+    changes case as the English locales do; others, such as tr_TR, do not and stay.
+    """
+    import onnx
+
+    changed = False
+    for node in facts.nodes(model.graph):
+        if node.op_type == "StringNormalizer":
+            given = next((item for item in node.attribute if item.name == "locale"), None)
+            if given is None:
+                given = node.attribute.add(name="locale", type=onnx.AttributeProto.STRING)
+            if not given.s or given.s.startswith(b"en"):
+                given.s, changed = b"C.UTF-8", True
+    return changed

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from builders.sources import contract, local_imports, reads, torchvision_shim
+from builders.sources import contract, torchvision_shim, user_files
 from builders.sources.samples import Later, Sample, Samples
 from builders.sources.user_code import Blame
 from planwright.config.spec import ModelSpec
@@ -145,7 +145,7 @@ def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
     """Return the zoo file as ``source``, and the user's modules that it imports, by their path from where Python finds them."""
     blame = _blame(spec, root, None)
     roots = [ROOT] if blame.file.parent == _ZOO else [ROOT, blame.file.parent]
-    found = local_imports.files(blame.file, roots, blame.is_users)
+    found = user_files.imported(blame.file, roots, blame.is_users)
     return {"source": blame.file} | {
         next(str(path.relative_to(root)) for root in roots if root in path.parents): path for path in found
     }
@@ -161,7 +161,7 @@ def _file(source: str) -> Path:
 
 def _class_of(blame: Blame) -> type[Source]:
     torchvision_shim.install()
-    with blame.during("its import"), reads.watched(blame.file):
+    with blame.during("its import"), user_files.watched(blame.file):
         module = _imported(blame.file)
     return contract.model_class(module, Source, blame)
 

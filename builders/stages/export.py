@@ -23,10 +23,9 @@ import numpy as np
 from builders.error_log import reason
 from builders.graphs.external_data import locations
 from builders.precision import calibration
-from builders.sources import declared
 from builders.sources.base import Sample, Samples, Source, source_files
 from builders.stage import Job, Stage, installed
-from builders.stages import golden_checks, reference, twins
+from builders.stages import golden_checks, reference
 from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.files import digest, write_json
 from planwright.golden import Golden, group_by_shape
@@ -41,7 +40,7 @@ def _export(job: Job, folder: Path) -> Mapping[str, Any]:
     from builders.graphs.check import check_opset, load_checked, rewrite
 
     source = job.load_source()
-    samples, warnings = twins.distinct(job, source.samples())
+    samples, warnings = golden_checks.distinct(job, source.samples())
     golden_checks.check_batch_axis(job, source, samples)
     kept, golden, fewer = reference.answers(job, source, samples.golden)
     samples = replace(samples, golden=kept)
@@ -52,7 +51,7 @@ def _export(job: Job, folder: Path) -> Mapping[str, Any]:
     shutil.rmtree(exported)
     asked = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
     opset = check_opset(model, asked, job.model.where("export", "opset"), job.target.max_opset)
-    declared.check(source, model, golden)
+    golden_checks.check_declared(source, model, golden)
     rewrite(model, path)
     golden.save(folder / "golden.npz")
     _save_samples(folder, source, samples)

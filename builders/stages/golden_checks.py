@@ -8,25 +8,43 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from builders import answers
 from builders.graphs import batch_axis
 from builders.sources.base import Sample, Samples, Source
+from builders.sources.samples import LEAST_GOLDEN, fingerprint
+from builders.sources.user_code import place_of
 from builders.stage import Job
 from builders.zoo.onnx import Model as OnnxFile
 from planwright.compare import DEFAULTS, Tolerance, indistinct
 from planwright.config.spec import AcceptSpec
-from planwright.console import human_bytes
+from planwright.console import human_bytes, many
 from planwright.errors import Fault, StageError
 from planwright.golden import Golden
 
 ROOM = 0.25  # of the memory: expected and given answers and the runtime's copies are in it at once
 EQUAL_SHARE = 0.05  # of the golden pairs; below it a warning would say little
+
+
+def distinct(job: Job, samples: Samples) -> tuple[Samples, list[str]]:
+    """Return the samples with every golden one once, and a warning where there were twins.
+
+    Raises:
+        StageError: stage 'export': fewer than two different golden samples are left.
+    """
+    golden = list({fingerprint(sample): sample for sample in reversed(samples.golden)}.values())[::-1]
+    twins = len(samples.golden) - len(golden)
+    if len(golden) < LEAST_GOLDEN:
+        why, fix = f"all {len(samples.golden)} are the same", f"give at least {LEAST_GOLDEN} different samples"
+        raise StageError("export", Fault("the golden samples are all alike", job.model.where("samples"), why, fix))
+    warnings = [f"{many(twins, 'golden sample')} repeated: each is used once"] if twins else []
+    return replace(samples, golden=golden), warnings
 
 
 def check_batch_axis(job: Job, source: Source, samples: Samples) -> None:
@@ -120,3 +138,37 @@ def equal_answers(golden: Golden) -> list[str]:
         return []
     return [f"{alike.equal:.0%} of the golden pairs have equal answers, so an answer that is swapped with an equal one is not noticed; "
             "scores beside labels, or more varied golden samples, would tell them apart"]  # fmt: skip
+
+
+def check_declared(source: Source, model: Any, golden: Golden) -> None:
+    """Compare every axis but the batch, whose length `builders.graphs.batch_axis` measures.
+
+    Raises:
+        StageError: stage 'onnx': an axis is fixed in the file and has another length in a sample or an answer.
+    """
+    faults = [_axis_fault(source, *found) for found in _fixed_axes(source, model, golden)]
+    if faults:
+        raise StageError("onnx", *faults)
+
+
+def _fixed_axes(source: Source, model: Any, golden: Golden) -> Iterator[tuple[str, str, int, int, list[int]]]:
+    """Yield (kind, tensor, axis, length in the file, lengths seen) where the file fixes an axis at another length."""
+    first = 1 if source.batched else 0
+    for kind, items in (("input", model.graph.input), ("output", model.graph.output)):
+        for item in items:
+            arrays = [(g.inputs if kind == "input" else g.outputs).get(item.name) for g in golden.groups]
+            shapes = [array.shape[1:] for array in arrays if array is not None]
+            for axis, dim in enumerate(item.type.tensor_type.shape.dim[first:]):
+                seen = sorted({shape[axis] for shape in shapes if axis < len(shape)})
+                if dim.HasField("dim_value") and any(length != dim.dim_value for length in seen):
+                    yield kind, item.name, axis + first, dim.dim_value, seen
+
+
+def _axis_fault(source: Source, kind: str, name: str, axis: int, fixed: int, seen: list[int]) -> Fault:
+    what = f"the ONNX file fixes axis {axis} of {kind} '{name}' at {fixed}"
+    why = f"the golden samples have {', '.join(map(str, seen))} there"
+    if not source.input_names:  # an ONNX file
+        fix = "write the file again with that axis free"
+        return Fault(what, source.spec.where("file"), why, fix, source.blame.check)
+    fix = f"add {{'{name}': {{{axis}: 'length'}}}} to dynamic_axes, and take sizes from x.shape inside forward()"
+    return Fault(what, place_of(type(source), "dynamic_axes"), why, fix, source.blame.check)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from builders.error_log import reason
-from builders.graphs import facts, locale
+from builders.graphs import facts
 from builders.sources import onnx_given
 from builders.sources.base import Samples, Source
 from builders.sources.onnx_random import FREE_AXIS, Input, Made
@@ -46,10 +46,10 @@ class Model(Source):
     def engine(self) -> OrtEngine:
         """The file as ONNX Runtime sees it."""
         if self._engine is None:
-            from builders.graphs.check import load_checked, rewrite
+            from builders.graphs.check import load_checked, make_portable, rewrite
 
             model = load_checked(self.path)
-            if not locale.make_portable(model):
+            if not make_portable(model):
                 self._engine = OrtEngine(self.path)
             else:
                 with tempfile.TemporaryDirectory() as folder:
@@ -77,10 +77,10 @@ class Model(Source):
 
     def write_onnx(self, path: Path) -> None:
         """Copy the graph with its weights in one file where they fit; a free first axis becomes the fixed batch."""
-        from builders.graphs.check import load_checked, rewrite
+        from builders.graphs.check import load_checked, make_portable, rewrite
 
         model = load_checked(self.path)
-        locale.make_portable(model)
+        make_portable(model)
         if self.batched and self.spec.batch.fixed:
             _fix_first_axes(model.graph, self.spec.batch.fixed)
         rewrite(model, path)

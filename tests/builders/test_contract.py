@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from builders.sources import declared
+from builders.stages.golden_checks import check_declared
 from builders.targets.ort import OrtEngine
 from planwright.errors import PlanwrightError
 from planwright.golden import Golden, group_by_shape
@@ -298,7 +298,7 @@ def test_a_file_that_declares_other_shapes_than_it_answers(tmp_path: Path) -> No
     rows = [{"x": np.full(size, size, np.float32)} for size in (4, 6)]
     golden = Golden(group_by_shape(rows, [{"y": row["x"]} for row in rows]))
     with zoo_file(HEAD + PLAIN), pytest.raises(PlanwrightError) as caught:
-        declared.check(load(tmp_path), onnx.load(tmp_path / "m.onnx"), golden)
+        check_declared(load(tmp_path), onnx.load(tmp_path / "m.onnx"), golden)
     assert [fault.what for fault in caught.value.faults] == [
         f"the ONNX file fixes axis 1 of {kind} at 4" for kind in ("input 'x'", "output 'y'")
     ]

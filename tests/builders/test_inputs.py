@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from builders.graphs import check, external_data
-from builders.sources import local_imports
+from builders.sources import user_files
 from builders.stage import decide, execute
 from builders.stages.compile import COMPILE
 from builders.stages.export import EXPORT
@@ -314,7 +314,7 @@ def test_imports_are_followed_through_packages(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = local_imports.files(tmp_path / "zoo/model.py", [tmp_path], lambda path: True)
+    found = user_files.imported(tmp_path / "zoo/model.py", [tmp_path], lambda path: True)
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "late.py", "mine/__init__.py", "mine/blocks.py", "mine/net.py", "shared/layers.py", "zoo/other.py",
     ]  # fmt: skip
