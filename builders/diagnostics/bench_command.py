@@ -56,6 +56,7 @@ def add_to(commands: Any) -> Any:
         "--torch", nargs="?", const=",".join(VARIANTS), default="", metavar="eager,compile", help="PyTorch beside them"
     )
     bench.add_argument("--torch-python", default=sys.executable, metavar="PYTHON", help="interpreter that has PyTorch")
+    bench.set_defaults(main=run)
     return bench
 
 

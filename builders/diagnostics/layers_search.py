@@ -33,6 +33,8 @@ def add_to(commands: Any, *others: Any) -> None:
         action="store_true",
         help="also build engines here: does the list hold on them, and what does it cost in speed",
     )
+    layers.set_defaults(main=_layers)
+    search.set_defaults(main=_search)
     for command in (*others, layers, search):
         command.add_argument("--config", type=Path, default=Path("config.yaml"))
         command.add_argument(
@@ -41,7 +43,7 @@ def add_to(commands: Any, *others: Any) -> None:
         console.add_json_flag(command)
 
 
-def layers(args: argparse.Namespace) -> int:
+def _layers(args: argparse.Namespace) -> int:
     """Print the layer table of a model's engine."""
     from builders.targets.tensorrt.layers import realised
 
@@ -59,7 +61,7 @@ def layers(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def search(args: argparse.Namespace) -> int:
+def _search(args: argparse.Namespace) -> int:
     """Find the nodes to keep high and print them as they go into config.yaml."""
     from builders.diagnostics.sensitivity import search as find
 

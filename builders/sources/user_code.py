@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from builders import error_log
 from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.files import ROOT
 
-FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk, whatever the library calls it
 _OWN = ("builders", "planwright", "clients", "serving", "measure", "loadtest")  # ours, except builders/zoo
 
 
@@ -100,7 +98,7 @@ class Blame:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         place = next((folder for folder in self.log.parents if folder.exists()), None) if self.log else None
-        return place is not None and shutil.disk_usage(place).free < FULL_BYTES
+        return place is not None and error_log.disk_full(place)
 
 
 def of_others(path: Path) -> bool:

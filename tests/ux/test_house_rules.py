@@ -22,6 +22,8 @@ FOREIGN = re.compile(
 BINARY = {".png", ".npz", ".onnx", ".jpg"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+# where a reader from outside looks: every public name says what it does (pyproject.toml has the same list for ruff)
+DOCUMENTED = ("clients", "planwright", "builders/sources", "measure/load/user.py")
 
 
 def tree(path: Path) -> ast.Module:
@@ -55,10 +57,11 @@ def test_modules_say_what_they_are_for() -> None:
 
 
 def test_public_functions_and_classes_are_documented() -> None:
-    # ruff skips modules whose own name begins with "_", as loadtest's helpers do
+    # ruff skips modules whose own name begins with "_"
     bare = [
         f"{path}:{node.lineno} {node.name}"
         for path in room_files()
+        if any(path.is_relative_to(place) for place in DOCUMENTED)
         for node in tree(path).body
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
     ]
