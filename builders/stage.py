@@ -26,6 +26,7 @@ from planwright.config.spec import ModelSpec, ServerSpec
 from planwright.files import HashCache, read_json, same_files, write_json
 
 RECORD = "stage.json"
+_RENAMED = {"keep_high": "keep_fp32"}  # settings in the records of earlier versions
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,8 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
     """Return the first thing that differs; `lenient` ignores inputs (weights) that are not on this machine."""
     if record.get("revision") != stage.revision:
         return f"{stage.name} itself changed"
-    change = _first_difference("", record["spec"], dict(stage.spec_part(job)))
+    spec = {_RENAMED.get(key, key): value for key, value in record["spec"].items()}
+    change = _first_difference("", spec, dict(stage.spec_part(job)))
     if change:
         return change
     now = _hashes(stage, job)

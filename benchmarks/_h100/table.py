@@ -150,7 +150,7 @@ def _raced(row: dict[str, Any]) -> str:
 def _kept_high(row: dict[str, Any]) -> str:
     engine = row["engine"]
     return (
-        f"`python -m builders search {row['search']} --engine` kept {len(engine['keep_high'])} products high, judged by {engine['builds']} engines; "
+        f"`python -m builders search {row['search']} --engine` kept {len(engine['keep_fp32'])} products high, judged by {engine['builds']} engines; "
         f"at batch {engine['batch']} that costs {1 - engine['after_per_s'] / engine['before_per_s']:.0%} of the samples per second "
         f"({engine['before_per_s']:.0f} with all in INT8, {engine['after_per_s']:.0f} with the list)."
     )

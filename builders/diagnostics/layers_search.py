@@ -49,7 +49,7 @@ def _layers(args: argparse.Namespace) -> int:
 
     job = job_of(args, args.model, "tensorrt")
     table = read_json(require(job.compile_folder / "layers.json", job))
-    found = realised(table, job.model.precision, job.model.keep_high)
+    found = realised(table, job.model.precision, job.model.keep_fp32)
     rows = sorted(table, key=lambda row: -row["ms"])
     console.table(
         f"{args.model}: {found.time_ms:.3f} ms at the profile's opt; share of time by precision {found.by_precision}",
@@ -69,19 +69,20 @@ def _search(args: argparse.Namespace) -> int:
     require(job.export_folder / "model.onnx", job)
     found = find(job, console.say)
     console.say(
-        f"cosine {found.before:.6f} with all nodes in INT8, {found.after:.6f} with {len(found.keep_high)} kept high"
+        f"cosine {found.before:.6f} with all nodes in INT8, {found.after:.6f} with {len(found.keep_fp32)} kept high"
     )
     console.say(f"cost: {found.cost:.1%} of the weights stay high")
-    keep_high, report = found.keep_high, vars(found)
+    old = {"keep_high": found.keep_fp32}  # the former name, for one more release
+    keep_fp32, report = found.keep_fp32, vars(found) | old
     if args.engine:
         from builders.diagnostics.sensitivity_engine import confirm
 
         held = confirm(job, found, console.say)
-        keep_high, report = held.keep_high, {**report, "engine": vars(held)}
+        keep_fp32, report = held.keep_fp32, {**report, "engine": vars(held)}
         change = held.after_per_s / held.before_per_s - 1
-        speeds = f"{held.before_per_s:.0f} samples/s all INT8, {held.after_per_s:.0f} with {len(keep_high)} kept high"
+        speeds = f"{held.before_per_s:.0f} samples/s all INT8, {held.after_per_s:.0f} with {len(keep_fp32)} kept high"
         console.say(f"{job.target.key()}, batch {held.batch}: {speeds} ({change:+.1%})")
-    console.say("in config.yaml:\n    keep_high: [" + ", ".join(f'"{name}"' for name in keep_high) + "]")
+    console.say("in config.yaml:\n    keep_fp32: [" + ", ".join(f'"{name}"' for name in keep_fp32) + "]")
     if args.json:
         console.emit_json(report)
     return EXIT_OK

@@ -93,7 +93,7 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
 
     golden, size = Golden.load(job.export_folder / "golden.npz"), job.model.batch.fixed or 4
     peak, where = _peak(source, golden, size)
-    high = matching(source, job.model.keep_high)
+    high = matching(source, job.model.keep_fp32)
     if job.model.autocast:
         converted = autocast.convert(source, job.model.precision, golden, high, size)
     else:

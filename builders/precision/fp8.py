@@ -6,7 +6,7 @@ Out     a Q/DQ graph at opset 19 or later, and figures for the record.
 One scale per tensor, weights too: TensorRT's release notes admit a scale per channel from 10.6 on, and for products only.
 Nodes for which it has no FP8 kernel or gains nothing (few channels, groups, large filters, ConvTranspose, products of two
 activations) stay in FP32, because a strongly typed network cannot fall back and its build may fail; the record names them
-with those that `keep_high` asks for.
+with those that `keep_fp32` asks for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
             raise StageError("graph", _nothing(job))
         ranges = int8.calibrate(job, graph)
     model = _raised(job, onnx.load(str(source)))
-    pairs, high = quantize(model, int8._highest(ranges), int8.matching(source, job.model.keep_high))
+    pairs, high = quantize(model, int8._highest(ranges), int8.matching(source, job.model.keep_fp32))
     if not pairs:
         raise StageError("graph", _nothing(job))
     onnx.checker.check_model(model, full_check=True)

@@ -42,7 +42,7 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
         StageError: stage 'graph': no node of the model can run in INT8.
     """
     with prepared(source, target.parent) as graph:
-        high = matching(graph, job.model.keep_high)
+        high = matching(graph, job.model.keep_fp32)
         if not set(weighted_nodes(graph)) - set(high):  # the calibrator stops where there is nothing to calibrate
             raise StageError("graph", _nothing(job, high))
         ranges = calibrate(job, graph)

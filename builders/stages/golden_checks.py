@@ -89,7 +89,7 @@ def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: G
     if not foreign:
         probe = batch_axis.Probe("onnx", engine.run, where, tolerance, path, command)
         batch_axis.check(probe, samples.golden, _probed(job, source))
-    sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.bounds[2]})
+    sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.largest})
     _require_room(job, golden, max(sizes))
     answers.require(
         "onnx",

@@ -45,11 +45,11 @@ def _native_figures(job: Job, source: Path) -> dict[str, Any]:
     from builders.precision.int8 import matching
 
     calibration.ensure(job)  # for the machine with the GPU, which may not have the source's libraries
-    return {"calibration": "native", "kept_high": matching(source, job.model.keep_high)}
+    return {"calibration": "native", "kept_high": matching(source, job.model.keep_fp32)}
 
 
 def _spec_part(job: Job) -> dict[str, Any]:
-    part: dict[str, Any] = {"precision": job.model.precision, "keep_high": job.model.keep_high}
+    part: dict[str, Any] = {"precision": job.model.precision, "keep_fp32": job.model.keep_fp32}
     if job.model.autocast:
         part["autocast"] = True
     if job.model.precision in CALIBRATED:

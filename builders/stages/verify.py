@@ -91,7 +91,7 @@ def _score(job: Job, engine: Engine) -> dict[str, float]:
         return {}
     source = job.load_source()
     test = Golden.load(path)
-    size = batch_axis.run_size(job.model.batch, engine.inputs, min(TEST_BATCH, job.model.batch.bounds[2]))
+    size = batch_axis.run_size(job.model.batch, engine.inputs, min(TEST_BATCH, job.model.batch.largest))
     collected = [part for group in test.groups for part in _answered(engine, group, size)]
     answers_all = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     truth = np.concatenate([group.outputs["truth"] for group in test.groups])

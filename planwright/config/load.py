@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from planwright import console
 from planwright.config import named_files, serve_fields, serve_rules
 from planwright.config.spec import (
     _NAME,
@@ -35,6 +36,7 @@ from planwright.config.yaml_lines import Loc, Located, as_mapping, load_located,
 from planwright.errors import Fault, SpecError, did_you_mean
 
 _TOP = ("version", "server", "defaults", "models", "loadtest")
+_RENAMED = {"keep_high": "keep_fp32"}  # keys of a model that are accepted for one more release
 
 
 Further = Callable[[ModelSpec, Path], list[Fault]]
@@ -55,6 +57,8 @@ def load_spec(
         SpecError: With every fault in the file.
     """
     loader = _Loader(path, target)
+    for note in loader.notes:
+        console.warn(note)
     models = loader.models()
     server = loader.server()
     loader.scenarios()
@@ -109,6 +113,7 @@ class _Loader:
         self.path, self.target = path, target
         self.faults: list[Fault] = []
         root = self.root = load_located(path, self.faults)
+        self.notes = list(_rename(path, root))
         for key in set(as_mapping(root)) - set(_TOP):
             self._fault(f"unknown key '{key}'", (key,), fix=did_you_mean(key, _TOP))
         if root.get("version") is None or root.plain().get("version") != 1:
@@ -292,6 +297,17 @@ class _Loader:
             add([Fault(what, model.where("precision"), why, fix, self._check)])
 
 
+def _rename(path: Path, root: Located) -> Iterator[str]:
+    """Give the keys of `_RENAMED` their present names, in place, and yield a note for each."""
+    entries = [root.get("defaults"), *as_mapping(root.get("models")).values()]
+    overlays = [node for entry in entries if entry for node in as_mapping(entry.get("targets")).values()]
+    for entry in filter(None, [*entries, *overlays]):
+        for old, new in _RENAMED.items():
+            if entry.get(old) and not entry.get(new):
+                entry.value[new] = entry.value.pop(old)
+                yield f"{path}:{entry.value[new].line}  '{old}' is now '{new}'; the next release will not accept the old name"
+
+
 def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
     source = values["source"]
     zoo = Path(__file__).resolve().parents[2] / "builders" / "zoo"
@@ -367,7 +383,7 @@ def _profile_faults(model: ModelSpec) -> list[Fault]:
                 found.append(
                     Fault("a profile needs min <= opt <= max", model.where(*loc), fix="order the three shapes")
                 )
-    high = model.batch.bounds[2]
+    high = model.batch.largest
     reach = [s.max[0] for profile in model.compile.profiles or [] for s in profile.values() if s.max]
     if reach and max(reach) < high:
         found.append(

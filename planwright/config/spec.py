@@ -129,9 +129,14 @@ class BatchSpec(_Frozen):
         return self.min or 1, self.opt or high, high
 
     @property
+    def largest(self) -> int:
+        """Largest batch that the engine takes; 1 without a batch axis."""
+        return self.bounds[2]
+
+    @property
     def served_max(self) -> int:
         """Triton's max_batch_size; 0 where a request is one run of the engine."""
-        return self.bounds[2] if self.axis and self.fixed is None else 0
+        return self.largest if self.axis and self.fixed is None else 0
 
     @property
     def given(self) -> bool:
@@ -252,7 +257,7 @@ class ModelEntry(_Frozen):
     file: Annotated[str | None, Field(description="zoo/onnx: the ONNX file, relative to config.yaml")] = None
     options: Annotated[dict[str, Any], Field(description="settings of the source")] = {}
     precision: Annotated[Precision, Field(description="precision that the engine computes in")] = "fp32"
-    keep_high: Annotated[
+    keep_fp32: Annotated[
         list[str], Field(description="nodes or operators that stay in FP32 in a lower precision: name patterns with *")
     ] = []
     autocast: Annotated[

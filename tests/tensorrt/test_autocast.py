@@ -11,7 +11,7 @@ import pytest
 from tests._project import Project
 
 SOURCE = "source: zoo/digits"
-ASKED = f'{SOURCE}\n    precision: fp16\n    autocast: true\n    keep_high: ["/layers/layers.0/Conv"]'
+ASKED = f'{SOURCE}\n    precision: fp16\n    autocast: true\n    keep_fp32: ["/layers/layers.0/Conv"]'
 HERE = find_spec("modelopt") is not None
 
 

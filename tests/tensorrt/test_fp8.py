@@ -126,8 +126,8 @@ def test_ranges_are_those_of_int8(made: Project) -> None:
         assert [int8.calibrate(job, graph)] == files
 
 
-def test_keep_high_leaves_a_node_alone(project: Project) -> None:
-    ask(project, f'\n    keep_high: ["{THIRD}"]')
+def test_keep_fp32_leaves_a_node_alone(project: Project) -> None:
+    ask(project, f'\n    keep_fp32: ["{THIRD}"]')
     result = convert(project)
     assert result["kept_high"] == [THIRD, FIRST, LAST]
     assert result["qdq_pairs"] == 2
@@ -136,7 +136,7 @@ def test_keep_high_leaves_a_node_alone(project: Project) -> None:
 
 
 def test_a_model_without_fp8_nodes_is_refused(project: Project) -> None:
-    ask(project, '\n    keep_high: ["*"]')
+    ask(project, '\n    keep_fp32: ["*"]')
     with pytest.raises(StageError, match="nothing of digits can run in fp8"):
         convert(project)
 

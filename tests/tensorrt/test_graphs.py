@@ -170,15 +170,15 @@ def search(project: Project, settings: str) -> sensitivity.Found:
 
 def test_nothing_is_kept_high_where_int8_is_good_enough(project: Project) -> None:
     found = search(project, "")
-    assert found.keep_high == []
+    assert found.keep_fp32 == []
     assert found.cost == 0
     assert found.before == found.after >= 0.98
 
 
 def test_the_fewest_nodes_that_meet_the_gate(project: Project) -> None:
     found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
-    assert found.keep_high
-    assert found.keep_high == sorted(found.errors, key=lambda name: -found.errors[name])[: len(found.keep_high)]
+    assert found.keep_fp32
+    assert found.keep_fp32 == sorted(found.errors, key=lambda name: -found.errors[name])[: len(found.keep_fp32)]
     assert found.before < 0.99999 <= found.after
     assert 0 < found.cost <= 1
 
@@ -187,7 +187,7 @@ def test_the_engine_confirms_the_list_and_its_cost(project: Project) -> None:
     found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
     said: list[str] = []
     held = confirm(job_of(project, "onnxruntime"), found, said.append)
-    assert held.keep_high[: len(found.keep_high)] == found.keep_high
+    assert held.keep_fp32[: len(found.keep_fp32)] == found.keep_fp32
     assert "meets the gate" in said[-1]
     assert min(held.before_per_s, held.after_per_s) > 0
     assert held.builds >= 2
@@ -196,11 +196,11 @@ def test_the_engine_confirms_the_list_and_its_cost(project: Project) -> None:
 
 def test_an_engine_that_rounds_more_gets_a_longer_list(project: Project) -> None:
     found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
-    short = dataclasses.replace(found, keep_high=[])
+    short = dataclasses.replace(found, keep_fp32=[])
     said: list[str] = []
     held = confirm(job_of(project, "onnxruntime"), short, said.append)
     assert "misses" in said[0]
-    assert len(held.keep_high) >= len(found.keep_high)
+    assert len(held.keep_fp32) >= len(found.keep_fp32)
 
 
 @pytest.mark.parametrize("least", range(6))
