@@ -3,9 +3,9 @@
 In      a `Stage` (what it reads, which tools, what it does) and a `Job` (one model's build).
 Out     a `Decision` (keep, run or import, and why), and after a run the stage's folder with ``stage.json``.
 
-A stage is current when the spec part, the bytes of its inputs, its tool versions and the bytes of its outputs are those
-of the record, and only then. It works in a scratch folder that is renamed into place, so a kill leaves the old output
-or the new one, never half of one.
+A stage is current if, and only if, its spec part, the bytes of its inputs, its tool versions and the bytes of its outputs are
+those of the record. It works in a scratch folder that is renamed into place, so a kill leaves the old output or the new one,
+never a partial one.
 """
 
 from __future__ import annotations
@@ -54,28 +54,21 @@ class Job:
 
     @property
     def export_folder(self) -> Path:
-        """FP32 ONNX, golden, calibration and test samples."""
         return self.build / self.model.name / "export"
 
     @property
     def log(self) -> Path:
-        """Stack traces and what libraries printed, of a build that failed."""
         return self.build / self.model.name / "error.log"
 
     def load_source(self) -> Source:
-        """Load what the model is made of.
-
-        Raises:
-            StageError: Its file cannot be imported or breaks its contract.
-        """
         return load_source(self.model, self.root, random_weights=self.random_weights, log=self.log)
 
     def watched(self) -> AbstractContextManager[None]:
-        """Note the files that the model's code opens in this block, for `files_read`."""
+        """Record the files that the model's code opens in this block, for `files_read`."""
         return user_files.watched(source_file(self.model), self.model.name)
 
     def files_read(self) -> dict[str, Path]:
-        """Return the user's files that the model's code was seen to open."""
+        """Return the user's files that the model's code has opened."""
         return user_files.opened_for(source_file(self.model), self.model.name, self.root, self.build, self.repository)
 
     def line(self, stage: str, text: str) -> str:
@@ -84,22 +77,18 @@ class Job:
 
     @property
     def graph_folder(self) -> Path:
-        """The ONNX graph that carries the precision."""
         return self.build / self.model.name / "graph" / self.model.precision
 
     @property
     def graph_file(self) -> Path:
-        """The graph that compile user_files."""
         return self.graph_folder / f"model.{self.model.precision}.onnx"
 
     @property
     def compile_folder(self) -> Path:
-        """The engine."""
         return self.build / self.model.name / "compile" / self.model.precision / self.target.key()
 
     @property
     def verify_folder(self) -> Path:
-        """The engine's figures against the golden answers."""
         return self.build / self.model.name / "verify" / self.model.precision / self.target.key()
 
 
@@ -110,13 +99,13 @@ class Stage:
     Attributes:
         name: As on the command line.
         revision: Raised when the stage's own code changes what it writes.
-        folder: Where its outputs lie.
+        folder: Where its outputs are.
         spec_part: The settings it depends on, as a JSON value.
-        inputs: Label → file that it reads; a file that is not here counts as unknown.
-        tools: Package → version, None where it is not installed here.
-        run: Writes the outputs into the folder it is given and returns figures for the record.
-        seen: Label → file that the user's code was seen to read in the run; known only afterwards.
-        shared: True where models with the same spec part and inputs have the same output, which is then linked.
+        inputs: Label → file that it reads; a file that is absent counts as unknown.
+        tools: Package → version, None if it is not installed.
+        run: Writes the outputs into the given folder and returns figures for the record.
+        seen: Label → file that the user's code read in the run; known only afterwards.
+        shared: True if models with the same spec part and inputs have the same output, which is then linked.
     """
 
     name: str
@@ -132,19 +121,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with a stage, and why."""
-
     action: Literal["keep", "run", "import"]
     why: str
 
 
 def decide(stage: Stage, job: Job, *, forced: bool = False) -> Decision:
-    """Say whether the stage's present output is still right."""
+    """Decide whether the stage's present output is current."""
     folder = stage.folder(job)
-    record = read_json(folder / RECORD)
+    record = record_of(folder)
     if forced:
         return Decision("run", "forced")
-    if not isinstance(record, dict) or "outputs" not in record:
+    if "outputs" not in record:
         return Decision("run", "not built yet")
     tools = stage.tools(job)
     absent = [name for name, found in tools.items() if found is None]
@@ -191,7 +178,7 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
 
 
 def _twin(stage: Stage, job: Job) -> Path | None:
-    """Return another model's output of this stage that is current and was made from the same things."""
+    """Return another model's current output of this stage that was made from the same inputs; None if there is none."""
     mine = stage.folder(job)
     wanted = {
         "revision": stage.revision,
@@ -208,7 +195,7 @@ def _twin(stage: Stage, job: Job) -> Path | None:
 
 
 def _link(source: Path, folder: Path) -> Mapping[str, Any]:
-    """Link the files of `source` into `folder`, or copy them where the file system cannot, and return its figures."""
+    """Link the files of `source` into `folder`, or copy them if the file system has no links; return its figures."""
     record = record_of(source)
     for name in record["outputs"]:
         try:
@@ -219,7 +206,7 @@ def _link(source: Path, folder: Path) -> Mapping[str, Any]:
 
 
 def mark_imported(stage: Stage, job: Job) -> None:
-    """Note in the record that another machine made this output."""
+    """Mark the output in its record as made on another machine."""
     path = stage.folder(job) / RECORD
     record = read_json(path)
     if not record["imported"]:
@@ -227,13 +214,13 @@ def mark_imported(stage: Stage, job: Job) -> None:
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """Return a stage's record; empty where it never ran."""
+    """Return a stage's record; empty if it never ran."""
     record = read_json(folder / RECORD)
     return record if isinstance(record, dict) else {}
 
 
 def installed(*packages: str) -> dict[str, str | None]:
-    """Return the version of each package, None where it is not installed."""
+    """Return the version of each package, None if it is not installed."""
     return {package: _version(package) for package in packages}
 
 
@@ -249,7 +236,7 @@ def _hashes(stage: Stage, job: Job) -> dict[str, str]:
 
 
 def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool) -> str:
-    """Return the first thing that differs; `lenient` ignores inputs (weights) that are not on this machine."""
+    """Return the first thing that differs; `lenient` ignores inputs, such as weights, that are not on this machine."""
     if record.get("revision") != stage.revision:
         return f"{stage.name} itself changed"
     spec = {_RENAMED.get(key, key): value for key, value in record["spec"].items()}
@@ -262,7 +249,7 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
 
 
 def _hashes_of_read(job: Job, seen: Mapping[str, Path], inputs: Iterable[Path]) -> dict[str, str]:
-    """Return the hashes of the files that a run was seen to read, without the stage's inputs."""
+    """Return the hashes of the files that a run read, except the stage's inputs."""
     known = {path.resolve() for path in inputs} if seen else set()
     return user_files.hashes(
         [label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache
@@ -278,7 +265,7 @@ def note_reads(job: Job) -> None:
 
 
 def read_since(job: Job, record: Mapping[str, Any], *, lenient: bool = False) -> str:
-    """Return what changed of the files under ``read`` in a record; `lenient` ignores those that are not on this machine."""
+    """Return the first file under ``read`` in a record that changed; `lenient` ignores files that are not on this machine."""
     before: Mapping[str, str] = record.get("read", {})
     now = user_files.hashes(before, job.root, job.cache)
     return _first_difference("file ", {key: value for key, value in before.items() if not lenient or key in now}, now)

@@ -1,10 +1,10 @@
 """export: weights → FP32 ONNX and golden samples.
 
-In      a zoo source.
-Out     ``model.onnx``, ``golden.npz``, ``calibration.npz``, ``test.npz`` and, where there are classes, ``labels.json``.
+In      the model's source.
+Out     ``model.onnx``, ``golden.npz``, ``calibration.npz``, ``test.npz`` and, if there are classes, ``labels.json``.
 
-The FP32 answers of the original model are taken here, once; everything later is judged by them. Calibration samples are made
-only where the model's precision, on this target or the other, takes its ranges from them (`builders.precision.calibration`).
+The FP32 answers of the original model are recorded here, once; every later stage is judged by them. Calibration samples are made
+only if the model's precision, on this target or the other, takes its ranges from them (`builders.precision.calibration`).
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ def _export(job: Job, folder: Path) -> Mapping[str, Any]:
     source.write_onnx(exported / path.name)
     model = load_checked(exported / path.name)
     shutil.rmtree(exported)
-    asked = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
-    opset = check_opset(model, asked, job.model.where("export", "opset"), job.target.max_opset)
+    requested = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
+    opset = check_opset(model, requested, job.model.where("export", "opset"), job.target.max_opset)
     golden_checks.check_declared(source, model, golden)
     rewrite(model, path)
     golden.save(folder / "golden.npz")
     _save_samples(folder, source, samples)
     if job.model.calibrates:
         calibration.write(job, source, samples, samples.golden, folder)
-    with _answering(job, source, path):
+    with _explaining_errors(job, source, path):
         golden_checks.check_file(job, source, path, samples, golden)
     warnings += [*fewer, *source.warnings(), *golden_checks.equal_answers(golden)]
     return {"opset": opset, "weights": golden.meta["weights"], "golden": len(golden), "warnings": warnings}
 
 
 @contextlib.contextmanager
-def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
-    """Turn an error of ONNX Runtime into a StageError: the graph has a shape baked in that real samples do not have."""
+def _explaining_errors(job: Job, source: Source, path: Path) -> Iterator[None]:
+    """Turn an error of ONNX Runtime into a StageError: the graph fixes a shape that real samples do not have."""
     try:
         yield
     except PlanwrightError:
@@ -73,13 +73,13 @@ def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
     except Exception as error:  # onnxruntime's classes share no base
         source.blame.record(error)
         fix = "take sizes from x.shape inside the model, and name axes that vary in dynamic_axes; or use the other exporter"
-        what, where = "the ONNX file does not answer the golden samples", golden_checks.origin(job)
+        what, where = "the ONNX file fails on the golden samples", golden_checks.origin(job)
         fault = Fault(what, where, reason(error), fix, source.blame.check)
         raise StageError("onnx", fault) from error
 
 
 def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
-    write_json(folder / "shapes.json", _shapes([*samples.golden, *samples.test, *_at_hand(samples)]))
+    write_json(folder / "shapes.json", _shapes([*samples.golden, *samples.test, *_listed(samples)]))
     if samples.test:
         truth = [{"truth": np.asarray(value)} for value in samples.truth]
         Golden(group_by_shape(samples.test, truth), {"batched": source.batched}).save(folder / "test.npz")
@@ -87,8 +87,8 @@ def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
         (folder / "labels.json").write_text(json.dumps({k: list(v) for k, v in source.labels().items()}))
 
 
-def _at_hand(samples: Samples) -> Sequence[Sample]:
-    """Return the calibration samples that cost nothing: a list, which is there anyway."""
+def _listed(samples: Samples) -> Sequence[Sample]:
+    """Return the calibration samples if they cost nothing, being a list already."""
     return samples.calibration if isinstance(samples.calibration, list | tuple) else ()
 
 
@@ -98,10 +98,10 @@ def _shapes(samples: Sequence[Sample]) -> dict[str, list[list[int]]]:
 
 
 def _inputs(job: Job) -> dict[str, Path]:
-    """Return everything that an export reads, by a name that ``--plan`` can print."""
+    """Return every file that an export reads, by a label that ``--plan`` can print."""
     model, code = job.model, source_files(job.model, job.root)
     named = [model.file, model.samples.file, *_texts(model.options)]
-    own = job.load_source().files() if _said(job, code)[0] else []
+    own = job.load_source().files() if _declared(job, code)[0] else []
     files = [file for path in own for file in _files(path)]
     files += [job.root / name for name in named if name and _is_file(job.root / name)]
     graph_file = job.root / model.file if model.file else None
@@ -112,7 +112,7 @@ def _inputs(job: Job) -> dict[str, Path]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in `options`, which may be the path of a file."""
+    """Yield every string in `options`, as each may be a file's path."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -128,18 +128,18 @@ def _files(path: Path) -> list[Path]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a text that no path can be
+    except (OSError, ValueError):  # a string that cannot be a path
         return False
 
 
 def _tools(job: Job) -> dict[str, str | None]:
-    return installed(*_said(job, source_files(job.model, job.root))[1:])
+    return installed(*_declared(job, source_files(job.model, job.root))[1:])
 
 
-def _said(job: Job, code: Mapping[str, Path]) -> list[str]:
-    """Return whether the source names files of its own ('' where not), and its tools: both follow from its code alone.
+def _declared(job: Job, code: Mapping[str, Path]) -> list[str]:
+    """Return "files" if the source defines `files()`, else "", and then its tools: both follow from its code alone.
 
-    Remembered by the code's hashes, because importing a zoo file may import PyTorch, and most builds have nothing to do.
+    Cached by the code's hashes, because importing a zoo file may import PyTorch, and most builds have nothing to do.
     """
 
     def read() -> list[str]:

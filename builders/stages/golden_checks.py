@@ -1,7 +1,7 @@
-"""What must hold of golden samples and of the file that answers them, before any precision is chosen.
+"""Check golden samples and the exported file before any precision is chosen.
 
-In      a zoo source, its samples, the ONNX file that was written.
-Out     nothing, or a `StageError`: axis 0 is not the batch, the file differs from the model, samples are too alike.
+In      a model's source, its samples, the ONNX file that was written.
+Out     nothing, or a `StageError`: axis 0 is not the batch, the file differs from the model, a shape is fixed, samples are too alike.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from planwright.console import human_bytes, many
 from planwright.errors import Fault, StageError
 from planwright.golden import Golden
 
-ROOM = 0.25  # of the memory: expected and given answers and the runtime's copies are in it at once
-EQUAL_SHARE = 0.05  # of the golden pairs; below it a warning would say little
+MEMORY_SHARE = 0.25  # expected answers, given answers and the runtime's copies are in memory at once
+EQUAL_SHARE = 0.05  # of the golden pairs; fewer need no warning
 
 
 def distinct(job: Job, samples: Samples) -> tuple[Samples, list[str]]:
-    """Return the samples with every golden one once, and a warning where there were twins.
+    """Return the samples with every golden one once, and a warning if some were repeated: equal answers hide a swap.
 
     Raises:
         StageError: stage 'export': fewer than two different golden samples are left.
     """
     golden = list({fingerprint(sample): sample for sample in reversed(samples.golden)}.values())[::-1]
-    twins = len(samples.golden) - len(golden)
+    repeated = len(samples.golden) - len(golden)
     if len(golden) < LEAST_GOLDEN:
-        why, fix = f"all {len(samples.golden)} are the same", f"give at least {LEAST_GOLDEN} different samples"
-        raise StageError("export", Fault("the golden samples are all alike", job.model.where("samples"), why, fix))
-    warnings = [f"{many(twins, 'golden sample')} repeated: each is used once"] if twins else []
+        why, fix = f"all {len(samples.golden)} are the same", f"provide at least {LEAST_GOLDEN} different samples"
+        raise StageError("export", Fault("the golden samples are all equal", job.model.where("samples"), why, fix))
+    warnings = [f"{many(repeated, 'golden sample')} repeated: each is used once"] if repeated else []
     return replace(samples, golden=golden), warnings
 
 
 def check_batch_axis(job: Job, source: Source, samples: Samples) -> None:
-    """Prove that axis 0 is the batch, on the model as it was brought."""
+    """Prove that axis 0 is the batch, on the original model."""
     batch_axis.check(probe_of(job, source, samples.golden), samples.golden, _probed(job, source))
 
 
 def probe_of(job: Job, source: Source, golden: Sequence[Sample]) -> batch_axis.Probe:
-    """Return what asks the model as it was brought."""
+    """Return a probe of the original model."""
     stage, graph = ("onnx", source.path) if isinstance(source, OnnxFile) else ("torch", None)
     where, command = origin(job), job.model.build_command("--until", "export")
     return batch_axis.Probe(stage, source.reference, where, _same(job, golden), graph, command)
 
 
 def origin(job: Job) -> str:
-    """Return the place in config.yaml that says where the model comes from."""
+    """Return the place in config.yaml that names the model's source."""
     return job.model.where("file" if job.model.file else "source")
 
 
@@ -71,7 +71,7 @@ def _probed(job: Job, source: Source) -> tuple[int, ...]:
 
 
 def _same(job: Job, golden: Sequence[Sample]) -> Callable[[str], Tolerance]:
-    """Return what counts as the same FP32 answer: the default with `accept` on top; FP16 where samples are FP16."""
+    """Return what counts as the same FP32 answer: the default, or that of FP16 for FP16 samples, with `accept` on top."""
     half = any(array.dtype == np.float16 for array in golden[0].values())
     base = DEFAULTS["fp16" if half else "fp32"]
     return lambda output: replace(base, **job.model.accept.get(output, AcceptSpec()).model_dump(exclude_none=True))
@@ -90,7 +90,7 @@ def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: G
         probe = batch_axis.Probe("onnx", engine.run, where, tolerance, path, command)
         batch_axis.check(probe, samples.golden, _probed(job, source))
     sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.largest})
-    _require_room(job, golden, max(sizes))
+    _require_memory(job, golden, max(sizes))
     answers.require(
         "onnx",
         "answers in a batch differ from answers alone" if foreign else "the ONNX file differs from the original model",
@@ -103,11 +103,11 @@ def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: G
     )
 
 
-def _require_room(job: Job, golden: Golden, size: int) -> None:
-    """Refuse a batch whose inputs and outputs alone would not fit into this machine's memory."""
+def _require_memory(job: Job, golden: Golden, size: int) -> None:
+    """Refuse a batch whose inputs and outputs do not fit into this machine's memory."""
     largest = max(sum(a[:1].nbytes for a in (*g.inputs.values(), *g.outputs.values())) for g in golden.groups)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if largest * size > memory * ROOM:
+    if largest * size > memory * MEMORY_SHARE:
         what = f"a batch of {size} does not fit into memory"
         why = f"its inputs and outputs take {human_bytes(largest * size)}; this machine has {human_bytes(memory)}"
         key, command = "fixed" if job.model.batch.fixed else "max", job.model.build_command("--until", "export")
@@ -115,10 +115,10 @@ def _require_room(job: Job, golden: Golden, size: int) -> None:
 
 
 def check_distinct(job: Job) -> None:
-    """Fail where golden answers are too alike for a swapped one to be noticed.
+    """Fail if golden answers are too alike for a swapped one to be noticed.
 
     Raises:
-        StageError: stage 'export', naming a pair that no output tells apart.
+        StageError: stage 'export', naming a pair that no output distinguishes.
     """
     golden = Golden.load(job.export_folder / "golden.npz")
     alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
@@ -126,17 +126,17 @@ def check_distinct(job: Job) -> None:
         outputs = ", ".join(f"'{name}'" for name in golden.groups[0].outputs)
         why = (f"{math.floor(alike.distinct * 1000) / 10:g}% of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
                f"samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
-        fault = Fault("the golden samples are too alike to tell apart", job.model.where("accept"), why,
+        fault = Fault("the golden samples are too similar to tell apart", job.model.where("accept"), why,
                       "choose more varied golden samples, or tighten 'accept'", job.model.build_command("--until", "verify"))  # fmt: skip
         raise StageError("export", fault)
 
 
 def equal_answers(golden: Golden) -> list[str]:
-    """Return a warning where many golden answers are equal: labels and decision trees repeat by nature."""
+    """Return a warning if many golden answers are equal, as those of labels and decision trees naturally are."""
     alike = indistinct(golden, {name: Tolerance() for name in golden.groups[0].outputs})
     if alike is None or alike.fatal or alike.equal < EQUAL_SHARE:
         return []
-    return [f"{alike.equal:.0%} of the golden pairs have equal answers, so an answer that is swapped with an equal one is not noticed; "
+    return [f"{alike.equal:.0%} of the golden pairs have equal answers, so an answer swapped with an equal one is not noticed; "
             "scores beside labels, or more varied golden samples, would tell them apart"]  # fmt: skip
 
 

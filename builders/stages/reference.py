@@ -25,13 +25,13 @@ LIMIT_BYTES = 128 << 20  # inputs and outputs together: 16 samples of a detector
 
 
 def answers(job: Job, source: Source, samples: Sequence[Sample]) -> tuple[list[Sample], Golden, list[str]]:
-    """Take the reference answers.
+    """Run the original model on the golden samples.
 
     Returns:
-        The samples that were answered, the golden set, and a warning where it has fewer samples than were given.
+        The samples that were used, the golden set, and a warning if it has fewer samples than were given.
 
     Raises:
-        StageError: stage 'torch': an answer is NaN, so the weights or the inputs are broken.
+        StageError: stage 'torch': an answer is NaN, so the weights or the preprocessing are wrong.
     """
     probe = golden_checks.probe_of(job, source, samples)
     first = _answer(source, samples[0], probe)
@@ -39,7 +39,7 @@ def answers(job: Job, source: Source, samples: Sequence[Sample]) -> tuple[list[S
     warnings = []
     if len(kept) < len(samples):
         size = human_bytes(_size(samples[0]) + _size(first))
-        warnings.append(f"{len(kept)} of {len(samples)} golden samples used: one has {size}, together they may have {human_bytes(LIMIT_BYTES)}")  # fmt: skip
+        warnings.append(f"{len(kept)} of {len(samples)} golden samples used: one takes {size}, the limit for all is {human_bytes(LIMIT_BYTES)}")  # fmt: skip
     rows = console.progress(job.line("export", "reference answers"), kept, len(kept))
     outputs = [_answer(source, sample, probe) for sample in rows]
     _require_numbers(job, kept, outputs)
@@ -65,19 +65,20 @@ def _size(arrays: Arrays) -> int:
 
 
 def _require_numbers(job: Job, samples: Sequence[Sample], outputs: Sequence[Arrays]) -> None:
-    """Refuse NaN, unless its sample holds NaN or infinity: a model may pass on what it is given. -inf is an ordinary mask."""
+    """Refuse NaN, unless the sample holds NaN or infinity, which a model may pass on. -inf is an ordinary mask."""
     for name in outputs[0]:
         broken = sum(
-            _has(np.isnan, answer[name]) and not _odd(sample) for sample, answer in zip(samples, outputs, strict=True)
+            _has(np.isnan, answer[name]) and not _not_finite(sample)
+            for sample, answer in zip(samples, outputs, strict=True)
         )
         if broken:
             why = f"{broken} of {len(outputs)} golden answers hold NaN, before any conversion; their samples hold no NaN or infinity"
-            fix = "correct the weights or the preprocessing: the original model itself answers so"
+            fix = "correct the weights or the preprocessing: the original model itself returns NaN"
             raise StageError("torch", Fault(f"output '{name}' is not a number", job.model.where("source"), why, fix))
 
 
 def _infinite(outputs: Sequence[Arrays]) -> list[str]:
-    """Return a warning per output that is infinite upwards, which is seldom meant."""
+    """Return a warning per output that is +inf, which is seldom intended."""
     counts = {name: sum(_has(np.isposinf, answer[name]) for answer in outputs) for name in outputs[0]}
     return [
         f"output '{name}' is infinite in {count} of {len(outputs)} golden answers"
@@ -86,7 +87,7 @@ def _infinite(outputs: Sequence[Arrays]) -> list[str]:
     ]
 
 
-def _odd(sample: Sample) -> bool:
+def _not_finite(sample: Sample) -> bool:
     return any(_has(lambda values: ~np.isfinite(values), array) for array in sample.values())
 
 

@@ -102,7 +102,7 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
 def _refused(path: Path, error: Exception) -> Fault:
     text, why = str(error), reason(error)
     if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text:
-        return Fault("not a whole ONNX file", str(path), why, "the file is truncated or not ONNX: write it again")
+        return Fault("not a complete ONNX file", str(path), why, "the file is truncated or not ONNX: write it again")
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text:
         fix = "export with operators of the standard ONNX domain, or with an older opset"
         return Fault("the graph has an operator that ONNX Runtime lacks", str(path), why, fix)

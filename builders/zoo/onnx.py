@@ -175,7 +175,6 @@ class Model(Source):
 
 def _fix_first_axes(graph: Any, size: int) -> None:
     """Write the batch into the declarations; that axis 0 of every output is the batch was measured before."""
-    weights = {tensor.name for tensor in graph.initializer}
-    for item in (*(item for item in graph.input if item.name not in weights), *graph.output):
+    for item in (*facts.given(graph), *graph.output):
         if item.type.tensor_type.shape.dim:
             item.type.tensor_type.shape.dim[0].dim_value = size

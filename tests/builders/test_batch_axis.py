@@ -111,11 +111,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         ("one batch size only", "answers 2 and fails on 1", "{fixed: 2}"),
     ),
     "scalar_out": (lambda: one("ReduceMean", ["N", 5], [], keepdims=0), ("output 'y' has no batch axis",)),
-    "two_axes": (two_axes, ("axis 1 of output 'y' follows the batch", "x 'N', q 'M'")),
+    "two_axes": (two_axes, ("axis 1 of output 'y' depends on the batch", "x 'N', q 'M'")),
     "mixing": (mixing, ("output 'y' depends on a sample's neighbours",)),
     "random": (random, ("output 'y' is random", "'noise' (RandomNormalLike)")),
     "scalar_in": (scaled, ("input 'k' is a scalar",)),
-    "constant_fixed": (anchors, ("axis 0 of output 'anchors'", "same whatever the samples are")),
+    "constant_fixed": (anchors, ("axis 0 of output 'anchors'", "the same for all samples")),
     "five_fixed": (
         lambda: one("Reshape", ["N", 5, 4], ["M", 4], "s", init=(SHAPE,)),
         ("axis 0 of output 'y'", "5 rows per sample"),

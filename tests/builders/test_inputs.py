@@ -150,7 +150,7 @@ def test_a_sparse_initializer_is_read_too(tmp_path: Path) -> None:
         ("m.weights", lambda file: file.unlink(), "m.weights is missing"),
         ("../m.weights", lambda file: None, "outside the graph's folder"),
         ("/m.weights", lambda file: None, "outside the graph's folder"),
-        ("m.weights", lambda file: file.rename(file.with_name("o")) and file.symlink_to("o"), "is a link"),
+        ("m.weights", lambda file: file.rename(file.with_name("o")) and file.symlink_to("o"), "is a symbolic link"),
     ],
 )
 @pytest.mark.parametrize("make", [*PLACES, sparse])
