@@ -1,10 +1,10 @@
 """INT8 in the graph: FP32 ONNX -> Q/DQ pairs that TensorRT accepts.
 
-In      the export's ``model.onnx``, its calibration samples, the nodes to keep high.
+In      the export's ``model.onnx``, its calibration samples, the nodes to keep in FP32.
 Out     a Q/DQ graph, and figures for the record.
 
 Symmetric ranges, zero points 0, per-channel weights as FP32 -> Q -> DQ, no INT32 bias pairs, no Q between a convolution and
-its ReLU; the skip edges of residual networks by `builders.precision.int8_residual`. Products of two activations (attention) stay high:
+its ReLU; the skip edges of residual networks by `builders.precision.int8_residual`. Products of two activations (attention) stay in FP32:
 INT8 costs accuracy there and gains little.
 """
 
@@ -42,30 +42,30 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
         StageError: stage 'graph': no node of the model can run in INT8.
     """
     with prepared(source, target.parent) as graph:
-        high = matching(graph, job.model.keep_fp32)
-        if not set(weighted_nodes(graph)) - set(high):  # the calibrator stops where there is nothing to calibrate
-            raise StageError("graph", _nothing(job, high))
+        keep = matching(graph, job.model.keep_fp32)
+        if not set(weighted_nodes(graph)) - set(keep):  # the calibrator stops where there is nothing to calibrate
+            raise StageError("graph", _nothing(job, keep))
         ranges = calibrate(job, graph)
-        pairs, residual = quantize(job, graph, ranges, target, high)
+        pairs, residual = quantize(job, graph, ranges, target, keep)
     return {
         "calibration": job.model.calibration.method,
         "ranges": ranges.stem,
         "qdq_pairs": pairs,
         "skip_edges": residual,
-        "kept_high": high,
+        "kept_high": keep,
     }
 
 
-def _nothing(job: Job, high: Collection[str]) -> Fault:
+def _nothing(job: Job, keep: Collection[str]) -> Fault:
     why = f"the graph has no {', '.join(WEIGHTED[:-1])} or {WEIGHTED[-1]} with weights" + (
-        " beside those kept high" if high else ""
+        " except those in keep_fp32" if keep else ""
     )
-    fix = "use fp32 or fp16: an INT8 engine of it would compute the same as FP32"
-    return Fault(f"nothing of {job.model.name} can run in INT8", job.model.where("precision"), why, fix)
+    fix = "use fp32 or fp16: an INT8 engine would compute the same as FP32"
+    return Fault(f"no node of {job.model.name} can run in INT8", job.model.where("precision"), why, fix)
 
 
-def quantize(job: Job, graph: Path, ranges: Path, target: Path, high: Collection[str]) -> tuple[int, int]:
-    """Write `graph` with Q/DQ pairs, the nodes `high` left alone; return the number of pairs and of skip edges."""
+def quantize(job: Job, graph: Path, ranges: Path, target: Path, keep: Collection[str]) -> tuple[int, int]:
+    """Write `graph` with Q/DQ pairs, except on the nodes `keep`; return the number of pairs and of skip edges."""
     import onnx
     from onnxruntime.quantization import QDQQuantizer, QuantType
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
@@ -74,20 +74,20 @@ def quantize(job: Job, graph: Path, ranges: Path, target: Path, high: Collection
     quantizer = QDQQuantizer(
         load_model_with_shape_infer(graph), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8, tensors_range=_tensors_range(job, ranges), nodes_to_quantize=[],
-        nodes_to_exclude=[*_products_of_activations(graph), *high], op_types_to_quantize=WEIGHTED,
+        nodes_to_exclude=[*_products_of_activations(graph), *keep], op_types_to_quantize=WEIGHTED,
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
                        "AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": WEIGHTED},
     )  # fmt: skip
     quantizer.quantize_model()
     quantizer.model.save_model_to_file(str(target), False)
     model = onnx.load(str(target))
-    residual = quantize_residuals(model, _highest(ranges))
+    residual = quantize_residuals(model, highest(ranges))
     onnx.save_model(model, str(target))
     return sum(node.op_type == "QuantizeLinear" for node in model.graph.node), residual
 
 
 def weighted_nodes(graph: Path) -> list[str]:
-    """Return the nodes that INT8 would compute."""
+    """Return the nodes that would run in INT8."""
     import onnx
 
     left = set(_products_of_activations(graph))
@@ -121,7 +121,7 @@ def _method(job: Job) -> Any:
     return CalibrationMethod.Entropy if job.model.calibration.method == "entropy" else CalibrationMethod.MinMax
 
 
-def _highest(ranges: Path) -> dict[str, float]:
+def highest(ranges: Path) -> dict[str, float]:
     """Return tensor -> largest magnitude, as calibrated."""
     found = json.loads(ranges.read_text())
     return {name: max(abs(float(np.ravel(bound)[0])) for bound in bounds) for name, bounds in found.items()}
@@ -138,10 +138,10 @@ def _products_of_activations(graph: Path) -> list[str]:
 
 @contextlib.contextmanager
 def prepared(source: Path, folder: Path) -> Any:
-    """Yield a copy with inferred shapes, and nothing more.
+    """Yield a copy with inferred shapes.
 
-    onnxruntime's own pre-processing also optimises, which adds eight opset domains that TensorRT does not read, and its
-    symbolic inference gives up on a dynamic sequence; its mark is set so that it does not ask for either.
+    onnxruntime's own pre-processing also optimizes, which adds eight opset domains that TensorRT does not support, and its
+    symbolic inference fails on a dynamic sequence; the metadata keeps it from recommending either.
     """
     import onnx
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -157,9 +157,9 @@ def prepared(source: Path, folder: Path) -> Any:
 
 
 def calibrate(job: Job, graph: Path) -> Path:
-    """Return the file of calibrated ranges, tensor -> [lowest, highest]: measured now, or remembered for the same graph, samples and method.
+    """Return the file of calibrated ranges, tensor -> [lowest, highest]: measured now, or cached for the same graph, samples and method.
 
-    Samples go through in chunks, so that the entropy calibrator's memory does not grow with their number.
+    Samples are processed in chunks, so that the entropy calibrator's memory does not grow with their number.
     """
     from onnxruntime.quantization import create_calibrator
 
@@ -175,7 +175,7 @@ def calibrate(job: Job, graph: Path) -> Path:
     cache = job.build / "calibration" / f"{digest(parts)}.json"
     if cache.exists():
         return cache
-    # the calibrator prints a line per chunk and has no switch for it
+    # the calibrator prints a line per chunk and cannot be silenced otherwise
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         calibrator = create_calibrator(
             str(graph), CALIBRATED, augmented_model_path=str(Path(scratch) / "augmented.onnx"), calibrate_method=_method(job),
@@ -183,26 +183,24 @@ def calibrate(job: Job, graph: Path) -> Path:
         )  # fmt: skip
         size = job.model.batch.fixed or CHUNK
         for feed in console.progress(job.line("graph", "calibration"), samples.feeds(size), samples.runs(size)):
-            calibrator.collect_data(_Reader(feed))
+            calibrator.collect_data(_OneChunk(feed))
         found = calibrator.compute_data()
     cache.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        cache, {name: [np.asarray(bound).tolist() for bound in data.range_value] for name, data in found.items()}
-    )
+    ranges = {name: [np.asarray(bound).tolist() for bound in data.range_value] for name, data in found.items()}
+    write_json(cache, ranges)
     return cache
 
 
-class _Reader:
-    """Feeds one chunk to onnxruntime's calibrator, which asks until it gets None."""
+class _OneChunk:
+    """A reader of one chunk, as onnxruntime's calibrator expects it."""
 
     def __init__(self, feed: Arrays) -> None:
         self._batches = iter([feed])
 
     def get_next(self) -> Any:
-        """Return the next feed, or None."""
         return next(self._batches, None)
 
-    def __iter__(self) -> _Reader:
+    def __iter__(self) -> _OneChunk:
         return self
 
     def __next__(self) -> Any:

@@ -1,10 +1,10 @@
-"""Q/DQ pairs that let TensorRT keep a residual network in INT8 from end to end.
+"""Q/DQ pairs that let TensorRT run a residual network in INT8 from end to end.
 
 In      a graph that onnxruntime quantized at the inputs of its convolutions and products, and the calibrated ranges.
 Out     the same graph with the skip edge of each residual Add, and the input of each average pool, quantized too.
 
 onnxruntime leaves ``Conv -> Add`` with a floating skip edge, so TensorRT writes every block's output twice, once in INT8 and
-once in FP16. With the skip edge quantized, and the edge of the block's own convolution left alone, convolution, Add and Relu
+once in FP16. With the skip edge quantized, and the edge of the block's own convolution left floating, convolution, Add and Relu
 fuse into one INT8 kernel. Where both edges come from convolutions, the projection (the one with fewer nodes behind it) is
 the skip.
 """
@@ -21,11 +21,11 @@ INT8_MAX = 127.0
 
 
 def quantize(model: Any, highest: Mapping[str, float]) -> int:
-    """Add the pairs in place and return how many edges they serve.
+    """Add the pairs in place and return how many edges they quantize.
 
     Args:
         model: ModelProto with Q/DQ pairs.
-        highest: Tensor -> largest magnitude on calibration data; a tensor without one is left alone.
+        highest: Tensor -> largest magnitude on calibration data; a tensor without one is skipped.
     """
     graph = model.graph
     producers = {output: node for node in graph.node for output in node.output}
@@ -34,12 +34,26 @@ def quantize(model: Any, highest: Mapping[str, float]) -> int:
     for node in list(graph.node):
         index = _edge(node, producers)
         if index is not None:
-            done += _serve(graph, node, index, pairs, highest)
+            done += _quantize_input(graph, node, index, pairs, highest)
     return done
 
 
+def qdq_pair(graph: Any, name: str, scale: float, zero: Any) -> tuple[Any, Any]:
+    """Add scale and zero point to the graph; return the nodes that quantize `name` and dequantize it to ``<name>__dq``."""
+    import onnx
+
+    numbers = [f"{name}__scale", zero.name]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(scale, np.float32), numbers[0]))
+    graph.initializer.append(zero)
+    make = onnx.helper.make_node
+    return (
+        make("QuantizeLinear", [name, *numbers], [f"{name}__q"], name=f"{name}__quantize"),
+        make("DequantizeLinear", [f"{name}__q", *numbers], [f"{name}__dq"], name=f"{name}__dequantize"),
+    )
+
+
 def _edge(node: Any, producers: Mapping[str, Any]) -> int | None:
-    """Return which input of the node to quantize; None for none."""
+    """Return the index of the input to quantize, or None."""
     if node.op_type in POOLS:
         return 0
     if node.op_type != "Add" or any(name not in producers for name in node.input):
@@ -61,8 +75,8 @@ def _depth(name: str, producers: Mapping[str, Any]) -> int:
     return count
 
 
-def _serve(graph: Any, node: Any, index: int, pairs: dict[str, Any], highest: Mapping[str, float]) -> int:
-    """Feed input `index` of the node from a Q/DQ pair: one that is there, or a new one."""
+def _quantize_input(graph: Any, node: Any, index: int, pairs: dict[str, Any], highest: Mapping[str, float]) -> int:
+    """Feed input `index` of the node from a Q/DQ pair, an existing one or a new one; return the number of inputs changed."""
     import onnx
 
     name = node.input[index]
@@ -75,15 +89,8 @@ def _serve(graph: Any, node: Any, index: int, pairs: dict[str, Any], highest: Ma
         return 1
     if not highest.get(name):
         return 0
-    scale, zero = f"{name}__scale", f"{name}__zero"
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(highest[name] / INT8_MAX, np.float32), scale))
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.int8), zero))
-    quantize_node = onnx.helper.make_node(
-        "QuantizeLinear", [name, scale, zero], [f"{name}__q"], name=f"{name}__quantize"
-    )
-    dequantize = onnx.helper.make_node(
-        "DequantizeLinear", [f"{name}__q", scale, zero], [f"{name}__dq"], name=f"{name}__dequantize"
-    )
+    zero = onnx.numpy_helper.from_array(np.array(0, np.int8), f"{name}__zero")
+    quantize_node, dequantize = qdq_pair(graph, name, highest[name] / INT8_MAX, zero)
     place = next(
         i
         for i, other in enumerate(graph.node)

@@ -64,7 +64,7 @@ def weights_of(model: Any) -> dict[str, Any]:
 
 def highest(job: Job, folder: Path) -> dict[str, float]:
     with int8.prepared(job.export_folder / "model.onnx", folder) as graph:
-        return int8._highest(int8.calibrate(job, graph))
+        return int8.highest(int8.calibrate(job, graph))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_wrong_largest_number_is_found(project: Project, monkeypatch: pytest.M
 
 def test_ranges_that_are_too_small_are_found(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(project)
-    right = int8._highest
+    right = int8.highest
     monkeypatch.setattr(int8, "_highest", lambda ranges: {name: value / 100 for name, value in right(ranges).items()})
     with pytest.raises(StageError, match="output 'scores' is wrong"):
         convert(project)
