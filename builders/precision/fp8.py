@@ -117,7 +117,6 @@ def _peak(weight: Any) -> float:
 
 
 def _pair(graph: Any, name: str, scale: float) -> list[Any]:
-    """Add scale and zero point to the graph and return the two nodes between `name` and ``<name>__dq``."""
     import onnx
 
     zero = onnx.helper.make_tensor(f"{name}__zero", onnx.TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True)

@@ -339,7 +339,7 @@ def test_int8_of_a_graph_with_nothing_to_quantize_says_so(empty: Callable[[str],
     save(project.folder / "mine.onnx")  # one product with a number: no operator that INT8 would compute
     stage, text = failed(project)
     assert stage == "graph"
-    assert "nothing of mine can run in INT8" in text
+    assert "no node of mine can run in INT8" in text
     assert "config.yaml:3  models.mine.precision" in text
 
 
