@@ -1,9 +1,9 @@
-"""What a zoo file promises, checked when it is loaded and whenever one of its functions returns.
+"""Check a zoo file when it is loaded and whenever one of its functions returns.
 
 In      the module of a zoo file, the source made from it.
-Out     the same source, whose functions raise a `StageError` with the user's file and line instead of anything else.
+Out     the same source, whose functions raise only a `StageError` with the user's file and line.
 
-The functions of the instance are wrapped once, here, so every caller meets checked values and none has to guard itself.
+The functions of the instance are wrapped here, once, so that callers get checked values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from builders.sources.user_code import Blame, place_of, shown
 from planwright.errors import Fault, StageError
 from planwright.tensors import datatype_from_numpy
 
-STAGE = {"reference": "torch"}  # where an error of a function is not the export's
+STAGE = {"reference": "torch"}  # of functions whose errors are not the export's
 
 
 def model_class(module: ModuleType, base: type, blame: Blame) -> type[Any]:
@@ -42,7 +42,7 @@ def model_class(module: ModuleType, base: type, blame: Blame) -> type[Any]:
         where = place_of(found, "") if inspect.isclass(found) else shown(blame.file)
         fix = "write 'class Model(TorchSource):', from builders.sources.pytorch import TorchSource"
         why = "build_model() of a TorchSource returns the torch.nn.Module"
-        raise _broken(blame, "Model is not a source", where, why, fix)
+        raise _broken(blame, "Model is not a subclass of Source", where, why, fix)
     lacks = sorted(getattr(found, "__abstractmethods__", ()))
     if lacks:
         fix = f"write 'def {lacks[0]}(self):' in it; see docs/add-a-model.md"
@@ -51,7 +51,7 @@ def model_class(module: ModuleType, base: type, blame: Blame) -> type[Any]:
 
 
 def guarded(source: Any, blame: Blame) -> Any:
-    """Wrap the functions of `source`; `samples` is called once and remembered."""
+    """Wrap the functions of `source`; `samples` is called once and cached."""
     checks: dict[str, Callable[[Any, Blame, Any], Any]] = {
         "samples": _samples, "reference": _answers, "files": _pass, "warnings": _pass, "labels": _labels, "score": _pass, "write_onnx": _pass,
     }  # fmt: skip
@@ -83,7 +83,7 @@ def _samples(source: Any, blame: Blame, found: Any) -> Samples:
 
 
 def _answers(source: Any, blame: Blame, found: Any) -> dict[str, Any]:
-    """Refuse anything but named arrays of types that Triton has."""
+    """Refuse anything but named arrays of types that Triton supports."""
     where = place_of(type(source), "reference")
     if not isinstance(found, Mapping) or not found:
         what = f"reference() returns {type(found).__name__}, not a dict of arrays"

@@ -36,12 +36,12 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, pickle.Unpickli
 
 
 def read(path: Path, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> tuple[Samples, list[str]]:
-    """Return the samples and a warning where some occur twice.
+    """Return the samples and a warning if some are repeated.
 
     Args:
         path: The file.
-        spec: The model's part of config.yaml, which says how many samples to take.
-        inputs: Those of the graph, without the batch axis where there is one.
+        spec: The model's part of config.yaml, with the number of samples to take.
+        inputs: Inputs of the graph, without a batch axis.
 
     Raises:
         StageError: stage 'export': the file cannot be read or does not fit the graph.
@@ -60,8 +60,8 @@ def read(path: Path, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> tuple[Sam
     golden = set(spread(len(distinct), spec.samples.golden))
     rest = [row for index, row in enumerate(distinct) if index not in golden]
     calibration = [rest[i] for i in spread(len(rest), spec.samples.calibration)]
-    twins = total - len(distinct)
-    warnings = [f"{twins} of {total} samples repeat another: each is used once"] if twins else []
+    repeated = total - len(distinct)
+    warnings = [f"{repeated} of {total} samples repeat another: each is used once"] if repeated else []
     return Samples(calibration, [distinct[i] for i in sorted(golden)]), warnings
 
 
@@ -88,7 +88,7 @@ def _faults(arrays: Mapping[str, Array], place: str, inputs: Sequence[TensorSpec
             yield Fault(f"the samples lack input '{tensor.name}'", place, why, f"numpy.savez(..., {tensor.name}=array)")
         elif not _type_fits(tensor, array) or not shape_fits(tensor.shape, array.shape[1:]) or not array.ndim:
             why = f"the file has {array.dtype}{list(array.shape)}, a sample is {tensor.numpy_dtype}{list(tensor.shape)}"
-            fix = "first axis samples, then the input's own axes" + _cast(tensor, array)
+            fix = "make axis 0 the samples, followed by the input's own axes" + _cast(tensor, array)
             yield Fault(f"the samples of '{tensor.name}' do not fit", place, why, fix)
         elif text.is_text(array) and (why := text.unsayable(array)):
             fix = "decode it first: [item.decode('latin-1') for item in ...]"
@@ -115,7 +115,7 @@ def load(path: Path) -> dict[str, Array]:
     """Return the arrays of a file; the only array of an npy file has no name.
 
     Raises:
-        UNREADABLE: It is neither, it is cut short, or an array of objects holds anything but text.
+        UNREADABLE: It is neither, it is truncated, or an array of objects holds anything but text.
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
@@ -143,7 +143,7 @@ def _array(stream: IO[bytes]) -> Array:
 def _texts(stream: IO[bytes]) -> Array:
     try:
         array = np.asarray(_Texts(stream).load(), dtype=object)
-    except Exception as error:  # a pickle that is cut short or was made by hand raises anything
+    except Exception as error:  # a truncated or hand-made pickle can raise anything
         raise pickle.UnpicklingError(str(error)) from None
     other = {type(item).__name__ for item in array.ravel() if not isinstance(item, str | bytes)}
     if other:

@@ -1,11 +1,11 @@
-"""Base of the PyTorch models in the zoo: export by TorchScript or dynamo, answers by the eager model.
+"""Base class of PyTorch models: export by TorchScript or dynamo, reference answers by the eager model.
 
 In      ``build_model()`` of the subclass, a module that takes its inputs in the order of `input_names`.
 Out     an FP32 ONNX file at the requested opset, and reference answers.
 
-The dynamo exporter can stay at opset 18 in silence and accepts a model in train mode: the model is put into eval mode
-here, and `builders.graphs.check` reads the opset back. The fast path of attention is off around the export, because neither
-exporter knows its fused operator.
+The dynamo exporter can silently stay at opset 18 and accepts a model in train mode: the model is put into eval mode
+here, and `builders.graphs.check` reads the opset back. The fast path of attention is disabled during the export, because neither
+exporter supports its fused operator.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class TorchSource(Source):
 
     Class attributes:
         input_names: In the order of the module's arguments.
-        output_names: In the order of the module's results; where it returns a dict, a dataclass or a namedtuple, their keys.
-        dynamic_axes: Axes that vary beside the batch: input or output name → {axis: name}; axis 0 is the batch.
+        output_names: In the order of the module's results; the keys if it returns a dict, a dataclass or a namedtuple.
+        dynamic_axes: Axes that vary, other than the batch: input or output name → {axis: name}; axis 0 is the batch.
     """
 
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime")
@@ -67,16 +67,16 @@ class TorchSource(Source):
         return {name: answer.cpu().numpy() for name, answer in zip(self.output_names, found, strict=True)}
 
     def warnings(self) -> list[str]:
-        """Name inputs of another float type than the weights: clients would have to send it."""
+        """Name inputs whose float type differs from that of the weights: clients would have to send it."""
         return torch_contract.other_types(self.model, self.samples().golden[0])
 
     def write_onnx(self, path: Path) -> None:
-        """Export with a batch axis that is dynamic, or fixed where config.yaml says so."""
+        """Export with a dynamic batch axis, or a fixed one if config.yaml sets it."""
         import torch
 
         samples = self.samples()
         torch_contract.check_axes(self, samples)
-        size = self.spec.batch.fixed or 2  # a batch of 1 would be taken for a constant by the tracer
+        size = self.spec.batch.fixed or 2  # the tracer would take a batch of 1 for a constant
         example = rows([torch_export.example(self, samples.golden)], size if self.batched else 0)
         args = torch_contract.tensors(self, example)
         for parameter in self.model.parameters():  # a TorchScript module has no requires_grad_ of its own

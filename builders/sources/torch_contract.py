@@ -1,7 +1,9 @@
-"""What a TorchSource promises beyond any other source, and the faults where it does not keep it.
+"""Checks of a PyTorch source: its names, its module, its axes and what the module returns.
 
-In      the source, its module, its samples, what the module returned.
-Out     nothing, or a `StageError` with the line of the zoo file that is wrong.
+In      the source, its module, its samples, the module's result: a tensor, a tuple or list of tensors, a dict, a dataclass, a namedtuple
+        or a transformers ModelOutput.
+Out     tensors in the order of `output_names`, by key if the result has keys, else by position; or a `StageError` with the line of the
+        zoo file that is wrong.
 """
 
 from __future__ import annotations
@@ -17,29 +19,28 @@ from builders.error_log import reason
 from builders.sources.base import Source
 from builders.sources.samples import Sample, Samples
 from builders.sources.user_code import place_of, shown
+from planwright.console import many
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
 
 
 def check_names(source: Source) -> None:
-    """Refuse names that are missing, twice there, or one string instead of a tuple."""
+    """Refuse names that are missing, repeated, or one string instead of a tuple."""
     for attribute in ("input_names", "output_names"):
         names: Any = getattr(source, attribute)
         if isinstance(names, str) or not names or len(set(names)) != len(names):
             why = "one string is not a tuple" if isinstance(names, str) else ""
-            fix = (
-                f"write {attribute} = ({names!r},)" if why else f"name each of them once, such as {attribute} = ('x',)"
-            )
+            fix = f"write {attribute} = ({names!r},)" if why else f"name each one once, as in {attribute} = ('x',)"
             raise _broken(source, f"{attribute} is {names!r}", attribute, why, fix)
     twice = [name for name in source.output_names if name in source.input_names]
     if twice:
-        what, why = f"'{twice[0]}' is an input and an output", "a graph has one tensor of a name"
-        raise _broken(source, what, "output_names", why, f"call the output {twice[0]}_out")
+        what, why = f"'{twice[0]}' is an input and an output", "tensor names are unique in a graph"
+        raise _broken(source, what, "output_names", why, f"rename the output to {twice[0]}_out")
     for name, axes in source.dynamic_axes.items():
         named = isinstance(axes, Mapping) and all(type(axis) is int and isinstance(axes[axis], str) for axis in axes)
         if not named:
             what, fix = f"dynamic_axes of '{name}' is {axes!r}", f"write dynamic_axes = {{'{name}': {{1: 'length'}}}}"
-            raise _broken(source, what, "dynamic_axes", "it says axis: name", fix)
+            raise _broken(source, what, "dynamic_axes", "it maps axis: name", fix)
     unknown = [name for name in source.dynamic_axes if name not in (*source.input_names, *source.output_names)]
     if unknown:
         known = ", ".join((*source.input_names, *source.output_names))
@@ -48,7 +49,7 @@ def check_names(source: Source) -> None:
 
 
 def check_module(source: Source, built: Any) -> None:
-    """Refuse anything but a module whose forward takes the inputs in their order."""
+    """Refuse anything but a module whose forward takes the inputs in order."""
     import torch
 
     if not isinstance(built, torch.nn.Module):
@@ -64,12 +65,12 @@ def check_module(source: Source, built: Any) -> None:
         signature.bind(*source.input_names)
     except TypeError as error:
         what = f"forward() of {type(built).__name__} does not take {len(source.input_names)} inputs"
-        fix = f"name its arguments in their order; they are {', '.join(signature.parameters)}"
+        fix = f"name its arguments in order; they are {', '.join(signature.parameters)}"
         raise _broken(source, what, "input_names", f"{reason(error)}; {_listed(source)}", fix) from None
     for name, taken in zip(source.input_names, signature.parameters, strict=False):
         if name != taken and name in signature.parameters:
             what = f"input '{name}' would be forward()'s argument '{taken}'"
-            fix = f"name the arguments in their order; they are {', '.join(signature.parameters)}"
+            fix = f"name the arguments in order; they are {', '.join(signature.parameters)}"
             raise _broken(source, what, "input_names", f"inputs are passed by position; {_listed(source)}", fix)
 
 
@@ -82,7 +83,7 @@ def tensors(source: Source, inputs: Arrays) -> tuple[Any, ...]:
 
 
 def named(source: Source, answers: Any) -> tuple[Any, ...]:
-    """Return what the module answered, as tensors in the order of `output_names`."""
+    """Return the module's result as tensors in the order of `output_names`."""
     try:
         return tensors_of(answers, source.output_names)
     except WrongOutputsError as error:
@@ -98,15 +99,13 @@ def refused(source: Source, model: Any, inputs: Arrays, error: Exception) -> Sta
 
 
 def _advice(source: Source, model: Any, inputs: Arrays, error: Exception) -> tuple[str, str]:
-    """Return what to do and where, both empty where the line that raised says it all."""
+    """Return a fix and its place, both empty if the line that raised is enough."""
     if any(str(p.dtype) == "torch.bfloat16" for p in model.parameters()):
-        fix = "numpy has no bfloat16, so no input is: end build_model() with .float()"
+        fix = "numpy has no bfloat16, so inputs cannot have it: end build_model() with .float()"
         return fix, place_of(type(source), "build_model")
     fixes = other_types(model, inputs)
-    if not fixes and source.blame.place(error) == shown(
-        source.blame.file
-    ):  # raised by a library's module, not by a user's line
-        fixes = ["let samples() give the types and shapes that the model takes, or correct build_model()"]
+    if not fixes and source.blame.place(error) == shown(source.blame.file):  # raised in a library's module
+        fixes = ["return the types and shapes that the model takes from samples(), or correct build_model()"]
     return (fixes[0], place_of(type(source), "samples")) if fixes else ("", "")
 
 
@@ -115,14 +114,14 @@ def other_types(model: Any, inputs: Sample) -> list[str]:
     dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
     types = sorted(dtypes - {"bfloat16"})  # numpy has no such type
     return [
-        f"input '{name}' is {array.dtype}, the weights are {types[0]}: end it with .astype(np.{types[0]}) in samples()"
+        f"input '{name}' is {array.dtype}, the weights are {types[0]}: add .astype(np.{types[0]}) in samples()"
         for name, array in inputs.items()
         if types and array.dtype.kind == "f" and array.dtype.name not in types
     ]
 
 
 def check_axes(source: Source, samples: Samples) -> None:
-    """Refuse samples whose axes vary where `dynamic_axes` does not say so: the export would fix them."""
+    """Refuse samples with varying axes that `dynamic_axes` does not name: the export would fix them."""
     parts = [*samples.golden, *samples.test]
     _require_axes(source, parts[0])
     free = {name: dict(axes) for name, axes in source.dynamic_axes.items()}
@@ -134,8 +133,8 @@ def check_axes(source: Source, samples: Samples) -> None:
         word = words.setdefault(sizes, "length" if not words else f"length_{len(words) + 1}")
         free.setdefault(name, {})[axis] = word
     first, axis, sizes = missing[0]
-    what = f"axis {axis} of input '{first}' varies, and dynamic_axes does not say so"
-    why = f"samples have {', '.join(map(str, sorted(set(sizes))))} there; the export would fix it"
+    what = f"axis {axis} of input '{first}' varies, but dynamic_axes does not name it"
+    why = f"samples have {', '.join(map(str, sorted(set(sizes))))} there, and the export would fix it at one of them"
     raise _broken(source, what, "dynamic_axes", why, f"write dynamic_axes = {free}")
 
 
@@ -169,7 +168,7 @@ def _broken(source: Source, what: str, at: str, why: str, fix: str, *, stage: st
 
 
 class WrongOutputsError(Exception):
-    """What the model returned does not fit `output_names`; carries the fault without a place."""
+    """The model's result does not fit `output_names`; carries the fault without a place."""
 
     def __init__(self, what: str, why: str, fix: str) -> None:
         self.fault = Fault(what, "", why, fix)
@@ -180,7 +179,7 @@ def tensors_of(found: Any, names: Sequence[str]) -> tuple[Any, ...]:
     """Return the tensors of `found` in the order of `names`.
 
     Raises:
-        WrongOutputsError: A key is missing, the count is another, or an item is not a tensor.
+        WrongOutputsError: A key is missing, the count differs, or an item is not a tensor.
     """
     keyed = by_key(found, names)
     if keyed is not None:
@@ -188,7 +187,7 @@ def tensors_of(found: Any, names: Sequence[str]) -> tuple[Any, ...]:
     else:
         picked = list(found) if isinstance(found, tuple | list) else [found]
         if len(picked) != len(names):
-            what = f"the model returns {_many(len(picked))}, output_names has {len(names)}"
+            what = f"the model returns {many(len(picked), 'output')}, output_names has {len(names)}"
             raise WrongOutputsError(what, f"output_names is {tuple(names)}", "name every output, in the model's order")
     for name, item in zip(names, picked, strict=True):
         _require_tensor(name, item)
@@ -196,7 +195,7 @@ def tensors_of(found: Any, names: Sequence[str]) -> tuple[Any, ...]:
 
 
 def by_key(found: Any, names: Sequence[str]) -> Mapping[str, Any] | None:
-    """Return the items of a result that has keys; None where it is taken by position."""
+    """Return the items of a result with keys; None if it is read by position."""
     if isinstance(found, Mapping):
         return found
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
@@ -218,15 +217,11 @@ def _require_tensor(name: str, item: Any) -> None:
 
     if isinstance(item, torch.Tensor):
         if item.dtype == torch.bfloat16:
-            why = "numpy and most clients have no such type"
+            why = "numpy and most clients lack that type"
             raise WrongOutputsError(f"output '{name}' is bfloat16", why, "end the model with .float()")
         return
     if isinstance(item, tuple | list | Mapping):
         what = f"output '{name}' is a {type(item).__name__} of {len(item)}, not a tensor"
-        raise WrongOutputsError(what, "a served model has a flat list of outputs", "return each tensor by itself")
+        raise WrongOutputsError(what, "a served model has a flat list of outputs", "return each tensor separately")
     kind = "nothing (None)" if item is None else f"of type {type(item).__name__}"
-    raise WrongOutputsError(f"output '{name}' is {kind}, not a tensor", "", "return a tensor, or leave the output out")
-
-
-def _many(count: int) -> str:
-    return f"{count} output{'' if count == 1 else 's'}"
+    raise WrongOutputsError(f"output '{name}' is {kind}, not a tensor", "", "return a tensor, or remove the output")

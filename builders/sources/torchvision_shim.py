@@ -1,12 +1,12 @@
-"""torchvision beside a CPU-only torch.
+"""torchvision with a CPU-only torch.
 
 In      nothing.
-Out     `install`: from then on ``import torchvision`` works in this process, whoever imports it (transformers does).
+Out     `install`: afterwards ``import torchvision`` works in this process, also if another library such as transformers imports it.
 
-torchvision's wheel is built against the CUDA torch: beside a CPU one its ``_C`` library does not load, the import stops at
+torchvision's wheel is built against the CUDA torch: with a CPU one its ``_C`` library does not load, the import stops at
 a missing operator schema (``torchvision::nms``), and detection models lack their kernels. Just before torchvision is
 imported, the operators below take their place. torch is imported only then; where torchvision's own library loads, nothing is
-replaced, so a CUDA installation stays native.
+replaced, so a CUDA installation is unchanged.
 
 The operators follow torchvision/csrc/ops/cpu/{nms,roi_align}_kernel.cpp. RoIAlign is an average of bilinear samples on a grid, and
 both the average and the interpolation are separable: one small matrix along each axis gives the same numbers.
@@ -41,7 +41,7 @@ def install() -> None:
 
 
 class _Finder:
-    """Finds torchvision where Python would, and runs our preparations around its import."""
+    """Finds torchvision as Python does, and prepares its operators around its import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path) if name == "torchvision" else None
@@ -61,7 +61,7 @@ class _Finder:
 
 
 def _declare(spec: ModuleSpec | None) -> bool:
-    """Declare what a torchvision beside a CPU-only torch lacks; return False where its own operators load."""
+    """Declare the operators that torchvision lacks with a CPU-only torch; return False if its own load."""
     import torch
 
     if _native(spec) or _library:
@@ -77,7 +77,7 @@ def _declare(spec: ModuleSpec | None) -> bool:
 
 
 def _enable() -> None:
-    """Let torchvision call the operators that are declared; it still refuses the others by itself."""
+    """Let torchvision call the declared operators; it still refuses the others."""
     boxes, roi_align = (importlib.import_module(f"torchvision.ops.{name}") for name in ("boxes", "roi_align"))
     for module in (boxes, roi_align):
         module._assert_has_ops = _allow  # type: ignore[attr-defined]
@@ -94,7 +94,7 @@ def _present() -> bool:
 
 
 def _native(spec: ModuleSpec | None) -> bool:
-    """Load torchvision's own operators, before its import would do so and stop."""
+    """Load torchvision's own operators, as its import does; return False if they do not load."""
     folders = (spec.submodule_search_locations if spec else None) or []
     for file in Path(next(iter(folders), "")).glob("_C*.so"):
         try:
@@ -106,12 +106,12 @@ def _native(spec: ModuleSpec | None) -> bool:
 
 
 def nms(dets: Any, scores: Any, iou_threshold: float) -> Any:
-    """Return the indices of the boxes to keep, best score first; a box goes where its IoU with a better one is above the threshold.
+    """Return the indices of the boxes to keep, best score first; boxes whose IoU with a better one exceeds the threshold are dropped.
 
     Args:
         dets: ``(boxes, 4)`` as x1, y1, x2, y2.
         scores: ``(boxes,)``.
-        iou_threshold: A box with exactly this overlap stays.
+        iou_threshold: A box with exactly this overlap is kept.
     """
     import torch
 
@@ -142,12 +142,12 @@ def roi_align(
         scale: From the image's coordinates to those of `features`.
         height: Rows of the grid.
         width: Columns of the grid.
-        sampling_ratio: Samples per cell and axis; as many as the cell has rows or columns where it is not positive.
+        sampling_ratio: Samples per cell and axis; if not positive, as many as the cell has rows or columns.
         aligned: True shifts coordinates by half a pixel.
     """
     regions = rois.detach().float().numpy()
     corners = regions[:, 1:] * np.float32(scale) - np.float32(0.5 if aligned else 0)
-    inner = features.detach().permute(0, 2, 3, 1).contiguous()  # channels last: two plain matrix products per region
+    inner = features.detach().permute(0, 2, 3, 1).contiguous()  # channels last: two matrix products per region
     found = inner.new_empty((len(regions), height, width, inner.shape[3]))
     for index, (x1, y1, x2, y2) in enumerate(corners):
         top, rows = _weights(y1, y2, height, inner.shape[1], sampling_ratio, aligned)
@@ -169,7 +169,7 @@ def roi_align_shape(
 def _weights(low: np.float32, high: np.float32, cells: int, size: int, ratio: int, aligned: bool) -> tuple[int, Any]:
     """Return the first of `size` positions along an axis that a region touches, and ``(cells, touched)``: what each adds to each cell.
 
-    In FP32 as the original computes, because the number of samples is a rounded quotient.
+    In FP32 like the original, because the number of samples is a rounded quotient.
     """
     import torch
 
@@ -178,7 +178,7 @@ def _weights(low: np.float32, high: np.float32, cells: int, size: int, ratio: in
     count = ratio if ratio > 0 else max(int(np.ceil(cell)), 0)
     steps = np.arange(cells * count)
     grid = low + (steps + np.float32(0.5)) * (cell / max(count, 1))
-    inside = (grid >= -1.0) & (grid <= size)  # samples farther out add nothing
+    inside = (grid >= -1.0) & (grid <= size)  # samples outside add nothing
     place = np.clip(grid, 0, size - 1)
     below = place.astype(int)
     weights = np.zeros((cells * count, size), np.float32)

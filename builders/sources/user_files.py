@@ -1,12 +1,12 @@
 """The user's files that a model depends on: the modules that its zoo file imports, and whatever its code opened while it ran.
 
 In      a zoo file; blocks of code to watch.
-Out     the Python files that it imports, directly or through others, read without running them; the files that were read and not
-        written. Ours are left out, except those in builders/zoo: what they do is covered by the revision of each stage.
+Out     the Python files that it imports, directly or indirectly, found without running them; the files that were read and not
+        written. Planwright's own are omitted, except those in builders/zoo: the revision of each stage covers them.
 
 Python reports every file that it opens, those of imports included, to audit hooks
-(https://docs.python.org/3/library/audit_events.html); what a native library opens by itself it does not report, so `files()` of a
-zoo file names that. A hook cannot be removed: there is one, which does nothing outside of a watched block.
+(https://docs.python.org/3/library/audit_events.html); but not those that a native library opens, which `files()` of a zoo
+file names. A hook cannot be removed: there is one, which does nothing outside of a watched block.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def imported(start: Path, roots: Sequence[Path], is_users: Callable[[Path], bool
 
     Args:
         start: The zoo file.
-        roots: Folders on Python's path that hold the user's modules: the checkout, the folder of a file of the user's own.
-        is_users: Says which files count.
+        roots: Folders on Python's path with user modules: the checkout, the folder of a user's own file.
+        is_users: Returns whether a file counts.
     """
     found: dict[Path, None] = {}
     ahead = [start]
@@ -64,7 +64,7 @@ def _names_imported(file: Path, roots: Sequence[Path]) -> Iterator[tuple[str, ..
     """Yield the dotted names that a file imports, as parts; for ``from a import b`` also ``a.b``, which may be a module."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError, ValueError):  # the import itself will tell
+    except (OSError, SyntaxError, UnicodeDecodeError, ValueError):  # the import itself reports it
         return
     root = next((root for root in roots if root in file.parents), file.parent)
     package = file.parent.relative_to(root).parts
@@ -81,7 +81,7 @@ def _names_imported(file: Path, roots: Sequence[Path]) -> Iterator[tuple[str, ..
 
 
 def _called(node: ast.AST) -> Iterator[tuple[str, ...]]:
-    """Yield what ``importlib.import_module("a.b")`` and ``__import__("a.b")`` import, where the name is written out."""
+    """Yield what ``importlib.import_module("a.b")`` and ``__import__("a.b")`` import, if the name is a literal."""
     if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
         name = node.args[0].value
         function = getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -90,7 +90,7 @@ def _called(node: ast.AST) -> Iterator[tuple[str, ...]]:
 
 
 def _modules(package: tuple[str, ...], roots: Sequence[Path]) -> Iterator[tuple[str, ...]]:
-    """Yield the modules of a package, any of which its ``__all__`` may name."""
+    """Yield the modules of a package, as its ``__all__`` may name any of them."""
     for root in roots:
         for file in sorted(root.joinpath(*package).glob("*.py")):
             yield (*package, file.stem)
@@ -107,11 +107,11 @@ def _resolved(name: tuple[str, ...], roots: Sequence[Path]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def watched(code: Path, model: str = "") -> Iterator[None]:
-    """Note what is opened in this block.
+    """Record what is opened in this block.
 
     Args:
         code: The zoo file.
-        model: The model that it runs for; empty while it is imported, which serves every model of that file.
+        model: The model that it runs for; empty during the import, which all models of that file share.
     """
     if not _hooks:
         _hooks.append(_opened)
@@ -131,7 +131,7 @@ def opened_for(code: Path, model: str, root: Path, *others: Path) -> dict[str, P
         code: The zoo file.
         model: The model.
         root: Folder of config.yaml.
-        others: Folders of ours, in which no file counts.
+        others: Folders of Planwright's own output, whose files do not count.
     """
     seen = [_seen.get((code, name), _Seen()) for name in ("", model)]
     written = {path for each in seen for path in each.written}
@@ -141,7 +141,7 @@ def opened_for(code: Path, model: str, root: Path, *others: Path) -> dict[str, P
 
 
 def hashes(labels: Iterable[str], root: Path, cache: HashCache) -> dict[str, str]:
-    """Return the hash of each file that is there; `labels` are paths from `root`."""
+    """Return the hash of each file that exists; `labels` are paths from `root`."""
     return {label: cache.of(root / label) for label in labels if (root / label).is_file()}
 
 

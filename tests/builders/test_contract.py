@@ -147,7 +147,7 @@ CASES = {
     ),
     "samples of whole numbers": (
         in_samples(".astype(np.float32)", ".astype(np.int64)"),
-        "let samples() give the types",
+        "return the types and shapes",
     ),
     "samples of another width": (
         in_samples("size=(16, 4)", "size=(16, 5)"),
@@ -269,7 +269,7 @@ def test_mistakes_that_only_answers_show(empty: Callable[[str], Project]) -> Non
         done = project.build("--json", "--until", "export")
     one, fixed, other = json.loads(done.out)["models"]
     assert (one["failed_stage"], fixed["failed_stage"], other["status"]) == ("torch", "onnx", "built")
-    assert "answers 1 and fails on 2" in one["errors"][0]["why"]
+    assert "batch 1 works and batch 2 fails" in one["errors"][0]["why"]
     assert "5" in fixed["errors"][0]["why"]
     assert "7" in fixed["errors"][0]["why"]
     assert "dynamic_axes" in fixed["errors"][0]["fix"]
