@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
     "baked_two": (
         lambda: one("Reshape", ["N", 6], ["N", 6], "s", init=(constant("s", np.array([2, 6], np.int64)),)),
-        ("one batch size only", "answers 2 and fails on 1", "{fixed: 2}"),
+        ("one batch size only", "batch 2 works and batch 1 fails", "{fixed: 2}"),
     ),
     "scalar_out": (lambda: one("ReduceMean", ["N", 5], [], keepdims=0), ("output 'y' has no batch axis",)),
     "two_axes": (two_axes, ("axis 1 of output 'y' depends on the batch", "x 'N', q 'M'")),

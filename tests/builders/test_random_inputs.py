@@ -38,7 +38,9 @@ def test_sizes_of_random_inputs(dims: dict[str, Any], x: tuple[int, ...], ids: t
 
 
 def test_ranges_of_random_inputs() -> None:
-    made = onnx_random.RandomSamples(image(), spec(options={"ranges": {"ids": [30000, 30522], "x": [-1, -0.5]}}), [], range(40))
+    made = onnx_random.RandomSamples(
+        image(), spec(options={"ranges": {"ids": [30000, 30522], "x": [-1, -0.5]}}), [], range(40)
+    )
     ids = np.concatenate([sample["ids"] for sample in made])
     x = np.stack([sample["x"] for sample in made])
     assert ids.min() >= 30000
