@@ -49,7 +49,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
     return int(args.main(args))

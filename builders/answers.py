@@ -34,7 +34,6 @@ def check_batches(
 def check_group(
     run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
 ) -> list[OutputCheck]:
-    """Answer one batch and compare every output."""
     size = len(group) if batched else 0
     answers = batch_axis.restore(run(batch_axis.take(group, 0, size)), size)
     return [compare(name, expected, answers[name], tolerances[name]) for name, expected in group.outputs.items()]

@@ -70,7 +70,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
     target, reason = choose(args.target, needs_engine=not args.plan and args.until not in ("export", "graph"))

@@ -57,7 +57,6 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def examine() -> Iterator[Check]:
-    """Yield every check."""
     yield from _gpu()
     absent = "make setup; without torch and onnx, copy build/ from a machine that has them"
     for package in ("torch", "onnx", "onnxruntime", "tritonclient"):

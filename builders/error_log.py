@@ -32,7 +32,7 @@ def reason(error: BaseException) -> str:
 
 
 def disk_full(folder: Path) -> bool:
-    """Say whether so little is free that a failed write means a full disk, whatever the library calls it."""
+    """Return True if so little space is free that a failed write means a full disk, whatever the library calls it."""
     return shutil.disk_usage(folder).free < _FULL_BYTES
 
 

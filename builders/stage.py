@@ -72,7 +72,6 @@ class Job:
         return user_files.opened_for(source_file(self.model), self.model.name, self.root, self.build, self.repository)
 
     def line(self, stage: str, text: str) -> str:
-        """Return a line about this model for the terminal."""
         return f"{self.model.name:<16} {stage:<8} ... {text}"
 
     @property
@@ -155,16 +154,16 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     started = time.perf_counter()
-    twin = _twin(stage, job) if stage.shared else None
-    result = stage.run(job, scratch) if twin is None else _link(twin, scratch)
+    source = _shared_output(stage, job) if stage.shared else None
+    result = stage.run(job, scratch) if source is None else _link(source, scratch)
     record = {
         "stage": stage.name,
         "revision": stage.revision,
         "spec": dict(stage.spec_part(job)),
         "inputs": _hashes(stage, job),
         "read": _hashes_of_read(job, stage.seen(job), stage.inputs(job).values())
-        if twin is None
-        else user_files.hashes(record_of(twin)["read"], job.root, job.cache),
+        if source is None
+        else user_files.hashes(record_of(source)["read"], job.root, job.cache),
         "tools": dict(stage.tools(job)),
         "outputs": {file.name: job.cache.of(file) for file in sorted(scratch.iterdir())},
         "imported": False,
@@ -177,7 +176,7 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
     return record
 
 
-def _twin(stage: Stage, job: Job) -> Path | None:
+def _shared_output(stage: Stage, job: Job) -> Path | None:
     """Return another model's current output of this stage that was made from the same inputs; None if there is none."""
     mine = stage.folder(job)
     wanted = {

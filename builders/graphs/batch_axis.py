@@ -25,7 +25,7 @@ from planwright.golden import Arrays, Group, first_sample
 from planwright.tensors import TensorSpec
 
 Kind = Literal["dynamic", "fixed", "none"]
-PROBED = (1, 2, 3)  # enough to tell a constant, a multiple and a length that follows the content from a batch
+PROBED = (1, 2, 3)  # enough to distinguish a batch from a constant, a multiple and a length that depends on the content
 USUAL = 8  # samples of one run if any number will do
 _NONE = "'batch: none' serves the model as it is, one tensor set per request"
 _ROW = "give the output one row per sample"
@@ -274,7 +274,7 @@ def _row_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mappi
 
 
 def _constant(name: str, alone: Sequence[Arrays]) -> bool:
-    """Say whether an output is the same for both samples, with rows that differ from each other."""
+    """Return True if an output is the same for both samples, with rows that differ from each other."""
     first, second = (np.asarray(answer[name]) for answer in alone)
     return np.array_equal(first, second) and not all(np.array_equal(row, first[0]) for row in first)
 

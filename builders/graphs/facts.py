@@ -17,7 +17,7 @@ from planwright.tensors import TensorSpec, datatype_from_numpy
 # operators whose result differs from run to run, https://onnx.ai/onnx/operators/
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
-# attributes that list texts an operator looks for, https://onnx.ai/onnx/operators/index.html#ai-onnx-ml
+# attributes with the texts that an operator compares with, https://onnx.ai/onnx/operators/index.html#ai-onnx-ml
 KNOWN_TEXTS = ("keys_strings", "cats_strings", "pool_strings", "string_vocabulary", "classlabels_strings")
 
 

@@ -31,7 +31,7 @@ FILE, NOTES = "calibration.npz", "calibration.json"
 
 
 def ensure(job: Job) -> Path:
-    """Return the file of calibration samples, made now where the export has none or another number was requested.
+    """Return the file of calibration samples, made now if the export has none or another number was requested.
 
     Raises:
         StageError: stage 'export': there are none, or one does not fit the others.

@@ -43,7 +43,7 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
     """
     with prepared(source, target.parent) as graph:
         keep = matching(graph, job.model.keep_fp32)
-        if not set(weighted_nodes(graph)) - set(keep):  # the calibrator stops where there is nothing to calibrate
+        if not set(weighted_nodes(graph)) - set(keep):  # the calibrator fails if there is nothing to calibrate
             raise StageError("graph", _nothing(job, keep))
         ranges = calibrate(job, graph)
         pairs, residual = quantize(job, graph, ranges, target, keep)
@@ -122,7 +122,7 @@ def _method(job: Job) -> Any:
 
 
 def highest(ranges: Path) -> dict[str, float]:
-    """Return tensor -> largest magnitude, as calibrated."""
+    """Return tensor -> largest calibrated magnitude."""
     found = json.loads(ranges.read_text())
     return {name: max(abs(float(np.ravel(bound)[0])) for bound in bounds) for name, bounds in found.items()}
 

@@ -1,6 +1,6 @@
 """Real samples for a foreign ONNX file.
 
-In      an npz with one array per input, samples along the first axis (an npy where there is one input).
+In      an npz with one array per input, samples along the first axis (an npy if there is one input).
 Out     golden samples, spread evenly over the file, and the others for calibration.
 
 Files are often sorted by class, so the first rows alone would be one class. Text may be in arrays of objects: numpy stores them as a

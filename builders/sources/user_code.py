@@ -121,7 +121,7 @@ def place_of(kind: type, name: str) -> str:
     owner = next((part for part in kind.__mro__ if name in vars(part)), kind)
     file = Path(getattr(sys.modules[owner.__module__], "__file__", ""))
     ours = ROOT in file.parents and ROOT / "builders" / "zoo" not in file.parents
-    if ours:  # the base class: the user's class is where it belongs
+    if ours:  # defined in a base class of Planwright's: name the user's class
         owner, file = kind, Path(getattr(sys.modules[kind.__module__], "__file__", ""))
     return f"{shown(file)}:{_line_of(file, owner.__name__, name)}"
 

@@ -121,7 +121,6 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return a file, or every file of a folder."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 

@@ -53,7 +53,6 @@ def check_batch_axis(job: Job, source: Source, samples: Samples) -> None:
 
 
 def probe_of(job: Job, source: Source, golden: Sequence[Sample]) -> batch_axis.Probe:
-    """Return a probe of the original model."""
     stage, graph = ("onnx", source.path) if isinstance(source, OnnxFile) else ("torch", None)
     where, command = origin(job), job.model.build_command("--until", "export")
     return batch_axis.Probe(stage, source.reference, where, _same(job, golden), graph, command)
@@ -152,7 +151,7 @@ def check_declared(source: Source, model: Any, golden: Golden) -> None:
 
 
 def _fixed_axes(source: Source, model: Any, golden: Golden) -> Iterator[tuple[str, str, int, int, list[int]]]:
-    """Yield (kind, tensor, axis, length in the file, lengths seen) where the file fixes an axis at another length."""
+    """Yield (kind, tensor, axis, length in the file, lengths seen) if the file fixes an axis at another length."""
     first = 1 if source.batched else 0
     for kind, items in (("input", model.graph.input), ("output", model.graph.output)):
         for item in items:

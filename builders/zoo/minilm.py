@@ -41,8 +41,6 @@ TRIPLES = (
 
 
 class Model(TorchSource):
-    """BERT with 6 layers, mean pooling and normalisation."""
-
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "sentence-transformers", "scikit-learn")
     input_names = ("input_ids", "attention_mask")
     output_names = ("embedding",)
@@ -66,7 +64,6 @@ class Model(TorchSource):
         return self._encoder
 
     def files(self) -> list[Path]:
-        """The weights file."""
         spec = find_spec(PACKAGE)
         places = spec.submodule_search_locations if spec else None
         return [Path(place) / "model" / "model.safetensors" for place in places or []]

@@ -41,7 +41,6 @@ class Model(Source):
 
     @property
     def engine(self) -> OrtEngine:
-        """The file as ONNX Runtime sees it."""
         if self._engine is None:
             from builders.graphs.check import load_checked, make_portable, rewrite
 

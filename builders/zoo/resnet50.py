@@ -42,7 +42,6 @@ class Model(TorchSource):
 
     @property
     def output_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Logits, or the five best."""
         return ("scores", "classes") if self.settings["top_k"] else ("logits",)
 
     def samples(self) -> Samples:
@@ -52,7 +51,6 @@ class Model(TorchSource):
         return Samples(rest, _crops(counts.golden))
 
     def labels(self) -> Mapping[str, Sequence[str]]:
-        """ImageNet's class names."""
         if self.settings["top_k"]:
             return {}
         import torchvision

@@ -65,7 +65,7 @@ def anchors() -> Any:
 
 
 def branching() -> Any:
-    """Another branch where the batch is larger than five."""
+    """Another branch if the batch is larger than five."""
 
     def branch(op: str, out: str) -> Any:
         return helper.make_graph([helper.make_node(op, ["x"], [out])], out, [], [value(out, "FP32", ["N", 4])])
@@ -94,7 +94,7 @@ def scaled() -> Any:
 
 
 BAKED = constant("s", np.array([1, -1], np.int64))
-# name -> graph, what the error says in any order; "stage" is engine for the scalar, which no run has to find
+# name -> graph, what the error says, in any order; "stage" is engine for the scalar, which no run has to find
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "nms": (nms, ("axis 0 of output 'sel'", "'K'")),
     "five_per_sample": (
@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         ("no_inputs.onnx has no inputs",),
     ),
 }
-BATCH = {"constant_fixed": "{fixed: 7}", "five_fixed": "{fixed: 4}", "branching": 8}  # 4 where nothing is said
+BATCH = {"constant_fixed": "{fixed: 7}", "five_fixed": "{fixed: 4}", "branching": 8}  # 4 if not listed
 WAYS_OUT = {
     "nms": "none", "five_per_sample": "none", "constant": "none", "baked": "{fixed: 1}", "baked_two": "{fixed: 2}",
     "scalar_out": "none", "two_axes": "none", "mixing": "none", "scalar_in": "none", "constant_fixed": "none", "five_fixed": "none",
@@ -167,7 +167,7 @@ def test_what_is_not_a_batch_is_named(refused: dict[str, dict[str, Any]], name: 
 
 @pytest.fixture(scope="module")
 def ways_out(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The same models, built as their errors say."""
+    """The same models, built as their errors advise."""
     project = Project(tmp_path_factory.mktemp("ways_out"))
     for name in WAYS_OUT:
         onnx.save(REFUSED[name][0](), project.folder / f"{name}.onnx")

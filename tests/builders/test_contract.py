@@ -1,4 +1,4 @@
-"""What a zoo file may get wrong: each mistake is told with the user's own file and line, never with a stack trace."""
+"""Mistakes in a zoo file: each is reported with the user's own file and line, never with a stack trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""doctor says what is true of this machine."""
+"""doctor reports the state of this machine."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_weights_that_went_missing_stop_the_build(empty: Callable[[str], Project
 def test_large_weights_stay_beside_the_graph_and_are_watched(
     empty: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above two gigabytes the graph's own bytes say nothing about its weights."""
+    """Above two gigabytes the graph's own bytes do not include its weights."""
     monkeypatch.setattr(check, "INLINE_LIMIT_BYTES", 0)
     project = empty(entries(["m"]))
     big = np.random.default_rng(0).normal(size=(WIDTH, 900)).astype(np.float32)
@@ -206,7 +206,7 @@ def test_large_weights_stay_beside_the_graph_and_are_watched(
     execute(GRAPH, job)
     assert decide(COMPILE, job).why == "file model.onnx.data changed"
     execute(COMPILE, job)
-    assert (job.compile_folder / "model.onnx").read_bytes() == before, "only the data tells the two apart"
+    assert (job.compile_folder / "model.onnx").read_bytes() == before, "only the data differs"
     x = np.ones((1, WIDTH), np.float32)
     np.testing.assert_allclose(job.target.load(job.compile_folder).run({"x": x})["y"], x @ (big * 2) @ big.T, rtol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Graphs that are made for TensorRT: skip edges in INT8, nodes kept high, and the search for those.
+"""Graphs that are made for TensorRT: skip edges in INT8, nodes kept in FP32, and the search for those.
 
 In      tiny ONNX graphs made here, and the built digits project.
 Out     proof of the edges and types, and that ONNX Runtime still answers the same.
