@@ -163,8 +163,7 @@ def _listed(source: Source) -> str:
 
 
 def _broken(source: Source, what: str, at: str, why: str, fix: str, *, stage: str = "export") -> StageError:
-    place = place_of(type(source), at)
-    return StageError(stage, Fault(f"{source.spec.source}: {what}", place, why, fix, source.blame.check))
+    return source.blame.fault(what, place_of(type(source), at), why, fix, stage=stage)
 
 
 class WrongOutputsError(Exception):

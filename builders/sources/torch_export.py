@@ -19,7 +19,7 @@ from builders.sources import torch_contract
 from builders.sources.base import Source
 from builders.sources.samples import Sample
 from builders.sources.user_code import Blame, place_of, shown
-from planwright.errors import Fault, StageError
+from planwright.errors import StageError
 
 OPSETS = {"torchscript": 17, "dynamo": 18}  # what each is known to write: dynamo stays at 18 if less is requested
 _FRAME = re.compile(r"(\S+\.py)\((\d+)\)")  # in the source range of a traced node
@@ -98,8 +98,7 @@ def refused(source: Source, module: Any, args: tuple[Any, ...], error: Exception
     fix = f"try the other exporter: write 'export: {{exporter: {other}, opset: {OPSETS[other]}}}' below the model"
     fix += f" ({source.spec.where('export')})"
     fix += f"; what the exporter printed is in {source.log}" if source.log else ""
-    what = f"{source.spec.source}: the {mine} exporter cannot export the model"
-    return StageError("export", Fault(what, where, _deepest(error), fix, source.blame.check))
+    return source.blame.fault(f"the {mine} exporter cannot export the model", where, _deepest(error), fix)
 
 
 def _traced_place(blame: Blame, module: Any, args: tuple[Any, ...], error: Exception) -> str:

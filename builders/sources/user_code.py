@@ -62,6 +62,10 @@ class Blame:
                 raise
             raise self.error(what, error, stage=stage) from error
 
+    def fault(self, what: str, where: str, why: str = "", fix: str = "", *, stage: str = "export") -> StageError:
+        """Return the StageError for a source that breaks its contract."""
+        return StageError(stage, Fault(f"{self.source}: {what}", where, why, fix, self.check))
+
     def error(
         self, what: str, error: BaseException, *, stage: str = "export", fix: str = "", where: str = ""
     ) -> StageError:

@@ -137,7 +137,7 @@ def opened_for(code: Path, model: str, root: Path, *others: Path) -> dict[str, P
     written = {path for each in seen for path in each.written}
     paths = sorted({_source(path) for each in seen for path in each.read - written})
     near = [root.resolve(), code.parent.resolve(), ROOT]
-    return {_label(path, root): path for path in paths if _counts(path, near, [each.resolve() for each in others])}
+    return {label(path, root): path for path in paths if _counts(path, near, [each.resolve() for each in others])}
 
 
 def hashes(labels: Iterable[str], root: Path, cache: HashCache) -> dict[str, str]:
@@ -173,5 +173,6 @@ def _counts(path: Path, near: list[Path], others: list[Path]) -> bool:
     return not hidden and not above & {Path(tempfile.gettempdir()), *map(Path, _SYSTEM)}
 
 
-def _label(path: Path, root: Path) -> str:
+def label(path: Path, root: Path) -> str:
+    """Return a file's path from `root`; its full path if it is elsewhere."""
     return str(path.relative_to(root)) if root in path.parents else str(path)

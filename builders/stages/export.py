@@ -23,6 +23,7 @@ import numpy as np
 from builders.error_log import reason
 from builders.graphs.external_data import locations
 from builders.precision import calibration
+from builders.sources import user_files
 from builders.sources.base import Sample, Samples, Source, source_files
 from builders.stage import Job, Stage, installed
 from builders.stages import golden_checks, reference
@@ -108,7 +109,7 @@ def _inputs(job: Job) -> dict[str, Path]:
     for graph in [file for file in files if file.suffix == ".onnx" or file == graph_file]:
         key = f"external data of {job.cache.of(graph)}"
         files += [graph.parent / place for place in job.cache.remember(key, partial(locations, graph))]
-    return code | {_label(file, job.root): file for file in files}
+    return code | {user_files.label(file, job.root): file for file in files}
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -147,10 +148,6 @@ def _declared(job: Job, code: Mapping[str, Path]) -> list[str]:
 
     hashes = {label: job.cache.of(path) for label, path in code.items() if path.exists()}
     return job.cache.remember(f"what {digest(hashes)} needs", read)
-
-
-def _label(file: Path, root: Path) -> str:
-    return str(file.relative_to(root)) if root in file.parents else str(file)
 
 
 def _spec_part(job: Job) -> dict[str, Any]:
