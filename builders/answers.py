@@ -14,7 +14,7 @@ from builders.graphs import batch_axis
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, StageError
-from planwright.golden import Arrays, Golden, Group
+from planwright.golden import Arrays, Golden
 
 Run = Callable[[Arrays], Arrays]
 
@@ -26,17 +26,10 @@ def check_batches(
     found: dict[str, list[OutputCheck]] = {}
     for size in sizes:
         for group in golden.batches(size or 1):
-            for check in check_group(run, group, tolerances, batched=size > 0):
-                found.setdefault(check.output, []).append(check)
+            answers = batch_axis.restore(run(batch_axis.feed(group.inputs, size)), size)
+            for name, expected in group.outputs.items():
+                found.setdefault(name, []).append(compare(name, expected, answers[name], tolerances[name]))
     return [merge(checks) for checks in found.values()]
-
-
-def check_group(
-    run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
-) -> list[OutputCheck]:
-    size = len(group) if batched else 0
-    answers = batch_axis.restore(run(batch_axis.take(group, 0, size)), size)
-    return [compare(name, expected, answers[name], tolerances[name]) for name, expected in group.outputs.items()]
 
 
 def check_invariance(run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], size: int) -> list[OutputCheck]:

@@ -85,10 +85,14 @@ def rows(samples: Sequence[Arrays], size: int) -> Arrays:
     return {name: np.stack([samples[i % len(samples)][name] for i in range(size)]) for name in samples[0]}
 
 
+def feed(inputs: Arrays, size: int) -> Arrays:
+    """Return a batch as the model takes it: for size 0 its first sample, without the batch axis."""
+    return inputs if size else first_sample(inputs)
+
+
 def take(group: Group, start: int, size: int) -> Arrays:
-    """Return the inputs of `size` samples from `start` on, repeating samples as needed; for size 0 one sample without a batch axis."""
-    batch = group.take([i % len(group) for i in range(start, start + (size or 1))]).inputs
-    return batch if size else first_sample(batch)
+    """Return what the model takes for the `size` samples from `start` on, repeating samples as needed; for size 0 one sample."""
+    return feed(group.take([i % len(group) for i in range(start, start + (size or 1))]).inputs, size)
 
 
 def restore(answers: Arrays, size: int) -> Arrays:
