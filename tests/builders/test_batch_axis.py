@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         lambda: one("Reshape", ["N", 5, 4], ["M", 4], "s", init=(SHAPE,)),
         ("axis 0 of output 'y'", "5 rows per sample"),
     ),
-    "branching": (branching, ("output 'y' is wrong", "a branch that the batch decides", "'batch: none'")),
+    "branching": (branching, ("output 'y' is wrong", "a branch that depends on the batch", "'batch: none'")),
     "no_inputs": (
         lambda: model(
             [helper.make_node("Identity", ["c"], ["y"])],
