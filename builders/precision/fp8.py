@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from builders.precision import int8
-from builders.precision.int8_residual import qdq_pair
 from builders.stage import Job
 from planwright.errors import Fault, StageError
 
@@ -120,7 +119,7 @@ def _pair(graph: Any, name: str, scale: float) -> list[Any]:
     import onnx
 
     zero = onnx.helper.make_tensor(f"{name}__zero", onnx.TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True)
-    return list(qdq_pair(graph, name, scale, zero))
+    return list(int8.qdq_pair(graph, name, scale, zero))
 
 
 def _raised(job: Job, model: Any) -> Any:

@@ -26,7 +26,7 @@ from builders.precision import calibration
 from builders.sources import user_files
 from builders.sources.base import Sample, Samples, Source, source_files
 from builders.stage import Job, Stage, installed
-from builders.stages import golden_checks, reference
+from builders.stages import golden_checks
 from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.files import digest, write_json
 from planwright.golden import Golden, group_by_shape
@@ -43,7 +43,7 @@ def _export(job: Job, folder: Path) -> Mapping[str, Any]:
     source = job.load_source()
     samples, warnings = golden_checks.distinct(job, source.samples())
     golden_checks.check_batch_axis(job, source, samples)
-    kept, golden, fewer = reference.answers(job, source, samples.golden)
+    kept, golden, fewer = golden_checks.reference_answers(job, source, samples.golden)
     samples = replace(samples, golden=kept)
     path, exported = folder / "model.onnx", folder / "exported"  # exporters may write weights beside the graph
     exported.mkdir()

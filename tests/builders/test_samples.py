@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from builders.sources.onnx_given import read
 from builders.sources.samples import fingerprint, native, spread
-from builders.stages import reference
+from builders.stages import golden_checks
 from builders.targets.ort import OrtEngine
 from planwright.errors import StageError
 from planwright.golden import Golden, group_by_shape
@@ -290,8 +290,8 @@ def test_a_golden_set_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         source = load(tmp_path)
         golden = source.samples().golden
         for limit_bytes, count in ((10, 2), (3 * (4 + 2) * 4, 3), (1 << 20, 8)):
-            monkeypatch.setattr(reference, "LIMIT_BYTES", limit_bytes)
-            kept, answers, warnings = reference.answers(job, source, golden)
+            monkeypatch.setattr(golden_checks, "LIMIT_BYTES", limit_bytes)
+            kept, answers, warnings = golden_checks.reference_answers(job, source, golden)
             assert len(answers) == len(kept) == count
             assert [bool(warnings), f"{count} of 8" in " ".join(warnings)] == [count < 8] * 2
     assert [list(sample["x"]) for sample in kept] == [list(sample["x"]) for sample in golden]

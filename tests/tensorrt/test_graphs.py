@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from builders.diagnostics import sensitivity
 from builders.diagnostics.sensitivity_engine import confirm
-from builders.precision import float16, int8_residual
+from builders.precision import float16, int8
 from tests._project import Project
 from tests.tensorrt.conftest import job_of
 
@@ -74,7 +74,7 @@ def node(model: Any, name: str) -> Any:
 def test_skip_edge_and_pool_are_quantized() -> None:
     model, x = block(quantized=True), RNG.normal(size=IMAGE).astype(np.float32)
     before = answer(model, x)
-    assert int8_residual.quantize(model, {"a": 12.7}) == 2
+    assert int8.quantize_residuals(model, {"a": 12.7}) == 2
     assert list(node(model, "add").input) == ["c", "r_dq"], "the pair that is there serves the skip edge too"
     assert list(node(model, "pool").input) == ["a__dq"]
     assert sum(item.op_type == "QuantizeLinear" for item in model.graph.node) == 2
@@ -86,14 +86,14 @@ def test_skip_edge_and_pool_are_quantized() -> None:
 
 def test_the_convolutions_own_edge_stays_floating() -> None:
     model = block(quantized=False)
-    assert int8_residual.quantize(model, {"r": 4.0, "c": 9.0, "a": 12.7}) == 2
+    assert int8.quantize_residuals(model, {"r": 4.0, "c": 9.0, "a": 12.7}) == 2
     assert list(node(model, "add").input) == ["c", "r__dq"]
 
 
 def test_a_tensor_without_a_range_is_left_alone() -> None:
     model = block(quantized=False)
     unchanged = model.SerializeToString()
-    assert int8_residual.quantize(model, {}) == 0
+    assert int8.quantize_residuals(model, {}) == 0
     assert model.SerializeToString() == unchanged
 
 
@@ -108,7 +108,7 @@ def test_the_projection_is_the_skip() -> None:
     model = model_of(nodes, [weight(f"w{index}", 2, 2, 3, 3) for index in range(3)], IMAGE, IMAGE)
     x = RNG.normal(size=IMAGE).astype(np.float32)
     before = answer(model, x)
-    assert int8_residual.quantize(model, {"long": 50.0, "short": 25.4}) == 1
+    assert int8.quantize_residuals(model, {"long": 50.0, "short": 25.4}) == 1
     assert list(node(model, "add").input) == ["long", "short__dq"]
     np.testing.assert_allclose(answer(model, x), before, atol=0.2)
 
