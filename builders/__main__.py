@@ -1,7 +1,9 @@
-"""``python -m builders``: doctor, lint, rollback, bench, layers and search. Building itself is ``python builders/build_all.py``.
+"""``python -m builders``: doctor, lint, rollback, bench, layers and search. ``python builders/build_all.py`` builds.
 
 In      the command line.
-Out     a table or JSON; exit code 0 all well, 1 something disagrees, 2 bad usage, 3 the machine is not ready.
+Out     a table or JSON; exit code 0 no faults, 1 faults found, 2 bad usage, 3 the machine is not ready.
+
+Each command sets ``main`` on its own parser, a function from the parsed arguments to the exit code.
 """
 
 from __future__ import annotations
@@ -21,41 +23,35 @@ from builders.targets.choose import choose
 from planwright import console
 from planwright.config.load import load_spec
 from planwright.config.spec import config_flags
-from planwright.errors import EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Fault, MachineError
+from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError
 from planwright.files import HashCache
 from planwright.server_info import ServerInfo
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
-    p = console.Parser(prog="python -m builders", description="Look after what build_all.py published.")
+    p = console.Parser(
+        prog="python -m builders", description="Inspect, check and roll back what build_all.py published."
+    )
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    console.add_json_flag(commands.add_parser("doctor", help="is this machine ready to build and serve"))
-    check = commands.add_parser("lint", help="compare engine, config.pbtxt and config.yaml, without a server")
+    doctor.add_command(commands)
+    check = commands.add_parser("lint", help="check that engine, config.pbtxt and config.yaml agree; needs no server")
     check.add_argument("--config", type=Path, default=Path("config.yaml"))
-    back = commands.add_parser("rollback", help="serve what was served before the last publish")
+    back = commands.add_parser("rollback", help="undo the last publish: serve what was served before")
     back.add_argument("model", metavar="MODEL")
     for command, default in ((check, "beside config.yaml"), (back, "in this folder")):
         command.add_argument("--repository", type=Path, help=f"where models are published (default: {default})")
         console.add_json_flag(command)
+    check.set_defaults(main=_lint)
+    back.set_defaults(main=_rollback)
     layers_search.add_to(commands, bench_command.add_to(commands))
     return p
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
-    looking = {"bench": bench_command.run, "layers": layers_search.layers, "search": layers_search.search}
-    return {"doctor": _doctor, "lint": _lint, "rollback": _rollback, **looking}[args.command](args)
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    checks = list(doctor.examine())
-    console.table("doctor", ["point", "status", "found", "fix"], [(c.point, c.status, c.found, c.fix) for c in checks])
-    if args.json:
-        console.emit_json([check.as_dict() for check in checks])
-    return EXIT_MACHINE if any(check.status == doctor.FAIL for check in checks) else EXIT_OK
+    return int(args.main(args))
 
 
 def _lint(args: argparse.Namespace) -> int:
@@ -69,11 +65,8 @@ def _lint(args: argparse.Namespace) -> int:
     jobs = [Job(m, spec.root, spec.root / "build", folder, get_target(target), spec.server, cache) for m in spec.models]
     findings = list(lint(jobs, folder))
     if findings:
-        console.table(
-            "lint",
-            ["model", "what", "where", "why", "fix"],
-            [(f.model, f.what, f.where, f.why, f.fix) for f in findings],
-        )
+        rows = [(f.model, f.what, f.where, f.why, f.fix) for f in findings]
+        console.table("lint", ["model", "what", "where", "why", "fix"], rows)
     for note in notes(folder):
         console.say(f"note: {note}")
     console.say(f"{len(findings)} disagreements")
@@ -92,7 +85,7 @@ def _rollback(args: argparse.Namespace) -> int:
             reload.load(server, args.model)
             console.say(f"loaded by the running server at {server.http_url}")
         else:
-            console.say(f"a server runs in mode {server.mode}: restart it to serve this")
+            console.say(f"a server runs in mode {server.mode}: restart it to serve this version")
     if args.json:
         console.emit_json(step.as_dict())
     return EXIT_OK

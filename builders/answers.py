@@ -1,21 +1,20 @@
-"""Running golden samples through something that answers, and saying whether it answered right.
+"""Run golden samples through an engine or a graph and check its answers.
 
 In      a function from batch to batch, the golden samples, the tolerances.
 Out     checks per output, or a `StageError` that names the stage, the output and the batch size.
 
-Used by export (ONNX against torch), graph and verify, so all of them judge alike.
+Used by export (ONNX against torch), graph and verify, so that all of them judge by the same rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
-
+from builders.graphs import batch_axis
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, StageError
-from planwright.golden import Arrays, Golden, Group, first_sample
+from planwright.golden import Arrays, Golden
 
 Run = Callable[[Arrays], Arrays]
 
@@ -27,26 +26,16 @@ def check_batches(
     found: dict[str, list[OutputCheck]] = {}
     for size in sizes:
         for group in golden.batches(size or 1):
-            for check in check_group(run, group, tolerances, batched=size > 0):
-                found.setdefault(check.output, []).append(check)
+            answers = batch_axis.restore(run(batch_axis.feed(group.inputs, size)), size)
+            for name, expected in group.outputs.items():
+                found.setdefault(name, []).append(compare(name, expected, answers[name], tolerances[name]))
     return [merge(checks) for checks in found.values()]
-
-
-def check_group(
-    run: Run, group: Group, tolerances: Mapping[str, Tolerance], *, batched: bool = True
-) -> list[OutputCheck]:
-    """Answer one batch and compare every output."""
-    inputs = group.inputs if batched else first_sample(group.inputs)
-    answers = run(inputs)
-    if not batched:
-        answers = {name: np.asarray(array)[None] for name, array in answers.items()}
-    return [compare(name, expected, answers[name], tolerances[name]) for name, expected in group.outputs.items()]
 
 
 def check_invariance(run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], size: int) -> list[OutputCheck]:
     """Compare a sample alone with the same sample first, in the middle and last in a full batch.
 
-    The neighbours are other golden samples, so an answer that leaks between rows or moves to another row shows.
+    The neighbours are other golden samples, so an answer that leaks between rows or moves to another row is noticed.
     """
     group = golden.groups[0]
     checks: dict[str, list[OutputCheck]] = {}
@@ -65,7 +54,7 @@ def require(
     stage: str, what: str, checks: Iterable[OutputCheck], where: Callable[[str], str], check_command: str, fix: str = ""
 ) -> None:
     """Raise a StageError with one fault per output that failed; `fix` comes before the general advice."""
-    advice = "; ".join(filter(None, [fix, "loosen 'accept' only if the error is acceptable to the model's users"]))
+    advice = "; ".join(filter(None, [fix, "loosen 'accept' only if the model's users can accept the error"]))
     faults = [
         Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason, advice, check_command)
         for check in checks
@@ -76,7 +65,7 @@ def require(
 
 
 def precision_fix(spec: ModelSpec) -> str:
-    """Return what helps where a lower precision costs too much accuracy."""
+    """Return what to do if a lower precision costs too much accuracy."""
     if spec.precision == "int8":
-        return f"keep the nodes in FP32 that INT8 harms: {spec.command('-m builders search')} finds them"
+        return f"keep in FP32 the nodes that INT8 harms most; find them with {spec.command('-m builders search')}"
     return "" if spec.precision == "fp32" else "choose a higher precision"

@@ -1,10 +1,10 @@
 """config.yaml → model_repository/: the entry script.
 
 In      the command line and config.yaml.
-Out     published models, a summary, an exit code: 0 done, 1 a model failed, 2 bad command line or config, 3 not ready.
+Out     published models, a summary, an exit code: 0 done, 1 a model failed, 2 bad command line or config, 3 machine not ready.
 
-``python builders/build_all.py`` puts builders/ first on the import path, where ``builders.spec`` could not be found and
-a file there could hide a library; the line below puts the checkout's root in its place.
+``python builders/build_all.py`` puts builders/ first on the import path, where the package ``builders`` cannot be found and a
+file could shadow a library; the line below puts the checkout's root in its place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STARTED = time.perf_counter()
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from builders import pipeline, reload  # noqa: E402
-from builders.pipeline import Request, Result  # noqa: E402
+from builders.pipeline import BuildOptions, Result  # noqa: E402
 from builders.repository import serve_check, trial  # noqa: E402
 from builders.stage import Job  # noqa: E402
 from builders.targets import get_target  # noqa: E402
@@ -28,8 +28,6 @@ from planwright import console  # noqa: E402
 from planwright.config.load import load_spec  # noqa: E402
 from planwright.config.spec import RepositorySpec  # noqa: E402
 from planwright.errors import (  # noqa: E402
-    EXIT_FAILED,
-    EXIT_MACHINE,
     EXIT_OK,
     Fault,
     MachineError,
@@ -47,32 +45,31 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
     names = ", ".join(pipeline.NAMES)
     p = console.Parser(prog="build_all.py", description="Build, verify and publish the models of config.yaml.")
-    p.add_argument("models", nargs="*", metavar="MODEL", help="models to build; all enabled ones if none is named")
+    p.add_argument("models", nargs="*", metavar="MODEL", help="models to build (default: all enabled ones)")
     p.add_argument("--config", type=Path, default=Path("config.yaml"), help="what to build (default: %(default)s)")
     p.add_argument(
         "--target", choices=["auto", "onnxruntime", "tensorrt"], default="auto", help="engine to build (default: auto)"
     )
     p.add_argument("--until", metavar="STAGE", choices=pipeline.NAMES, default="publish", help=f"last stage: {names}")
     p.add_argument("--from", dest="start", metavar="STAGE", choices=pipeline.NAMES, default="export",
-                   help="first stage; take the outputs of earlier ones as they are")  # fmt: skip
-    p.add_argument("--plan", action="store_true", help="say what would be done and why, and do nothing")
-    p.add_argument("--force", action="store_true", help="run the stages even where nothing changed")
+                   help="first stage; the outputs of earlier ones are used as they are")  # fmt: skip
+    p.add_argument("--plan", action="store_true", help="show what would be done and why, and do nothing")
+    p.add_argument("--force", action="store_true", help="run every stage, even if nothing changed")
     p.add_argument(
-        "--verify-hashes", action="store_true", help="read every file's bytes instead of trusting size and time"
+        "--verify-hashes", action="store_true", help="hash every file again instead of trusting size and time"
     )
     p.add_argument(
         "--random-weights", metavar="MODEL", action="append", default=[], help="build MODEL with seeded random weights"
     )
     p.add_argument(trial.FLAG, dest="trial_load", action="store_false",
-                   help="publish without loading the model in a server first; build.json records it")  # fmt: skip
+                   help="publish without first loading the model in a server; build.json records it")  # fmt: skip
     p.add_argument("--repository", type=Path, help="where to publish (default: model_repository beside the config)")
-    p.add_argument("--build", type=Path, help="where intermediate files go (default: build beside the config)")
+    p.add_argument("--build", type=Path, help="folder for intermediate files (default: build beside the config)")
     console.add_json_flag(p)
     return p
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit code."""
     args = parser().parse_args(argv)
     console.set_json(args.json)
     target, reason = choose(args.target, needs_engine=not args.plan and args.until not in ("export", "graph"))
@@ -81,54 +78,33 @@ def main(argv: Sequence[str]) -> int:
     spec = load_spec(args.config, target, select=select, further=serve_check.from_file)
     jobs = _jobs(args, spec)
     if args.plan:
-        request = Request(args.until, args.start, args.force)
-        results = [pipeline.plan(job, request) for job in jobs]
+        options = BuildOptions(args.until, args.start, args.force)
+        results = [pipeline.plan(job, options) for job in jobs]
     else:
         with trial.TrialServer(_build_folder(args, spec), wanted=args.trial_load) as server:
-            request = Request(args.until, args.start, args.force, server)
-            results = [pipeline.build(job, request, console.say) for job in jobs]
-        reload.tell(results, _repository(args, spec), console.say)
+            options = BuildOptions(args.until, args.start, args.force, server)
+            results = [pipeline.build(job, options, console.say) for job in jobs]
+        reload.reload_changed(results, _repository(args, spec), console.say)
     _summary(args, results, target, reason)
     return _exit_code(results)
 
 
 def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
-    unknown = [name for name in args.random_weights if name not in spec.names()]
+    names, random = spec.names(), args.random_weights
+    unknown = [n for n in random if n not in names]
     if unknown:
-        raise SpecError(
-            *(
-                Fault(f"--random-weights {name}: no such model", fix=did_you_mean(name, spec.names()))
-                for name in unknown
-            )
-        )
-    chosen = [
-        m
-        for m in spec.models
-        if m.name in args.models or (not args.models and (m.enabled or m.name in args.random_weights))
-    ]
+        faults = (Fault(f"--random-weights {n}: no such model", fix=did_you_mean(n, names)) for n in unknown)
+        raise SpecError(*faults)
+    chosen = [m for m in spec.models if m.name in (args.models or random) or not args.models and m.enabled]
     build = _build_folder(args, spec)
     try:
         build.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(
-            Fault(
-                "cannot write intermediate files", str(build), error.strerror or "", "give another folder with --build"
-            )
-        ) from None
+        why, fix = error.strerror or "", "give another folder with --build"
+        raise MachineError(Fault("cannot write intermediate files", str(build), why, fix)) from None
     cache = HashCache(build / "hashes.json", trust=not args.verify_hashes)
-    return [
-        Job(
-            model,
-            spec.root,
-            build,
-            _repository(args, spec),
-            get_target(spec.target, spec.server),
-            spec.server,
-            cache,
-            model.name in args.random_weights,
-        )
-        for model in chosen
-    ]
+    repository, target = _repository(args, spec), get_target(spec.target, spec.server)
+    return [Job(m, spec.root, build, repository, target, spec.server, cache, m.name in random) for m in chosen]
 
 
 def _build_folder(args: argparse.Namespace, spec: RepositorySpec) -> Path:
@@ -143,19 +119,12 @@ def _repository(args: argparse.Namespace, spec: RepositorySpec) -> Path:
 def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, reason: str) -> None:
     own_s, total_s = time.perf_counter() - _IMPORTED, time.perf_counter() - _STARTED
     if args.json:
+        seconds = {"own_seconds": round(own_s, 3), "seconds": round(total_s, 3)}
         models = [result.as_dict() for result in results]
-        console.emit_json(
-            {
-                "target": target,
-                "reason": reason,
-                "own_seconds": round(own_s, 3),
-                "seconds": round(total_s, 3),
-                "models": models,
-            }
-        )
+        console.emit_json({"target": target, "reason": reason, **seconds, "models": models})
     if args.plan:
         rows = [(r.model, stage, *text.partition(": ")[::2]) for r in results for stage, text in r.stages.items()]
-        console.table("what would be done", ["model", "stage", "action", "why"], rows)
+        console.table("plan", ["model", "stage", "action", "why"], rows)
     for result in results:
         if result.error is not None:
             _say_failure(result.model, result.error)
@@ -164,11 +133,8 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
     if any(result.status != "kept" for result in results):
         lines = [(r.model, r.status, r.version or "", f"{r.seconds:.1f}", r.note or _first_fix(r)) for r in results]
         console.table("summary", ["model", "status", "version", "seconds", "note"], lines)
-    counts = {status: sum(r.status == status for r in results) for status in ("built", "kept", "failed")}
-    console.say(
-        ", ".join(f"{count} {status}" for status, count in counts.items())
-        + f" in {own_s:.2f} s ({total_s:.2f} s with imports)"
-    )
+    counts = ", ".join(f"{sum(r.status == s for r in results)} {s}" for s in ("built", "kept", "failed"))
+    console.say(f"{counts} in {own_s:.2f} s ({total_s:.2f} s with imports)")
 
 
 def _say_failure(model: str, error: PlanwrightError) -> None:
@@ -182,14 +148,9 @@ def _first_fix(result: Result) -> str:
 
 
 def _exit_code(results: Sequence[Result]) -> int:
-    errors = [result.error for result in results if result.error is not None]
-    if not errors:
-        return EXIT_OK
-    return (
-        EXIT_MACHINE
-        if all(error.exit_code == EXIT_MACHINE for error in errors)
-        else max(EXIT_FAILED, min(e.exit_code for e in errors))
-    )
+    """Return 3 only if every failure was the machine's."""
+    codes = [result.error.exit_code for result in results if result.error is not None]
+    return min(codes, default=EXIT_OK)
 
 
 if __name__ == "__main__":

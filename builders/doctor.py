@@ -1,11 +1,12 @@
-"""doctor: is this machine ready to build and serve.
+"""doctor: check whether this machine is ready to build and serve.
 
 In      the machine.
-Out     one `Check` per point: OK, WARN or FAIL, what was found, how to mend it.
+Out     one `Check` per point: OK, WARN or FAIL, what was found, how to fix it.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import socket
@@ -15,45 +16,52 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from builders.targets.tensorrt.target import installed_version
+from planwright import console
 from planwright.config.load import load_spec
-from planwright.errors import PlanwrightError
-from planwright.files import read_json
+from planwright.errors import EXIT_MACHINE, EXIT_OK, PlanwrightError
+from planwright.files import ROOT, read_json
 from planwright.gpu import Device, first_device
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
-ROOT = Path(__file__).resolve().parents[1]
 NEED_DISK_BYTES, NEED_SHM_BYTES = 2 << 30, 64 << 20
 PORTS = (8000, 8001, 8002)
-ENGINE_S = 5.0
+CONTAINER_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """One point."""
+    """The state of one prerequisite."""
 
     point: str
     status: str
     found: str
     fix: str = ""
 
-    def as_dict(self) -> dict[str, str]:
-        """Return a JSON value."""
-        return asdict(self)
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser of ``python -m builders``."""
+    doctor = commands.add_parser("doctor", help="check whether this machine is ready to build and serve")
+    console.add_json_flag(doctor)
+    doctor.set_defaults(main=_main)
+
+
+def _main(args: argparse.Namespace) -> int:
+    checks = list(examine())
+    console.table("doctor", ["point", "status", "found", "fix"], [(c.point, c.status, c.found, c.fix) for c in checks])
+    if args.json:
+        console.emit_json([asdict(check) for check in checks])
+    return EXIT_MACHINE if any(check.status == FAIL for check in checks) else EXIT_OK
 
 
 def examine() -> Iterator[Check]:
-    """Look at everything."""
     yield from _gpu()
+    absent = "make setup; without torch and onnx, copy build/ from a machine that has them"
     for package in ("torch", "onnx", "onnxruntime", "tritonclient"):
-        there = find_spec(package) is not None
-        yield Check(
-            package,
-            OK if there else WARN,
-            "installed" if there else "not installed",
-            "" if there else "make setup; without torch and onnx, copy build/ from a machine that has them",
-        )
+        found = find_spec(package) is not None
+        yield Check(package, OK, "installed") if found else Check(package, WARN, "not installed", absent)
     yield _server()
     yield _libpython()
     yield _space("disk", Path.cwd(), NEED_DISK_BYTES)
@@ -69,42 +77,31 @@ def _gpu() -> Iterator[Check]:
     if device is None:
         yield Check("GPU", OK, "no CUDA device: the target is onnxruntime")
         return
-    yield Check(
-        "GPU",
-        OK,
-        f"{device.name}, compute capability {device.capability}, driver {device.driver}, CUDA {device.cuda}, {device.memory_bytes >> 30} GiB",
-    )
+    versions = f"compute capability {device.capability}, driver {device.driver}, CUDA {device.cuda}"
+    yield Check("GPU", OK, f"{device.name}, {versions}, {device.memory_bytes >> 30} GiB")
     version = installed_version()
     if version is None:
-        yield Check(
-            "TensorRT",
-            FAIL,
-            "not installed",
-            "install the tensorrt of the server's image, or build with --target onnxruntime",
-        )
+        fix = "install the tensorrt of the server's image, or build with --target onnxruntime"
+        yield Check("TensorRT", FAIL, "not installed", fix)
         return
     yield _pairing(version)
     yield from _plans(version, device)
 
 
 def _pairing(version: str) -> Check:
-    """Compare TensorRT here with that of the server in config.yaml."""
+    """Compare the installed TensorRT with that of the server in config.yaml."""
     config = Path("config.yaml")
     try:
         server = load_spec(config, "tensorrt").server if config.exists() else None
     except PlanwrightError:
-        return Check("TensorRT", WARN, f"{version} here; config.yaml has faults", "python builders/build_all.py --plan")
+        return Check("TensorRT", WARN, f"{version} here; config.yaml has errors", "python builders/build_all.py --plan")
     there = server.tensorrt if server else None
     if there is None:
-        return Check("TensorRT", OK, f"{version} here; config.yaml names no other")
+        return Check("TensorRT", OK, f"{version} here; config.yaml names no other version")
     if there == version:
         return Check("TensorRT", OK, f"{version} here and in the server")
-    return Check(
-        "TensorRT",
-        WARN,
-        f"{version} here, {there} in the server",
-        "build in the server's image: docker compose run --rm builder",
-    )
+    fix = "build in the server's image: docker compose run --rm builder"
+    return Check("TensorRT", WARN, f"{version} here, {there} in the server", fix)
 
 
 def _plans(version: str, device: Device) -> Iterator[Check]:
@@ -114,57 +111,40 @@ def _plans(version: str, device: Device) -> Iterator[Check]:
         if not isinstance(build, dict) or build.get("target") != "tensorrt":
             continue
         made = build.get("versions", {})
-        faults = [
-            f"{what} {made.get(key)}, here {here}"
-            for what, key, here in (
-                ("TensorRT", "tensorrt", version),
-                ("compute capability", "compute_capability", device.capability),
-            )
-            if made.get(key) != here
+        here = {"TensorRT": version, "compute capability": device.capability}
+        differing = [
+            f"{what} {built}, here {here[what]}"
+            for what in here
+            if (built := made.get(what.lower().replace(" ", "_"))) != here[what]
         ]
-        if faults:
-            name = path.parts[-3]
-            yield Check(
-                f"plan of {name}",
-                WARN,
-                f"version {path.parts[-2]} is of {'; '.join(faults)}",
-                f"python builders/build_all.py {name}",
-            )
+        if differing:
+            name, found = path.parts[-3], f"version {path.parts[-2]} was built with {'; '.join(differing)}"
+            yield Check(f"plan of {name}", WARN, found, f"python builders/build_all.py {name}")
 
 
 def _server() -> Check:
-    wheel = (
-        Path(os.environ.get("PLANWRIGHT_TRITONSERVER_DIR", ROOT / ".tritonserver"))
-        / "pytriton"
-        / "tritonserver"
-        / "bin"
-        / "tritonserver"
-    )
+    wheel = Path(os.environ.get("PLANWRIGHT_TRITONSERVER_DIR", ROOT / ".tritonserver"))
+    wheel = wheel.joinpath("pytriton", "tritonserver", "bin", "tritonserver")
     found = shutil.which("tritonserver") or (str(wheel) if wheel.exists() else "")
     return Check("tritonserver", OK if found else FAIL, found or "none", "" if found else "make setup")
 
 
 def _libpython() -> Check:
     name = str(sysconfig.get_config_var("INSTSONAME") or "")
-    return (
-        Check("libpython", OK, name)
-        if ".so" in name
-        else Check("libpython", WARN, "static", "apt-get install libpython3.11, for the server's stubs")
-    )
+    if ".so" in name:
+        return Check("libpython", OK, name)
+    return Check("libpython", WARN, "static", "apt-get install libpython3.11, for the server's Python stubs")
 
 
 def _space(point: str, path: Path, need_bytes: int) -> Check:
     if not path.is_dir():
         return Check(point, FAIL, f"{path} is missing", "mount it")
     free = shutil.disk_usage(path).free
-    fix = (
-        ""
-        if free >= need_bytes
-        else f"free {need_bytes >> 20} MiB; in a container give --shm-size=1g"
-        if "shm" in str(path)
-        else f"free {need_bytes >> 20} MiB"
-    )
-    return Check(point, OK if free >= need_bytes else FAIL, f"{free >> 20} MiB free at {path}", fix)
+    found = f"{free >> 20} MiB free at {path}"
+    if free >= need_bytes:
+        return Check(point, OK, found)
+    container = "; in a container set --shm-size=1g" if "shm" in str(path) else ""
+    return Check(point, FAIL, found, f"free {need_bytes >> 20} MiB{container}")
 
 
 def _writable(path: Path) -> Check:
@@ -184,41 +164,33 @@ def _port(port: int) -> Check:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return Check(
-                f"port {port}",
-                WARN,
-                "taken",
-                "stop what listens there, or serve with --http-port, --grpc-port, --metrics-port",
-            )
+            fix = "stop the program that listens there, or serve with --http-port, --grpc-port, --metrics-port"
+            return Check(f"port {port}", WARN, "in use", fix)
     return Check(f"port {port}", OK, "free")
 
 
 def _container() -> Check:
-    """Say whether a container could run now: a program without its daemon runs none."""
+    """Check that a container could run now, which needs the daemon and not only the program."""
     point, tried = "container engine", []
     for name in ("docker", "podman"):
         if not shutil.which(name):
             continue
-        said = _engine(name)
-        if not said:
-            return Check(point, OK, f"{name} answers")
-        tried.append(f"{name} is installed and does not work: {said}")
+        reason = _container_failure(name)
+        if not reason:
+            return Check(point, OK, f"{name} works")
+        tried.append(f"{name} is installed but does not work: {reason}")
     if not tried:
         return Check(point, WARN, "none", "install Docker to use docker compose; python -m serving needs none")
-    return Check(
-        point,
-        WARN,
-        "; ".join(tried),
-        "start its daemon (systemctl start docker), or join its group; python -m serving needs none",
-    )
+    fix = "start its daemon (systemctl start docker), or join its group; python -m serving needs none"
+    return Check(point, WARN, "; ".join(tried), fix)
 
 
-def _engine(name: str) -> str:
-    """Return why a container engine does not answer, or nothing."""
+def _container_failure(name: str) -> str:
+    """Return why a container engine does not work; an empty string if it does."""
     try:
-        done = subprocess.run([name, "info"], capture_output=True, text=True, timeout=ENGINE_S, check=False)
+        done = subprocess.run([name, "info"], capture_output=True, text=True, timeout=CONTAINER_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return f"no answer within {ENGINE_S:g} s"
+        return f"no answer within {CONTAINER_TIMEOUT_S:g} s"
     except OSError as error:
         return error.strerror or str(error)
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]

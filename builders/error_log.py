@@ -1,9 +1,9 @@
 """``build/<model>/error.log``: what libraries print and where stack traces go, so that the terminal shows neither.
 
-In      the path of the log, a block that calls a talkative library.
-Out     the log, with everything that the block printed, warned or logged, also from C.
+In      the path of the log, a block that calls a verbose library; an exception.
+Out     the log, with everything that the block printed, warned or logged, also from C; the one line of an exception that is shown.
 
-A build that succeeds removes the log; one that fails names it.
+A build that succeeds removes the log; the error of one that fails names it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,33 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_FULL_BYTES = 1 << 20
+_LONGEST = 300  # characters of one reason; error.log has the rest
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's text, without ONNX Runtime's status prefix and C++ source places; its class if it has none."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    text = re.sub(r"\S*/\S+\.(?:cc|h|cpp):\d+ \S+\([^)]*\)( const)?\s*", "", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:_LONGEST] if lines else type(error).__name__
+
+
+def disk_full(folder: Path) -> bool:
+    """Return True if so little space is free that a failed write means a full disk, whatever the library calls it."""
+    return shutil.disk_usage(folder).free < _FULL_BYTES
+
 
 def append(log: Path, text: str) -> None:
-    """Add `text`; where that cannot be written, the error itself is what matters."""
+    """Add `text`; a log that cannot be written must not hide the error itself."""
     with contextlib.suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as stream:
@@ -28,7 +46,7 @@ def append(log: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def captured(log: Path | None) -> Iterator[None]:
-    """Send everything that the block prints to the log; warnings too, each one once. None discards it."""
+    """Redirect everything that the block prints, warnings too, to the log; None discards it."""
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
     with (log or Path(os.devnull)).open("a", encoding="utf-8") as stream, _warnings_to(stream), _output_to(stream):
@@ -65,7 +83,7 @@ def _output_to(stream: Any) -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write out what Python and the C library still hold for the present destination."""
+    """Flush the buffers of Python and of the C library."""
     sys.stdout.flush()
     sys.stderr.flush()
     ctypes.CDLL(None).fflush(None)

@@ -1,12 +1,11 @@
-"""One model through all stages, and all models one after the other.
+"""Take one model through all stages.
 
-In      jobs and what the command line asks.
-Out     a `Result` per model; a model that fails never stops the others.
+In      a job and the command line's options.
+Out     a `Result`; a model that fails never stops the others.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -31,18 +30,17 @@ STAGES: tuple[Stage, ...] = (EXPORT, GRAPH, COMPILE, VERIFY)
 NAMES = (*(stage.name for stage in STAGES), "publish")
 
 Say = Callable[[str], None]
-FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the command line asks of the pipeline.
+class BuildOptions:
+    """Which stages the command line selects.
 
     Attributes:
         until: Last stage to run.
         start: First stage to run; the outputs of earlier ones are taken as they are.
         force: Run every stage from `start` on, whatever the records say.
-        trial: The server that loads what is about to be published.
+        trial: The server that loads a model before it is published.
     """
 
     until: str = "publish"
@@ -53,7 +51,7 @@ class Request:
 
 @dataclass
 class Result:
-    """What happened to one model: status 'built', 'kept' or 'failed'."""
+    """The outcome for one model: status 'built', 'kept' or 'failed'; 'due' in a plan."""
 
     model: str
     status: str = "kept"
@@ -64,7 +62,6 @@ class Result:
     error: PlanwrightError | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON value."""
         faults = [fault.as_dict() for fault in self.error.faults] if self.error else []
         stage = getattr(self.error, "stage", None)
         return {
@@ -73,78 +70,60 @@ class Result:
         }  # fmt: skip
 
 
-def build(job: Job, request: Request, say: Say) -> Result:
-    """Run the stages that are due, stop at the first that fails."""
+def build(job: Job, options: BuildOptions, say: Say) -> Result:
+    """Run the stages that are due; stop at the first that fails."""
     result, started = Result(job.model.name), time.perf_counter()
     try:
         job.log.unlink(missing_ok=True)
-        _require_files(job)
-        _run_stages(job, request, result, say)
-        if request.until == "publish":
-            _publish(job, request.trial, result, say)
+        if job.model.missing:
+            raise SpecError(*job.model.missing)
+        _run_stages(job, options, result, say)
+        if options.until == "publish":
+            _publish(job, options.trial, result, say)
         job.log.unlink(missing_ok=True)
     except PlanwrightError as error:
         result.status, result.error = "failed", error.checked_by(job.model.build_command())
     except OSError as error:
-        result.status = "failed"
-        result.error = MachineError(
-            Fault(
-                f"{job.model.name}: {error.strerror or error}",
-                str(error.filename or job.build),
-                fix="free disk space or make the folder writable",
-            )
-        )
-    except Exception as error:  # a bug in a zoo file or here: kept whole in a file, and the other models go on
+        what, where = f"{job.model.name}: {error.strerror or error}", str(error.filename or job.build)
+        fault = Fault(what, where, fix="free disk space or make the folder writable")
+        result.status, result.error = "failed", MachineError(fault)
+    except Exception as error:  # a bug in a zoo file or in Planwright; the other models still build
         result.status, result.error = "failed", _unexpected(job, error)
     result.seconds = time.perf_counter() - started
     job.cache.save()
     return result
 
 
-def _require_files(job: Job) -> None:
-    if job.model.missing:
-        raise SpecError(*job.model.missing)
-
-
 def _unexpected(job: Job, error: Exception) -> PlanwrightError:
-    """Save the stack trace beside the model's files and name the line that raised.
+    """Save the stack trace to error.log and name the line that raised.
 
-    Libraries tell a full disk in words of their own, so the disk is asked first.
+    Each library reports a full disk in its own words, so the free space is checked first.
     """
-    if shutil.disk_usage(job.build).free < FULL_BYTES:
-        why = f"No space left on device; {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return MachineError(
-            Fault(
-                f"{job.model.name}: the disk is full",
-                str(job.build),
-                why,
-                "free some disk space",
-                "python -m builders doctor",
-            )
-        )
+    why = f"{type(error).__name__}: {error_log.reason(error)}"
+    if error_log.disk_full(job.build):
+        fault = Fault(f"{job.model.name}: the disk is full", str(job.build), f"No space left on device; {why}",
+                      "free some disk space", "python -m builders doctor")  # fmt: skip
+        return MachineError(fault)
     error_log.append(job.log, "".join(traceback.format_exception(error)))
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    fix = f"the whole stack trace is in {job.log}"
-    return PlanwrightError(
-        Fault(f"unexpected error while building {job.model.name}", f"{frame.filename}:{frame.lineno}", why, fix)
-    )
+    what, where = f"unexpected error while building {job.model.name}", f"{frame.filename}:{frame.lineno}"
+    return PlanwrightError(Fault(what, where, why, f"the full stack trace is in {job.log}"))
 
 
-def _due(request: Request) -> Sequence[Stage]:
-    first, last = NAMES.index(request.start), NAMES.index(request.until)
+def _due(options: BuildOptions) -> Sequence[Stage]:
+    first, last = NAMES.index(options.start), NAMES.index(options.until)
     return STAGES[first : last + 1]
 
 
-def _run_stages(job: Job, request: Request, result: Result, say: Say) -> None:
-    _require_earlier(job, request)
+def _run_stages(job: Job, options: BuildOptions, result: Result, say: Say) -> None:
+    _require_earlier(job, options)
     checked = False
-    for stage in _due(request):
+    for stage in _due(options):
         if stage is VERIFY:
             serve_check.check(job)
-        decision = decide(stage, job, forced=request.force)
+        decision = decide(stage, job, forced=options.force)
         result.stages[stage.name] = f"{decision.action}: {decision.why}"
-        _get_ready(job, request, decision, stage)
+        _start_trial_server(job, options, decision, stage)
         if decision.action == "run":
             if stage is not EXPORT and not checked:
                 check_distinct(job)
@@ -153,16 +132,16 @@ def _run_stages(job: Job, request: Request, result: Result, say: Say) -> None:
             result.status = "built"
         elif decision.action == "import":
             mark_imported(stage, job)
-    _tell_warnings(job, result, say)
+    _say_warnings(job, result, say)
 
 
-def _get_ready(job: Job, request: Request, decision: Decision, stage: Stage) -> None:
-    """Let the trial server start while a stage works, where something will be published."""
-    if request.until != "publish":
+def _start_trial_server(job: Job, options: BuildOptions, decision: Decision, stage: Stage) -> None:
+    """Start the trial server while a stage runs, if something will be published."""
+    if options.until != "publish":
         return
-    changed = stage is VERIFY and not publish.current(job, tried=request.trial.wanted)
+    changed = stage is VERIFY and not publish.current(job, tried=options.trial.wanted)
     if changed or decision.action == "run":
-        request.trial.start()
+        options.trial.start()
 
 
 def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
@@ -177,19 +156,14 @@ def _run(stage: Stage, job: Job, decision: Decision, say: Say) -> None:
     say(f"{job.model.name:<16} {stage.name:<8} done in {record['seconds']:.1f} s")
 
 
-def _require_earlier(job: Job, request: Request) -> None:
-    for stage in STAGES[: NAMES.index(request.start)]:
+def _require_earlier(job: Job, options: BuildOptions) -> None:
+    for stage in STAGES[: NAMES.index(options.start)]:
         if not record_of(stage.folder(job)):
-            fault = Fault(
-                f"--from {request.start} needs the output of {stage.name}",
-                str(stage.folder(job)),
-                "it was never built",
-                "leave --from out",
-            )
-            raise StageError(stage.name, fault)
+            what, where = f"--from {options.start} needs the output of {stage.name}", str(stage.folder(job))
+            raise StageError(stage.name, Fault(what, where, "it was never built", "omit --from"))
 
 
-def _tell_warnings(job: Job, result: Result, say: Say) -> None:
+def _say_warnings(job: Job, result: Result, say: Say) -> None:
     if result.status == "built":
         for folder in (job.export_folder, job.graph_folder):
             for text in record_of(folder).get("result", {}).get("warnings", []):
@@ -204,12 +178,18 @@ def _publish(job: Job, trial: TrialServer, result: Result, say: Say) -> None:
         result.version = Published(job.repository / job.model.name).served()[-1]
         return
     outcome = publish.publish(job, trial)
-    words = {"published": f"version {outcome.version} published", "config": "config.pbtxt rewritten",
-             "served": f"version {outcome.version} served again", "kept": "unchanged"}  # fmt: skip
+    words = {
+        "published": f"version {outcome.version} published",
+        "config": "config.pbtxt rewritten",
+        "served": f"version {outcome.version} served again",
+        "kept": "unchanged",
+    }
     proof = outcome.proof or {}
     if "server" in proof:
-        say(f"{job.model.name:<16} trial    answered by Triton {proof['server']} in {proof['seconds']:.1f} s")
-    untried = f", no server loaded it first ({proof['skipped']})" if "skipped" in proof else ""
+        say(
+            f"{job.model.name:<16} trial    loaded and answered by Triton {proof['server']} in {proof['seconds']:.1f} s"
+        )
+    untried = f", not loaded in a server first ({proof['skipped']})" if "skipped" in proof else ""
     result.note, result.version = words[outcome.action] + untried, outcome.version
     result.stages["publish"] = f"run: {result.note}"
     result.status = "built"
@@ -217,24 +197,25 @@ def _publish(job: Job, trial: TrialServer, result: Result, say: Say) -> None:
     say(f"{job.model.name:<16} publish  {result.note}{removed}")
 
 
-def plan(job: Job, request: Request) -> Result:
-    """Say what `build` would do and why, without doing it."""
+def plan(job: Job, options: BuildOptions) -> Result:
+    """Return what `build` would do and why, without doing it."""
     result = Result(job.model.name)
     try:
-        _require_files(job)
-        _plan_stages(job, request, result)
-    except PlanwrightError as error:  # a zoo file that cannot be read; the other models are still planned
+        if job.model.missing:
+            raise SpecError(*job.model.missing)
+        _plan_stages(job, options, result)
+    except PlanwrightError as error:  # such as a zoo file that cannot be read
         result.status, result.error = "failed", error
     return result
 
 
-def _plan_stages(job: Job, request: Request, result: Result) -> None:
+def _plan_stages(job: Job, options: BuildOptions, result: Result) -> None:
     changed = ""
-    for stage in _due(request):
-        decision = Decision("run", f"{changed} will change") if changed else decide(stage, job, forced=request.force)
+    for stage in _due(options):
+        decision = Decision("run", f"{changed} will change") if changed else decide(stage, job, forced=options.force)
         result.stages[stage.name] = f"{decision.action}: {decision.why}"
         changed = changed or (stage.name if decision.action == "run" else "")
-    if request.until == "publish":
+    if options.until == "publish":
         action = f"run: {changed} will change" if changed else publish.plan(job)
         result.stages["publish"] = action if changed or action == "keep" else f"run: {action}"
     due = any(text.startswith("run") for text in result.stages.values())

@@ -1,7 +1,7 @@
-"""Telling a running server that a model changed.
+"""Reload changed models in a running server.
 
 In      the results of a build and `.planwright/server.json`.
-Out     the load API called (explicit mode), or one line that says to restart.
+Out     the models loaded through Triton's load API (mode explicit), or a line that says to restart the server.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from planwright.server_info import ServerInfo
 LOAD_TIMEOUT_S = 120.0
 
 
-def tell(results: Sequence[Result], repository: Path, say: Callable[[str], None]) -> None:
-    """Make the running server serve what was just published; a refusal marks the model as failed."""
+def reload_changed(results: Sequence[Result], repository: Path, say: Callable[[str], None]) -> None:
+    """Load what was just published; a model that the server refuses is marked as failed."""
     changed = [
         result for result in results if result.status == "built" and result.stages.get("publish", "").startswith("run")
     ]
@@ -26,7 +26,7 @@ def tell(results: Sequence[Result], repository: Path, say: Callable[[str], None]
     if not changed or server is None or Path(server.repository).resolve() != repository.resolve():
         return
     if server.mode != "explicit":
-        say(f"a server runs in mode {server.mode}: restart it to serve what changed")
+        say(f"a server runs in mode {server.mode}: restart it to serve the changes")
         return
     for result in changed:
         try:
@@ -37,10 +37,10 @@ def tell(results: Sequence[Result], repository: Path, say: Callable[[str], None]
 
 
 def load(server: ServerInfo, model: str) -> None:
-    """Call the load API for one model.
+    """Load one model.
 
     Raises:
-        StageError: stage 'serve': its files are not what was published, or the server refuses it or is gone.
+        StageError: stage 'serve': its files differ from what was published, the server refuses it, or the server is gone.
     """
     folder = Path(server.repository) / model
     damaged = integrity.damage(folder, integrity.served(folder))

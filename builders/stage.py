@@ -3,27 +3,30 @@
 In      a `Stage` (what it reads, which tools, what it does) and a `Job` (one model's build).
 Out     a `Decision` (keep, run or import, and why), and after a run the stage's folder with ``stage.json``.
 
-A stage is current when the spec part, the bytes of its inputs, its tool versions and the bytes of its outputs are those
-of the record, and only then. It works in a scratch folder that is renamed into place, so a kill leaves the old output
-or the new one, never half of one.
+A stage is current if, and only if, its spec part, the bytes of its inputs, its tool versions and the bytes of its outputs are
+those of the record. It works in a scratch folder that is renamed into place, so a kill leaves the old output or the new one,
+never a partial one.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from builders.sources import reads
+from builders.sources import user_files
+from builders.sources.base import Source, load_source, source_file, source_files
 from builders.targets import Target
 from planwright.config.spec import ModelSpec, ServerSpec
 from planwright.files import HashCache, read_json, same_files, write_json
 
 RECORD = "stage.json"
+_RENAMED = {"keep_high": "keep_fp32"}  # settings in the records of earlier versions
 
 
 @dataclass(frozen=True)
@@ -51,36 +54,40 @@ class Job:
 
     @property
     def export_folder(self) -> Path:
-        """FP32 ONNX, golden, calibration and test samples."""
         return self.build / self.model.name / "export"
 
     @property
     def log(self) -> Path:
-        """Stack traces and what libraries printed, of a build that failed."""
         return self.build / self.model.name / "error.log"
 
+    def load_source(self) -> Source:
+        return load_source(self.model, self.root, random_weights=self.random_weights, log=self.log)
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Record the files that the model's code opens in this block, for `files_read`."""
+        return user_files.watched(source_file(self.model), self.model.name)
+
+    def files_read(self) -> dict[str, Path]:
+        """Return the user's files that the model's code has opened."""
+        return user_files.opened_for(source_file(self.model), self.model.name, self.root, self.build, self.repository)
+
     def line(self, stage: str, text: str) -> str:
-        """Return a line about this model for the terminal."""
         return f"{self.model.name:<16} {stage:<8} ... {text}"
 
     @property
     def graph_folder(self) -> Path:
-        """The ONNX graph that carries the precision."""
         return self.build / self.model.name / "graph" / self.model.precision
 
     @property
     def graph_file(self) -> Path:
-        """The graph that compile reads."""
         return self.graph_folder / f"model.{self.model.precision}.onnx"
 
     @property
     def compile_folder(self) -> Path:
-        """The engine."""
         return self.build / self.model.name / "compile" / self.model.precision / self.target.key()
 
     @property
     def verify_folder(self) -> Path:
-        """The engine's figures against the golden answers."""
         return self.build / self.model.name / "verify" / self.model.precision / self.target.key()
 
 
@@ -91,13 +98,13 @@ class Stage:
     Attributes:
         name: As on the command line.
         revision: Raised when the stage's own code changes what it writes.
-        folder: Where its outputs lie.
+        folder: Where its outputs are.
         spec_part: The settings it depends on, as a JSON value.
-        inputs: Label → file that it reads; a file that is not here counts as unknown.
-        tools: Package → version, None where it is not installed here.
-        run: Writes the outputs into the folder it is given and returns figures for the record.
-        seen: Label → file that the user's code was seen to read in the run; known only afterwards.
-        shared: True where models with the same spec part and inputs have the same output, which is then linked.
+        inputs: Label → file that it reads; a file that is absent counts as unknown.
+        tools: Package → version, None if it is not installed.
+        run: Writes the outputs into the given folder and returns figures for the record.
+        seen: Label → file that the user's code read in the run; known only afterwards.
+        shared: True if models with the same spec part and inputs have the same output, which is then linked.
     """
 
     name: str
@@ -113,19 +120,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with a stage, and why."""
-
     action: Literal["keep", "run", "import"]
     why: str
 
 
 def decide(stage: Stage, job: Job, *, forced: bool = False) -> Decision:
-    """Say whether the stage's present output is still right."""
+    """Decide whether the stage's present output is current."""
     folder = stage.folder(job)
-    record = read_json(folder / RECORD)
+    record = record_of(folder)
     if forced:
         return Decision("run", "forced")
-    if not isinstance(record, dict) or "outputs" not in record:
+    if "outputs" not in record:
         return Decision("run", "not built yet")
     tools = stage.tools(job)
     absent = [name for name, found in tools.items() if found is None]
@@ -149,14 +154,16 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     started = time.perf_counter()
-    twin = _twin(stage, job) if stage.shared else None
-    result = stage.run(job, scratch) if twin is None else _link(twin, scratch)
+    source = _shared_output(stage, job) if stage.shared else None
+    result = stage.run(job, scratch) if source is None else _link(source, scratch)
     record = {
         "stage": stage.name,
         "revision": stage.revision,
         "spec": dict(stage.spec_part(job)),
         "inputs": _hashes(stage, job),
-        "read": _read(stage, job, twin),
+        "read": _hashes_of_read(job, stage.seen(job), stage.inputs(job).values())
+        if source is None
+        else user_files.hashes(record_of(source)["read"], job.root, job.cache),
         "tools": dict(stage.tools(job)),
         "outputs": {file.name: job.cache.of(file) for file in sorted(scratch.iterdir())},
         "imported": False,
@@ -169,8 +176,8 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
     return record
 
 
-def _twin(stage: Stage, job: Job) -> Path | None:
-    """Return another model's output of this stage that is current and was made from the same things."""
+def _shared_output(stage: Stage, job: Job) -> Path | None:
+    """Return another model's current output of this stage that was made from the same inputs; None if there is none."""
     mine = stage.folder(job)
     wanted = {
         "revision": stage.revision,
@@ -187,7 +194,7 @@ def _twin(stage: Stage, job: Job) -> Path | None:
 
 
 def _link(source: Path, folder: Path) -> Mapping[str, Any]:
-    """Link the files of `source` into `folder`, or copy them where the file system cannot, and return its figures."""
+    """Link the files of `source` into `folder`, or copy them if the file system has no links; return its figures."""
     record = record_of(source)
     for name in record["outputs"]:
         try:
@@ -198,7 +205,7 @@ def _link(source: Path, folder: Path) -> Mapping[str, Any]:
 
 
 def mark_imported(stage: Stage, job: Job) -> None:
-    """Note in the record that another machine made this output."""
+    """Mark the output in its record as made on another machine."""
     path = stage.folder(job) / RECORD
     record = read_json(path)
     if not record["imported"]:
@@ -206,13 +213,13 @@ def mark_imported(stage: Stage, job: Job) -> None:
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """Return a stage's record; empty where it never ran."""
+    """Return a stage's record; empty if it never ran."""
     record = read_json(folder / RECORD)
     return record if isinstance(record, dict) else {}
 
 
 def installed(*packages: str) -> dict[str, str | None]:
-    """Return the version of each package, None where it is not installed."""
+    """Return the version of each package, None if it is not installed."""
     return {package: _version(package) for package in packages}
 
 
@@ -228,10 +235,11 @@ def _hashes(stage: Stage, job: Job) -> dict[str, str]:
 
 
 def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool) -> str:
-    """Return the first thing that differs; `lenient` ignores inputs (weights) that are not on this machine."""
+    """Return the first thing that differs; `lenient` ignores inputs, such as weights, that are not on this machine."""
     if record.get("revision") != stage.revision:
         return f"{stage.name} itself changed"
-    change = _first_difference("", record["spec"], dict(stage.spec_part(job)))
+    spec = {_RENAMED.get(key, key): value for key, value in record["spec"].items()}
+    change = _first_difference("", spec, dict(stage.spec_part(job)))
     if change:
         return change
     now = _hashes(stage, job)
@@ -239,26 +247,26 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
     return _first_difference("file ", before, now) or read_since(job, record, lenient=lenient)
 
 
-def _read(stage: Stage, job: Job, twin: Path | None) -> dict[str, str]:
-    """Return the hashes of the files that the run was seen to read, beside its inputs."""
-    if twin is not None:
-        return reads.hashes(record_of(twin)["read"], job.root, job.cache)
-    seen = stage.seen(job)
-    known = {path.resolve() for path in stage.inputs(job).values()} if seen else set()
-    return reads.hashes([label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache)
+def _hashes_of_read(job: Job, seen: Mapping[str, Path], inputs: Iterable[Path]) -> dict[str, str]:
+    """Return the hashes of the files that a run read, except the stage's inputs."""
+    known = {path.resolve() for path in inputs} if seen else set()
+    return user_files.hashes(
+        [label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache
+    )
 
 
-def note_reads(stage: Stage, job: Job) -> None:
-    """Add to the record what the user's code was seen to read for this stage since its run."""
-    folder = stage.folder(job)
-    record = record_of(folder)
-    write_json(folder / RECORD, {**record, "read": {**record.get("read", {}), **_read(stage, job, None)}})
+def note_reads(job: Job) -> None:
+    """Add to the export's record the files that the model's code has read since then."""
+    record = record_of(job.export_folder)
+    inputs = [*source_files(job.model, job.root).values(), *(job.root / label for label in record["inputs"])]
+    now = _hashes_of_read(job, job.files_read(), inputs)
+    write_json(job.export_folder / RECORD, {**record, "read": {**record.get("read", {}), **now}})
 
 
 def read_since(job: Job, record: Mapping[str, Any], *, lenient: bool = False) -> str:
-    """Return what changed of the files under ``read`` in a record; `lenient` ignores those that are not on this machine."""
+    """Return the first file under ``read`` in a record that changed; `lenient` ignores files that are not on this machine."""
     before: Mapping[str, str] = record.get("read", {})
-    now = reads.hashes(before, job.root, job.cache)
+    now = user_files.hashes(before, job.root, job.cache)
     return _first_difference("file ", {key: value for key, value in before.items() if not lenient or key in now}, now)
 
 

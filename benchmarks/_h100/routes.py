@@ -58,7 +58,7 @@ def search(step: BenchmarkStep) -> None:
     """Find what INT8 must keep in FP32 in minilm, judged by engines built here."""
     found = _builders(step, "search", "minilm_int8", "--engine")
     if found:
-        step.row(search="minilm_int8", keep_high=found["keep_high"], engine=found["engine"])
+        step.row(search="minilm_int8", keep_fp32=found["keep_fp32"], engine=found["engine"])
 
 
 def _builders(step: BenchmarkStep, command: str, *words: str) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def add_to(commands: Any) -> Any:
         "--torch", nargs="?", const=",".join(VARIANTS), default="", metavar="eager,compile", help="PyTorch beside them"
     )
     bench.add_argument("--torch-python", default=sys.executable, metavar="PYTHON", help="interpreter that has PyTorch")
+    bench.set_defaults(main=run)
     return bench
 
 
@@ -121,7 +122,7 @@ def _plan(job: Job, folder: Path, setting: Setting, seconds: float) -> Figures:
     try:
         return measure(folder / job.target.filename, setting, seconds=seconds)
     except PlanError as error:
-        command = f"python -m builders bench {job.model.name} --batch {job.model.batch.bounds[2]}"
+        command = f"python -m builders bench {job.model.name} --batch {job.model.batch.largest}"
         fault = explain_text(str(error), job.model.where, command)
         what = f"{job.model.name} cannot run {setting}: {fault.what}"
         raise StageError("engine", Fault(what, fault.where, fault.why, fault.fix, fault.check)) from None

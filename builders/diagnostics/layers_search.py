@@ -33,6 +33,8 @@ def add_to(commands: Any, *others: Any) -> None:
         action="store_true",
         help="also build engines here: does the list hold on them, and what does it cost in speed",
     )
+    layers.set_defaults(main=_layers)
+    search.set_defaults(main=_search)
     for command in (*others, layers, search):
         command.add_argument("--config", type=Path, default=Path("config.yaml"))
         command.add_argument(
@@ -41,13 +43,13 @@ def add_to(commands: Any, *others: Any) -> None:
         console.add_json_flag(command)
 
 
-def layers(args: argparse.Namespace) -> int:
+def _layers(args: argparse.Namespace) -> int:
     """Print the layer table of a model's engine."""
     from builders.targets.tensorrt.layers import realised
 
     job = job_of(args, args.model, "tensorrt")
     table = read_json(require(job.compile_folder / "layers.json", job))
-    found = realised(table, job.model.precision, job.model.keep_high)
+    found = realised(table, job.model.precision, job.model.keep_fp32)
     rows = sorted(table, key=lambda row: -row["ms"])
     console.table(
         f"{args.model}: {found.time_ms:.3f} ms at the profile's opt; share of time by precision {found.by_precision}",
@@ -59,7 +61,7 @@ def layers(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def search(args: argparse.Namespace) -> int:
+def _search(args: argparse.Namespace) -> int:
     """Find the nodes to keep high and print them as they go into config.yaml."""
     from builders.diagnostics.sensitivity import search as find
 
@@ -67,19 +69,20 @@ def search(args: argparse.Namespace) -> int:
     require(job.export_folder / "model.onnx", job)
     found = find(job, console.say)
     console.say(
-        f"cosine {found.before:.6f} with all nodes in INT8, {found.after:.6f} with {len(found.keep_high)} kept high"
+        f"cosine {found.before:.6f} with all nodes in INT8, {found.after:.6f} with {len(found.keep_fp32)} kept high"
     )
     console.say(f"cost: {found.cost:.1%} of the weights stay high")
-    keep_high, report = found.keep_high, vars(found)
+    old = {"keep_high": found.keep_fp32}  # the former name, for one more release
+    keep_fp32, report = found.keep_fp32, vars(found) | old
     if args.engine:
         from builders.diagnostics.sensitivity_engine import confirm
 
         held = confirm(job, found, console.say)
-        keep_high, report = held.keep_high, {**report, "engine": vars(held)}
+        keep_fp32, report = held.keep_fp32, {**report, "engine": vars(held)}
         change = held.after_per_s / held.before_per_s - 1
-        speeds = f"{held.before_per_s:.0f} samples/s all INT8, {held.after_per_s:.0f} with {len(keep_high)} kept high"
+        speeds = f"{held.before_per_s:.0f} samples/s all INT8, {held.after_per_s:.0f} with {len(keep_fp32)} kept high"
         console.say(f"{job.target.key()}, batch {held.batch}: {speeds} ({change:+.1%})")
-    console.say("in config.yaml:\n    keep_high: [" + ", ".join(f'"{name}"' for name in keep_high) + "]")
+    console.say("in config.yaml:\n    keep_fp32: [" + ", ".join(f'"{name}"' for name in keep_fp32) + "]")
     if args.json:
         console.emit_json(report)
     return EXIT_OK

@@ -1,7 +1,7 @@
 """Which nodes must stay high so that INT8 meets the accuracy gate, and at what cost.
 
 In      a model whose precision is int8, exported.
-Out     the `keep_high` list for config.yaml, the figures with and without it, the share of multiplications kept high.
+Out     the `keep_fp32` list for config.yaml, the figures with and without it, the share of multiplications kept high.
 
 Each node is quantized alone and its error against the golden answers taken; then the worst nodes are kept high, as few as
 meet the gate (found by bisection, because more kept high is never worse by much). Runs on ONNX Runtime, so it needs no GPU.
@@ -29,13 +29,13 @@ class Found:
     """What the search found.
 
     Attributes:
-        keep_high: Nodes to keep high, worst first; empty where INT8 passes without.
+        keep_fp32: Nodes to keep high, worst first; empty where INT8 passes without.
         cost: Share of the weights' elements that is no longer INT8.
-        before, after: Worst cosine over the outputs with all nodes in INT8, and with `keep_high`.
+        before, after: Worst cosine over the outputs with all nodes in INT8, and with `keep_fp32`.
         errors: Node -> 1 - cosine with only that node in INT8.
     """
 
-    keep_high: list[str]
+    keep_fp32: list[str]
     cost: float
     before: float
     after: float

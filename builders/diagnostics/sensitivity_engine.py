@@ -35,13 +35,13 @@ class Confirmed:
     """What the engine says.
 
     Attributes:
-        keep_high: Nodes to keep high, worst first.
+        keep_fp32: Nodes to keep high, worst first.
         builds: Engines that were built to find that out.
         batch: Batch size of the speeds.
-        before_per_s, after_per_s: Samples per second with every node in INT8, and with `keep_high`; medians.
+        before_per_s, after_per_s: Samples per second with every node in INT8, and with `keep_fp32`; medians.
     """
 
-    keep_high: list[str]
+    keep_fp32: list[str]
     builds: int
     batch: int
     before_per_s: float
@@ -57,7 +57,7 @@ def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
     ranked = sorted(found.errors, key=lambda node: -found.errors[node])
     with _trials(job) as trial:
         plain = trial.build([])
-        count, builds = len(found.keep_high), 1
+        count, builds = len(found.keep_fp32), 1
         while True:
             folder = trial.build(ranked[:count]) if count else plain
             builds += bool(count)

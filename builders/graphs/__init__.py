@@ -1,1 +1,1 @@
-"""ONNX graphs as they are: facts read from them, checks, external data, the batch axis."""
+"""ONNX graphs: facts read from them, checks, external data, the batch axis."""

@@ -1,10 +1,10 @@
-"""Whether axis 0 is the batch: measured, never assumed.
+"""Measure whether axis 0 is the batch; never assume it.
 
-In      the model's ``batch``, something that answers, samples.
-Out     how the model batches, or a `StageError` that names tensor, axis and reason.
+In      the model's ``batch``, a function that runs the model, samples.
+Out     how the model batches, or a `StageError` that names tensor, axis and reason; samples with their batch axis added and removed.
 
-A graph may declare any first axis as free: the count of boxes that a detector found, a product of batch and boxes, a constant. Two
-samples are answered alone and side by side; every answer must have one row per sample, of the same shape and with the same values.
+A graph may declare any first axis as free: the number of boxes that a detector found, a product of batch and boxes, a constant. Two
+samples are answered alone and in one batch; every answer must have one row per sample, of the same shape and with the same values.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any, Literal
 
 import numpy as np
 
+from builders.error_log import reason
 from builders.graphs import facts
-from builders.targets.ort import sentence
 from planwright.compare import OutputCheck, Tolerance, compare
 from planwright.config.spec import BatchSpec
 from planwright.errors import Fault, StageError
-from planwright.golden import Arrays
+from planwright.golden import Arrays, Group, first_sample
 from planwright.tensors import TensorSpec
 
 Kind = Literal["dynamic", "fixed", "none"]
-PROBED = (1, 2, 3)  # enough to tell a constant, a multiple and a length that follows the content from a batch
-USUAL = 8  # samples of one run where any number will do
+PROBED = (1, 2, 3)  # enough to distinguish a batch from a constant, a multiple and a length that depends on the content
+USUAL = 8  # samples of one run if any number will do
 _NONE = "'batch: none' serves the model as it is, one tensor set per request"
 _ROW = "give the output one row per sample"
-UNMIXED = f"take out what mixes the batch axis (a mean, a softmax or a norm over axis 0, a branch that the batch decides); {_NONE}"
+UNMIXED = f"remove what mixes the batch axis (a mean, a softmax or a norm over axis 0, a branch that depends on the batch); {_NONE}"
 _CLOSE = 0.05  # relative error below which a difference may be acceptable to the model's users
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is probed, and how an error speaks of it.
+    """What is probed, and how errors describe it.
 
     Attributes:
         stage: Stage that an error names.
-        run: Answers a batch, arrays ``(batch, ...)`` in and out; without a batch axis, whole tensors.
+        run: Runs a batch, arrays ``(batch, ...)`` in and out; without a batch axis, whole tensors.
         where: Place of the model in config.yaml.
         tolerance: Output name -> what counts as the same answer.
         graph: The ONNX file, whose names of axes and nodes explain what was measured.
-        check: The command that tries it again.
+        check: The command that repeats the check.
     """
 
     stage: str
@@ -55,12 +55,11 @@ class Probe:
     _read: dict[Path, Any] = field(default_factory=dict)
 
     def fault(self, what: str, why: str, fix: str) -> Fault:
-        """Return a fault of this model."""
         return Fault(what, self.where, why, fix, self.check)
 
     @property
     def model(self) -> Any:
-        """The graph without its weights; None where there is no file."""
+        """The graph without its weights; None if there is no file."""
         if self.graph is not None and self.graph not in self._read:
             self._read[self.graph] = facts.read(self.graph)
         return self._read.get(self.graph) if self.graph else None
@@ -75,24 +74,39 @@ def kind(batch: BatchSpec, inputs: Iterable[TensorSpec]) -> Kind:
 
 
 def run_size(batch: BatchSpec, inputs: Iterable[TensorSpec], usual: int = USUAL) -> int:
-    """Return a batch size for one run of a graph; 0 where samples go in one by one, without a batch axis."""
+    """Return a batch size for one run of a graph; 0 if it takes single samples, without a batch axis."""
     return {"dynamic": usual, "fixed": batch.fixed or 0, "none": 0}[kind(batch, inputs)]
 
 
 def rows(samples: Sequence[Arrays], size: int) -> Arrays:
-    """Return a batch of exactly `size`, filled by repeating; for size 0 the first sample without a batch axis."""
+    """Return a batch of exactly `size`, repeating samples as needed; for size 0 the first sample without a batch axis."""
     if not size:
         return dict(samples[0])
     return {name: np.stack([samples[i % len(samples)][name] for i in range(size)]) for name in samples[0]}
 
 
+def feed(inputs: Arrays, size: int) -> Arrays:
+    """Return a batch as the model takes it: for size 0 its first sample, without the batch axis."""
+    return inputs if size else first_sample(inputs)
+
+
+def take(group: Group, start: int, size: int) -> Arrays:
+    """Return what the model takes for the `size` samples from `start` on, repeating samples as needed; for size 0 one sample."""
+    return feed(group.take([i % len(group) for i in range(start, start + (size or 1))]).inputs, size)
+
+
+def restore(answers: Arrays, size: int) -> Arrays:
+    """Return answers with a batch axis: one is added if there was none (size 0)."""
+    return answers if size else {name: np.asarray(array)[None] for name, array in answers.items()}
+
+
 def check(probe: Probe, samples: Sequence[Arrays], sizes: Sequence[int]) -> None:
-    """Prove that each sample has a row of its own in every answer.
+    """Prove that each sample has its own row in every answer.
 
     Args:
-        probe: What answers.
+        probe: What to probe.
         samples: Without batch axis, at least one.
-        sizes: Batch sizes to try, the smallest first; ``[0]`` where there is no batch axis.
+        sizes: Batch sizes to try, the smallest first; ``[0]`` without a batch axis.
 
     Raises:
         StageError: The answers are random, or an output's first axis is not the batch, or rows depend on each other.
@@ -109,7 +123,7 @@ def check(probe: Probe, samples: Sequence[Arrays], sizes: Sequence[int]) -> None
 
 
 def _pair(samples: Sequence[Arrays]) -> list[Arrays]:
-    """Return two different samples of one shape; the first twice where there are no two."""
+    """Return two different samples of one shape; the first one twice if there are no two."""
     first = samples[0]
     same = (s for s in samples[1:] if all(s[n].shape == first[n].shape for n in first))
     return [first, next((s for s in same if any(not np.array_equal(s[n], first[n]) for n in first)), first)]
@@ -122,14 +136,14 @@ def _require_steady(probe: Probe, first: Arrays, again: Arrays) -> None:
         if not found.passed:
             random = facts.random_nodes(probe.model) if probe.model is not None else []
             why = "; ".join([f"the same sample twice: {found.reason}", *(f"{node} is random" for node in random[:3])])
-            fix = "take the randomness out of the model, or make its noise an input"
+            fix = "remove the randomness from the model, or make its noise an input"
             faults.append(probe.fault(f"output '{name}' is random, so no answer can be checked", why, fix))
     if faults:
         raise StageError(probe.stage, *faults)
 
 
 def _alone(probe: Probe, sample: Arrays, sizes: Sequence[int]) -> Arrays:
-    """Answer one sample at the smallest size; where that fails and a larger one works, the batch is baked in."""
+    """Run one sample at the smallest size; if that fails and a larger size works, the batch is fixed in the graph."""
     try:
         return probe.run(rows([sample], sizes[0]))
     except Exception as error:  # torch and onnxruntime share no error class
@@ -157,7 +171,7 @@ def _together(probe: Probe, pair: Sequence[Arrays], size: int, smallest: int) ->
 
 
 def _one_size(probe: Probe, works: int, fails: int, error: Exception) -> Fault:
-    why = f"it answers {works} and fails on {fails}: {sentence(error.__cause__ or error)}"
+    why = f"batch {works} works and batch {fails} fails: {reason(error.__cause__ or error)}"
     return probe.fault("the model takes one batch size only", why, _fixed(works))
 
 
@@ -169,7 +183,7 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
     """Compare axis 0 of one output with the batch, and its other axes with those of the samples alone."""
     shapes = {size: np.shape(found[name]) for size, found in answers.items()}
     if any(not shape for shape in shapes.values()):
-        why = "it has no axes: one number for the whole batch"
+        why = "it is a scalar: one number for the whole batch"
         return [probe.fault(f"output '{name}' has no batch axis", why, f"{_ROW}; {_NONE}")]
     lengths = {size: shape[0] for size, shape in shapes.items()}
     if any(length != size for size, length in lengths.items()):
@@ -177,18 +191,18 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
         return [probe.fault(f"axis 0 of output '{name}' is not the batch", reason, fix)]
     expected = np.shape(alone[0][name])[1:]
     if np.shape(alone[1][name])[1:] != expected:
-        return []  # lengths that follow the content: padded side by side, which the rows will show
+        return []  # lengths that depend on the content are padded in a batch; comparing the rows shows that
     for size, shape in shapes.items():
         for axis, (length, other) in enumerate(zip(expected, shape[1:], strict=False), 1):
             if length != other:
-                why = f"the same samples make it {length} alone and {other} in a batch of {size}{_unlike(probe)}"
-                fix = f"give each sample an answer of its own; {_NONE}"
-                return [probe.fault(f"axis {axis} of output '{name}' follows the batch", why, fix)]
+                why = f"for the same samples it is {length} alone and {other} in a batch of {size}{_unlike(probe)}"
+                fix = f"make each answer depend on its own sample only; {_NONE}"
+                return [probe.fault(f"axis {axis} of output '{name}' depends on the batch", why, fix)]
     return []
 
 
 def require_one_row(probe: Probe, answer: Arrays) -> None:
-    """Refuse an answer to one sample that has not exactly one row; the pair of samples that `check` took had one each.
+    """Refuse an answer to one sample that does not have exactly one row; `check` compared two samples only.
 
     Raises:
         StageError: With a fault per output.
@@ -197,7 +211,7 @@ def require_one_row(probe: Probe, answer: Arrays) -> None:
     faults = [
         probe.fault(
             f"axis 0 of output '{name}' is not the batch",
-            f"its length follows the content: {length} for one golden sample, 1 for another{_symbol(probe, name)}",
+            f"its length depends on the content: {length} for one golden sample, 1 for another{_symbol(probe, name)}",
             f"{_ROW}, padded; {_NONE}",
         )
         for name, length in lengths.items()
@@ -207,37 +221,39 @@ def require_one_row(probe: Probe, answer: Arrays) -> None:
 
 
 def _explained(probe: Probe, name: str, lengths: Mapping[int, int], *, constant: bool) -> tuple[str, str]:
-    """Return why the first axis is not the batch, from its lengths at each size, and the ways out."""
+    """Return why the first axis is not the batch, from its lengths at each size, and the possible fixes."""
     named = _symbol(probe, name)
     ratios = {length / size for size, length in lengths.items()}
     if len(set(lengths.values())) == 1 and len(lengths) > 1:
         length = next(iter(lengths.values()))
         baked = facts.baked_reshapes(probe.model, name)[:1] if probe.model is not None else []
-        why = f"its length is {length} whatever the batch: a constant, or a shape baked into the graph"
+        why = f"its length is {length} whatever the batch: a constant, or a shape fixed in the graph"
         fits = length in lengths and not constant
         return "; ".join([why, *baked]), _fixed(length) if fits else f"{_ROW}; {_NONE}"
     ratio = next(iter(ratios))
     if len(ratios) == 1 and ratio > 1 and ratio.is_integer():
-        return f"it has {ratio:.0f} rows per sample{named}", f"{_ROW}, with the others as its axis 1; {_NONE}"
+        return f"it has {ratio:.0f} rows per sample{named}", f"{_ROW}, with the others along axis 1; {_NONE}"
     lengths_seen = ", ".join(f"{length} for {size}" for size, length in lengths.items())
-    return f"its length follows the content: {lengths_seen} samples{named}{_unlike(probe)}", f"{_ROW}, padded; {_NONE}"
+    return (
+        f"its length depends on the content: {lengths_seen} samples{named}{_unlike(probe)}",
+        f"{_ROW}, padded; {_NONE}",
+    )
 
 
 def _symbol(probe: Probe, name: str) -> str:
-    """Return a clause with the graph's own word for the axis, where it has one."""
+    """Return a clause with the graph's own name of the axis, if it has one."""
     if probe.model is None:
         return ""
     symbol = facts.first_axes(probe.model, outputs=True).get(name)
     batch = sorted({str(axis) for axis in facts.first_axes(probe.model, outputs=False).values() if axis})
     if not isinstance(symbol, str) or not symbol:
         return ""
-    return f"; the graph calls it '{symbol}'" + (
-        f", and the batch '{batch[0]}'" if batch and symbol not in batch else ""
-    )
+    other = f", and the batch '{batch[0]}'" if batch and symbol not in batch else ""
+    return f"; the graph calls it '{symbol}'{other}"
 
 
 def _unlike(probe: Probe) -> str:
-    """Return a clause where the inputs call their first axes differently."""
+    """Return a clause if the first axes of the inputs have different names."""
     named = facts.first_axes(probe.model, outputs=False) if probe.model is not None else {}
     symbols = {name: axis for name, axis in named.items() if isinstance(axis, str) and axis}
     if len(set(symbols.values())) < 2:
@@ -250,20 +266,19 @@ def _row_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mappi
     tolerance = probe.tolerance(name)
     for size, found in answers.items():
         for row in range(size):
-            check = compare(
-                name, np.asarray(alone[row % 2][name])[:1], np.asarray(found[name])[row : row + 1], tolerance
-            )
+            expected, given = np.asarray(alone[row % 2][name])[:1], np.asarray(found[name])[row : row + 1]
+            check = compare(name, expected, given, tolerance)
             if check.passed:
                 continue
             if _constant(name, alone):
-                why = "it is the same whatever the samples are: a constant of the graph"
+                why = "it is the same for all samples: a constant of the graph"
                 return [probe.fault(f"axis 0 of output '{name}' is not the batch", why, f"{_ROW}; {_NONE}")]
             return [_neighbours(probe, check, row, size)]
     return []
 
 
 def _constant(name: str, alone: Sequence[Arrays]) -> bool:
-    """Say whether an output is the same for both samples, with rows that differ from each other."""
+    """Return True if an output is the same for both samples, with rows that differ from each other."""
     first, second = (np.asarray(answer[name]) for answer in alone)
     return np.array_equal(first, second) and not all(np.array_equal(row, first[0]) for row in first)
 
@@ -271,8 +286,8 @@ def _constant(name: str, alone: Sequence[Arrays]) -> bool:
 def _neighbours(probe: Probe, check: OutputCheck, row: int, size: int) -> Fault:
     why = f"row {row} of a batch of {size} differs from the same sample alone: {check.reason}{_unlike(probe)}"
     if probe.model is not None and any(n.op_type == "DynamicQuantizeLinear" for n in facts.nodes(probe.model.graph)):
-        why += "; DynamicQuantizeLinear takes one scale from the whole batch"
+        why += "; DynamicQuantizeLinear computes one scale for the whole batch"
     fix = UNMIXED
     if check.relative < _CLOSE:
-        fix += f"; or allow the difference below accept.{check.output}"
+        fix += f"; or allow the difference in accept.{check.output}"
     return probe.fault(f"output '{check.output}' depends on a sample's neighbours in the batch", why, fix)

@@ -1,10 +1,10 @@
 """The files beside an ONNX graph that hold its weights.
 
 In      the path of a graph.
-Out     the files that it names, wherever in the graph a tensor is: initializers, sparse ones, attributes, subgraphs, functions.
+Out     the files named by any of its tensors: initializers, sparse ones, attributes, subgraphs, functions.
 
-The graph is read without its weights. A location is relative to the graph's folder and stays in it, as ONNX demands
-(onnx/docs/ExternalData.md): a graph from elsewhere must not read this machine's files.
+The graph is read without its weights. A location is relative to the graph's folder and stays in it, as ONNX requires
+(onnx/docs/ExternalData.md): a downloaded graph must not read this machine's files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from planwright.errors import Fault, StageError
 
 
 def locations(path: Path) -> list[str]:
-    """Return the locations inside the graph's folder, sorted; none where the graph cannot be read, which the export reports."""
+    """Return the locations inside the graph's folder, sorted; none if the graph cannot be read, which the export reports."""
     import onnx
 
     try:
@@ -40,14 +40,14 @@ def tensors(message: Any) -> Iterator[Any]:
 
 
 def location_of(tensor: Any) -> str:
-    """Return where a tensor's data lies, relative to the graph; empty where it is in the graph."""
+    """Return the file of a tensor's data, relative to the graph; empty if the data is in the graph."""
     if tensor.data_location != tensor.EXTERNAL:
         return ""
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def check(path: Path) -> None:
-    """Refuse locations that leave the graph's folder and name files that are missing.
+    """Refuse locations outside the graph's folder and files that are missing.
 
     Raises:
         StageError: stage 'onnx', with one fault per location.
@@ -56,22 +56,24 @@ def check(path: Path) -> None:
 
     model = onnx.load(str(path), load_external_data=False)
     first = {location_of(tensor): tensor.name for tensor in reversed(list(tensors(model)))}
-    faults = [_fault(path, place, name) for place, name in sorted(first.items()) if place]
-    if any(faults):
-        raise StageError("onnx", *(fault for fault in faults if fault))
+    faults = [fault for place, name in sorted(first.items()) if place and (fault := _fault(path, place, name))]
+    if faults:
+        raise StageError("onnx", *faults)
 
 
 def _fault(path: Path, place: str, tensor: str) -> Fault | None:
     why = f"the data of tensor '{tensor}' is in '{place}'"
     if _leaves(place):
         fix = "put the file beside the graph and write the graph again with its bare name as location"
-        return Fault("a weights file lies outside the graph's folder", str(path), f"{why}, which ONNX forbids", fix)
+        return Fault("a weights file is outside the graph's folder", str(path), f"{why}, which ONNX forbids", fix)
     file = path.parent / place
     if not file.is_file():
         return Fault(f"the weights file {file} is missing", str(path), why, "copy it beside the graph, under that name")
     if file.is_symlink():
-        fix = "put a copy of the file in its place"
-        return Fault(f"the weights file {file} is a link", str(path), f"{why}, and ONNX follows no links", fix)
+        fix = "replace the link by a copy of the file"
+        return Fault(
+            f"the weights file {file} is a symbolic link", str(path), f"{why}, which ONNX does not follow", fix
+        )
     return None
 
 
@@ -80,7 +82,7 @@ def _leaves(place: str) -> bool:
 
 
 def load(model: Any, folder: Path) -> None:
-    """Load the data of tensors that onnx itself leaves outside: those of sparse initializers and training graphs."""
+    """Load the data of tensors that onnx itself does not load: those of sparse initializers and training graphs."""
     from onnx.external_data_helper import load_external_data_for_tensor
 
     for tensor in tensors(model):
@@ -89,5 +91,5 @@ def load(model: Any, folder: Path) -> None:
 
 
 def with_data(graph: Path) -> dict[str, Path]:
-    """Return a graph that Planwright wrote and the file beside it that holds its weights where it is large, by name."""
+    """Return a graph that Planwright wrote and, if it is large, the file beside it with its weights, by name."""
     return {file.name: file for file in (graph, *sorted(graph.parent.glob("*.onnx.data")))}

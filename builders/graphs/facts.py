@@ -1,4 +1,4 @@
-"""What an ONNX graph says about itself, read without its weights.
+"""Facts about an ONNX graph, read without its weights.
 
 In      the path of an ONNX file.
 Out     names of axes, random nodes, shapes that are baked into Reshape nodes.
@@ -14,10 +14,10 @@ from typing import Any
 
 from planwright.tensors import TensorSpec, datatype_from_numpy
 
-# operators whose answer differs from run to run, https://onnx.ai/onnx/operators/
+# operators whose result differs from run to run, https://onnx.ai/onnx/operators/
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
-# attributes that list texts an operator looks for, https://onnx.ai/onnx/operators/index.html#ai-onnx-ml
+# attributes with the texts that an operator compares with, https://onnx.ai/onnx/operators/index.html#ai-onnx-ml
 KNOWN_TEXTS = ("keys_strings", "cats_strings", "pool_strings", "string_vocabulary", "classlabels_strings")
 
 
@@ -37,6 +37,12 @@ def nodes(graph: Any) -> Iterator[Any]:
                 yield from nodes(inner)
 
 
+def given(graph: Any) -> list[Any]:
+    """Return the inputs that a caller gives, which are those without a weight as default."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [item for item in graph.input if item.name not in weights]
+
+
 def inputs(model: Any) -> list[TensorSpec]:
     """Return the inputs that a caller gives, -1 for each free axis.
 
@@ -45,34 +51,31 @@ def inputs(model: Any) -> list[TensorSpec]:
     """
     import onnx
 
-    weights = {tensor.name for tensor in model.graph.initializer}
-    given = [item for item in model.graph.input if item.name not in weights]
-    kinds = [(item.name, item.type.tensor_type) for item in given]
+    kinds = [(item.name, item.type.tensor_type) for item in given(model.graph)]
     return [
         TensorSpec(
             name,
             datatype_from_numpy(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)),
-            tuple(int(dim.dim_value) if dim.HasField("dim_value") else -1 for dim in kind.shape.dim),
+            tuple(-1 if isinstance(axis, str) else axis for axis in map(_length, kind.shape.dim)),
         )
         for name, kind in kinds
     ]
 
 
 def first_axes(model: Any, *, outputs: bool) -> dict[str, str | int | None]:
-    """Return tensor -> symbol or length of axis 0; None where there is no axis, an empty word where it is free and unnamed."""
-    graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    items = graph.output if outputs else [item for item in graph.input if item.name not in weights]
+    """Return tensor -> symbol or length of axis 0; None for a scalar, an empty string if the axis is free and unnamed."""
+    items = model.graph.output if outputs else given(model.graph)
     return {item.name: _first_axis(item.type.tensor_type) for item in items}
 
 
 def _first_axis(kind: Any) -> str | int | None:
     if not kind.HasField("shape"):
         return ""
-    dims = kind.shape.dim
-    if not dims:
-        return None
-    return int(dims[0].dim_value) if dims[0].HasField("dim_value") else str(dims[0].dim_param)
+    return next(map(_length, kind.shape.dim), None)
+
+
+def _length(dim: Any) -> int | str:
+    return int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param)
 
 
 def random_nodes(model: Any) -> list[str]:
@@ -88,7 +91,7 @@ def _training_dropout(model: Any, node: Any) -> bool:
 
 
 def baked_reshapes(model: Any, output: str) -> list[str]:
-    """Return the Reshape nodes behind `output` whose first length is a constant, the nearest first."""
+    """Return the Reshape nodes behind `output` whose first length is a constant, nearest first."""
     constants = _constants(model.graph)
     made_by = {name: node for node in model.graph.node for name in node.output}
     found, seen, ahead = [], set(), [output]
@@ -105,7 +108,7 @@ def baked_reshapes(model: Any, output: str) -> list[str]:
 
 
 def _constants(graph: Any) -> dict[str, Any]:
-    """Return the small integer and boolean constants by name; weights, which may lie in other files, are left out."""
+    """Return the small integer and boolean constants by name; weights, which may be in other files, are left out."""
     import onnx
 
     small = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
@@ -126,20 +129,12 @@ def _described(node: Any) -> str:
 
 
 def axes(model: Any) -> dict[str, tuple[int | str, ...]]:
-    """Return input -> length of each axis, or its symbol where it is free: an empty word where it has none."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return {
-        item.name: tuple(
-            int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param)
-            for dim in item.type.tensor_type.shape.dim
-        )
-        for item in model.graph.input
-        if item.name not in weights
-    }
+    """Return input -> length of each axis, or its symbol if it is free, which may be empty."""
+    return {item.name: tuple(map(_length, item.type.tensor_type.shape.dim)) for item in given(model.graph)}
 
 
 def words(model: Any) -> list[str]:
-    """Return the texts that the graph compares its inputs with: keys, categories, vocabularies, constants; each once."""
+    """Return the texts that the graph compares its inputs with: keys, categories, vocabularies, constants; without duplicates."""
     found: dict[str, None] = {}
     for node in nodes(model.graph):
         for attribute in node.attribute:

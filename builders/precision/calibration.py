@@ -1,9 +1,9 @@
-"""Calibration samples: what sets the ranges of INT8 and FP8, made only for models whose precision needs them.
+"""Calibration samples, which set the ranges of INT8 and FP8; made only for models whose precision needs them.
 
 In      a source, its golden samples.
-Out     ``calibration.npz`` and ``calibration.json`` (how many were requested, what is doubtful about them) in the export's folder.
+Out     ``calibration.npz`` and ``calibration.json`` (how many were requested, and warnings) in the export's folder.
 
-Models that differ in precision alone share one export, so a model whose export has none makes them when its graph is lowered.
+Models that differ in precision alone share one export, so a model whose export has none makes them before its graph is quantized.
 No golden sample is among them: samples are compared by the hash of their bytes.
 """
 
@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from builders.sources import reads
-from builders.sources.base import Source, source_file
+from builders.sources.base import Source
 from builders.sources.samples import Sample, Samples, fingerprint, native, sample_fault
 from builders.sources.user_code import place_of
 from builders.stage import Job, note_reads
@@ -25,42 +24,36 @@ from planwright.config.spec import CALIBRATED
 from planwright.console import many
 from planwright.errors import Fault, StageError
 from planwright.files import read_json, write_json
-from planwright.golden import Arrays, Golden, first_sample, group_by_shape
+from planwright.golden import Golden, first_sample, group_by_shape
 
 ENOUGH = 500  # NVIDIA's advice for CNN and ViT post-training quantization (Model-Optimizer examples/onnx_ptq)
 FILE, NOTES = "calibration.npz", "calibration.json"
 
 
 def ensure(job: Job) -> Path:
-    """Return the file of calibration samples, made now where the export has none or another number was requested.
+    """Return the file of calibration samples, made now if the export has none or another number was requested.
 
     Raises:
         StageError: stage 'export': there are none, or one does not fit the others.
     """
-    from builders.stages.export import EXPORT, source_of
-
     folder = job.export_folder
     requested = (read_json(folder / NOTES) or {}).get("requested")
     if not (folder / FILE).exists() or requested != job.model.samples.calibration:
-        with reads.watched(source_file(job.model), job.model.name):
-            source = source_of(job)
-            golden = [_sample(group.inputs) for group in Golden.load(folder / "golden.npz").samples()]
+        with job.watched():
+            source = job.load_source()
+            golden = [native(first_sample(group.inputs)) for group in Golden.load(folder / "golden.npz").samples()]
             write(job, source, source.samples(), golden, folder)
-        note_reads(EXPORT, job)
+        note_reads(job)
     return folder / FILE
 
 
-def _sample(inputs: Arrays) -> Sample:
-    return native(first_sample(inputs))
-
-
 def warnings(job: Job) -> list[str]:
-    """Return what is doubtful about the calibration samples that were made."""
+    """Return the warnings about the calibration samples that were made."""
     return list((read_json(job.export_folder / NOTES) or {}).get("warnings", []))
 
 
 def write(job: Job, source: Source, samples: Samples, golden: Sequence[Sample], folder: Path) -> None:
-    """Write the calibration samples: each once, none a golden one.
+    """Write the calibration samples: no duplicates, no golden samples.
 
     Raises:
         StageError: stage 'export': none is left for a precision that needs them, or one does not fit the golden samples.
@@ -77,7 +70,7 @@ def write(job: Job, source: Source, samples: Samples, golden: Sequence[Sample], 
         saturated += any(_saturated(array) for array in usable.values())
     kept = [sample for key, sample in found.items() if key not in known]
     if not kept:
-        if job.model.precision not in CALIBRATED:  # only the other target would need them
+        if job.model.precision not in CALIBRATED:  # only the other target needs them
             return
         raise StageError("export", _none_left(job, samples))
     Golden(group_by_shape(kept, [{} for _ in kept]), {"batched": source.batched}).save(folder / FILE)
@@ -94,21 +87,15 @@ def _require_fit(source: Source, sample: Any, first: Sample, index: int) -> None
 
 def _none_left(job: Job, samples: Samples) -> Fault:
     given = len(samples.calibration)
-    why = (
-        f"all {given} of them are golden samples too" if given else f"all {len(samples.golden)} samples are golden ones"
-    )
-    fix = "give more samples, or lower 'samples.golden': what is not golden calibrates"
-    return Fault(f"{job.model.precision} has no calibration samples", _place(job), why, fix)
-
-
-def _place(job: Job) -> str:
-    return job.model.where("samples")
+    why = f"all {given} are golden samples too" if given else f"all {len(samples.golden)} samples are golden samples"
+    fix = "provide more samples, or lower 'samples.golden': the other samples calibrate"
+    return Fault(f"{job.model.precision} has no calibration samples", job.model.where("samples"), why, fix)
 
 
 def _counts(samples: Samples, kept: list[Sample], distinct: int, constant: int, saturated: int) -> Iterator[str]:
     shared, repeated = distinct - len(kept), len(samples.calibration) - distinct
     if shared:
-        yield f"{many(shared, 'calibration sample')} left out: golden samples too, and INT8 must not be judged by what it was fitted to"
+        yield f"{many(shared, 'calibration sample')} left out: golden samples too, which must not be used for fitting"
     if repeated:
         yield f"{many(repeated, 'calibration sample')} repeated: each is used once"
     if len(kept) < ENOUGH:
@@ -135,7 +122,7 @@ def _range_warnings(calibration: Sequence[Sample], golden: Sequence[Sample]) -> 
 
 
 def _range(samples: Sequence[Sample], name: str) -> tuple[float, float]:
-    """Return the smallest and largest number; NaN, which a user's samples may hold, is neither."""
+    """Return the smallest and largest number; NaN is ignored."""
     arrays = [array for array in (sample[name] for sample in samples) if array.size and not np.isnan(array).all()]
     if not arrays:
         return 0.0, 0.0

@@ -4,8 +4,8 @@ In      the export's ``model.onnx``, calibration and golden samples.
 Out     a graph whose inputs and outputs keep their names and types, and figures for the record.
 
 INT8 follows what TensorRT accepts: symmetric ranges, zero points 0, per-channel weights as FP32 → Q → DQ, no INT32 bias
-pairs, no Q between a convolution and its ReLU. FP8 (`builders.precision.fp8`) has one scale per tensor. FP16 is refused where real
-data leaves its range, because ONNX Runtime on the CPU hides an overflow that a GPU would show.
+pairs, no Q between a convolution and its ReLU. FP8 (`builders.precision.fp8`) has one scale per tensor. FP16 is refused if real
+data leaves its range, because ONNX Runtime on the CPU hides an overflow that occurs on a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from planwright.errors import Fault, StageError
 from planwright.golden import Golden
 
 FP16_MAX = 65504.0
-MASK = 1e30  # attention masks add the lowest float on purpose; they are clamped, not computed with
+MASK = 1e30  # attention masks add the lowest float on purpose; they are clamped and do not count
 
 
 def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
@@ -51,36 +51,29 @@ def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
 
 
 def _require_version(job: Job) -> None:
-    """Refuse a type that the target's TensorRT lacks, where its version is known: the work would be for nothing."""
+    """Refuse a type that the target's TensorRT lacks, if its version is known, before any work is done."""
     from builders.targets.tensorrt.versions import NEEDS
 
     version, needed = job.target.versions().get("tensorrt", ""), NEEDS.get(job.model.precision, (0, 0))
     if version[:1].isdigit() and tuple(int(part) for part in version.split(".")[:2]) < needed:
-        why = f"{job.model.precision} begins with TensorRT {needed[0]}"
+        what, why = f"TensorRT {version} has no {job.model.precision}", f"it needs TensorRT {needed[0]} or later"
         fix = "use int8, fp16 or fp32, or a newer TensorRT"
-        where = job.model.where("precision")
-        raise StageError("graph", Fault(f"TensorRT {version} has no {job.model.precision}", where, why, fix))
+        raise StageError("graph", Fault(what, job.model.where("precision"), why, fix))
 
 
 def _check_answers(job: Job, target: Path) -> None:
     from builders.targets.ort import OrtEngine
 
-    # not ALL: onnxruntime (1.31) segfaults on some FP16 graphs there. Not EXTENDED for FP8: there it drops the Relu before a Q, as
-    # if FP8's zero were its lowest value, which gives wrong answers, or makes integer operators that refuse FP8
+    # not ALL: onnxruntime (1.31) segfaults on some FP16 graphs. Not EXTENDED for FP8: it drops the Relu before a Q, as if FP8's zero
+    # were its lowest value, which gives wrong answers, or makes integer operators that refuse FP8
     engine = OrtEngine(target, level="basic" if job.model.precision == "fp8" else "extended")
     golden = Golden.load(job.export_folder / "golden.npz")
     tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
     size = batch_axis.run_size(job.model.batch, engine.inputs)
     checks = answers.check_batches(engine.run, golden, tolerances, [size])
+    what, fix = f"{job.model.name} in {job.model.precision}", answers.precision_fix(job.model)
     command = job.model.build_command("--from", "graph", "--until", "graph")
-    answers.require(
-        "graph",
-        f"{job.model.name} in {job.model.precision}",
-        checks,
-        lambda output: job.model.where("accept", output),
-        command,
-        answers.precision_fix(job.model),
-    )
+    answers.require("graph", what, checks, lambda output: job.model.where("accept", output), command, fix)
 
 
 def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
@@ -93,22 +86,22 @@ def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:
 
     golden, size = Golden.load(job.export_folder / "golden.npz"), job.model.batch.fixed or 4
     peak, where = _peak(source, golden, size)
-    high = matching(source, job.model.keep_high)
+    keep = matching(source, job.model.keep_fp32)
     if job.model.autocast:
-        converted = autocast.convert(source, job.model.precision, golden, high, size)
+        converted = autocast.convert(source, job.model.precision, golden, keep, size)
     else:
         _require_range(job, peak, where)
-        converted = float16.convert(onnx.load(str(source)), job.model.precision, high)
+        converted = float16.convert(onnx.load(str(source)), job.model.precision, keep)
     onnx.checker.check_model(converted, full_check=True)
     onnx.save_model(converted, str(target))
-    return {"peak": peak, "peak_tensor": where, "kept_high": high, "opset": opset_of(converted)}
+    return {"peak": peak, "peak_tensor": where, "kept_high": keep, "opset": opset_of(converted)}
 
 
 def _require_range(job: Job, peak: float, where: str) -> None:
-    """Refuse FP16 where real data leaves its range; AutoCast leaves such nodes in FP32 instead."""
+    """Refuse FP16 if real data leaves its range; AutoCast keeps such nodes in FP32 instead."""
     if job.model.precision != "fp16" or peak <= FP16_MAX:
         return
-    why = f"{where} reaches {peak:.3g} on the golden samples, FP16 ends at {FP16_MAX:g}"
+    why = f"{where} reaches {peak:.3g} on the golden samples, the largest FP16 number is {FP16_MAX:g}"
     fix = "use bf16 or fp32, rescale the model, or set autocast: true"
     raise StageError("graph", Fault(f"{job.model.name} does not fit FP16", job.model.where("precision"), why, fix))
 
@@ -131,8 +124,9 @@ def _peak(source: Path, golden: Golden, size: int) -> tuple[float, str]:
         peak, where = 0.0, ""
         for feed in golden.feeds(size):
             for name, array in zip(names, session.run(names, feed), strict=True):
-                if array.dtype.kind == "f" and array.size and np.isfinite(array).any():
-                    value = float(np.abs(array[np.isfinite(array)]).max())
-                    if value > peak and value < MASK:
-                        peak, where = value, name
+                if array.dtype.kind != "f":
+                    continue
+                value = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+                if peak < value < MASK:
+                    peak, where = value, name
     return peak, where

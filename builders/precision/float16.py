@@ -1,10 +1,10 @@
-"""FP32 ONNX → FP16 or BF16, the light way: cast everything, keep the edges.
+"""FP32 ONNX → FP16 or BF16 by casting everything but inputs and outputs.
 
 In      a checked FP32 ModelProto.
 Out     the same graph computing in FP16 or BF16, its inputs and outputs still FP32.
 
-Ops whose extra inputs must stay FP32 (Resize's scales) run as FP32 islands between casts. BF16 needs opset 22, the first
-whose Conv admits it, so the graph is converted up; FP16 keeps its opset. Values beyond the type's range (attention masks
+Operators whose extra inputs must stay FP32 (Resize's scales) run as FP32 islands between casts. BF16 needs opset 22, the first
+whose Conv supports it, so the graph is converted; FP16 keeps its opset. Values beyond the type's range (attention masks
 add the lowest FP32) are clamped, as every converter does.
 """
 
@@ -15,50 +15,48 @@ from typing import Any
 
 import numpy as np
 
+from builders.graphs.check import opset_of
+
 BF16_OPSET = 22
 ISLANDS = {"Resize", "RandomNormal", "RandomUniform", "NonMaxSuppression", "Range"}
 
 
-def convert(model: Any, precision: str, high: Collection[str] = ()) -> Any:
-    """Return a new ModelProto at `precision` (``fp16`` or ``bf16``), the nodes named in `high` still in FP32."""
+def convert(model: Any, precision: str, keep: Collection[str] = ()) -> Any:
+    """Return a new ModelProto at `precision` (``fp16`` or ``bf16``), the nodes named in `keep` still in FP32."""
     import onnx
 
     low = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
     source = model
-    if precision == "bf16" and _opset(model) < BF16_OPSET:
+    if precision == "bf16" and opset_of(model) < BF16_OPSET:
         source = onnx.version_converter.convert_version(model, BF16_OPSET)
     converted = onnx.ModelProto()
     converted.CopyFrom(source)
     graph = converted.graph
-    del graph.value_info[:]  # inferred for FP32; the checker infers them again
+    del graph.value_info[:]  # they were inferred for FP32; the checker infers them again
     floats = _float_tensors(source)
-    kept = _weights_of(graph, high)
+    kept = _weights_of(graph, keep)
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in kept:
             tensor.CopyFrom(_lowered(tensor, low))
     for node in graph.node:
-        if not _is_island(node, high):
+        if not _is_island(node, keep):
             _lower_attributes(node, low)
     _cast_edges(graph, low)
-    _cast_islands(graph, low, floats - kept, high)
+    _cast_islands(graph, low, floats - kept, keep)
     return converted
 
 
-def _is_island(node: Any, high: Collection[str]) -> bool:
-    return node.op_type in ISLANDS or node.name in high
+def _is_island(node: Any, keep: Collection[str]) -> bool:
+    return node.op_type in ISLANDS or node.name in keep
 
 
-def _weights_of(graph: Any, high: Collection[str]) -> set[str]:
-    """Return the initializers that only islands read: they need not be lowered and raised again."""
+def _weights_of(graph: Any, keep: Collection[str]) -> set[str]:
+    """Return the initializers that only islands read and that therefore stay FP32."""
     inside: set[str] = set()
     outside: set[str] = set()
     for node in graph.node:
-        (inside if _is_island(node, high) else outside).update(node.input)
+        (inside if _is_island(node, keep) else outside).update(node.input)
     return {tensor.name for tensor in graph.initializer} & inside - outside
-
-
-def _opset(model: Any) -> int:
-    return int(next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")))
 
 
 def _float_tensors(model: Any) -> set[str]:
@@ -91,7 +89,7 @@ def _lower_attributes(node: Any, low: int) -> None:
 
 
 def _cast_edges(graph: Any, low: int) -> None:
-    """Put a cast behind every FP32 input and before every FP32 output; names of the edges stay."""
+    """Put a cast after every FP32 input and before every FP32 output; inputs and outputs keep their names."""
     import onnx
 
     edges = onnx.TensorProto.FLOAT
@@ -114,13 +112,13 @@ def _rename(graph: Any, old: str, new: str, *, inputs: bool = False, outputs: bo
                     names[index] = new
 
 
-def _cast_islands(graph: Any, low: int, floats: set[str], high: Collection[str]) -> None:
-    """Surround ops that must stay FP32 with casts."""
+def _cast_islands(graph: Any, low: int, floats: set[str], keep: Collection[str]) -> None:
+    """Surround operators that must stay FP32 with casts."""
     import onnx
 
     placed = []
     for node in graph.node:
-        if not _is_island(node, high):
+        if not _is_island(node, keep):
             placed.append(node)
             continue
         for index, name in enumerate(node.input):

@@ -1,12 +1,12 @@
 """FP8 in the graph: FP32 ONNX -> Q/DQ pairs in E4M3 that TensorRT 10 and later accept.
 
-In      the export's ``model.onnx``, the ranges that INT8 calibration finds, the nodes to keep high.
+In      the export's ``model.onnx``, the ranges found by INT8 calibration, the nodes to keep in FP32.
 Out     a Q/DQ graph at opset 19 or later, and figures for the record.
 
-One scale per tensor, weights too: TensorRT's release notes admit a scale per channel from 10.6 on, and for products only.
+One scale per tensor, weights too: TensorRT's release notes allow a scale per channel from 10.6 on, and for products only.
 Nodes for which it has no FP8 kernel or gains nothing (few channels, groups, large filters, ConvTranspose, products of two
 activations) stay in FP32, because a strongly typed network cannot fall back and its build may fail; the record names them
-with those that `keep_high` asks for.
+with those of `keep_fp32`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from builders.stage import Job
 from planwright.errors import Fault, StageError
 
 FP8_MAX = 448.0  # largest number of E4M3
-OPSET = 19  # the first whose QuantizeLinear admits FP8
+OPSET = 19  # the first whose QuantizeLinear supports FP8
 IR_VERSION = 9  # the first with the FP8 types
-LEAST_CHANNELS, MOST_TAPS = 16, 32  # what the FP8 kernels take; NVIDIA's Model-Optimizer draws the same lines
+LEAST_CHANNELS, MOST_TAPS = 16, 32  # limits of the FP8 kernels, the same as in NVIDIA's Model-Optimizer
 
 
 def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
@@ -37,12 +37,14 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
 
     from builders.graphs.check import opset_of, rewrite
 
-    with int8.prepared(source, target.parent) as graph:  # the very graph that INT8 calibrates, so that its ranges serve
+    with int8.prepared(
+        source, target.parent
+    ) as graph:  # the graph that INT8 calibrates, so that its ranges can be used
         if not int8.weighted_nodes(graph):
             raise StageError("graph", _nothing(job))
         ranges = int8.calibrate(job, graph)
     model = _raised(job, onnx.load(str(source)))
-    pairs, high = quantize(model, int8._highest(ranges), int8.matching(source, job.model.keep_high))
+    pairs, kept = quantize(model, int8.highest(ranges), int8.matching(source, job.model.keep_fp32))
     if not pairs:
         raise StageError("graph", _nothing(job))
     onnx.checker.check_model(model, full_check=True)
@@ -51,26 +53,26 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
         "calibration": job.model.calibration.method,
         "ranges": ranges.stem,
         "qdq_pairs": pairs,
-        "kept_high": high,
+        "kept_high": kept,
         "opset": opset_of(model),
     }
 
 
-def quantize(model: Any, highest: Mapping[str, float], high: Collection[str]) -> tuple[int, list[str]]:
+def quantize(model: Any, highest: Mapping[str, float], keep: Collection[str]) -> tuple[int, list[str]]:
     """Add the pairs in place; return their number and the weighted nodes that stay in FP32.
 
     Args:
         model: ModelProto at opset 19 or later.
-        highest: Activation -> largest magnitude on calibration data; a node without one is left alone.
-        high: Nodes to leave alone.
+        highest: Activation -> largest magnitude on calibration data; a node without one is skipped.
+        keep: Nodes that stay in FP32.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     done: set[str] = set()
-    placed, left = [], [*high]
+    placed, left = [], [*keep]
     for node in graph.node:
-        scales = {} if node.name in high else _scales(node, weights, highest)
-        if not scales and node.op_type in int8.WEIGHTED and node.name not in high:
+        scales = {} if node.name in keep else _scales(node, weights, highest)
+        if not scales and node.op_type in int8.WEIGHTED and node.name not in keep:
             left.append(node.name)
         for index, name in enumerate(scales):
             placed += [] if name in done else _pair(graph, name, scales[name])
@@ -95,7 +97,7 @@ def _scales(node: Any, weights: Mapping[str, Any], highest: Mapping[str, float])
 
 
 def _has_kernel(node: Any, weight: Any) -> bool:
-    """Say whether TensorRT has an FP8 kernel for the node, by the shape of its weight."""
+    """Return True if TensorRT has an FP8 kernel for the node, by the shape of its weight."""
     import onnx
 
     dims: list[int] = list(weight.dims)
@@ -114,24 +116,17 @@ def _peak(weight: Any) -> float:
 
 
 def _pair(graph: Any, name: str, scale: float) -> list[Any]:
-    """Add scale and zero point to the graph and return the two nodes between `name` and ``<name>__dq``."""
     import onnx
 
-    numbers = [f"{name}__scale", f"{name}__zero"]
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(scale, np.float32), numbers[0]))
-    graph.initializer.append(onnx.helper.make_tensor(numbers[1], onnx.TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True))
-    make = onnx.helper.make_node
-    return [
-        make("QuantizeLinear", [name, *numbers], [f"{name}__q"], name=f"{name}__quantize"),
-        make("DequantizeLinear", [f"{name}__q", *numbers], [f"{name}__dq"], name=f"{name}__dequantize"),
-    ]
+    zero = onnx.helper.make_tensor(f"{name}__zero", onnx.TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True)
+    return list(int8.qdq_pair(graph, name, scale, zero))
 
 
 def _raised(job: Job, model: Any) -> Any:
-    """Return the model at an opset and IR version that know FP8.
+    """Return the model at an opset and IR version that support FP8.
 
     Raises:
-        StageError: stage 'graph': an operator has no newer form.
+        StageError: stage 'graph': an operator has no newer version.
     """
     import onnx
 
@@ -141,12 +136,14 @@ def _raised(job: Job, model: Any) -> Any:
         raised = model if opset_of(model) >= OPSET else onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises unrelated classes
         where = job.model.where("export", "opset")
-        fault = Fault(f"the graph cannot be raised to opset {OPSET}", where, str(error), f"set export.opset to {OPSET}")
+        fault = Fault(
+            f"the graph cannot be converted to opset {OPSET}", where, str(error), f"set export.opset to {OPSET}"
+        )
         raise StageError("graph", fault) from None
     raised.ir_version = max(raised.ir_version, IR_VERSION)
     return raised
 
 
 def _nothing(job: Job) -> Fault:
-    why = f"no convolution or product has a range, {LEAST_CHANNELS} channels in and out and one group, or all are kept high"
-    return Fault(f"nothing of {job.model.name} can run in fp8", job.model.where("precision"), why, "use fp16 or int8")
+    why = f"no convolution or product has a range, {LEAST_CHANNELS} channels in and out and one group, or keep_fp32 excludes them all"
+    return Fault(f"no node of {job.model.name} can run in fp8", job.model.where("precision"), why, "use fp16 or int8")

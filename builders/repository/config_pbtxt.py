@@ -62,7 +62,7 @@ def message(
     config = serve_fields.parse(job.model.serve)
     config.name, config.platform, config.backend = job.model.name, job.target.platform, job.target.backend
     config.default_model_filename = job.target.filename
-    config.max_batch_size = job.model.batch.bounds[2] if kind == "dynamic" else 0
+    config.max_batch_size = job.model.batch.largest if kind == "dynamic" else 0
     for tensor in inputs:
         _shaped(config.input.add(name=tensor.name, data_type=tensor.config_type), tensor, kind)
     for tensor in outputs:

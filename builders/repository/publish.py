@@ -256,7 +256,7 @@ def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str
         "precision": job.model.precision,
         "source": job.model.source,
         "weights": records["export"].get("result", {}).get("weights", "real"),
-        "batch": {"kind": kind, "max": job.model.batch.bounds[2] if kind != "none" else 0},
+        "batch": {"kind": kind, "max": job.model.batch.largest if kind != "none" else 0},
         "inputs": [tensor.as_dict() for tensor in inputs],
         "outputs": [tensor.as_dict() for tensor in outputs],
         "tolerances": parts.tolerances,

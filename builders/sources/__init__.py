@@ -1,1 +1,1 @@
-"""What a model is made of: zoo files, PyTorch and ONNX; what they promise, and their samples."""
+"""Sources of models: PyTorch code and ONNX files, their contract, their samples."""

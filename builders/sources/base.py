@@ -1,10 +1,10 @@
-"""What a model in builders/zoo/, or in a Python file of the user's own, must say about itself.
+"""The contract of a model's source, in builders/zoo/ or in a user's own Python file.
 
 In      the model's part of config.yaml.
-Out     `Source`, the contract of such a file, and `load_source`, which finds the file.
+Out     `Source`, the class that such a file extends, and `load_source`, which finds and loads it.
 
 A zoo file defines one class named ``Model``. PyTorch models extend `builders.sources.pytorch.TorchSource`. Heavy libraries
-are imported inside methods, because verify asks `score` on machines that have no torch.
+are imported inside methods, because verify calls `score` on machines without torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from builders.sources import contract, local_imports, reads, torchvision_shim
+from builders.sources import contract, torchvision_shim, user_files
 from builders.sources.samples import Later, Sample, Samples
-from builders.sources.user_code import ROOT, Blame
+from builders.sources.user_code import Blame
 from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError, did_you_mean
-from planwright.files import digest
+from planwright.files import ROOT, digest
 from planwright.golden import Arrays
 
 __all__ = ["Later", "Sample", "Samples", "Source", "load_source", "source_class", "source_file", "source_files"]
@@ -35,21 +35,25 @@ _ZOO = Path(__file__).parents[1] / "zoo"
 
 
 class Source(ABC):
-    """One model: where its weights come from, what goes in, and what a right answer is.
+    """One model: its weights, its samples, and what counts as a correct answer.
 
     Class attributes:
-        tools: Installed packages whose versions decide whether an export is still current.
-        options: Names and default values of what config.yaml may set under ``options``.
+        tools: Packages whose versions decide whether an export is still current.
+        options: Names and default values of the settings under ``options`` in config.yaml.
         metric: Name of the figure that `score` returns, or an empty string.
-        random_weights_allowed: True where ``--random-weights MODEL`` makes sense.
+        random_weights_allowed: True if ``--random-weights MODEL`` applies.
+        input_names, output_names, dynamic_axes: Of a PyTorch model, see `builders.sources.pytorch`; an ONNX file names its own.
     """
 
     tools: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
     options: ClassVar[Mapping[str, Any]] = {}
     metric: ClassVar[str] = ""
     random_weights_allowed: ClassVar[bool] = False
+    input_names: ClassVar[tuple[str, ...]] = ()
+    output_names: ClassVar[tuple[str, ...]] = ()
+    dynamic_axes: ClassVar[Mapping[str, Mapping[int, str]]] = {}
 
-    log: Path | None = None  # where the output of exporters and stack traces go
+    log: Path | None = None  # receives the output of exporters and stack traces
 
     def __init__(self, spec: ModelSpec, root: Path, *, random_weights: bool = False) -> None:
         self.spec, self.root, self.random_weights = spec, root, random_weights
@@ -64,22 +68,22 @@ class Source(ABC):
                         fix=did_you_mean(key, self.options)) for key in unknown)
             )  # fmt: skip
         if self.random_weights and not self.random_weights_allowed:
-            why = "its weights are always at hand"
-            raise SpecError(Fault(f"--random-weights makes no sense for {self.spec.name}", why=why, fix="leave it out"))
+            what, why = f"--random-weights does not apply to {self.spec.name}", "its weights are always available"
+            raise SpecError(Fault(what, why=why, fix="omit it"))
 
     @property
     def blame(self) -> Blame:
-        """Who is named when this model's own code raises."""
+        """What errors of this model's own code refer to."""
         return _blame(self.spec, self.root, self.log)
 
     @property
     def batched(self) -> bool:
-        """True where axis 0 of every tensor is a batch axis; False for a model that takes one tensor set."""
+        """True if axis 0 of every tensor is a batch axis; False for a model that takes one tensor set per request."""
         return self.spec.batch.axis
 
     @abstractmethod
     def samples(self) -> Samples:
-        """Return real samples, as many as ``spec.samples`` asks for where there are so many."""
+        """Return real samples, up to the numbers in ``spec.samples``."""
 
     @abstractmethod
     def write_onnx(self, path: Path) -> None:
@@ -87,14 +91,14 @@ class Source(ABC):
 
     @abstractmethod
     def reference(self, inputs: Arrays) -> Arrays:
-        """Answer a batch in FP32 with the original model: arrays ``(batch, ...)`` in and out."""
+        """Run a batch through the original model in FP32: arrays ``(batch, ...)`` in and out."""
 
     def files(self) -> list[Path]:
         """Return the files (weights, samples) whose bytes decide whether an export is still current."""
         return []
 
     def warnings(self) -> list[str]:
-        """Return what a user should know of these samples and weights; it is printed and recorded."""
+        """Return warnings about these samples and weights, which are printed and recorded."""
         return []
 
     def labels(self) -> Mapping[str, Sequence[str]]:
@@ -112,11 +116,11 @@ def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False, lo
     Args:
         spec: The entry.
         root: Folder of config.yaml.
-        random_weights: True where ``--random-weights`` names this model.
-        log: Where stack traces and the output of exporters go; None keeps neither.
+        random_weights: True if ``--random-weights`` names this model.
+        log: File for stack traces and the output of exporters; None discards them.
 
     Raises:
-        StageError: The file cannot be imported or breaks its contract; its functions raise the same from then on.
+        StageError: The file cannot be imported or breaks its contract; its functions then raise the same error.
     """
     blame = _blame(spec, root, log)
     kind = _class_of(blame)
@@ -128,20 +132,20 @@ def load_source(spec: ModelSpec, root: Path, *, random_weights: bool = False, lo
 
 
 def source_class(source: str) -> type[Source]:
-    """Return the class that ``zoo/<name>`` or the path of a Python file names."""
+    """Return the class for ``zoo/<name>`` or for the path of a Python file."""
     return _class_of(Blame(source, _file(source), _file(source).parent))
 
 
 def source_file(spec: ModelSpec) -> Path:
-    """Return the zoo file, or the user's own, which is one of the inputs of an export."""
+    """Return the Python file of the model's source."""
     return _file(spec.code)
 
 
 def source_files(spec: ModelSpec, root: Path) -> dict[str, Path]:
-    """Return the zoo file as ``source``, and the user's modules that it imports, by their path from where Python finds them."""
+    """Return the zoo file as ``source``, and the user's modules that it imports by their path from the folder on Python's path."""
     blame = _blame(spec, root, None)
     roots = [ROOT] if blame.file.parent == _ZOO else [ROOT, blame.file.parent]
-    found = local_imports.files(blame.file, roots, blame.is_users)
+    found = user_files.imported(blame.file, roots, blame.is_users)
     return {"source": blame.file} | {
         next(str(path.relative_to(root)) for root in roots if root in path.parents): path for path in found
     }
@@ -157,13 +161,13 @@ def _file(source: str) -> Path:
 
 def _class_of(blame: Blame) -> type[Source]:
     torchvision_shim.install()
-    with blame.during("its import"), reads.watched(blame.file):
+    with blame.during("its import"), user_files.watched(blame.file):
         module = _imported(blame.file)
     return contract.model_class(module, Source, blame)
 
 
 def _imported(file: Path) -> ModuleType:
-    """Import a zoo file, or a user's own by its path; what lies beside that can be imported too, after all libraries."""
+    """Import a zoo file, or a user's own by its path, whose folder is appended to Python's path."""
     if file.parent == _ZOO:
         return importlib.import_module(f"builders.zoo.{file.stem}")
     name = f"planwright_model_{digest(str(file))[:12]}"

@@ -1,10 +1,10 @@
-"""Random inputs for a foreign ONNX file that comes without samples.
+"""Random inputs for an ONNX file without samples.
 
 In      the inputs of the graph; ``options: {dims: ..., ranges: ...}`` of config.yaml.
-Out     seeded samples, each made when it is taken, so that those without a use cost nothing.
+Out     seeded samples, each made when it is accessed, so that unused ones cost nothing.
 
-They prove that a model is served as it is. A free axis has 8 elements unless ``dims`` says otherwise; integers stay small,
-because they are ids or pixels more often than not; text is made of the words that the graph knows.
+They prove that a model is served unchanged. A free axis has 8 elements unless ``dims`` gives another size; integers stay small,
+because most are ids or pixels; text is made of the words in the graph.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.golden import Array
 
-FREE_AXIS = 8  # size of a free axis that options.dims says nothing about
+FREE_AXIS = 8  # default size of a free axis
 HIGH = {"i": 8, "u": 256}
 SEED = 17
-# beside the graph's own words: text of one, two, three and four bytes a letter
-WORDS = (
+# besides the graph's own words: letters of one, two, three and four bytes
+WORDS = [
     "yes",
     "no",
     "maybe",
@@ -42,16 +42,16 @@ WORDS = (
     "Straße",
     "ждать",
     "né",
-)
+]
 
 
 @dataclass(frozen=True)
-class Input:
-    """One input as a sample has it.
+class RandomInput:
+    """One input, without a batch axis.
 
     Attributes:
         name, dtype: As the graph declares them.
-        axes: Length of each axis of a sample; its symbol where it is free, which may be empty.
+        axes: Length of each axis, or its symbol if it is free, which may be empty.
     """
 
     name: str
@@ -64,10 +64,12 @@ class Input:
         return [axis for axis in self.axes if isinstance(axis, str)]
 
 
-class Made(Sequence[Sample]):
-    """Samples that are made when they are taken."""
+class RandomSamples(Sequence[Sample]):
+    """Samples that are made when they are accessed."""
 
-    def __init__(self, inputs: Sequence[Input], spec: ModelSpec, words: Sequence[str], numbers: Sequence[int]) -> None:
+    def __init__(
+        self, inputs: Sequence[RandomInput], spec: ModelSpec, words: Sequence[str], numbers: Sequence[int]
+    ) -> None:
         self._inputs, self._numbers, self._words = inputs, numbers, words
         self._shapes, self._ranges = shapes(inputs, spec), ranges(inputs, spec)
 
@@ -84,7 +86,7 @@ class Made(Sequence[Sample]):
         rng = np.random.default_rng([SEED, self._numbers[index]])
         return {i.name: np.asarray(self._draw(rng, i)) for i in self._inputs}
 
-    def _draw(self, rng: np.random.Generator, item: Input) -> Any:
+    def _draw(self, rng: np.random.Generator, item: RandomInput) -> Any:
         shape, kind = self._shapes[item.name], item.dtype.kind
         low, high = self._ranges.get(item.name, (0, HIGH.get(kind, 0)))
         if kind == "f":
@@ -98,7 +100,7 @@ class Made(Sequence[Sample]):
 
 
 def _texts(rng: np.random.Generator, words: Sequence[str], shape: tuple[int, ...]) -> Array:
-    """Return known words, each by itself, and phrases of known and other words."""
+    """Return single known words, and phrases of known and other words."""
     found = np.empty(int(np.prod(shape)), object)
     pool = [*words, *WORDS]
     for index in range(len(found)):
@@ -110,13 +112,13 @@ def _texts(rng: np.random.Generator, words: Sequence[str], shape: tuple[int, ...
     return found.reshape(shape)
 
 
-def shapes(inputs: Sequence[Input], spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each input in a sample: its own, and ``options.dims`` where it is free.
+def shapes(inputs: Sequence[RandomInput], spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each input in a sample, with ``options.dims`` for its free axes.
 
     ``dims`` names an input (one size for all its free axes, or a list with one for each) or the symbol of an axis.
 
     Raises:
-        SpecError: With file and line: an unknown name, another number of sizes, a size below 1.
+        SpecError: With file and line: an unknown name, a wrong number of sizes, a size below 1.
     """
     dims: Mapping[str, Any] = spec.options.get("dims") or {}
     faults = list(_dims_faults(inputs, dims, spec))
@@ -125,7 +127,7 @@ def shapes(inputs: Sequence[Input], spec: ModelSpec) -> dict[str, tuple[int, ...
     return {item.name: tuple(_sizes(item, dims)) for item in inputs}
 
 
-def _sizes(item: Input, dims: Mapping[str, Any]) -> Iterator[int]:
+def _sizes(item: RandomInput, dims: Mapping[str, Any]) -> Iterator[int]:
     own = dims.get(item.name)
     listed = iter(own if isinstance(own, list) else [own] * len(item.free))
     for axis in item.axes:
@@ -133,7 +135,7 @@ def _sizes(item: Input, dims: Mapping[str, Any]) -> Iterator[int]:
         yield dims.get(str(axis), FREE_AXIS) if size is None else size
 
 
-def _dims_faults(inputs: Sequence[Input], dims: Any, spec: ModelSpec) -> Iterator[Fault]:
+def _dims_faults(inputs: Sequence[RandomInput], dims: Any, spec: ModelSpec) -> Iterator[Fault]:
     if not isinstance(dims, Mapping):
         yield _fault(spec, "dims is not a mapping", ("dims",), "", "write dims: {H: 64, W: 96} or dims: {x: [64, 96]}")
         return
@@ -142,26 +144,26 @@ def _dims_faults(inputs: Sequence[Input], dims: Any, spec: ModelSpec) -> Iterato
     for name, value in dims.items():
         sizes = value if isinstance(value, list) and name in own else [value]
         if name not in own and name not in symbols:
-            why = f"inputs: {', '.join(own)}; free axes: {', '.join(symbols) or 'none that has a name'}"
+            why = f"inputs: {', '.join(own)}; free axes: {', '.join(symbols) or 'none with a name'}"
             fix = did_you_mean(name, [*own, *symbols])
-            yield _fault(
-                spec, f"dims names '{name}', which is neither an input nor a free axis", ("dims", name), why, fix
-            )
+            what = f"dims names '{name}', which is neither an input nor a free axis"
+            yield _fault(spec, what, ("dims", name), why, fix)
         elif any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-            yield _fault(spec, f"dims of '{name}' is {value!r}", ("dims", name), "", "write whole numbers from 1 on")
+            yield _fault(
+                spec, f"dims of '{name}' is {value!r}", ("dims", name), "", "write whole numbers of at least 1"
+            )
         elif isinstance(value, list) and len(value) != len(own[name].free):
             free = ", ".join(axis or "unnamed" for axis in own[name].free) or "none"
             what = f"dims of '{name}' has {len(value)} sizes, the input {len(own[name].free)} free axes"
-            yield _fault(
-                spec, what, ("dims", name), f"free axes: {free}; the batch is not one of them", "give one size for each"
-            )
+            why, fix = f"free axes: {free}; the batch is not one of them", "give one size for each"
+            yield _fault(spec, what, ("dims", name), why, fix)
 
 
-def ranges(inputs: Sequence[Input], spec: ModelSpec) -> dict[str, tuple[float, float]]:
+def ranges(inputs: Sequence[RandomInput], spec: ModelSpec) -> dict[str, tuple[float, float]]:
     """Return ``options.ranges``: input -> (lowest, first above the highest).
 
     Raises:
-        SpecError: With file and line: an unknown input, one of text or booleans, no two ascending numbers, or beyond the type.
+        SpecError: With file and line: an unknown input, one of text or booleans, not two ascending numbers, or beyond the type.
     """
     given: Mapping[str, Any] = spec.options.get("ranges") or {}
     if not isinstance(given, Mapping):
@@ -180,23 +182,17 @@ def _range_faults(name: str, value: Any, types: Mapping[str, np.dtype[Any]], spe
         return
     kind = types[name].kind
     allowed = (int,) if kind in "iu" else (int, float)
-    numbers = (
-        isinstance(value, list) and len(value) == 2 and all(type(v) in allowed and math.isfinite(v) for v in value)
-    )
+    pair: list[Any] = value if isinstance(value, list) and len(value) == 2 else [None]
+    numbers = all(type(v) in allowed and math.isfinite(v) for v in pair)
     if kind not in "iuf":
-        yield _fault(spec, f"input '{name}' has no range", loc, f"it is {types[name]}", "leave it out")
+        yield _fault(spec, f"input '{name}' has no range", loc, f"it is {types[name]}", "remove the line")
     elif not numbers or not value[0] < value[1]:
         fix = "write the lowest number and the first one above the highest, such as [0, 30522]"
         yield _fault(spec, f"the range of '{name}' is {value!r}", loc, f"the input is {types[name]}", fix)
     elif kind in "iu" and (value[0] < np.iinfo(types[name]).min or value[1] - 1 > np.iinfo(types[name]).max):
         limits = np.iinfo(types[name])
-        yield _fault(
-            spec,
-            f"the range of '{name}' leaves its type",
-            loc,
-            f"{types[name]} ends at {limits.min} and {limits.max}",
-            "narrow it",
-        )
+        why = f"{types[name]} ranges from {limits.min} to {limits.max}"
+        yield _fault(spec, f"the range of '{name}' exceeds its type", loc, why, "narrow it")
 
 
 def _fault(spec: ModelSpec, what: str, loc: tuple[str, ...], why: str, fix: str) -> Fault:

@@ -1,9 +1,9 @@
-"""The inputs that a zoo file hands over, and what must hold of them.
+"""The samples of a zoo file, and the checks on them.
 
 In      what `samples()` of a zoo file returned.
 Out     `Samples`, checked: every sample has the same inputs, types and ranks, as numpy arrays in native byte order.
 
-Calibration samples may be a lazy sequence, because most precisions need none: they are checked by whoever takes them.
+Calibration samples may be a lazy sequence, because most precisions need none: they are checked when they are used.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from planwright.golden import Array, Arrays
 from planwright.tensors import datatype_from_numpy
 
 Sample = Arrays  # input name -> array without a batch axis
-LEAST_GOLDEN = 2  # two answers can be swapped, one cannot
+LEAST_GOLDEN = 2  # a swap takes two answers
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Real inputs for each use; a sample is a dict of arrays without a batch axis.
+    """Real inputs by use; a sample is a dict of arrays without a batch axis.
 
     Attributes:
-        calibration: Inputs that set INT8 ranges; never among `golden`.
+        calibration: Inputs that set INT8 and FP8 ranges; never among `golden`.
         golden: Inputs whose FP32 answers every later check uses.
-        test: Held-out inputs for the task metric; empty where there is none.
-        truth: What is right for each test sample, first axis as long as `test`.
+        test: Held-out inputs for the task metric; empty if there is none.
+        truth: The correct result of each test sample, first axis as long as `test`.
     """
 
     calibration: Sequence[Sample]
@@ -43,7 +43,7 @@ class Samples:
 
 
 class Later(Sequence[Sample]):
-    """Samples that are made when the first of them is taken, for calibration samples that cost time.
+    """Samples that are made when the first of them is accessed, for calibration samples that take long to make.
 
     Example:
         >>> rows = Later(lambda: [{"x": np.zeros(2)}])
@@ -66,7 +66,7 @@ class Later(Sequence[Sample]):
 
 
 def spread(total: int, count: int) -> list[int]:
-    """Return `count` of the numbers below `total`, evenly spaced: a file sorted by class is seen whole.
+    """Return `count` of the numbers below `total`, evenly spaced, so that a file sorted by class is fully covered.
 
     Example:
         >>> spread(10, 3), spread(2, 5)
@@ -81,17 +81,16 @@ def checked(found: Any, names: Sequence[str], where: str, check: str) -> tuple[S
 
     Args:
         found: What `samples()` returned.
-        names: The model's inputs; empty where the first golden sample decides.
+        names: The model's inputs; if empty, those of the first golden sample.
         where: Place of the faults.
         check: Command of the faults.
     """
     if not isinstance(found, Samples):
         fix = "return Samples(calibration=[...], golden=[...]), from builders.sources.base import Samples"
-        return None, [
-            Fault(f"samples() returns {_described(found)}, not Samples", where, _not_samples(found), fix, check)
-        ]
+        why = "the function ends without 'return'" if found is None else ""
+        return None, [Fault(f"samples() returns {_described(found)}, not Samples", where, why, fix, check)]
     parts = {"golden": found.golden, "test": found.test}
-    faults = [Fault(*words, check) for words in _faults(found, parts, names, where)]
+    faults = [Fault(*fault, check) for fault in _faults(found, parts, names, where)]
     if faults:
         return None, faults
     golden, test = ([native(sample) for sample in rows] for rows in parts.values())
@@ -99,7 +98,7 @@ def checked(found: Any, names: Sequence[str], where: str, check: str) -> tuple[S
 
 
 def native(sample: Mapping[str, Any]) -> Sample:
-    """Return a sample as C-contiguous arrays in this machine's byte order, its text as str: the same everywhere."""
+    """Return a sample as C-contiguous arrays in this machine's byte order, with text as str."""
     return {name: _native(np.asarray(value)) for name, value in sample.items()}
 
 
@@ -119,13 +118,12 @@ def _native(array: Array) -> Array:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
 
 
-Words = tuple[str, str, str, str]
-
-
-def _faults(found: Samples, parts: Mapping[str, Any], names: Sequence[str], where: str) -> Iterator[Words]:
+def _faults(
+    found: Samples, parts: Mapping[str, Any], names: Sequence[str], where: str
+) -> Iterator[tuple[str, str, str, str]]:
     for part, rows in {**parts, "calibration": found.calibration}.items():
         if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
-            yield f"{part} is {_described(rows)}", where, "samples are counted and taken by number", "make it a list"
+            yield f"{part} is {_described(rows)}", where, "samples need len() and an index", "make it a list"
             return
     if len(found.golden) < LEAST_GOLDEN:
         fix = f"return at least {LEAST_GOLDEN} golden samples"
@@ -144,9 +142,9 @@ def _faults(found: Samples, parts: Mapping[str, Any], names: Sequence[str], wher
 
 
 def sample_fault(sample: Any, first: Any, names: Sequence[str]) -> tuple[str, str, str] | None:
-    """Return (what, why, fix) for a sample that does not fit the model's inputs or the first sample; None where it does."""
+    """Return (what, why, fix) for a sample that does not fit the model's inputs or the first sample, else None."""
     if not isinstance(sample, Mapping):
-        return f"a sample is {_described(sample)}", "it must say which input each array is for", f"{_example(names)}"
+        return f"a sample is {_described(sample)}", "it must name the input of each array", f"{_example(names)}"
     wanted = list(names or first)
     if set(sample) != set(wanted):
         lacks, extra = [n for n in wanted if n not in sample], [n for n in sample if n not in wanted]
@@ -161,7 +159,7 @@ def sample_fault(sample: Any, first: Any, names: Sequence[str]) -> tuple[str, st
 
 def _array_fault(name: str, found: Any, first: Any) -> tuple[str, str, str] | None:
     if not isinstance(found, np.ndarray | np.generic):
-        fix = f"hand over {name}.numpy()" if hasattr(found, "numpy") else f"np.asarray({name}, dtype=...)"
+        fix = f"pass {name}.numpy()" if hasattr(found, "numpy") else f"np.asarray({name}, dtype=...)"
         return f"input '{name}' is {_described(found)}", "a sample holds numpy arrays", fix
     value: Array = np.asarray(found)
     try:
@@ -172,23 +170,20 @@ def _array_fault(name: str, found: Any, first: Any) -> tuple[str, str, str] | No
         return _text_fault(name, value, first)
     if value.dtype != first.dtype:
         why = f"golden[0] has {first.dtype}"
-        return f"input '{name}' is {value.dtype}", why, f"cast them alike: .astype(np.{first.dtype})"
+        return f"input '{name}' is {value.dtype}", why, f"use one type: .astype(np.{first.dtype})"
     return _rank_fault(name, value, first)
 
 
 def _text_fault(name: str, value: Array, first: Array) -> tuple[str, str, str] | None:
-    """Refuse what is not text, and text that UTF-8 cannot say, which no client could send."""
+    """Refuse what is not text, and text that UTF-8 cannot encode, which no client could send."""
     if not text.is_text(first):
-        return f"input '{name}' is text", f"golden[0] has {first.dtype}", "hand over one type for each input"
+        return f"input '{name}' is text", f"golden[0] has {first.dtype}", "use one type for each input"
     for item in value.ravel():
         try:
             item if isinstance(item, bytes) else item.encode()
         except AttributeError:
-            return (
-                f"input '{name}' holds {_described(item)}",
-                "an array of objects holds text",
-                "hand over str or numbers",
-            )
+            what, why = f"input '{name}' holds {_described(item)}", "an array of objects must hold text"
+            return what, why, "use str or numbers"
         except UnicodeEncodeError as error:
             return f"input '{name}' is not valid text", str(error), "clean it: text.encode(errors='replace').decode()"
     return _rank_fault(name, value, first)
@@ -203,10 +198,6 @@ def _rank_fault(name: str, value: Array, first: Array) -> tuple[str, str, str] |
 
 def _example(names: Sequence[str]) -> str:
     return "write a sample as {" + ", ".join(f'"{name}": array' for name in names or ("x",)) + "}"
-
-
-def _not_samples(found: Any) -> str:
-    return "the function ends without 'return'" if found is None else ""
 
 
 def _described(value: Any) -> str:

@@ -1,10 +1,10 @@
-"""Errors of code that a user wrote: the zoo file, and what it imports from the checkout or from beside config.yaml.
+"""Errors of user code: the zoo file, and the modules that it imports from the checkout or from the folder of config.yaml.
 
 In      a call into that code.
-Out     a `StageError` with the user's own file and line, and the whole stack trace in the model's error.log.
+Out     a `StageError` with the user's own file and line, and the full stack trace in the model's error.log.
 
-The line is that of the last call that lies in the user's files, also behind an exporter that raised an error of its own
-(``raise ... from``): the frames of the libraries below it say little to the author of twenty lines of PyTorch.
+The line is that of the last frame in the user's files, also if an exporter raised its own error from it (``raise ... from``): the
+frames of the libraries below help the author of twenty lines of PyTorch little.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,23 +20,21 @@ from pathlib import Path
 
 from builders import error_log
 from planwright.errors import Fault, PlanwrightError, StageError
+from planwright.files import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-FULL_BYTES = 1 << 20  # with less than this free, a failed write is a full disk, whatever the library calls it
-_OWN = ("builders", "planwright", "clients", "serving", "measure", "loadtest")  # ours, except builders/zoo
-_LONGEST = 300  # characters of one reason; error.log has the rest
+_OWN = ("builders", "planwright", "clients", "serving", "measure", "loadtest")  # Planwright's, except builders/zoo
 
 
 @dataclass(frozen=True)
 class Blame:
-    """Who is named when the code of one model raises.
+    """The place and command that errors of one model's code refer to.
 
     Attributes:
         source: ``zoo/NAME``.
         file: The zoo file.
-        root: Folder of config.yaml, whose modules are the user's too.
-        check: The command that tries the zoo file again.
-        log: Where the stack trace goes; None keeps it nowhere.
+        root: Folder of config.yaml; its modules are user code too.
+        check: The command that loads the zoo file again.
+        log: File for the stack trace; None discards it.
     """
 
     source: str
@@ -48,9 +45,9 @@ class Blame:
 
     @contextlib.contextmanager
     def during(self, what: str, stage: str = "export") -> Iterator[None]:
-        """Turn whatever the block raises into a StageError that says `what` was being done.
+        """Turn whatever the block raises into a StageError that names `what` was running.
 
-        What it prints goes to standard error, because standard output may be a command's JSON.
+        Its output goes to standard error, because standard output may be a command's JSON.
 
         Raises:
             StageError: Anything but Planwright's own errors, a full disk and Ctrl-C.
@@ -65,15 +62,19 @@ class Blame:
                 raise
             raise self.error(what, error, stage=stage) from error
 
+    def fault(self, what: str, where: str, why: str = "", fix: str = "", *, stage: str = "export") -> StageError:
+        """Return the StageError for a source that breaks its contract."""
+        return StageError(stage, Fault(f"{self.source}: {what}", where, why, fix, self.check))
+
     def error(
         self, what: str, error: BaseException, *, stage: str = "export", fix: str = "", where: str = ""
     ) -> StageError:
-        """Return the StageError for `error`, whose stack trace is added to the log; `fix` and `where` where they are known better."""
+        """Return the StageError for `error`, whose stack trace is added to the log; `fix` and `where` override what is derived from it."""
         place = self.record(error)
-        seen = f"; the whole stack trace is in {self.log}" if self.log else ""
+        seen = f"; the full stack trace is in {self.log}" if self.log else ""
         first = f"{self.source}: {what} raised {type(error).__name__}"
         fix = fix or _fix(error) or "correct that line"
-        return StageError(stage, Fault(first, where or place, reason(error), f"{fix}{seen}", self.check))
+        return StageError(stage, Fault(first, where or place, error_log.reason(error), f"{fix}{seen}", self.check))
 
     def record(self, error: BaseException) -> str:
         """Add the stack trace to the log and return the `place` of the error."""
@@ -82,7 +83,7 @@ class Blame:
         return self.place(error)
 
     def place(self, error: BaseException) -> str:
-        """Return ``file:line`` of the last frame in the user's files; the zoo file where there is none."""
+        """Return ``file:line`` of the last frame in the user's files; the zoo file if there is none."""
         if isinstance(error, SyntaxError) and error.filename and self.is_users(Path(error.filename)):
             return f"{shown(Path(error.filename))}:{error.lineno}"
         found = shown(self.file)
@@ -93,7 +94,7 @@ class Blame:
         return found
 
     def is_users(self, path: Path) -> bool:
-        """Say whether a file of Python code is the user's: not a library's, not ours."""
+        """Return True if a Python file is user code: neither a library's nor Planwright's."""
         near = {ROOT, self.root.resolve(), self.file.parent}
         return path == self.file or (not of_others(path) and bool(near & {*path.parents}))
 
@@ -101,11 +102,11 @@ class Blame:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         place = next((folder for folder in self.log.parents if folder.exists()), None) if self.log else None
-        return place is not None and shutil.disk_usage(place).free < FULL_BYTES
+        return place is not None and error_log.disk_full(place)
 
 
 def of_others(path: Path) -> bool:
-    """Say whether a file is a library's or ours."""
+    """Return True if a file belongs to a library or to Planwright."""
     if "site-packages" in path.parts or Path(sys.base_prefix) in path.parents:
         return True
     inside = path.relative_to(ROOT).parts if ROOT in path.parents else ("",)
@@ -113,24 +114,18 @@ def of_others(path: Path) -> bool:
 
 
 def shown(path: Path) -> str:
-    """Return a path as a user would type it: relative where it lies below the working folder."""
+    """Return a path as a user would type it: relative if it is below the current folder."""
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
 
-def reason(error: BaseException) -> str:
-    """Return the first line of an error's text; its class where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:_LONGEST] if lines else type(error).__name__
-
-
 def place_of(kind: type, name: str) -> str:
-    """Return ``file:line`` where a class or the nearest of its parents says `name`; of the class itself where none does."""
+    """Return ``file:line`` where a class or its nearest parent defines `name`; of the class itself if none does."""
     owner = next((part for part in kind.__mro__ if name in vars(part)), kind)
     file = Path(getattr(sys.modules[owner.__module__], "__file__", ""))
     ours = ROOT in file.parents and ROOT / "builders" / "zoo" not in file.parents
-    if ours:  # the base class: the user's class is where it belongs
+    if ours:  # defined in a base class of Planwright's: name the user's class
         owner, file = kind, Path(getattr(sys.modules[kind.__module__], "__file__", ""))
     return f"{shown(file)}:{_line_of(file, owner.__name__, name)}"
 
@@ -146,7 +141,7 @@ def _line_of(file: Path, owner: str, name: str) -> int:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, the outermost first."""
+    """Yield an error and what it was raised from, outermost first."""
     seen: set[int] = set()
     part: BaseException | None = error
     while part is not None and id(part) not in seen:
@@ -158,8 +153,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return f"install the package that holds '{package}' into .venv, or correct the import"
+        return f"install the package that provides '{package}' into .venv, or correct the import"
     if "custom C++ ops" in str(error):
-        why = "torchvision's compiled operators do not load beside this torch, and only nms and roi_align are replaced"
-        return f"{why}: install a torchvision that was built for it"
+        why = "torchvision's compiled operators do not load with this torch, and Planwright replaces only nms and roi_align"
+        return f"{why}: install a torchvision built for it"
     return ""

@@ -3,7 +3,7 @@
 In      ``model.<precision>.onnx``.
 Out     the engine file and ``tensors.json``, its inputs and outputs as the engine itself declares them.
 
-Everything version-specific is in `builders.targets`; this module only knows that a target compiles and loads.
+Everything version-specific is in `builders.targets`; this module only calls compile and load.
 """
 
 from __future__ import annotations
@@ -27,29 +27,20 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     exported, lowered = (record_of(folder).get("result", {}) for folder in (job.export_folder, job.graph_folder))
     opset = lowered.get("opset", exported.get("opset", 0))  # BF16 needs a newer one than the export
     if opset > job.target.max_opset:
-        why = f"the graph is opset {opset}, {job.target.name} reads up to {job.target.max_opset} and would misread it"
-        raise StageError(
-            "engine",
-            Fault(
-                "the graph is too new for the target",
-                job.model.where("export", "opset"),
-                why,
-                _older(job, exported.get("opset", 0)),
-            ),
-        )
+        why = f"the graph is opset {opset}, {job.target.name} reads up to opset {job.target.max_opset}"
+        fix, where = _older(job, exported.get("opset", 0)), job.model.where("export", "opset")
+        raise StageError("engine", Fault("the graph's opset is too new for the target", where, why, fix))
     figures = job.target.compile(job.graph_file, folder, job.model)
     engine = job.target.load(folder)
     _check_batch(job, engine)
     engine.close()
-    write_json(
-        folder / "tensors.json",
-        {"inputs": [t.as_dict() for t in engine.inputs], "outputs": [t.as_dict() for t in engine.outputs]},
-    )
+    tensors = {"inputs": engine.inputs, "outputs": engine.outputs}
+    write_json(folder / "tensors.json", {key: [tensor.as_dict() for tensor in of] for key, of in tensors.items()})
     return figures
 
 
 def _older(job: Job, exported: int) -> str:
-    """Return what makes the graph old enough: the export's opset, or the precision where that raised it."""
+    """Return how to lower the graph's opset: by the export's setting, or by the precision if that raised it."""
     if exported <= job.target.max_opset:
         return f"choose another precision than {job.model.precision}, or a TensorRT that reads the opset"
     return f"set export.opset to {job.target.max_opset}"
@@ -68,24 +59,18 @@ def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> b
 
 
 def _check_batch(job: Job, engine: Engine) -> None:
-    """Refuse a fixed-shape engine that config.yaml asks to batch.
+    """Refuse an engine that cannot batch as config.yaml says.
 
     Raises:
-        StageError: Dynamic batching requested for a fixed batch, or another fixed batch than the engine has.
+        StageError: Batching requested for an engine without a free batch axis, or another fixed batch than the engine's.
     """
     model = job.model
     if model.batch.fixed is not None:
         other = [t for t in engine.inputs if not t.shape or t.shape[0] != model.batch.fixed]
         if other:
-            raise StageError(
-                "engine",
-                Fault(
-                    f"the engine's batch is not {model.batch.fixed}",
-                    model.where("batch", "fixed"),
-                    f"it declares {other[0]}",
-                    "give the engine's own batch, or leave batch out",
-                ),
-            )
+            what, why = f"the engine's batch is not {model.batch.fixed}", f"it declares {other[0]}"
+            fix = "write the engine's own batch size, or leave batch out"
+            raise StageError("engine", Fault(what, model.where("batch", "fixed"), why, fix))
         return
     wants = model.batch.axis and (model.batch.given or "dynamic_batching" in model.serve)
     if wants and batch_kind(job, engine.inputs) == "none":
@@ -97,10 +82,8 @@ def _check_batch(job: Job, engine: Engine) -> None:
             else f"input '{fixed.name}' is a scalar"
         )
         fix = "write 'batch: none' and no dynamic_batching to serve it as it is, or export it with a free first axis"
-        fault = Fault(
-            "batches requested of a model that takes none", place, f"{axis}; the engine declares {fixed}", fix
-        )
-        raise StageError("engine", fault)
+        what, why = "batching requested for a model without a batch axis", f"{axis}; the engine declares {fixed}"
+        raise StageError("engine", Fault(what, place, why, fix))
 
 
 def _spec_part(job: Job) -> dict[str, Any]:

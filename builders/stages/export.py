@@ -1,10 +1,10 @@
 """export: weights → FP32 ONNX and golden samples.
 
-In      a zoo source.
-Out     ``model.onnx``, ``golden.npz``, ``calibration.npz``, ``test.npz`` and, where there are classes, ``labels.json``.
+In      the model's source.
+Out     ``model.onnx``, ``golden.npz``, ``calibration.npz``, ``test.npz`` and, if there are classes, ``labels.json``.
 
-The FP32 answers of the original model are taken here, once; everything later is judged by them. Calibration samples are made
-only where the model's precision, on this target or the other, takes its ranges from them (`builders.precision.calibration`).
+The FP32 answers of the original model are recorded here, once; every later stage is judged by them. Calibration samples are made
+only if the model's precision, on this target or the other, takes its ranges from them (`builders.precision.calibration`).
 """
 
 from __future__ import annotations
@@ -20,63 +20,53 @@ from typing import Any
 
 import numpy as np
 
+from builders.error_log import reason
 from builders.graphs.external_data import locations
 from builders.precision import calibration
-from builders.sources import declared, reads
-from builders.sources.base import Sample, Samples, Source, load_source, source_file, source_files
+from builders.sources import user_files
+from builders.sources.base import Sample, Samples, Source, source_files
 from builders.stage import Job, Stage, installed
-from builders.stages import golden_checks, reference, twins
-from builders.targets.ort import sentence
+from builders.stages import golden_checks
 from planwright.errors import Fault, PlanwrightError, StageError
 from planwright.files import digest, write_json
 from planwright.golden import Golden, group_by_shape
 
 
-def source_of(job: Job) -> Source:
-    """Return the model's zoo source."""
-    return load_source(job.model, job.root, random_weights=job.random_weights, log=job.log)
-
-
 def _run(job: Job, folder: Path) -> Mapping[str, Any]:
-    with reads.watched(source_file(job.model), job.model.name):
+    with job.watched():
         return _export(job, folder)
-
-
-def seen(job: Job) -> dict[str, Path]:
-    """Return the user's files that this model's code was seen to read."""
-    return reads.by(source_file(job.model), job.model.name, job.root, job.build, job.repository)
 
 
 def _export(job: Job, folder: Path) -> Mapping[str, Any]:
     from builders.graphs.check import check_opset, load_checked, rewrite
 
-    source = source_of(job)
-    samples, warnings = twins.distinct(job, source.samples())
+    source = job.load_source()
+    samples, warnings = golden_checks.distinct(job, source.samples())
     golden_checks.check_batch_axis(job, source, samples)
-    kept, golden, fewer = reference.answers(job, source, samples.golden)
+    kept, golden, fewer = golden_checks.reference_answers(job, source, samples.golden)
     samples = replace(samples, golden=kept)
     path, exported = folder / "model.onnx", folder / "exported"  # exporters may write weights beside the graph
     exported.mkdir()
     source.write_onnx(exported / path.name)
     model = load_checked(exported / path.name)
     shutil.rmtree(exported)
-    asked = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
-    opset = check_opset(model, asked, job.model.where("export", "opset"), job.target.max_opset)
-    declared.check(source, model, golden)
+    requested = 0 if job.model.source == "zoo/onnx" else job.model.export.opset
+    opset = check_opset(model, requested, job.model.where("export", "opset"), job.target.max_opset)
+    golden_checks.check_declared(source, model, golden)
     rewrite(model, path)
     golden.save(folder / "golden.npz")
     _save_samples(folder, source, samples)
     if job.model.calibrates:
         calibration.write(job, source, samples, samples.golden, folder)
-    with _answering(job, source, path):
+    with _explaining_errors(job, source, path):
         golden_checks.check_file(job, source, path, samples, golden)
     warnings += [*fewer, *source.warnings(), *golden_checks.equal_answers(golden)]
     return {"opset": opset, "weights": golden.meta["weights"], "golden": len(golden), "warnings": warnings}
 
 
 @contextlib.contextmanager
-def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
-    """Turn an error of ONNX Runtime into a StageError: the graph has a shape baked in that real samples do not have."""
+def _explaining_errors(job: Job, source: Source, path: Path) -> Iterator[None]:
+    """Turn an error of ONNX Runtime into a StageError: the graph fixes a shape that real samples do not have."""
     try:
         yield
     except PlanwrightError:
@@ -84,13 +74,13 @@ def _answering(job: Job, source: Source, path: Path) -> Iterator[None]:
     except Exception as error:  # onnxruntime's classes share no base
         source.blame.record(error)
         fix = "take sizes from x.shape inside the model, and name axes that vary in dynamic_axes; or use the other exporter"
-        what, where = "the ONNX file does not answer the golden samples", golden_checks.origin(job)
-        fault = Fault(what, where, sentence(error), fix, source.blame.check)
+        what, where = "the ONNX file fails on the golden samples", golden_checks.origin(job)
+        fault = Fault(what, where, reason(error), fix, source.blame.check)
         raise StageError("onnx", fault) from error
 
 
 def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
-    write_json(folder / "shapes.json", _shapes([*samples.golden, *samples.test, *_at_hand(samples)]))
+    write_json(folder / "shapes.json", _shapes([*samples.golden, *samples.test, *_listed(samples)]))
     if samples.test:
         truth = [{"truth": np.asarray(value)} for value in samples.truth]
         Golden(group_by_shape(samples.test, truth), {"batched": source.batched}).save(folder / "test.npz")
@@ -98,8 +88,8 @@ def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
         (folder / "labels.json").write_text(json.dumps({k: list(v) for k, v in source.labels().items()}))
 
 
-def _at_hand(samples: Samples) -> Sequence[Sample]:
-    """Return the calibration samples that cost nothing: a list, which is there anyway."""
+def _listed(samples: Samples) -> Sequence[Sample]:
+    """Return the calibration samples if they cost nothing, being a list already."""
     return samples.calibration if isinstance(samples.calibration, list | tuple) else ()
 
 
@@ -109,21 +99,21 @@ def _shapes(samples: Sequence[Sample]) -> dict[str, list[list[int]]]:
 
 
 def _inputs(job: Job) -> dict[str, Path]:
-    """Return everything that an export reads, by a name that ``--plan`` can print."""
+    """Return every file that an export reads, by a label that ``--plan`` can print."""
     model, code = job.model, source_files(job.model, job.root)
     named = [model.file, model.samples.file, *_texts(model.options)]
-    own = source_of(job).files() if _said(job, code)[0] else []
+    own = job.load_source().files() if _declared(job, code)[0] else []
     files = [file for path in own for file in _files(path)]
     files += [job.root / name for name in named if name and _is_file(job.root / name)]
     graph_file = job.root / model.file if model.file else None
     for graph in [file for file in files if file.suffix == ".onnx" or file == graph_file]:
         key = f"external data of {job.cache.of(graph)}"
         files += [graph.parent / place for place in job.cache.remember(key, partial(locations, graph))]
-    return code | {_label(file, job.root): file for file in files}
+    return code | {user_files.label(file, job.root): file for file in files}
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in `options`, which may be the path of a file."""
+    """Yield every string in `options`, as each may be a file's path."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -132,37 +122,32 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return a file, or every file of a folder."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a text that no path can be
+    except (OSError, ValueError):  # a string that cannot be a path
         return False
 
 
 def _tools(job: Job) -> dict[str, str | None]:
-    return installed(*_said(job, source_files(job.model, job.root))[1:])
+    return installed(*_declared(job, source_files(job.model, job.root))[1:])
 
 
-def _said(job: Job, code: Mapping[str, Path]) -> list[str]:
-    """Return whether the source names files of its own ('' where not), and its tools: both follow from its code alone.
+def _declared(job: Job, code: Mapping[str, Path]) -> list[str]:
+    """Return "files" if the source defines `files()`, else "", and then its tools: both follow from its code alone.
 
-    Remembered by the code's hashes, because importing a zoo file may import PyTorch, and most builds have nothing to do.
+    Cached by the code's hashes, because importing a zoo file may import PyTorch, and most builds have nothing to do.
     """
 
     def read() -> list[str]:
-        source = source_of(job)
+        source = job.load_source()
         return ["files" if type(source).files is not Source.files else "", *source.tools]
 
     hashes = {label: job.cache.of(path) for label, path in code.items() if path.exists()}
     return job.cache.remember(f"what {digest(hashes)} needs", read)
-
-
-def _label(file: Path, root: Path) -> str:
-    return str(file.relative_to(root)) if root in file.parents else str(file)
 
 
 def _spec_part(job: Job) -> dict[str, Any]:
@@ -188,5 +173,5 @@ EXPORT = Stage(
     tools=_tools,
     run=_run,
     shared=True,
-    seen=seen,
+    seen=Job.files_read,
 )

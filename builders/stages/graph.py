@@ -3,7 +3,7 @@
 In      ``model.onnx`` and the golden samples of the export.
 Out     ``model.<precision>.onnx`` and, for INT8, the calibration record.
 
-TensorRT 11 has no precision flags left, so precision is decided here for every target and version.
+TensorRT 11 has no precision flags any more, so precision is decided here for every target and version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
 
 
 def _native(job: Job) -> bool:
-    """Say whether TensorRT itself will find the INT8 ranges, so that the graph stays FP32."""
+    """Return True if TensorRT itself will find the INT8 ranges, so that the graph stays FP32."""
     return job.model.precision == "int8" and job.model.calibration.native
 
 
@@ -44,12 +44,12 @@ def _native_figures(job: Job, source: Path) -> dict[str, Any]:
         return {}
     from builders.precision.int8 import matching
 
-    calibration.ensure(job)  # for the machine with the GPU, which may not have the source's libraries
-    return {"calibration": "native", "kept_high": matching(source, job.model.keep_high)}
+    calibration.ensure(job)  # for the GPU machine, which may lack the source's libraries
+    return {"calibration": "native", "kept_high": matching(source, job.model.keep_fp32)}
 
 
 def _spec_part(job: Job) -> dict[str, Any]:
-    part: dict[str, Any] = {"precision": job.model.precision, "keep_high": job.model.keep_high}
+    part: dict[str, Any] = {"precision": job.model.precision, "keep_fp32": job.model.keep_fp32}
     if job.model.autocast:
         part["autocast"] = True
     if job.model.precision in CALIBRATED:

@@ -1,7 +1,7 @@
-"""verify: the engine's answers against the golden answers.
+"""verify: compare the engine's answers with the golden answers.
 
 In      the engine, golden and test samples.
-Out     ``verify.json``: worst figures per output, batch invariance, the task metric. A failure stops the build here.
+Out     ``verify.json``: worst figures per output, batch invariance, the task metric. A failure stops the build.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from builders.graphs import batch_axis
 from builders.graphs.external_data import with_data
 from builders.stage import Job, Stage
 from builders.stages.compile import batch_kind
-from builders.stages.export import source_of
 from builders.targets import Engine
 from planwright import console
-from planwright.compare import Tolerance
 from planwright.errors import Fault, StageError, did_you_mean
 from planwright.files import write_json
-from planwright.golden import Arrays, Golden, Group, first_sample
+from planwright.golden import Arrays, Golden, Group
 
 TEST_BATCH = 32
 
@@ -51,7 +49,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
 
 
 def batch_sizes(job: Job, engine: Engine) -> list[int]:
-    """Return the batch sizes to prove: min, middle and max; [N] when fixed; [0] where there is no batch axis."""
+    """Return the batch sizes to check: min, middle and max; [N] if fixed; [0] without a batch axis."""
     kind = batch_kind(job, engine.inputs)
     if kind == "none":
         return [0]
@@ -64,42 +62,36 @@ def _where(job: Job) -> Any:
 
 
 def _check_names(job: Job, engine: Engine, golden: Golden) -> None:
-    """Refuse an engine whose tensors are not those of the golden samples."""
+    """Refuse an engine whose tensors differ from those of the golden samples."""
     group = golden.groups[0]
     for kind, tensors, known in (("input", engine.inputs, group.inputs), ("output", engine.outputs, group.outputs)):
         declared = {tensor.name for tensor in tensors}
         if declared != set(known):
-            why = f"the engine has {sorted(declared)}, the golden samples {sorted(known)}"
-            raise StageError(
-                "engine",
-                Fault(
-                    f"the engine's {kind}s are not the model's",
-                    str(job.compile_folder),
-                    why,
-                    f"build {job.model.name} again with --force",
-                ),
-            )
+            what, why = f"the engine's {kind}s differ from the model's", f"the engine has {sorted(declared)}"
+            why += f", the golden samples have {sorted(known)}"
+            fix = f"build {job.model.name} again with --force"
+            raise StageError("engine", Fault(what, str(job.compile_folder), why, fix))
 
 
 def _score(job: Job, engine: Engine) -> dict[str, float]:
-    """Return the task metric on the held-out samples, held against `score` in config.yaml.
+    """Return the task metric on the held-out samples.
 
     Raises:
-        StageError: The metric is below what config.yaml asks.
+        StageError: The metric is below `score` in config.yaml.
     """
     path = job.export_folder / "test.npz"
     if not path.exists():
         return {}
-    source = source_of(job)
+    source = job.load_source()
     test = Golden.load(path)
-    size = batch_axis.run_size(job.model.batch, engine.inputs, min(TEST_BATCH, job.model.batch.bounds[2]))
+    size = batch_axis.run_size(job.model.batch, engine.inputs, min(TEST_BATCH, job.model.batch.largest))
     collected = [part for group in test.groups for part in _answered(engine, group, size)]
     answers_all = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     truth = np.concatenate([group.outputs["truth"] for group in test.groups])
     value = source.score(answers_all, truth)
     least = job.model.score.get(source.metric)
     if least is not None and value < least:
-        fix = answers.precision_fix(job.model) or "train the model further, or ask for less"
+        fix = answers.precision_fix(job.model) or "train the model further, or lower 'score'"
         fault = Fault(f"{source.metric} is {value:.4f}, 'score' requires {least}", job.model.where("score", source.metric),
                       f"on {len(test)} held-out samples at {job.model.precision}", fix, job.model.build_command("--until", "verify"))  # fmt: skip
         raise StageError("engine", fault)
@@ -107,22 +99,19 @@ def _score(job: Job, engine: Engine) -> dict[str, float]:
 
 
 def _answered(engine: Engine, group: Group, size: int) -> Iterator[Arrays]:
-    """Yield the answers to every sample of a group, in batches of `size`; 0 sends samples as they are."""
+    """Yield the answers to every sample of a group, in batches of `size`; 0 sends samples without a batch axis."""
     for start in range(0, len(group), size or 1):
-        batch = group.take([i % len(group) for i in range(start, start + (size or 1))])
-        real = min(size or 1, len(group) - start)
-        inputs = batch.inputs if size else first_sample(batch.inputs)
-        found = engine.run(inputs)
-        yield {name: array[:real] if size else np.asarray(array)[None] for name, array in found.items()}
+        found = batch_axis.restore(engine.run(batch_axis.take(group, start, size)), size)
+        yield {name: array[: len(group) - start] for name, array in found.items()}
 
 
 def _check_accept(job: Job, outputs: Collection[str]) -> None:
-    """Refuse thresholds that would judge nothing.
+    """Refuse thresholds that apply to nothing.
 
     Raises:
         StageError: ``accept`` names an output that the model does not have, or ``score`` a metric that it does not compute.
     """
-    metric = source_of(job).metric
+    metric = job.load_source().metric
     check = job.model.build_command("--until", "verify")
     faults = [
         Fault(f"'accept' names '{name}', which is not an output", job.model.where("accept", name),
@@ -130,7 +119,7 @@ def _check_accept(job: Job, outputs: Collection[str]) -> None:
         for name in job.model.accept if name not in outputs
     ] + [
         Fault(f"'score' names '{name}', which {job.model.source} does not compute", job.model.where("score", name),
-              fix=did_you_mean(name, [metric]) if metric else "remove the line, or give the model a metric", check=check)
+              fix=did_you_mean(name, [metric]) if metric else "remove the line, or define metric and score() in the model", check=check)
         for name in job.model.score if name != metric
     ]  # fmt: skip
     if faults:
@@ -138,8 +127,7 @@ def _check_accept(job: Job, outputs: Collection[str]) -> None:
 
 
 def _tolerances(job: Job) -> dict[str, dict[str, float | None]]:
-    named: dict[str, Tolerance] = {name: job.model.tolerance(name) for name in job.model.accept}
-    return {"": job.model.tolerance("").as_dict(), **{name: t.as_dict() for name, t in named.items()}}
+    return {name: job.model.tolerance(name).as_dict() for name in ("", *job.model.accept)}
 
 
 def _spec_part(job: Job) -> dict[str, Any]:

@@ -9,7 +9,6 @@ and not in the server.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from builders.error_log import reason
 from builders.graphs.check import command
 from builders.graphs.external_data import with_data
 from planwright import text
@@ -99,17 +99,10 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
         raise StageError(stage, _refused(path, error)) from None
 
 
-def sentence(error: BaseException) -> str:
-    """Return an error's first sentence, onnxruntime's without its status prefix and places in its own source."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
-    text = re.sub(r"\S*/\S+\.(?:cc|h|cpp):\d+ \S+\([^)]*\)( const)?\s*", "", text)
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def _refused(path: Path, error: Exception) -> Fault:
-    text, why = str(error), sentence(error)
+    text, why = str(error), reason(error)
     if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text:
-        return Fault("not a whole ONNX file", str(path), why, "the file is truncated or not ONNX: write it again")
+        return Fault("not a complete ONNX file", str(path), why, "the file is truncated or not ONNX: write it again")
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text:
         fix = "export with operators of the standard ONNX domain, or with an older opset"
         return Fault("the graph has an operator that ONNX Runtime lacks", str(path), why, fix)

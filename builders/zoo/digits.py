@@ -3,7 +3,7 @@
 In      ``image`` uint8 [8, 8], values 0..16.
 Out     ``scores`` FP32 [10], logits. Seeded: the same machine trains the same weights, in a few seconds.
 
-Logits, not softmax: saturated probabilities of two samples of one class could not be told apart.
+Logits, not softmax: saturated probabilities of two samples of one class could not be distinguished.
 """
 
 from __future__ import annotations
@@ -43,11 +43,9 @@ class Model(TorchSource):
         )
 
     def build_model(self) -> Any:
-        """Train from scratch."""
         return _train()
 
     def labels(self) -> Mapping[str, Sequence[str]]:
-        """The ten digits."""
         return {"scores": [str(digit) for digit in range(10)]}
 
     def score(self, answers: Arrays, truth: NDArray[Any]) -> float:

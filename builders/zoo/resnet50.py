@@ -1,11 +1,11 @@
 """resnet50: torchvision's ResNet-50, uint8 pixels in, normalisation inside the graph.
 
-In      ``image`` UINT8 [224, 224, 3], RGB as a camera gives it.
+In      ``image`` UINT8 [224, 224, 3], RGB as from a camera.
 Out     ``logits`` FP32 [1000]; with ``options: {top_k: true}`` instead ``scores`` FP32 [5] and ``classes`` INT32 [5].
 
-Pretrained weights come through torchvision's own loader. ``--random-weights resnet50`` builds without them: seeded, the
-BatchNorm statistics set by a pass over the calibration samples, the head centred and scaled to unit spread, because
-plain random weights answer nearly the same to every picture.
+Pretrained weights come from torchvision's own loader. ``--random-weights resnet50`` builds without them: seeded, with BatchNorm
+statistics from a pass over calibration samples and a head that is centred and scaled to unit spread, because plain random
+weights give nearly the same answer to every picture.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from planwright.errors import Fault, SpecError, StageError
 
 SIZE, TOP, SEED = 224, 5, 3
 STATISTICS = 64  # samples that set them
-BRANCH_SCALE = (
-    0.1  # of random residual branches: at 1 they drown the picture in noise, and INT8 answers had a cosine of 0.26
-)
+BRANCH_SCALE = 0.1  # of random residual branches: at 1 noise drowns the picture, and INT8 answers had a cosine of 0.26
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision transforms/_presets.py, ImageClassification
 
 
 class Model(TorchSource):
-    """ResNet-50 with preprocessing and, if asked, top-5 in the graph."""
+    """ResNet-50 with preprocessing and, optionally, top-5 in the graph."""
 
     tools: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "onnx", "onnxruntime", "scikit-learn")
     options: ClassVar[Mapping[str, Any]] = {"top_k": False}
@@ -39,23 +37,20 @@ class Model(TorchSource):
         super()._check_options()
         if self.random_weights and self.settings["top_k"]:
             why = "random weights rank classes by noise, so their answers are judged on logits"
-            raise SpecError(
-                Fault("top_k needs real weights", self.spec.where("options", "top_k"), why, "leave top_k out")
-            )
+            where = self.spec.where("options", "top_k")
+            raise SpecError(Fault("top_k needs real weights", where, why, "remove top_k"))
 
     @property
     def output_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Logits, or the five best."""
         return ("scores", "classes") if self.settings["top_k"] else ("logits",)
 
     def samples(self) -> Samples:
-        """Crops of scikit-learn's two photographs, of many places and sizes."""
+        """Crops of scikit-learn's two photographs, at many places and sizes."""
         counts = self.spec.samples
         rest = Later(lambda: _crops(counts.golden + counts.calibration)[counts.golden :])
         return Samples(rest, _crops(counts.golden))
 
     def labels(self) -> Mapping[str, Sequence[str]]:
-        """ImageNet's class names."""
         if self.settings["top_k"]:
             return {}
         import torchvision
@@ -63,7 +58,7 @@ class Model(TorchSource):
         return {"logits": torchvision.models.ResNet50_Weights.IMAGENET1K_V2.meta["categories"]}
 
     def build_model(self) -> Any:
-        """Weights from torchvision's loader, or seeded random ones where the command line says so."""
+        """Weights from torchvision's loader, or seeded random ones with ``--random-weights``."""
         import torchvision
 
         body = _random(torchvision, self._statistics()) if self.random_weights else self._pretrained(torchvision)
@@ -82,8 +77,8 @@ class Model(TorchSource):
             import torch
 
             cache = f"{torch.hub.get_dir()}/checkpoints/{weights.url.rpartition('/')[2]}"
-            fix = f"put the file there, or build with --random-weights {self.spec.name}"
-            fault = Fault("the weights of resnet50 cannot be had here", self.spec.where("source"),
+            fix = f"put the file there, or pass --random-weights {self.spec.name}"
+            fault = Fault("the weights of resnet50 are not available", self.spec.where("source"),
                           f"torchvision's loader could not download them ({error}); it looks for {cache}", fix,
                           self.spec.build_command())  # fmt: skip
             raise StageError("torch", fault) from None
@@ -108,7 +103,7 @@ def _crops(count: int) -> list[Sample]:
 
 
 def _normalise(image: Any) -> Any:
-    """Turn UINT8 [batch, 224, 224, 3] into FP32 [batch, 3, 224, 224]; cast first, as TensorRT demands of UINT8."""
+    """Turn UINT8 [batch, 224, 224, 3] into FP32 [batch, 3, 224, 224]; cast first, as TensorRT requires for UINT8."""
     import torch
 
     scaled = image.to(torch.float32).permute(0, 3, 1, 2)

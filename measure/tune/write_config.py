@@ -81,7 +81,7 @@ def edits(model: ModelSpec, own: Mapping[str, Any], target: str, setting: Servin
     batching = serve.get("dynamic_batching")
     if _batching(batching) != _wanted(setting):
         yield from _batching_edits(own, _place(own, target, "serve", "dynamic_batching"), batching, setting)
-    if setting.max_batch not in (0, model.batch.bounds[2]):
+    if setting.max_batch not in (0, model.batch.largest):
         if model.batch.bounds[1] > setting.max_batch and model.batch.opt is not None:
             yield _place(own, target, "batch", "opt"), setting.max_batch
         yield _place(own, target, "batch", "max"), setting.max_batch
@@ -149,7 +149,7 @@ def _verify(before: RepositorySpec, after: RepositorySpec, name: str, setting: S
     model = _model(after, name)
     batching = _batching(model.serve.get("dynamic_batching"))
     same = _count(model.serve) == setting.instances and batching == _wanted(setting)
-    if not same or setting.max_batch not in (0, model.batch.bounds[2]):
+    if not same or setting.max_batch not in (0, model.batch.largest):
         raise PlanwrightError(_unchanged(after.path, name, "the file would not yield the setting", setting))
     changed = [m.name for m in after.models if m.name != name and m.model_dump() != _model(before, m.name).model_dump()]
     unrelated = [other for other in changed if not _extends(after, other, name)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ def load_spec(
         SpecError: With every fault in the file.
     """
     loader = _Loader(path, target)
+    for note in loader.notes:
+        console.warn(note)
     models = loader.models()
     server = loader.server()
     loader.scenarios()
@@ -68,8 +70,6 @@ def load_spec(
             loader.faults += further(model, path.parent) if further else []
     if loader.faults:
         raise SpecError(*loader.distinct())
-    for note in loader.renamed_keys():
-        console.warn(note)
     return RepositorySpec(path=path, root=path.parent, target=target, server=server, models=tuple(models))
 
 
@@ -113,6 +113,7 @@ class _Loader:
         self.path, self.target = path, target
         self.faults: list[Fault] = []
         root = self.root = load_located(path, self.faults)
+        self.notes = list(_rename(path, root))
         for key in set(as_mapping(root)) - set(_TOP):
             self._fault(f"unknown key '{key}'", (key,), fix=did_you_mean(key, _TOP))
         if root.get("version") is None or root.plain().get("version") != 1:
@@ -132,15 +133,6 @@ class _Loader:
     @property
     def _check(self) -> str:
         return shlex.join(["python", "builders/build_all.py", "--plan", *config_flags(self.path)])
-
-    def renamed_keys(self) -> list[str]:
-        """Return a note for each key that is written with its old name."""
-        entries = [self.root.get("defaults"), *as_mapping(self.root.get("models")).values()]
-        entries += [over for entry in entries for over in as_mapping(entry and entry.get("targets")).values()]
-        found = [(entry.line_of((old,)), old) for entry in entries if entry for old in _RENAMED if entry.get(old)]
-        return [
-            f"{self.path}:{line}: '{old}' is now '{_RENAMED[old]}'; the old name will be removed" for line, old in found
-        ]
 
     def server(self) -> ServerSpec:
         """Return the server that the repository is made for; by default the embedded one."""
@@ -304,6 +296,17 @@ class _Loader:
             add([Fault(what, model.where("precision"), why, fix, self._check)])
 
 
+def _rename(path: Path, root: Located) -> Iterator[str]:
+    """Give the keys of `_RENAMED` their present names, in place, and yield a note for each."""
+    entries = [root.get("defaults"), *as_mapping(root.get("models")).values()]
+    overlays = [node for entry in entries if entry for node in as_mapping(entry.get("targets")).values()]
+    for entry in filter(None, [*entries, *overlays]):
+        for old, new in _RENAMED.items():
+            if entry.get(old) and not entry.get(new):
+                entry.value[new] = entry.value.pop(old)
+                yield f"{path}:{entry.value[new].line}  '{old}' is now '{new}'; the next release will not accept the old name"
+
+
 def _source_faults(values: dict[str, Any], where: Callable[..., str]) -> list[Fault]:
     source = values["source"]
     zoo = ROOT / "builders" / "zoo"
@@ -321,18 +324,17 @@ def _line(fault: Fault) -> int:
 
 
 def _expanded(node: Located) -> Located:
-    """Expand short forms and rename old keys, so that they merge with the others.
+    """Expand short forms, so that they merge with the others.
 
     ``samples: file.npz`` is ``samples: {file: file.npz}``; ``source: models/half.onnx`` is ``source: zoo/onnx`` with ``file``.
     """
     samples, source = node.get("samples"), node.get("source")
-    longer = {_RENAMED[key]: item for key, item in as_mapping(node).items() if key in _RENAMED}
+    longer: dict[str, Located] = {}
     if samples is not None and isinstance(samples.value, str):
         longer["samples"] = Located({"file": samples}, samples.line)
     if source is not None and isinstance(source.value, str) and _names_a_file(source.value) and not node.get("file"):
         longer |= {"source": Located("zoo/onnx", source.line), "file": source}
-    kept = {key: item for key, item in as_mapping(node).items() if key not in _RENAMED}
-    return Located({**kept, **longer}, node.line) if longer else node
+    return Located({**as_mapping(node), **longer}, node.line) if longer else node
 
 
 def _names_a_file(source: str) -> bool:

@@ -328,11 +328,6 @@ class ModelSpec(ModelEntry):
         return self.command("builders/build_all.py", *flags)
 
     @property
-    def keep_high(self) -> list[str]:
-        """The old name of `keep_fp32`."""
-        return self.keep_fp32
-
-    @property
     def calibrates(self) -> bool:
         """True where the precision, on this target or another, needs calibration samples."""
         return not {self.precision, *self._precisions}.isdisjoint(CALIBRATED)

@@ -45,7 +45,7 @@ class Model(TorchSource):
 
 @contextlib.contextmanager
 def zoo_file(text: str) -> Iterator[Path]:
-    """Write the file, remove it and forget its module afterwards."""
+    """Write the file, remove it and its module afterwards."""
     FILE.write_text(text)
     importlib.invalidate_caches()
     try:

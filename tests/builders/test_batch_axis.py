@@ -65,7 +65,7 @@ def anchors() -> Any:
 
 
 def branching() -> Any:
-    """Another branch where the batch is larger than five."""
+    """Another branch if the batch is larger than five."""
 
     def branch(op: str, out: str) -> Any:
         return helper.make_graph([helper.make_node(op, ["x"], [out])], out, [], [value(out, "FP32", ["N", 4])])
@@ -94,7 +94,7 @@ def scaled() -> Any:
 
 
 BAKED = constant("s", np.array([1, -1], np.int64))
-# name -> graph, what the error says in any order; "stage" is engine for the scalar, which no run has to find
+# name -> graph, what the error says, in any order; "stage" is engine for the scalar, which no run has to find
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "nms": (nms, ("axis 0 of output 'sel'", "'K'")),
     "five_per_sample": (
@@ -108,19 +108,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
     "baked_two": (
         lambda: one("Reshape", ["N", 6], ["N", 6], "s", init=(constant("s", np.array([2, 6], np.int64)),)),
-        ("one batch size only", "answers 2 and fails on 1", "{fixed: 2}"),
+        ("one batch size only", "batch 2 works and batch 1 fails", "{fixed: 2}"),
     ),
     "scalar_out": (lambda: one("ReduceMean", ["N", 5], [], keepdims=0), ("output 'y' has no batch axis",)),
-    "two_axes": (two_axes, ("axis 1 of output 'y' follows the batch", "x 'N', q 'M'")),
+    "two_axes": (two_axes, ("axis 1 of output 'y' depends on the batch", "x 'N', q 'M'")),
     "mixing": (mixing, ("output 'y' depends on a sample's neighbours",)),
     "random": (random, ("output 'y' is random", "'noise' (RandomNormalLike)")),
     "scalar_in": (scaled, ("input 'k' is a scalar",)),
-    "constant_fixed": (anchors, ("axis 0 of output 'anchors'", "same whatever the samples are")),
+    "constant_fixed": (anchors, ("axis 0 of output 'anchors'", "the same for all samples")),
     "five_fixed": (
         lambda: one("Reshape", ["N", 5, 4], ["M", 4], "s", init=(SHAPE,)),
         ("axis 0 of output 'y'", "5 rows per sample"),
     ),
-    "branching": (branching, ("output 'y' is wrong", "a branch that the batch decides", "'batch: none'")),
+    "branching": (branching, ("output 'y' is wrong", "a branch that depends on the batch", "'batch: none'")),
     "no_inputs": (
         lambda: model(
             [helper.make_node("Identity", ["c"], ["y"])],
@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         ("no_inputs.onnx has no inputs",),
     ),
 }
-BATCH = {"constant_fixed": "{fixed: 7}", "five_fixed": "{fixed: 4}", "branching": 8}  # 4 where nothing is said
+BATCH = {"constant_fixed": "{fixed: 7}", "five_fixed": "{fixed: 4}", "branching": 8}  # 4 if not listed
 WAYS_OUT = {
     "nms": "none", "five_per_sample": "none", "constant": "none", "baked": "{fixed: 1}", "baked_two": "{fixed: 2}",
     "scalar_out": "none", "two_axes": "none", "mixing": "none", "scalar_in": "none", "constant_fixed": "none", "five_fixed": "none",
@@ -167,7 +167,7 @@ def test_what_is_not_a_batch_is_named(refused: dict[str, dict[str, Any]], name: 
 
 @pytest.fixture(scope="module")
 def ways_out(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The same models, built as their errors say."""
+    """The same models, built as their errors advise."""
     project = Project(tmp_path_factory.mktemp("ways_out"))
     for name in WAYS_OUT:
         onnx.save(REFUSED[name][0](), project.folder / f"{name}.onnx")

@@ -1,4 +1,4 @@
-"""What a zoo file may get wrong: each mistake is told with the user's own file and line, never with a stack trace."""
+"""Mistakes in a zoo file: each is reported with the user's own file and line, never with a stack trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from builders.sources import declared
+from builders.stages.golden_checks import check_declared
 from builders.targets.ort import OrtEngine
 from planwright.errors import PlanwrightError
 from planwright.golden import Golden, group_by_shape
@@ -147,7 +147,7 @@ CASES = {
     ),
     "samples of whole numbers": (
         in_samples(".astype(np.float32)", ".astype(np.int64)"),
-        "let samples() give the types",
+        "return the types and shapes",
     ),
     "samples of another width": (
         in_samples("size=(16, 4)", "size=(16, 5)"),
@@ -269,7 +269,7 @@ def test_mistakes_that_only_answers_show(empty: Callable[[str], Project]) -> Non
         done = project.build("--json", "--until", "export")
     one, fixed, other = json.loads(done.out)["models"]
     assert (one["failed_stage"], fixed["failed_stage"], other["status"]) == ("torch", "onnx", "built")
-    assert "answers 1 and fails on 2" in one["errors"][0]["why"]
+    assert "batch 1 works and batch 2 fails" in one["errors"][0]["why"]
     assert "5" in fixed["errors"][0]["why"]
     assert "7" in fixed["errors"][0]["why"]
     assert "dynamic_axes" in fixed["errors"][0]["fix"]
@@ -298,7 +298,7 @@ def test_a_file_that_declares_other_shapes_than_it_answers(tmp_path: Path) -> No
     rows = [{"x": np.full(size, size, np.float32)} for size in (4, 6)]
     golden = Golden(group_by_shape(rows, [{"y": row["x"]} for row in rows]))
     with zoo_file(HEAD + PLAIN), pytest.raises(PlanwrightError) as caught:
-        declared.check(load(tmp_path), onnx.load(tmp_path / "m.onnx"), golden)
+        check_declared(load(tmp_path), onnx.load(tmp_path / "m.onnx"), golden)
     assert [fault.what for fault in caught.value.faults] == [
         f"the ONNX file fixes axis 1 of {kind} at 4" for kind in ("input 'x'", "output 'y'")
     ]

@@ -1,4 +1,4 @@
-"""doctor says what is true of this machine."""
+"""doctor reports the state of this machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ REFUSED = "echo 'Client: Docker Engine'; echo 'Cannot connect to the Docker daem
     ("programs", "status", "words"),
     [
         ({}, doctor.WARN, "none"),
-        ({"docker": "echo fine"}, doctor.OK, "docker answers"),
+        ({"docker": "echo fine"}, doctor.OK, "docker works"),
         ({"docker": REFUSED}, doctor.WARN, "Is it running?"),
         ({"docker": "exec /bin/sleep 30"}, doctor.WARN, "no answer within"),
-        ({"docker": REFUSED, "podman": "echo fine"}, doctor.OK, "podman answers"),
+        ({"docker": REFUSED, "podman": "echo fine"}, doctor.OK, "podman works"),
     ],
     ids=["none", "works", "no daemon", "hangs", "the other works"],
 )
@@ -30,7 +30,7 @@ def test_a_container_engine_is_more_than_its_program(
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "ENGINE_S", 1.0)
+    monkeypatch.setattr(doctor, "CONTAINER_TIMEOUT_S", 1.0)
     [check] = [check for check in doctor.examine() if check.point == "container engine"]
     assert check.status == status
     assert words in check.found

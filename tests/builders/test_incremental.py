@@ -62,6 +62,14 @@ def test_the_plan_says_why(project: Project) -> None:
     assert "score changed" in json.loads(done.out)["models"][0]["stages"]["verify"]
 
 
+def test_a_record_with_the_former_name_of_a_setting_is_current(project: Project) -> None:
+    path = project.folder / "build/digits/graph/fp32/stage.json"
+    record = json.loads(path.read_text())
+    record["spec"]["keep_high"] = record["spec"].pop("keep_fp32")
+    path.write_text(json.dumps(record))
+    assert set(stages(project).values()) == {"keep"}
+
+
 def test_until_and_from(project: Project) -> None:
     shutil.rmtree(project.repository)
     assert project.build("--until", "verify").code == 0

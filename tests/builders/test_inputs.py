@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from builders.graphs import check, external_data
-from builders.sources import local_imports
+from builders.sources import user_files
 from builders.stage import decide, execute
 from builders.stages.compile import COMPILE
 from builders.stages.export import EXPORT
@@ -150,7 +150,7 @@ def test_a_sparse_initializer_is_read_too(tmp_path: Path) -> None:
         ("m.weights", lambda file: file.unlink(), "m.weights is missing"),
         ("../m.weights", lambda file: None, "outside the graph's folder"),
         ("/m.weights", lambda file: None, "outside the graph's folder"),
-        ("m.weights", lambda file: file.rename(file.with_name("o")) and file.symlink_to("o"), "is a link"),
+        ("m.weights", lambda file: file.rename(file.with_name("o")) and file.symlink_to("o"), "is a symbolic link"),
     ],
 )
 @pytest.mark.parametrize("make", [*PLACES, sparse])
@@ -184,7 +184,7 @@ def test_weights_that_went_missing_stop_the_build(empty: Callable[[str], Project
 def test_large_weights_stay_beside_the_graph_and_are_watched(
     empty: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above two gigabytes the graph's own bytes say nothing about its weights."""
+    """Above two gigabytes the graph's own bytes do not include its weights."""
     monkeypatch.setattr(check, "INLINE_LIMIT_BYTES", 0)
     project = empty(entries(["m"]))
     big = np.random.default_rng(0).normal(size=(WIDTH, 900)).astype(np.float32)
@@ -206,7 +206,7 @@ def test_large_weights_stay_beside_the_graph_and_are_watched(
     execute(GRAPH, job)
     assert decide(COMPILE, job).why == "file model.onnx.data changed"
     execute(COMPILE, job)
-    assert (job.compile_folder / "model.onnx").read_bytes() == before, "only the data tells the two apart"
+    assert (job.compile_folder / "model.onnx").read_bytes() == before, "only the data differs"
     x = np.ones((1, WIDTH), np.float32)
     np.testing.assert_allclose(job.target.load(job.compile_folder).run({"x": x})["y"], x @ (big * 2) @ big.T, rtol=1e-4)
 
@@ -314,7 +314,7 @@ def test_imports_are_followed_through_packages(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = local_imports.files(tmp_path / "zoo/model.py", [tmp_path], lambda path: True)
+    found = user_files.imported(tmp_path / "zoo/model.py", [tmp_path], lambda path: True)
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "late.py", "mine/__init__.py", "mine/blocks.py", "mine/net.py", "shared/layers.py", "zoo/other.py",
     ]  # fmt: skip

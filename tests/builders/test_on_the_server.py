@@ -1,4 +1,4 @@
-"""What config.yaml asks for, seen on the real server; and a running server that hears of a publish."""
+"""The settings of config.yaml on the real server, and a running server that is informed of a publish."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SEQUENCE = (
 )
 
 
-def ask(server: ServerInfo, path: str) -> Any:
+def get(server: ServerInfo, path: str) -> Any:
     with urllib.request.urlopen(f"http://{server.http_url}/v2/models/digits{path}", timeout=10) as response:
         body = response.read()
     return json.loads(body) if body else None
@@ -52,7 +52,7 @@ def rebuild(project: Project, serve: str) -> None:
 def test_scheduler_fields_reach_the_server(project: Project) -> None:
     rebuild(project, SERVE)
     with running_server(project.repository) as server:
-        config, stats = ask(server, "/config"), ask(server, "/stats")
+        config, stats = get(server, "/config"), get(server, "/stats")
     batching = config["dynamic_batching"]
     assert config["instance_group"][0]["count"] == 2
     assert batching["preferred_batch_size"] == [4]
@@ -68,7 +68,7 @@ def test_scheduler_fields_reach_the_server(project: Project) -> None:
 def test_other_schedulers_load(project: Project, serve: str) -> None:
     rebuild(project, serve)
     with running_server(project.repository) as server:
-        assert ask(server, "/ready") is None  # 200 without a body
+        assert get(server, "/ready") is None  # 200 without a body
         done = clients("validate", "digits", "--transport", "http", *where(server, project.repository))
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -79,19 +79,19 @@ def test_a_running_server_loads_what_is_published_and_rolled_back(project: Proje
     )
     try:
         server = launched.wait_ready().info
-        assert ask(server, "")["versions"] == ["1"]
+        assert get(server, "")["versions"] == ["1"]
         project.edit("    score:", "    accept: {scores: {relative: 0.002}}\n    score:")
-        done = beside(project, "builders/build_all.py")
+        done = run_beside(project, "builders/build_all.py")
         assert "loaded by the running server" in done
-        assert ask(server, "")["versions"] == ["2"]
+        assert get(server, "")["versions"] == ["2"]
         project.edit("max_queue_delay_microseconds: 500", "max_queue_delay_microseconds: 321")
-        beside(project, "builders/build_all.py")
-        assert ask(server, "/config")["dynamic_batching"]["max_queue_delay_microseconds"] == 321
-        beside(project, "-m", "builders", "rollback", "digits")
-        assert ask(server, "/config")["dynamic_batching"]["max_queue_delay_microseconds"] == 500
-        assert ask(server, "")["versions"] == ["2"]
-        beside(project, "-m", "builders", "rollback", "digits")
-        assert ask(server, "")["versions"] == ["1"]
+        run_beside(project, "builders/build_all.py")
+        assert get(server, "/config")["dynamic_batching"]["max_queue_delay_microseconds"] == 321
+        run_beside(project, "-m", "builders", "rollback", "digits")
+        assert get(server, "/config")["dynamic_batching"]["max_queue_delay_microseconds"] == 500
+        assert get(server, "")["versions"] == ["2"]
+        run_beside(project, "-m", "builders", "rollback", "digits")
+        assert get(server, "")["versions"] == ["1"]
     finally:
         launched.stop()
 
@@ -101,7 +101,7 @@ def test_a_server_in_mode_none_is_to_be_restarted(project: Project) -> None:
     try:
         launched.wait_ready()
         project.edit("max_queue_delay_microseconds: 500", "max_queue_delay_microseconds: 321")
-        assert "restart it" in beside(project, "builders/build_all.py")
+        assert "restart it" in run_beside(project, "builders/build_all.py")
     finally:
         launched.stop()
 
@@ -142,7 +142,7 @@ def test_validate_says_why_a_damaged_model_is_not_served(project: Project) -> No
     assert "golden.npz is not what was published" in row["reason"]
 
 
-def beside(project: Project, *words: str) -> str:
+def run_beside(project: Project, *words: str) -> str:
     """Run a command with the project's folder as the current one, where it finds the server file."""
     script = [str(ROOT / words[0])] if words[0].endswith(".py") else list(words[:2])
     rest = list(words[1:]) if words[0].endswith(".py") else list(words[2:])

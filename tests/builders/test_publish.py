@@ -62,7 +62,7 @@ def test_a_new_version_is_added_and_rolled_back(project: Project) -> None:
     assert again.code == 1
     assert "none is older" in again.err
     assert project.build().code == 0
-    assert served(project) == [2], "what config.yaml asks for is whole on disk, so it is served again"
+    assert served(project) == [2], "the version for config.yaml is complete on disk, so it is served again"
 
 
 def delay(project: Project, us: int) -> None:
@@ -99,7 +99,7 @@ def test_a_change_of_serve_is_rolled_back_before_the_version_is(project: Project
     assert steps[0]["fields"] == ["dynamic_batching"]
     assert project.builders("rollback", "digits").code == 1
     assert project.build().code == 0
-    assert (served(project), served_delay(project)) == ([2], 800), "config.yaml asks for the newest still"
+    assert (served(project), served_delay(project)) == ([2], 800), "config.yaml still selects the newest"
     back(project)
     assert (served(project), served_delay(project)) == ([1], 500), "what was rolled back is not what came before"
 
@@ -187,7 +187,7 @@ def test_lint_finds_changed_bytes_and_a_build_repairs_them(project: Project, fil
     content = path.read_bytes() if stat else b""
     at = content.find(b"accuracy") if file == "build.json" else len(content) // 2
     path.write_bytes(content[:at] + bytes([(content[at] if content else 0) ^ 1]) + content[at + 1 :])
-    if stat:  # as a failing disk does it: neither size nor time tells
+    if stat:  # as on a failing disk: size and time are unchanged
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     done = project.builders("lint", "--config", str(project.config), "--json")
     assert done.code == 1

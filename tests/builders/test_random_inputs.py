@@ -17,9 +17,9 @@ from tests._project import Project
 from tests.builders._onnx import ENTRY, report, save, spec, value
 
 
-def image(axes: tuple[Any, ...] = ("N", 3, "H", "W")) -> list[onnx_random.Input]:
-    return [onnx_random.Input("x", np.dtype("f4"), axes[1:]), onnx_random.Input("ids", np.dtype("i8"), ("L",)),
-            onnx_random.Input("t", np.dtype(object), (1,))]  # fmt: skip
+def image(axes: tuple[Any, ...] = ("N", 3, "H", "W")) -> list[onnx_random.RandomInput]:
+    return [onnx_random.RandomInput("x", np.dtype("f4"), axes[1:]), onnx_random.RandomInput("ids", np.dtype("i8"), ("L",)),
+            onnx_random.RandomInput("t", np.dtype(object), (1,))]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,14 @@ def image(axes: tuple[Any, ...] = ("N", 3, "H", "W")) -> list[onnx_random.Input]
     ],
 )
 def test_sizes_of_random_inputs(dims: dict[str, Any], x: tuple[int, ...], ids: tuple[int, ...]) -> None:
-    sample = onnx_random.Made(image(), spec(options={"dims": dims}), [], range(4))[2]
+    sample = onnx_random.RandomSamples(image(), spec(options={"dims": dims}), [], range(4))[2]
     assert (sample["x"].shape, sample["ids"].shape) == (x, ids)
 
 
 def test_ranges_of_random_inputs() -> None:
-    made = onnx_random.Made(image(), spec(options={"ranges": {"ids": [30000, 30522], "x": [-1, -0.5]}}), [], range(40))
+    made = onnx_random.RandomSamples(
+        image(), spec(options={"ranges": {"ids": [30000, 30522], "x": [-1, -0.5]}}), [], range(40)
+    )
     ids = np.concatenate([sample["ids"] for sample in made])
     x = np.stack([sample["x"] for sample in made])
     assert ids.min() >= 30000

@@ -1,4 +1,4 @@
-"""Which samples are used: text, twins, spread, limits, random sizes and values; and how scikit-learn's models arrive."""
+"""Which samples are used: text, repeats, spread, limits, random sizes and values; and how scikit-learn's models arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from builders.sources.onnx_given import read
 from builders.sources.samples import fingerprint, native, spread
-from builders.stages import reference
+from builders.stages import golden_checks
 from builders.targets.ort import OrtEngine
 from planwright.errors import StageError
 from planwright.golden import Golden, group_by_shape
@@ -178,7 +178,7 @@ def test_models_of_scikit_learn(empty: Callable[[str], Project], sklearn_models:
 
 
 def test_a_locale_that_is_missing_is_named(tmp_path: Path) -> None:
-    """Without one of its own, StringNormalizer takes en_US.UTF-8, which small images lack."""
+    """Without a locale, StringNormalizer uses en_US.UTF-8, which small images lack."""
     text = TensorProto.STRING
     node = helper.make_node("StringNormalizer", ["t"], ["y"], case_change_action="LOWER", locale="xx_XX.UTF-8")
     save(tmp_path / "m.onnx", [node], [value("t", text, 1)], [value("y", text, 1)])
@@ -198,7 +198,7 @@ def test_golden_samples_are_spread_over_a_file(tmp_path: Path) -> None:
     assert spread(3, 8) == [0, 1, 2]
 
 
-def test_a_sample_that_occurs_twice_loses_its_twin(empty: Callable[[str], Project]) -> None:
+def test_a_repeated_sample_is_used_once(empty: Callable[[str], Project]) -> None:
     project = empty(ENTRY % ", samples: {file: s.npz, golden: 4}")
     save(
         project.folder / "mine.onnx",
@@ -219,15 +219,15 @@ def test_a_sample_that_occurs_twice_loses_its_twin(empty: Callable[[str], Projec
 WIDE = PLAIN.replace(
     "nn.Linear(4, 2)", "nn.Linear(4, 16)"
 )  # INT8 is judged by direction, which two numbers hardly have
-TWINS = HEAD + WIDE.replace(
+REPEATED = HEAD + WIDE.replace(
     "calibration=rows[8:], golden=rows[:8]", "calibration=[*rows[8:], rows[3], rows[9]], golden=[*rows[:8], rows[0]]"
 )
 
 
-def test_twins_of_a_zoo_file_are_left_out(empty: Callable[[str], Project]) -> None:
+def test_repeated_samples_of_a_zoo_file_are_left_out(empty: Callable[[str], Project]) -> None:
     entry = f"{{source: zoo/{NAME}, batch: {{max: 4}}"
     project = empty(f"version: 1\nmodels:\n  mine: {entry}, precision: int8}}\n  plain: {entry}}}\n")
-    with zoo_file(TWINS):
+    with zoo_file(REPEATED):
         done = project.build("--json")
     assert [model["status"] for model in json.loads(done.out)["models"]] == ["built", "built"], done.out
     assert len(golden_of(project)) == 8
@@ -290,8 +290,8 @@ def test_a_golden_set_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         source = load(tmp_path)
         golden = source.samples().golden
         for limit_bytes, count in ((10, 2), (3 * (4 + 2) * 4, 3), (1 << 20, 8)):
-            monkeypatch.setattr(reference, "LIMIT_BYTES", limit_bytes)
-            kept, answers, warnings = reference.answers(job, source, golden)
+            monkeypatch.setattr(golden_checks, "LIMIT_BYTES", limit_bytes)
+            kept, answers, warnings = golden_checks.reference_answers(job, source, golden)
             assert len(answers) == len(kept) == count
             assert [bool(warnings), f"{count} of 8" in " ".join(warnings)] == [count < 8] * 2
     assert [list(sample["x"]) for sample in kept] == [list(sample["x"]) for sample in golden]

@@ -74,7 +74,7 @@ def test_dynamic_batching_asked_of_a_fixed_batch(empty: Callable[[str], Project]
     save(project.folder / "mine.onnx", 2)
     stage, text = failed(project)
     assert stage == "engine"
-    assert "batches requested of a model that takes none" in text
+    assert "batching requested for a model without a batch axis" in text
     assert "config.yaml:3" in text
 
 
@@ -92,10 +92,10 @@ def test_real_samples_are_used_and_checked(empty: Callable[[str], Project]) -> N
 @pytest.mark.parametrize(
     ("damage", "stage", "words"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:40]), "onnx", "not a whole ONNX file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:40]), "onnx", "not a complete ONNX file"),
         (lambda path: save(path, op="Nonsense"), "onnx", "Nonsense"),
         (lambda path: save(path, scale=float("nan")), "torch", "NaN or infinity"),
-        (lambda path: save(path, scale=0.0), "export", "too alike to tell apart"),
+        (lambda path: save(path, scale=0.0), "export", "too similar to tell apart"),
     ],
     ids=["truncated", "unsupported op", "NaN weights", "answers all alike"],
 )
@@ -339,7 +339,7 @@ def test_int8_of_a_graph_with_nothing_to_quantize_says_so(empty: Callable[[str],
     save(project.folder / "mine.onnx")  # one product with a number: no operator that INT8 would compute
     stage, text = failed(project)
     assert stage == "graph"
-    assert "nothing of mine can run in INT8" in text
+    assert "no node of mine can run in INT8" in text
     assert "config.yaml:3  models.mine.precision" in text
 
 

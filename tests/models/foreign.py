@@ -22,7 +22,7 @@ WORDS = ["good", "bad", "größe", "日本", "🙂", "fine", "awful", "plain", "
 
 
 def bert(folder: Path) -> None:
-    """A small BERT by the dynamo exporter, its weights in a file of their own."""
+    """A small BERT by the dynamo exporter, its weights in a separate file."""
     import torch
 
     from builders.sources.torchvision_shim import install
@@ -79,7 +79,7 @@ def sklearn_numbers(folder: Path) -> None:
 
 
 def detector(folder: Path) -> None:
-    """A picture of 640 by 640 in, 84 numbers for each of 8,400 places out, batch 1 baked in, as YOLO exports look."""
+    """A picture of 640 by 640 in, 84 numbers for each of 8,400 places out, a fixed batch of 1, like YOLO exports."""
     nodes, parts, weights = [], [], []
     for stride in (8, 16, 32):
         weights.append(constant(f"w{stride}", RNG.normal(size=(84, 3, stride, stride)).astype(np.float32) / stride))
@@ -145,7 +145,7 @@ def scaled(folder: Path) -> None:
 
 
 def matrix(folder: Path) -> None:
-    """Two tensors with first axes of their own, and a scalar out: nothing here is a batch."""
+    """Two tensors with different first axes, and a scalar out: nothing here is a batch."""
     nodes = [
         helper.make_node("Gemm", ["x", "q"], ["y"], transB=1),
         helper.make_node("ReduceMean", ["y"], ["mean"], keepdims=0),

@@ -53,7 +53,7 @@ def server(models: Project) -> Iterator[ServerInfo]:
 
 @pytest.fixture(scope="module")
 def verdicts(models: Project, server: ServerInfo) -> dict[str, list[dict[str, Any]]]:
-    """What validate says of every model, all of them loaded in one server."""
+    """The report of validate on every model, all loaded in one server."""
     words = ["-m", "clients", "validate", "--json", "--url", server.http_url, "--grpc-url", server.grpc_url]
     done = subprocess.run(
         [sys.executable, *words, "--repository", str(models.repository)], cwd=ROOT, capture_output=True, text=True
@@ -90,7 +90,7 @@ def test_a_model_takes_twenty_lines(name: str) -> None:
     assert len(code) <= LINES, f"{len(code)} lines"
 
 
-def ask(server: ServerInfo, name: str, **inputs: Any) -> dict[str, Any]:
+def infer(server: ServerInfo, name: str, **inputs: Any) -> dict[str, Any]:
     """Return the answers to whole tensors, the same over HTTP and over gRPC."""
     answers = []
     for protocol, url in (("http", server.http_url), ("grpc", server.grpc_url)):
@@ -102,7 +102,7 @@ def ask(server: ServerInfo, name: str, **inputs: Any) -> dict[str, Any]:
 
 
 def test_text_and_numbers_come_back_as_they_went(server: ServerInfo) -> None:
-    found = ask(server, "text", word=np.array([["größe"], ["🙂"], ["unknown"], [""]], object))
+    found = infer(server, "text", word=np.array([["größe"], ["🙂"], ["unknown"], [""]], object))
     assert found["id"].ravel().tolist() == [2, 4, -1, -1]
     assert [text.decode() for text in found["back"].ravel()] == ["größe→", "🙂→", "?", "?"]
 
@@ -110,13 +110,13 @@ def test_text_and_numbers_come_back_as_they_went(server: ServerInfo) -> None:
 def test_shapes_are_the_models_own(server: ServerInfo) -> None:
     x = np.array([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0]], np.float32)
     q = np.eye(4, dtype=np.float32)[:2]
-    found = ask(server, "matrix", x=x, q=q)
+    found = infer(server, "matrix", x=x, q=q)
     np.testing.assert_allclose(found["y"], x @ q.T)
     assert found["mean"].shape == ()
     assert found["mean"] == pytest.approx(0.5)
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
-    np.testing.assert_allclose(ask(server, "scaled", x=x, factor=np.float32(3))["y"], x * 3)
-    table = ask(server, "whole_numbers", ids=np.array([[0, 1, 2], [7, 7, 7]]))
+    np.testing.assert_allclose(infer(server, "scaled", x=x, factor=np.float32(3))["y"], x * 3)
+    table = infer(server, "whole_numbers", ids=np.array([[0, 1, 2], [7, 7, 7]]))
     assert table["sum"].shape == (2,)
     np.testing.assert_array_equal(table["sum"], table["rows"].sum(axis=1))
 
@@ -127,6 +127,6 @@ def test_scikit_learns_own_answers_are_served(models: Project, server: ServerInf
 
     x, y = load_iris(return_X_y=True)
     fitted = RandomForestClassifier(20, random_state=0).fit(x, y)
-    found = ask(server, "sklearn_numbers", X=x[::40].astype(np.float32))
+    found = infer(server, "sklearn_numbers", X=x[::40].astype(np.float32))
     np.testing.assert_array_equal(found["label"].ravel(), fitted.predict(x[::40]))
     np.testing.assert_allclose(found["probabilities"], fitted.predict_proba(x[::40]), atol=1e-5)

@@ -185,22 +185,6 @@ models:
     assert cpu["b"].where("batch", "max").startswith(f"{tmp_path}/config.yaml:4")
 
 
-def test_the_old_name_of_a_key_is_accepted_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = """\
-version: 1
-defaults: {keep_high: [a]}
-models:
-  d: {source: zoo/digits, precision: int8}
-  e: {extends: d, keep_fp32: [b], targets: {onnxruntime: {keep_high: [c]}}}
-"""
-    d, e = load(tmp_path, text).models
-    assert (d.keep_fp32, e.keep_fp32) == (["a"], ["c"])
-    notes = capsys.readouterr().err.splitlines()
-    assert len(notes) == 2
-    assert "config.yaml:2: 'keep_high' is now 'keep_fp32'" in notes[0]
-    assert "config.yaml:5: 'keep_high' is now 'keep_fp32'" in notes[1]
-
-
 def test_every_modelconfig_field_is_known_to_the_schema() -> None:
     from tritonclient.grpc import model_config_pb2
 
@@ -233,3 +217,20 @@ def test_the_committed_config_fits_its_schema() -> None:
 def test_release_tags_are_mapped_to_server_versions(tmp_path: Path, tag: str, version: int) -> None:
     text = f"version: 1\nserver: {{image: 'nvcr.io/nvidia/tritonserver:{tag}-py3'}}\nmodels: {{d: {{source: zoo/digits}}}}\n"
     assert server_version(load(tmp_path, text).server) == (2, version)
+
+
+def test_keep_high_is_read_as_keep_fp32_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (
+        "precision: int8",
+        "keep_high: [Conv]",
+        "targets: {tensorrt: {keep_high: [Gemm]}}",
+        "options: {keep_high: 1}",
+    )
+    for target, nodes in (("onnxruntime", ["Conv"]), ("tensorrt", ["Gemm"])):
+        [found] = load(tmp_path, model(*lines), target).models
+        assert found.keep_fp32 == nodes
+        assert found.options == {"keep_high": 1}
+        notes = capsys.readouterr().err.splitlines()
+        assert [int(re.findall(r":(\d+)", note)[0]) for note in notes] == [6, 7]
+        assert all("'keep_fp32'" in note for note in notes)
+    assert "'keep_high'" in faults(tmp_path, model("keep_high: [Conv]", "keep_fp32: [Gemm]"))

@@ -1,7 +1,7 @@
-"""FP8 graphs: where the pairs stand, what stays in FP32, and that wrong scales are found.
+"""FP8 graphs: where the pairs are, what stays in FP32, and that wrong scales are found.
 
 In      tiny ONNX graphs made here, and the built digits project.
-Out     proof of types, scales and edges, and that ONNX Runtime answers as FP8 rounding says.
+Out     proof of types, scales and edges, and that ONNX Runtime rounds as FP8 does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RNG = np.random.default_rng(0)
 Floats = NDArray[np.float32]
 
 
-def ask(project: Project, settings: str = "") -> None:
+def set_fp8(project: Project, settings: str = "") -> None:
     project.edit(SOURCE, f"{SOURCE}\n    precision: fp8{settings}")
 
 
@@ -64,7 +64,7 @@ def weights_of(model: Any) -> dict[str, Any]:
 
 def highest(job: Job, folder: Path) -> dict[str, float]:
     with int8.prepared(job.export_folder / "model.onnx", folder) as graph:
-        return int8._highest(int8.calibrate(job, graph))
+        return int8.highest(int8.calibrate(job, graph))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def made(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("fp8") / "project"
     shutil.copytree(built.folder, folder, copy_function=shutil.copy2)
     project = Project(folder)
-    ask(project)
+    set_fp8(project)
     done = project.build("--target", "tensorrt", "--until", "graph")
     assert done.code == 0, done.out + done.err
     return project
@@ -126,8 +126,8 @@ def test_ranges_are_those_of_int8(made: Project) -> None:
         assert [int8.calibrate(job, graph)] == files
 
 
-def test_keep_high_leaves_a_node_alone(project: Project) -> None:
-    ask(project, f'\n    keep_high: ["{THIRD}"]')
+def test_keep_fp32_leaves_a_node_alone(project: Project) -> None:
+    set_fp8(project, f'\n    keep_fp32: ["{THIRD}"]')
     result = convert(project)
     assert result["kept_high"] == [THIRD, FIRST, LAST]
     assert result["qdq_pairs"] == 2
@@ -136,13 +136,13 @@ def test_keep_high_leaves_a_node_alone(project: Project) -> None:
 
 
 def test_a_model_without_fp8_nodes_is_refused(project: Project) -> None:
-    ask(project, '\n    keep_high: ["*"]')
-    with pytest.raises(StageError, match="nothing of digits can run in fp8"):
+    set_fp8(project, '\n    keep_fp32: ["*"]')
+    with pytest.raises(StageError, match="no node of digits can run in fp8"):
         convert(project)
 
 
 def test_a_wrong_largest_number_is_found(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(project)
+    set_fp8(project)
     assert convert(project)["qdq_pairs"] == 4
     monkeypatch.setattr(fp8, "FP8_MAX", 44800.0)
     with pytest.raises(StageError, match="output 'scores' is wrong"):
@@ -150,9 +150,9 @@ def test_a_wrong_largest_number_is_found(project: Project, monkeypatch: pytest.M
 
 
 def test_ranges_that_are_too_small_are_found(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(project)
-    right = int8._highest
-    monkeypatch.setattr(int8, "_highest", lambda ranges: {name: value / 100 for name, value in right(ranges).items()})
+    set_fp8(project)
+    right = int8.highest
+    monkeypatch.setattr(int8, "highest", lambda ranges: {name: value / 100 for name, value in right(ranges).items()})
     with pytest.raises(StageError, match="output 'scores' is wrong"):
         convert(project)
 
@@ -257,7 +257,7 @@ def test_an_opset_that_cannot_be_raised_is_told(project: Project, monkeypatch: p
     def refuse(model: Any, opset: int) -> Any:
         raise RuntimeError("no adapter")
 
-    ask(project)
+    set_fp8(project)
     monkeypatch.setattr("onnx.version_converter.convert_version", refuse)
-    with pytest.raises(StageError, match="cannot be raised to opset 19"):
+    with pytest.raises(StageError, match="cannot be converted to opset 19"):
         convert(project)

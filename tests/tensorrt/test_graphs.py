@@ -1,4 +1,4 @@
-"""Graphs that are made for TensorRT: skip edges in INT8, nodes kept high, and the search for those.
+"""Graphs that are made for TensorRT: skip edges in INT8, nodes kept in FP32, and the search for those.
 
 In      tiny ONNX graphs made here, and the built digits project.
 Out     proof of the edges and types, and that ONNX Runtime still answers the same.
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from builders.diagnostics import sensitivity
 from builders.diagnostics.sensitivity_engine import confirm
-from builders.precision import float16, int8_residual
+from builders.precision import float16, int8
 from tests._project import Project
 from tests.tensorrt.conftest import job_of
 
@@ -74,7 +74,7 @@ def node(model: Any, name: str) -> Any:
 def test_skip_edge_and_pool_are_quantized() -> None:
     model, x = block(quantized=True), RNG.normal(size=IMAGE).astype(np.float32)
     before = answer(model, x)
-    assert int8_residual.quantize(model, {"a": 12.7}) == 2
+    assert int8.quantize_residuals(model, {"a": 12.7}) == 2
     assert list(node(model, "add").input) == ["c", "r_dq"], "the pair that is there serves the skip edge too"
     assert list(node(model, "pool").input) == ["a__dq"]
     assert sum(item.op_type == "QuantizeLinear" for item in model.graph.node) == 2
@@ -86,14 +86,14 @@ def test_skip_edge_and_pool_are_quantized() -> None:
 
 def test_the_convolutions_own_edge_stays_floating() -> None:
     model = block(quantized=False)
-    assert int8_residual.quantize(model, {"r": 4.0, "c": 9.0, "a": 12.7}) == 2
+    assert int8.quantize_residuals(model, {"r": 4.0, "c": 9.0, "a": 12.7}) == 2
     assert list(node(model, "add").input) == ["c", "r__dq"]
 
 
 def test_a_tensor_without_a_range_is_left_alone() -> None:
     model = block(quantized=False)
     unchanged = model.SerializeToString()
-    assert int8_residual.quantize(model, {}) == 0
+    assert int8.quantize_residuals(model, {}) == 0
     assert model.SerializeToString() == unchanged
 
 
@@ -108,7 +108,7 @@ def test_the_projection_is_the_skip() -> None:
     model = model_of(nodes, [weight(f"w{index}", 2, 2, 3, 3) for index in range(3)], IMAGE, IMAGE)
     x = RNG.normal(size=IMAGE).astype(np.float32)
     before = answer(model, x)
-    assert int8_residual.quantize(model, {"long": 50.0, "short": 25.4}) == 1
+    assert int8.quantize_residuals(model, {"long": 50.0, "short": 25.4}) == 1
     assert list(node(model, "add").input) == ["long", "short__dq"]
     np.testing.assert_allclose(answer(model, x), before, atol=0.2)
 
@@ -170,15 +170,15 @@ def search(project: Project, settings: str) -> sensitivity.Found:
 
 def test_nothing_is_kept_high_where_int8_is_good_enough(project: Project) -> None:
     found = search(project, "")
-    assert found.keep_high == []
+    assert found.keep_fp32 == []
     assert found.cost == 0
     assert found.before == found.after >= 0.98
 
 
 def test_the_fewest_nodes_that_meet_the_gate(project: Project) -> None:
     found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
-    assert found.keep_high
-    assert found.keep_high == sorted(found.errors, key=lambda name: -found.errors[name])[: len(found.keep_high)]
+    assert found.keep_fp32
+    assert found.keep_fp32 == sorted(found.errors, key=lambda name: -found.errors[name])[: len(found.keep_fp32)]
     assert found.before < 0.99999 <= found.after
     assert 0 < found.cost <= 1
 
@@ -187,7 +187,7 @@ def test_the_engine_confirms_the_list_and_its_cost(project: Project) -> None:
     found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
     said: list[str] = []
     held = confirm(job_of(project, "onnxruntime"), found, said.append)
-    assert held.keep_high[: len(found.keep_high)] == found.keep_high
+    assert held.keep_fp32[: len(found.keep_fp32)] == found.keep_fp32
     assert "meets the gate" in said[-1]
     assert min(held.before_per_s, held.after_per_s) > 0
     assert held.builds >= 2
@@ -196,11 +196,11 @@ def test_the_engine_confirms_the_list_and_its_cost(project: Project) -> None:
 
 def test_an_engine_that_rounds_more_gets_a_longer_list(project: Project) -> None:
     found = search(project, "\n    accept: {scores: {cosine: 0.99999}}")
-    short = dataclasses.replace(found, keep_high=[])
+    short = dataclasses.replace(found, keep_fp32=[])
     said: list[str] = []
     held = confirm(job_of(project, "onnxruntime"), short, said.append)
     assert "misses" in said[0]
-    assert len(held.keep_high) >= len(found.keep_high)
+    assert len(held.keep_fp32) >= len(found.keep_fp32)
 
 
 @pytest.mark.parametrize("least", range(6))

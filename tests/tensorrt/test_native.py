@@ -20,7 +20,7 @@ NATIVE = f"{SOURCE}\n    precision: int8\n    calibration: {{native: true}}"
 
 
 def test_the_graph_stays_fp32_where_tensorrt_calibrates(project: Project) -> None:
-    project.edit(SOURCE, NATIVE + '\n    keep_high: ["/layers/layers.0/Conv"]')
+    project.edit(SOURCE, NATIVE + '\n    keep_fp32: ["/layers/layers.0/Conv"]')
     done = project.build("--target", "tensorrt", "--until", "graph")
     assert done.code == 0, done.out + done.err
     folder = project.folder / "build/digits/graph/int8"

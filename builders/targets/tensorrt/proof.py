@@ -24,7 +24,7 @@ def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequen
     Raises:
         StageError: Layers can be read, and too little of their time is in the asked precision.
     """
-    patterns = [*spec.keep_high, *kept_high]
+    patterns = [*spec.keep_fp32, *kept_high]
     found = realised(table, spec.precision, patterns)
     verdict = "proved" if found.proved else "opaque" if found.share is None else "absent"
     if verdict == "absent":

@@ -162,7 +162,7 @@ class TensorRTTarget:
         if spec.precision != "int8" or not spec.calibration.native:
             return None
         samples = graph.parents[2] / "export" / "calibration.npz"
-        batch = spec.batch.fixed or min(calibrator.BATCH, spec.batch.bounds[2])
+        batch = spec.batch.fixed or min(calibrator.BATCH, spec.batch.largest)
         parts = [sha256(graph), sha256(samples), spec.calibration.method, self.version, batch]
         cache = graph.parents[3] / "calibration" / f"{digest(parts)}.trt"
         return {
