@@ -13,7 +13,7 @@ import pytest
 import tomllib
 
 from tests import quick
-from tests.ux._checkout import ROOT, files
+from tests.ux._checkout import ROOT, files, package_files
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 500

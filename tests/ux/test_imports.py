@@ -38,7 +38,14 @@ REPORTS = {
 SUBPACKAGE_MAY_IMPORT = {
     "serving/backends": {"planwright.trt"},  # runs inside the server's own Python
     "planwright/trt": {"planwright.trt"},  # is copied into the TensorRT backend
-    "builders/zoo": {"builders.sources", "builders.graphs", "builders.targets.ort", "builders.zoo", "planwright"},
+    "builders/zoo": {
+        "builders.error_log",
+        "builders.sources",
+        "builders.graphs",
+        "builders.targets.ort",
+        "builders.zoo",
+        "planwright",
+    },
     "measure/report": REPORTS,
     "measure/compare": {"measure.compare", *REPORTS},
 }
