@@ -29,11 +29,11 @@ from benchmarks._parts import exhaustive  # noqa: E402
 from benchmarks._parts.common import Inputs, ratio_words, record, stamp  # noqa: E402
 from measure import statistics  # noqa: E402
 from measure.operating_point.flags import delays_us, numbers  # noqa: E402
-from measure.operating_point.locust_process import TRANSPORTS  # noqa: E402
 from measure.operating_point.measurement import Measured  # noqa: E402
 from measure.operating_point.rows import seconds_in_words  # noqa: E402
 from measure.tune import slo as tune_slo  # noqa: E402
 from measure.tune.search import Candidate  # noqa: E402
+from measure.workload.transports import TRANSPORTS  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.errors import Fault, StageError  # noqa: E402
 

@@ -47,7 +47,7 @@ class Run:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.recorder = settings, Recorder()
-        self.checker = Checker(settings.check)
+        self.checker = Checker(settings.test.check)
         self.feed: Feed | None = None
         self._share = Share()
         self._counters = Counters(settings)
@@ -84,7 +84,7 @@ class Run:
 
         inspect.stack()  # locust calls it as it stops users; the first call reads source files for 30 ms, in which no answer is seen
         self._reset()
-        self.recorder.start(self.settings.warmup_s)
+        self.recorder.start(self.settings.test.warmup_s)
         self.checker.begin()
         self._started_s = time.monotonic()
         environment.stop_timeout = environment.stop_timeout or DRAIN_S
@@ -156,12 +156,12 @@ class Run:
             self._collect(environment.runner)
         duration_s = time.monotonic() - self._started_s
         window_s = self._window_s or self.recorder.window_s
-        counted = self._counters.end(window_s + self.settings.warmup_s, self.recorder.answers())
+        counted = self._counters.end(window_s + self.settings.test.warmup_s, self.recorder.answers())
         self._others.add(self._part())
         measured = build.Measured(
             self.recorder.tracks, self._chosen(environment), duration_s, window_s,
             self._peak_users or environment.runner.user_count, counted, self._counters.server.identity(),
-            self._others.client(automatic=self.settings.check is None), self._load(),
+            self._others.client(automatic=self.settings.test.check is None), self._load(),
             stopped_by=self._given_up.faults[0].what if self._given_up else "",
         )  # fmt: skip
         folder, report = build.write_run(self.settings, measured)
@@ -196,14 +196,14 @@ class Run:
 
     def _make_feed(self, names: list[str]) -> Feed | None:
         settings = self.settings
-        if settings.arrivals == "closed":
+        if not settings.open_loop:
             return None
         if settings.rate is None:
             return Feed(arrivals.trace(settings.trace, self._share), names, settings.trace[-1].due_s)
         length_s = settings.rate.length_s
-        if settings.arrivals == "constant":
+        if settings.test.kind == "constant":
             return Feed(arrivals.constant(settings.rate, names, self._share), names, length_s)
-        return Feed(arrivals.poisson(settings.rate, names, self._share, settings.seed), names, length_s)
+        return Feed(arrivals.poisson(settings.rate, names, self._share, settings.test.seed), names, length_s)
 
     def _begin_feed(self) -> None:
         if self.feed is not None and not self.feed.begun and not self._ended:
@@ -212,9 +212,9 @@ class Run:
 
     def _begin(self) -> None:
         """Start the clock; what connecting cost is not the load's."""
-        self.recorder.start(self.settings.warmup_s)
-        if self.settings.length_s:
-            self.recorder.end(self.recorder.warm_until + self.settings.length_s)
+        self.recorder.start(self.settings.test.warmup_s)
+        if self.settings.test.length_s:
+            self.recorder.end(self.recorder.warm_until + self.settings.test.length_s)
         self.checker.begin()
         self._cpu_s, self._reported_at = time.process_time(), clock()
 
@@ -269,13 +269,22 @@ class Run:
     def _load(self) -> dict[str, Any]:
         settings = self.settings
         window_s = self._window_s or self.recorder.window_s
-        span_s = window_s + settings.warmup_s
+        span_s = window_s + settings.test.warmup_s
         asked = 0.0
         if settings.rate is not None:
             span_s = min(span_s, settings.rate.length_s)
             asked = settings.rate.total(span_s) / max(span_s, 1e-9)
-        asked_for = {"wait_s": settings.wait_s, "profile": settings.users_text, "weights": dict(settings.models)}
-        return {**self._others.load(settings.arrivals, settings.rate_text, asked, settings.scenario), **asked_for}
+        asked_for = {
+            "wait_s": settings.test.wait_s,
+            "profile": settings.test.users or "",
+            "weights": dict(settings.models),
+        }
+        return {
+            **self._others.load(
+                settings.test.kind, settings.test.rate if settings.rate else "", asked, settings.scenario
+            ),
+            **asked_for,
+        }
 
     def _initialise(self, environment: Any, **_: Any) -> None:
         """Take workers' last records, and leave on Ctrl-C by locust's own way out for SIGTERM.

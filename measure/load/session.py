@@ -28,7 +28,8 @@ from measure.load.user_selection import place_of
 from measure.record.answer_checks import Checker
 from measure.record.recorder import Recorder
 from measure.record.switched_version import Answers
-from measure.workload.settings import TRANSPORTS, Settings
+from measure.workload.settings import Settings
+from measure.workload.transports import TRANSPORTS
 from planwright.errors import Fault, PlanwrightError, SpecError
 from planwright.golden import Golden, Group
 
@@ -161,7 +162,13 @@ class Session:
         protocol, memory = TRANSPORTS[scenario.transport]
         url = settings.grpc_url if protocol == "grpc" else settings.http_url
         self._model = TritonModel(
-            name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s, allow_nan=True
+            name,
+            url,
+            protocol=protocol,
+            shared_memory=memory,
+            retries=0,
+            timeout_s=settings.test.timeout_s,
+            allow_nan=True,
         )  # golden samples may hold NaN where the model takes it for a missing value
         # a prepared request of a sequence model has an id, which no two requests in flight may share
         own = memory is not None or self._model.info.sequence

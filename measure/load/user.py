@@ -36,6 +36,7 @@ try:
 except PlanwrightError as error:
     raise SystemExit(console.fail(error)) from None
 
+OPEN_LOOP, WAIT_S = SETTINGS.open_loop, SETTINGS.test.wait_s  # looked at for each request
 RUN = Run(SETTINGS)
 SHARED = Shared(SETTINGS, RUN.recorder, RUN.checker, Payloads(SETTINGS), RUN.give_up)
 TURNS: dict[tuple[str, tuple[str, ...]], Turns] = {}
@@ -57,7 +58,7 @@ class Infer(User):
 
     abstract = True
     host = f"http://{SETTINGS.http_url}"
-    wait_time = constant(0 if SETTINGS.arrivals != "closed" else SETTINGS.wait_s)
+    wait_time = constant(SETTINGS.test.wait_s)
     transport: ClassVar[str] = "http"
     models: ClassVar[Sequence[str]] = ()
 
@@ -93,7 +94,7 @@ class Infer(User):
 
     def send(self) -> None:
         """Send requests until this user is to rest or to end; locust's way from task to task costs as much as a request's bookkeeping."""
-        while self._send_one() and not SETTINGS.wait_s:
+        while self._send_one() and not WAIT_S:
             pass
 
     def _connect(self) -> bool:
@@ -111,7 +112,7 @@ class Infer(User):
         if not self._connect():
             return False
         models, fire = self._turns.models(self), self.environment.events.request.fire
-        if SETTINGS.arrivals == "closed":
+        if not OPEN_LOOP:
             if RUN.recorder.over:
                 time.sleep(0.05)  # until locust ends this user
                 return False

@@ -12,11 +12,10 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from measure.workload.settings import TRANSPORTS
+from measure.workload.transports import BY_DEFAULT, TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError, did_you_mean
 
-UNASKED = ("http", "grpc")
 BASE_MODULE = "measure.load.user"
 
 
@@ -95,4 +94,4 @@ def _overrides(user: Any, method: str) -> bool:
 def _wanted(tags: list[str], asked: set[str], refused: set[str], *, named: bool) -> bool:
     if asked or refused:
         return (not asked or bool(asked & set(tags))) and not (tags and set(tags) <= refused)
-    return named or not tags or bool(set(UNASKED) & set(tags))
+    return named or not tags or bool(set(BY_DEFAULT) & set(tags))

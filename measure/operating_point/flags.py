@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from measure.operating_point import locust_process
+from measure.workload.transports import TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError
 
@@ -103,7 +103,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 def add_load(parser: argparse.ArgumentParser, *, duration_s: float, repeats: int) -> None:
     """Add how a point is measured, and where things are."""
     add = parser.add_argument
-    add("--protocol", choices=locust_process.TRANSPORTS, default="grpc",
+    add("--protocol", choices=TRANSPORTS, default="grpc",
         help="shm and cuda are shared memory, on the server's own machine (default: %(default)s)")  # fmt: skip
     add("--processes", type=int, default=1, help="of the load, where one core is too few (default: %(default)s)")
     add("--batch", type=int, default=1, help="samples per request (default: %(default)s)")

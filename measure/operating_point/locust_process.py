@@ -19,7 +19,6 @@ from planwright.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "loadtest/"
-TRANSPORTS = ("http", "grpc", "shm", "cuda")  # tags of scenarios.py
 TRY = "try it by hand: locust -f loadtest/ --headless -t 5s"
 
 

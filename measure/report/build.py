@@ -55,7 +55,7 @@ def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, A
         **header(folder, measured.identity),
         "duration_s": round(measured.duration_s, 3),
         "window_s": round(measured.window_s, 3),
-        "warmup_s": settings.warmup_s,
+        "warmup_s": settings.test.warmup_s,
         "users": measured.users,
         "load": measured.load,
         "models": models,
@@ -170,7 +170,7 @@ def _model(settings: Settings, measured: Measured, model: str, protocol: str, tr
         "series": track.series.as_rows(),
         "errors": [{"text": text, "count": count} for text, count in track.errors.most_common()],
     }
-    row["stability"] = stability(row["series"], settings.warmup_s, settings.warmup_s + measured.window_s)
+    row["stability"] = stability(row["series"], settings.test.warmup_s, settings.test.warmup_s + measured.window_s)
     return row
 
 

@@ -18,10 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from measure.workload.profile import Profile
+from planwright.config.load_profile import Profile
 from planwright.errors import Fault, SpecError
 
-KINDS = ("closed", "poisson", "constant", "trace")
 SHOWN_FAULTS = 5
 
 
