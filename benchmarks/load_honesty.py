@@ -34,6 +34,7 @@ from measure.operating_point import locust_process  # noqa: E402
 from measure.workload import arrivals  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.config import load_profile  # noqa: E402
+from planwright.decimals import exact  # noqa: E402
 from planwright.own_server import free_ports  # noqa: E402
 from planwright.server_info import ServerInfo  # noqa: E402
 
@@ -132,7 +133,7 @@ def simulate(rate: float, duration_s: float, capacity_per_s: float, base_us: flo
     Each request takes ``1 / capacity`` of the server after the one before it (Lindley, Proc. Cambridge Phil. Soc. 48, 1952), cannot begin
     in a stall, and takes besides what a request takes when nothing is in its way.
     """
-    profile = load_profile.parse(f"{rate:g}:{duration_s:g}s")
+    profile = load_profile.parse(f"{exact(rate)}:{exact(duration_s)}s")
     schedule = arrivals.poisson(profile, [MODEL], arrivals.Share(), SEED)
     service_s, free_s, latencies = 1 / capacity_per_s, 0.0, []
     for arrival in schedule:

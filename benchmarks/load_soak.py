@@ -26,6 +26,7 @@ from benchmarks._parts.common import Inputs, serve, stamp  # noqa: E402
 from measure.operating_point import locust_process  # noqa: E402
 from measure.operating_point.usage import memory_bytes, tree  # noqa: E402
 from planwright import console  # noqa: E402
+from planwright.decimals import exact  # noqa: E402
 from planwright.polling import ended  # noqa: E402
 
 MODEL, GROWTH = "digits", 1.02
@@ -61,7 +62,7 @@ def _watch(args: argparse.Namespace, scratch: Path) -> list[tuple[float, int]]:
         scratch / "server.json",
         check="0.1",
         arrivals="poisson",
-        rate=f"{args.rate:g}:{args.duration_s}s",
+        rate=f"{exact(args.rate)}:{args.duration_s}s",
     )
     log = (scratch / "locust.txt").open("wb")
     process = subprocess.Popen(locust_process.command(32, "http"), cwd=ROOT, env=environment, stdout=log, stderr=log)

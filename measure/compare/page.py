@@ -12,6 +12,7 @@ from typing import Any
 
 from measure.compare.metrics import bounds_text, change_text, value_text
 from measure.report import plots as report_plots
+from planwright.decimals import exact
 
 BASE, NEW = report_plots.COLOURS[:2]
 MARKS = (50, 90, 99, 99.9, 99.99)
@@ -28,7 +29,9 @@ def render(comparison: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(change=change_text, bounds=bounds_text, tone=lambda word: WORDS.get(word, ""))
+    environment.filters.update(
+        exact=exact, change=change_text, bounds=bounds_text, tone=lambda word: WORDS.get(word, "")
+    )
     environment.globals["value"] = value_text
     plots = [svg for pair in comparison["models"] for svg in _pair(pair)]
     return environment.get_template("compare.html.j2").render(

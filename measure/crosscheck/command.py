@@ -21,6 +21,7 @@ from typing import Any
 from clients import published
 from measure.operating_point import locust_process
 from planwright import console
+from planwright.decimals import exact
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, StageError
 from planwright.server_info import SERVER_FILE, ServerInfo
 
@@ -66,7 +67,7 @@ def ours(load: dict[str, Any], server_file: Path, repository: Path, url: str = "
     with tempfile.TemporaryDirectory(prefix="planwright-referee-") as runs:
         environment = locust_process.environment(
             load["model"], Path(runs), repository, server_file, arrivals=load.get("arrivals", "poisson"), warmup_s="0",
-            rate=f"{load['rate']:g}:{load['duration_s']:g}s", **({"url": url} if url else {}),
+            rate=f"{exact(load['rate'])}:{exact(load['duration_s'])}s", **({"url": url} if url else {}),
         )  # fmt: skip
         return {"by": "planwright, open loop", **drive(load, environment, Path(runs))}
 

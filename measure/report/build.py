@@ -22,6 +22,7 @@ from measure.record.server_counters import Counted
 from measure.report import plots
 from measure.report.verdict import passed, stability, verdict
 from measure.workload.settings import Settings
+from planwright.decimals import exact, scaled
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic, write_json
 
@@ -131,6 +132,7 @@ def render(report: dict[str, Any]) -> str:
     )
     environment.filters["ms"] = lambda us: f"{us / 1000:.2f}" if us < 100_000 else f"{us / 1000:.0f}"
     environment.filters["passed"] = passed
+    environment.filters["exact"] = exact
     environment.filters["count"] = lambda value: f"{value:,.0f}"
     draw = {"run": plots.run, "sweep": plots.sweep, "tune": plots.tune}[report["kind"]]
     return environment.get_template("report.html.j2").render(
@@ -143,7 +145,7 @@ def _model(settings: Settings, measured: Measured, model: str, protocol: str, tr
     answered_by = measured.counted.models.get(model, {}).get("versions", [])  # both, where one took over from another
     slo = slo_of(settings.repository / model, build)
     answered = track.latencies.get_total_count()
-    within = up_to(track.latencies, slo["p99_ms"] * 1000) if slo else answered
+    within = up_to(track.latencies, scaled(slo["p99_ms"], "1000")) if slo else answered
     row = {
         "model": model,
         "protocol": protocol,
@@ -198,12 +200,16 @@ def _build(folder: Path, served: str) -> dict[str, Any]:
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
     """Return the SLO of config.pbtxt, which is newer than build.json when only the SLO changed."""
-    import re
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
 
     path = folder / "config.pbtxt"
-    text = path.read_text() if path.is_file() else ""
-    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([-+.\de]+)"', text)
-    return {"p99_ms": float(match[1])} if match else ({} if text else dict(build.get("slo", {})))
+    try:
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig(), allow_unknown_field=True)
+        limit_ms = config.parameters["planwright_slo_p99_ms"].string_value
+        return {"p99_ms": float(limit_ms)} if limit_ms else {}
+    except (OSError, ValueError, text_format.ParseError):
+        return dict(build.get("slo", {}))
 
 
 def _cpu() -> str:

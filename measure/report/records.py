@@ -16,6 +16,7 @@ from typing import Any
 
 from measure.report.build import SCHEMA_VERSION
 from measure.report.plots import samples_per_request
+from planwright.decimals import scaled
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic
 
@@ -167,7 +168,7 @@ def _rows(report: Value) -> Iterator[Row]:
             model=str(row["model"]),
             protocol=str(row["protocol"]),
             build={name: str(row.get(name, "")) for name in BUILD},
-            slo_us=None if limit_ms is None else _finite(limit_ms) * 1000,
+            slo_us=None if limit_ms is None else scaled(_finite(limit_ms), "1000"),
             requests=_count(row["requests"]) + lost,
             failures=_count(row["failures"] - wrong) + lost,
             checked=_count(row["checked"]),

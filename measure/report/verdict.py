@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from measure.record.answer_checks import LIMIT
+from planwright.decimals import exact
 
 ENOUGH_FOR_P99 = 100  # below this a 99th percentile is one sample
 BUSY = 0.9  # share of a core from which the client itself may be what is measured
@@ -80,7 +81,7 @@ def _bad(row: dict[str, Any]) -> Iterator[str]:
     if row["unanswered"]:
         yield f"{name}: {row['unanswered']} requests were never answered"
     if limit_ms is not None and row["measured"] and p99_ms > limit_ms:
-        yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {limit_ms:.15g} ms"
+        yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {exact(limit_ms)} ms"
 
 
 def _never_sent(load: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from planwright.compare import DEFAULTS, Tolerance
 from planwright.config import load_profile
-from planwright.decimals import exact
+from planwright.decimals import exact, scaled
 from planwright.errors import Fault
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
@@ -225,10 +225,10 @@ class AcceptSpec(_Frozen):
 class SloSpec(_Frozen):
     """What the load test holds the model to; ``slo: 50ms`` is short for ``{p99_ms: 50}``."""
 
-    p99_ms: Annotated[float | None, Field(gt=0, description="99th percentile of latency")] = None
+    p99_ms: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="99th percentile of latency")] = None
 
 
-_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_MS = {"us": "0.001", "ms": "1", "s": "1000"}
 
 
 def _slo(value: Any) -> Any:
@@ -238,7 +238,7 @@ def _slo(value: Any) -> Any:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", str(value))
     if not found:
         raise mistake(f"'{value}' is not a latency", "write 50ms (also us, s), or {p99_ms: 50}")
-    return {"p99_ms": float(found[1]) * _MS[found[2]]}
+    return {"p99_ms": scaled(found[1], _MS[found[2]])}
 
 
 class ModelEntry(_Frozen):
