@@ -28,6 +28,7 @@ from measure.operating_point.server import Bench, bench, published_setting
 from measure.operating_point.setting import Setting
 from measure.operating_point.usage import Gpu, first_gpu
 from measure.report import build as report_build
+from measure.report.schema import SCHEMA_VERSION
 from measure.report.verdict import LOUD
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Fault, PlanwrightError, SpecError, StageError
@@ -132,7 +133,7 @@ def _progress(found: Found, setting: Setting) -> str:
 def _finish(args: argparse.Namespace, found: Found, load: Load, build: dict[str, Any]) -> int:
     folder = report_build.new_folder(args.runs, f"sweep-{args.model}")
     report = {
-        "schema": report_build.SCHEMA_VERSION, "kind": "sweep", **report_build.header(folder, found.identity),
+        "schema": SCHEMA_VERSION, "kind": "sweep", **report_build.header(folder, found.identity),
         **_make_report(args, found, load, build),
     }  # fmt: skip
     report_build.save(folder, report)

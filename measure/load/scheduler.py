@@ -1,7 +1,7 @@
 """Hands arrivals to users at the moment they are due.
 
 In      `Arrival`s, the moment that counts as zero.
-Out     `Feed.take`: the next request for a user that is free, and the moment it was due.
+Out     `ArrivalQueue.take`: the next request for a user that is free, and the moment it was due.
 
 A gevent timer comes half a millisecond late and more, because its loop waits in whole milliseconds. So a thread of the system
 sleeps until the next arrival and wakes the loop, which comes within about a tenth. Requests that no user is free for
@@ -34,7 +34,7 @@ _LONGEST_S = 0.05  # so that the thread sees the end of the run
 clock = time.perf_counter
 
 
-class Feed:
+class ArrivalQueue:
     """One process's arrivals.
 
     Attributes:

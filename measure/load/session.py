@@ -25,9 +25,8 @@ from clients import ClientError, ConnectionFailed, InvalidRequest, PreparedReque
 from clients import published as repository
 from clients.validate import check_answers, sample_inputs
 from measure.load.user_selection import place_of
-from measure.record.answer_checks import Checker
+from measure.record.answer_checks import Checker, GoldenAnswers
 from measure.record.recorder import Recorder
-from measure.record.switched_version import Answers
 from measure.workload.settings import Settings
 from measure.workload.transports import TRANSPORTS
 from planwright.errors import Fault, PlanwrightError, SpecError
@@ -67,7 +66,7 @@ class Payload:
     Attributes:
         own: True where it serves one connection only.
         samples: How many it holds.
-        right: Answers that were compared and are right: batches of other sizes round otherwise, so there are a few.
+        right: GoldenAnswers that were compared and are right: batches of other sizes round otherwise, so there are a few.
     """
 
     request: PreparedRequest
@@ -84,7 +83,7 @@ class Payloads:
         self._settings = settings
         self._built: dict[tuple[type, str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
         self._turn = threading.Lock()
-        self._newest: dict[str, tuple[float, Answers | None]] = {}
+        self._newest: dict[str, tuple[float, GoldenAnswers | None]] = {}
 
     def of(
         self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
@@ -128,14 +127,16 @@ class Payloads:
     def _version(self, name: str, model: TritonModel) -> repository.PublishedVersion:
         return repository.version(self._settings.repository, name, model.versions()[-1])
 
-    def switched(self, name: str, model: TritonModel, known: str) -> Answers | None:
+    def switched(self, name: str, model: TritonModel, known: str) -> GoldenAnswers | None:
         """Return the answers of a version that has taken over from `known`; None where that is still the newest one."""
         read_s, found = self._newest.get(name, (-math.inf, None))
         if clock() - read_s > LOOK_AGAIN_S:
             version = model.versions()[-1]
             if found is None or found.version.version != version:
                 found = (
-                    None if version == known else Answers(repository.version(self._settings.repository, name, version))
+                    None
+                    if version == known
+                    else GoldenAnswers(repository.version(self._settings.repository, name, version))
                 )
             self._newest[name] = clock(), found
         return found
@@ -152,7 +153,7 @@ class Shared:
     give_up: Callable[[Any, PlanwrightError], None]
 
 
-class Session:
+class Connection:
     """One connection of one user, to one model."""
 
     def __init__(self, shared: Shared, scenario: Scenario, name: str) -> None:

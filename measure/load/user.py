@@ -20,9 +20,8 @@ import grpc.experimental.gevent
 
 from clients import TritonModel
 from measure.load import user_selection
-from measure.load.model_turns import Turns
 from measure.load.run import Run
-from measure.load.session import Payloads, Session, Shared
+from measure.load.session import Connection, Payloads, Shared
 from measure.workload import settings
 from planwright import console
 from planwright.errors import PlanwrightError
@@ -39,7 +38,7 @@ except PlanwrightError as error:
 OPEN_LOOP, WAIT_S = SETTINGS.open_loop, SETTINGS.test.wait_s  # looked at for each request
 RUN = Run(SETTINGS)
 SHARED = Shared(SETTINGS, RUN.recorder, RUN.checker, Payloads(SETTINGS), RUN.give_up)
-TURNS: dict[tuple[str, tuple[str, ...]], Turns] = {}
+TURNS: dict[tuple[str, tuple[str, ...]], user_selection.Turns] = {}
 
 RUN.listen(events)
 events.init.add_listener(lambda environment, **_: user_selection.choose(environment, SETTINGS.weighted))
@@ -64,7 +63,7 @@ class Infer(User):
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, Connection] = {}
         self._turn = 0
 
     def inputs(self, model: TritonModel) -> Iterable[Mapping[str, Any]] | None:
@@ -81,7 +80,7 @@ class Infer(User):
     def on_start(self) -> None:
         """Connect; a server that is not there ends the test with one clear message."""
         names = user_selection.models_of(type(self), SETTINGS.weighted)
-        self._turns = TURNS.setdefault((self.transport, names), Turns(names))
+        self._turns = TURNS.setdefault((self.transport, names), user_selection.Turns(names))
         self._turns.join(self)
         if self._connect():
             RUN.connected(self.environment.runner)
@@ -101,7 +100,7 @@ class Infer(User):
         """Connect to this user's models that it has no connection for, which may change with the number of users."""
         try:
             while lacking := [name for name in self._turns.models(self) if name not in self.sessions]:
-                self.sessions[lacking[0]] = Session(SHARED, self, lacking[0])
+                self.sessions[lacking[0]] = Connection(SHARED, self, lacking[0])
         except PlanwrightError as error:
             RUN.give_up(self.environment, error)
             return False
@@ -119,7 +118,7 @@ class Infer(User):
             self._turn += 1
             self.sessions[models[self._turn % len(models)]].send(fire)
             return bool(self._state == "running")
-        arrival = RUN.next_due(models, self.transport)
+        arrival = RUN.load.next_due(models, self.transport)
         if arrival is None:
             time.sleep(0.05)  # nothing is due any more: until locust ends this user
             return False

@@ -1,9 +1,10 @@
-"""Which user classes run: those named on the command line, those of ``--tags``, else HTTP and gRPC.
+"""Which user classes run, and which models each user calls.
 
-In      locust's environment before anything is spawned.
-Out     the environment with the classes that were asked for.
+In      locust's environment before anything is spawned; the run's models, each as often as its weight says.
+Out     the classes named on the command line, those of ``--tags``, else those of HTTP and gRPC; `Turns.models` of each user.
 
 Left alone, locust would spawn classes whose every task a tag took away and fail in them, and shared memory is not for every server.
+All models are covered, however few users there are: each user has one model where there are enough users, else several in turn.
 """
 
 from __future__ import annotations
@@ -60,6 +61,50 @@ def covered(users: Sequence[Any], names: Sequence[str]) -> list[str]:
     """Return which of a run's models any of these user classes calls."""
     called = {name for user in users if transport_of(user) for name in models_of(user, names)}
     return [name for name in names if name in called]
+
+
+def pairs(users: Sequence[Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return every model and transport that these user classes cover."""
+    found = {
+        (name, transport) for user in users if (transport := transport_of(user)) for name in models_of(user, names)
+    }
+    return sorted(found, key=lambda pair: names.index(pair[0]))
+
+
+class Turns:
+    """The models of one transport, shared by its users."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._users: list[object] = []
+        self._shares: dict[int, tuple[str, ...]] = {}
+
+    def join(self, user: object) -> None:
+        """Count a user in; the others' models may change."""
+        self._users.append(user)
+        self._shares.clear()
+
+    def leave(self, user: object) -> None:
+        """Count a user out."""
+        if user in self._users:
+            self._users.remove(user)
+            self._shares.clear()
+
+    def models(self, user: object) -> tuple[str, ...]:
+        """Return the models of a user that has joined.
+
+        Example:
+            >>> turns = Turns(["a", "a", "b"])
+            >>> turns.join(1), turns.join(2)
+            (None, None)
+            >>> turns.models(1), turns.models(2)
+            (('a', 'b'), ('a',))
+        """
+        share = self._shares.get(id(user))
+        if share is None:
+            place, count = self._users.index(user), len(self._users)
+            share = self._shares[id(user)] = self._names[place % len(self._names) :: count]
+        return share
 
 
 def _faults(user: Any, names: Sequence[str]) -> Iterator[Fault]:

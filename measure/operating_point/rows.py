@@ -14,8 +14,7 @@ from measure import statistics
 from measure.operating_point import setting as point_setting
 from measure.operating_point.measurement import Load, Measured
 from measure.operating_point.setting import Setting
-
-PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
+from measure.record.recorder import PERCENTILES
 
 
 def point(setting: Setting, found: Sequence[Measured], build: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clients.published import PublishedVersion
+from planwright.golden import Arrays, Group
 
 BUDGET, LIMIT, WISH = 0.012, 0.02, 0.05
 FIRST = 5  # answers of a process that are checked before their cost is held against the budget
@@ -100,3 +106,32 @@ class Checker:
         self.cost.client_s, self._began_s = now_s - self._began_s, now_s
         cost, self.cost = self.cost, Cost()
         return [cost.count, cost.total_s, cost.squares, cost.client_s]
+
+
+class GoldenAnswers:
+    """The golden answers of a version that took over while a load goes on, found by the inputs' values.
+
+    A request is prepared with samples of the version that is served at the start. When another one takes over, its answers to the
+    same inputs are right although they differ, and swapped or stale ones are still wrong.
+    """
+
+    def __init__(self, version: PublishedVersion) -> None:
+        self.version = version
+        self._samples = {_key(sample.inputs, 0): sample.outputs for sample in version.golden().samples()}
+
+    def to(self, inputs: Arrays) -> Group | None:
+        """Return a batch with its right answers; None where this version has none for some of its samples."""
+        rows = len(next(iter(inputs.values())))
+        outputs = [self._samples.get(_key(inputs, row)) for row in range(rows)]
+        known = [found for found in outputs if found is not None]
+        if len(known) < rows or len({tuple(a.shape for a in found.values()) for found in known}) > 1:
+            return None
+        return Group(inputs, {name: np.concatenate([found[name] for found in known]) for name in known[0]})
+
+
+def _key(inputs: Arrays, row: int) -> tuple[Any, ...]:
+    return tuple((name, array.shape[1:], _bytes(array[row, ...])) for name, array in sorted(inputs.items()))
+
+
+def _bytes(array: Any) -> bytes:
+    return repr(array.tolist()).encode() if array.dtype.kind == "O" else bytes(array.tobytes())

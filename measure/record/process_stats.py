@@ -1,7 +1,7 @@
 """What each process says of its own part of the load, and how the parts of several become one.
 
-In      a `Feed` (open loop), the process's CPU time, the lag of its event loop.
-Out     ``load`` and ``client`` of report.json.
+In      an `ArrivalQueue` (open loop), the process's CPU time, the lag of its event loop.
+Out     `LoadRecord`, which ``load`` and ``client`` of report.json are made of.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any
 
 from measure.record.answer_checks import Cost
 from measure.record.recorder import histogram
-
-PERCENTILES = (50, 99)
 
 
 @dataclass
@@ -70,31 +68,3 @@ class LoadRecord:
         self.late.decode_and_add(encoded["late"].encode("ascii"))
         self.lag.decode_and_add(encoded["lag"].encode("ascii"))
         self.cost.merge(Cost(*encoded["cost"]))
-
-    def load(self, arrivals: str, rate: str, asked_per_s: float, scenario: str) -> dict[str, Any]:
-        """Return report.json's ``load``."""
-        return {
-            "scenario": scenario, "arrivals": arrivals, "rate": rate, "asked_per_s": round(asked_per_s, 3),
-            "offered_per_s": round(self.offered_per_s, 3), "due": self.due, "waited": self.waited, "unsent": self.unsent,
-            "late_us": _figures(self.late),
-        }  # fmt: skip
-
-    def client(self, *, automatic: bool = False) -> dict[str, Any]:
-        """Return report.json's ``client``.
-
-        ``cpu_share`` is that of the busiest process; `automatic` is True where the share of answers to check follows the budget.
-        """
-        share, low, high = self.cost.share()
-        return {
-            "cpu_s": round(self.cpu_s, 3), "cpu_share": round(self.busiest, 4), "processes": self.processes, "loop_lag_us": _figures(self.lag),
-            "checking": {"count": self.cost.count, "share": round(share, 5), "low": round(low, 5), "high": round(high, 5), "automatic": automatic},
-        }  # fmt: skip
-
-
-def _figures(found: Any) -> dict[str, float]:
-    if not found.get_total_count():
-        return {**{f"p{p}": 0.0 for p in PERCENTILES}, "max": 0.0}
-    return {
-        **{f"p{p}": float(found.get_value_at_percentile(p)) for p in PERCENTILES},
-        "max": float(found.get_max_value()),
-    }

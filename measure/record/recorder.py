@@ -20,6 +20,7 @@ from hdrh.histogram import HdrHistogram
 
 from measure.record.timeline import Series
 
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}  # those that are reported
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
 MOST_ERRORS, OTHER = 50, "other errors"
 COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window", "samples")
@@ -34,7 +35,7 @@ def histogram() -> Any:
     return HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
 
 
-class Latencies:
+class LatencyBuffer:
     """Values on their way into a histogram: a place in it takes longer to find than all else about a request, so equal values go together."""
 
     def __init__(self) -> None:
@@ -74,8 +75,8 @@ class Track:
         errors: Text → count.
     """
 
-    measured_us: Latencies = field(default_factory=Latencies)
-    service_us: Latencies = field(default_factory=Latencies)
+    measured_us: LatencyBuffer = field(default_factory=LatencyBuffer)
+    service_us: LatencyBuffer = field(default_factory=LatencyBuffer)
     series: Series = field(default_factory=Series)
     sent: int = 0
     cancels: int = 0

@@ -16,6 +16,7 @@ from measure import statistics
 from measure.operating_point import rows as point_rows
 from measure.operating_point.setting import Setting
 from measure.report import build as report_build
+from measure.report.schema import SCHEMA_VERSION
 from measure.report.verdict import LOUD
 from measure.tune.search import Candidate, Reading, Search, Trial
 from measure.tune.slo import Slo
@@ -37,7 +38,7 @@ def save(args: argparse.Namespace, slo: Slo, outcome: Outcome, build: dict[str, 
     """Write the report and tell it; returns the JSON value."""
     folder = report_build.new_folder(args.runs, f"tune-{args.model}")
     report = {
-        "schema": report_build.SCHEMA_VERSION, "kind": "tune", **report_build.header(folder, outcome.identity),
+        "schema": SCHEMA_VERSION, "kind": "tune", **report_build.header(folder, outcome.identity),
         **make(args, slo, outcome, build),
     }  # fmt: skip
     report_build.save(folder, report)

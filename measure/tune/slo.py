@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from measure.record.recorder import PERCENTILES
 from measure.report.build import slo_of
 from planwright.decimals import exact, scaled
 from planwright.errors import Fault, SpecError
 
-PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
 _UNITS_US = {"us": "1", "µs": "1", "ms": "1000", "s": "1000000"}
 _FORM = re.compile(r"\s*(p\d+(?:\.\d+)?)\s*<=?\s*(\d+(?:\.\d+)?)\s*(us|µs|ms|s)\s*")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from measure.record.process_stats import LoadRecord
 from measure.record.recorder import MOST_ERRORS, OTHER, Recorder, Track, up_to
 from measure.record.timeline import MOST_ROWS, Series
 from measure.report import verdict as run_verdict
+from measure.report.schema import Lateness, RunReport, Second, Verdict
+from planwright.decimals import exact, scaled
 from tests._server import ROOT
 
 
@@ -192,9 +195,37 @@ def report(**changes: Any) -> dict[str, Any]:
     return found
 
 
+LATENCIES = dict.fromkeys(("p50", "p90", "p95", "p99", "mean"), 0.0)
+
+
+def typed(value: dict[str, Any]) -> RunReport:
+    """Return the report with what the verdict does not look at filled in, and its windows compared."""
+    end_s = value["warmup_s"] + value["window_s"]
+    rows = [
+        {**row, **{name: {**LATENCIES, **row[name]} for name in ("latency_us", "service_us")}, "throughput_per_s": 0, "histogram": [],
+         "stability": run_verdict.stability([Second(**each) for each in row["series"]], value["warmup_s"], end_s)}
+        for row in value["models"]
+    ]  # fmt: skip
+    return RunReport.model_validate(
+        {"environment": {"server": {}, "versions": {}}, "duration_s": end_s, **value, "models": rows}
+    )
+
+
+def judge(value: dict[str, Any], *, steady: bool = True) -> Verdict:
+    return run_verdict.verdict(typed(value), stopped_by="", lost_server=False, steady=steady)
+
+
 def judged(**changes: Any) -> tuple[str, str]:
-    verdict = run_verdict.verdict(report(**changes), stopped_by="", lost_server=False, steady=True)
-    return verdict["status"], " | ".join(verdict["reasons"])
+    verdict = judge(report(**changes))
+    return verdict.status, " | ".join(verdict.reasons)
+
+
+@pytest.mark.parametrize("limit_ms", [1e6, 5e-5, 1234567.25, 20])
+def test_an_slo_that_is_missed_by_the_smallest_step_fails(limit_ms: float) -> None:
+    over_us = scaled(math.nextafter(limit_ms, math.inf), "1000")
+    status, reasons = judged(row__slo={"p99_ms": limit_ms}, row__latency_us={"p99": math.nextafter(over_us, math.inf)})
+    assert status == "fail"
+    assert f"the SLO is {exact(limit_ms)} ms" in reasons
 
 
 def test_a_healthy_run_passes() -> None:
@@ -276,7 +307,9 @@ def test_windows_that_differ_are_not_stable() -> None:
     assert "the last 3 windows differ" in reasons
     assert "answers/s" in reasons
     assert "p50" not in reasons, "only what differs"
-    assert run_verdict.stability(series[:8], 1) is None, "windows of less than three seconds say nothing"
+    assert run_verdict.stability([Second(**row) for row in series[:8]], 1) is None, (
+        "windows of less than three seconds say nothing"
+    )
 
 
 def test_answers_that_come_after_the_load_are_in_no_window() -> None:
@@ -284,10 +317,7 @@ def test_answers_that_come_after_the_load_are_in_no_window() -> None:
     for row in series[14:]:
         row["answers"] = 40  # a slow server works off what was under way
     assert judged(row__series=series)[0] == "inconclusive"
-    found = run_verdict.verdict(
-        {**report(row__series=series), "window_s": 13}, stopped_by="", lost_server=False, steady=True
-    )
-    assert found == {"status": "pass", "reasons": []}
+    assert judge({**report(row__series=series), "window_s": 13}) == Verdict(status="pass")
 
 
 def test_windows_whose_latency_differs_say_which() -> None:
@@ -304,8 +334,7 @@ def test_a_load_that_changes_on_purpose_need_not_be_stable() -> None:
     series = report()["models"][0]["series"]
     for row in series[12:]:
         row["answers"] = 100
-    found = run_verdict.verdict(report(row__series=series), stopped_by="", lost_server=False, steady=False)
-    assert found["status"] == "pass"
+    assert judge(report(row__series=series), steady=False).status == "pass"
 
 
 def test_records_of_several_processes_add_up() -> None:
@@ -316,15 +345,14 @@ def test_records_of_several_processes_add_up() -> None:
     one.late.record_value(500)
     for _ in range(3):
         whole.add(json.loads(json.dumps(one.encode())))
-    load, client = whole.load("poisson", "15", 15.0, "peak"), whole.client()
-    assert (load["due"], load["waited"], load["unsent"], load["offered_per_s"]) == (30, 6, 3, 15.0)
-    assert (client["cpu_s"], client["cpu_share"], client["processes"]) == (4.5, 0.3, 3)
-    assert load["late_us"]["p50"] == pytest.approx(500, rel=1e-2)
+    assert (whole.due, whole.waited, whole.unsent, whole.offered_per_s) == (30, 6, 3, 15.0)
+    assert (whole.cpu_s, whole.busiest, whole.processes) == (4.5, 0.3, 3)
+    assert Lateness.of(whole.late).p50 == pytest.approx(500, rel=1e-2)
 
 
 def test_locusts_own_seconds_do_not_pile_up() -> None:
     script = (
-        "import locust.stats, measure.load.trim_locust_stats as prune\n"
+        "import locust.stats, measure.load.run as prune\n"
         "stats = locust.stats.RequestStats()\n"
         "for second in range(1000):\n"
         "    for entry in (stats.total, stats.get('digits', 'http')):\n"
