@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 
 from measure.load.scheduler import ArrivalQueue, clock
-from measure.record.answer_checks import Checker, Cost
+from measure.record.answer_checks import Checker
 from measure.record.process_stats import LoadRecord
 from measure.record.recorder import Recorder
 from measure.workload import arrivals
@@ -137,7 +137,7 @@ class ProcessLoad:
         stats.cpu_s = cpu_s - self._cpu_s
         stats.busiest = stats.cpu_s / max(now - self._reported_at, 1e-9) if now - self._reported_at > 1 else 0.0
         self._cpu_s, self._reported_at = cpu_s, now
-        stats.cost = Cost(*self.checker.drain())  # type: ignore[arg-type]
+        stats.cost = self.checker.drain()
         finished = self.finished
         if last:
             stats.processes = int(self._connected > 0)

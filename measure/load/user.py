@@ -74,11 +74,11 @@ class Infer(User):
         return None
 
     def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-        """Return what is wrong with an answer to `inputs`, empty where nothing is; called for the answers that are checked."""
+        """Return what is wrong with an answer to `inputs`, or an empty text; called for the answers that are checked."""
         raise NotImplementedError
 
     def on_start(self) -> None:
-        """Connect; a server that is not there ends the test with one clear message."""
+        """Connect; if the server cannot be reached, the test ends with one clear message."""
         names = user_selection.models_of(type(self), SETTINGS.weighted)
         self._turns = TURNS.setdefault((self.transport, names), user_selection.Turns(names))
         self._turns.join(self)
@@ -92,7 +92,7 @@ class Infer(User):
             session.close()
 
     def send(self) -> None:
-        """Send requests until this user is to rest or to end; locust's way from task to task costs as much as a request's bookkeeping."""
+        """Send requests until this user rests or ends; one call for many, because locust's way from task to task costs as much as a request's bookkeeping."""
         while self._send_one() and not WAIT_S:
             pass
 

@@ -26,9 +26,9 @@ def choose(environment: Any, names: Sequence[str]) -> None:
     Ends the process with exit code 2 where a tag, or a class's transport or model, is unknown.
     """
     options = environment.parsed_options
-    asked, refused = set(getattr(options, "tags", None) or ()), set(getattr(options, "exclude_tags", None) or ())
+    wanted, refused = set(getattr(options, "tags", None) or ()), set(getattr(options, "exclude_tags", None) or ())
     known = [tag for user in environment.user_classes for tag in tags_of(user)]
-    unknown = sorted((asked | refused) - set(known))
+    unknown = sorted((wanted | refused) - set(known))
     if unknown:
         missing = (Fault(f"there is no tag '{tag}'", "--tags", fix=did_you_mean(tag, known)) for tag in unknown)
         raise SystemExit(console.fail(SpecError(*missing)))
@@ -37,7 +37,7 @@ def choose(environment: Any, names: Sequence[str]) -> None:
     if faults:
         raise SystemExit(console.fail(SpecError(*faults)))
     environment.user_classes[:] = [
-        user for user in environment.user_classes if _wanted(tags_of(user), asked, refused, named=named)
+        user for user in environment.user_classes if _wanted(tags_of(user), wanted, refused, named=named)
     ]
 
 
@@ -80,12 +80,11 @@ class Turns:
         self._shares: dict[int, tuple[str, ...]] = {}
 
     def join(self, user: object) -> None:
-        """Count a user in; the others' models may change."""
+        """Add a user; the others' models may change."""
         self._users.append(user)
         self._shares.clear()
 
     def leave(self, user: object) -> None:
-        """Count a user out."""
         if user in self._users:
             self._users.remove(user)
             self._shares.clear()
@@ -127,7 +126,7 @@ def _faults(user: Any, names: Sequence[str]) -> Iterator[Fault]:
 
 
 def place_of(written: Any) -> str:
-    """Return file:line of a class or function."""
+    """Return ``file:line`` of a class or function."""
     return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
 
 
@@ -136,7 +135,7 @@ def _overrides(user: Any, method: str) -> bool:
     return getattr(getattr(user, method, None), "__module__", BASE_MODULE) != BASE_MODULE
 
 
-def _wanted(tags: list[str], asked: set[str], refused: set[str], *, named: bool) -> bool:
-    if asked or refused:
-        return (not asked or bool(asked & set(tags))) and not (tags and set(tags) <= refused)
+def _wanted(tags: list[str], wanted: set[str], refused: set[str], *, named: bool) -> bool:
+    if wanted or refused:
+        return (not wanted or bool(wanted & set(tags))) and not (tags and set(tags) <= refused)
     return named or not tags or bool(set(BY_DEFAULT) & set(tags))

@@ -4,9 +4,9 @@ In      addresses.
 Out     `Counters`: what was counted between the first reading and the last, as a JSON value per model, or why it cannot be read.
 
 Statistics belong to a version of a model for as long as it is loaded: another load of it begins at zero, and what it had counted
-before is gone. So each series (model, version) is followed by itself, and what began, ended or began again is named. It is read now
-and then in between, because after another load the counters may have passed their old values by the end of the run. Errors are
-counted at the client, because a Python-based backend's count as successes here; only differences are used.
+before is gone. So each version of a model is followed on its own, and versions that were loaded or unloaded are named. The counters are also
+read during the run, because after another load they may have passed their old values by its end. Errors are counted at the client,
+because those of a Python-based backend count as successes here; only differences are used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class VersionCounters:
     batches: Mapping[int, tuple[int, int]]
 
     def since(self, before: VersionCounters) -> VersionCounters | None:
-        """Return what came after `before`; None where this did not go on from there."""
+        """Return what came after `before`; None where the version was loaded again meanwhile."""
         if any(value < before.counts[name] for name, value in self.counts.items()):
             return None
         counts = {name: value - before.counts[name] for name, value in self.counts.items()}
@@ -43,7 +43,6 @@ class VersionCounters:
         )
 
     def plus(self, other: VersionCounters) -> VersionCounters:
-        """Return the sum."""
         counts = {name: value + other.counts[name] for name, value in self.counts.items()}
         batches = dict(self.batches)
         for size, (count, total_us) in other.batches.items():
@@ -57,7 +56,7 @@ class Snapshot:
     """Counters of one instant.
 
     Attributes:
-        series: Model → version → counters; a model that is not loaded has no version.
+        series: Model → version → counters; no version for a model that is not loaded.
         instances: Model → number of instances.
         source: ``HTTP`` or ``gRPC``.
     """
@@ -149,7 +148,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Counted:
-    """What the server says of a run.
+    """The server's counters of a run.
 
     Attributes:
         models: See `Tally.figures`; empty where the counters cannot be read.
@@ -174,13 +173,12 @@ class Counters:
         self._note = ""
 
     def begin(self) -> None:
-        """Read them for the first time."""
         first, why = self.server.snapshot(self._names)
         self._tally = Tally(first) if first else None
         self._note = "" if first else f"the server's counters cannot be read: {why}"
 
     def follow(self) -> None:
-        """Read them now and then; a greenlet that the run kills."""
+        """Read them every `EVERY_S`; a greenlet that the run kills."""
         while self._tally is not None:
             time.sleep(EVERY_S)
             snapshot, _ = self.server.snapshot(self._names, configs=False)

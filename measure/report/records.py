@@ -1,4 +1,4 @@
-"""Reports read back from disk, looked through before anything is made of them.
+"""Reports read back from disk, and checked before anything is made of them.
 
 In      folders below runs/, report.json files, or baselines stored by ``python -m loadtest baseline``.
 Out     `Record`s with typed rows, or one `SpecError` that holds every fault of every file.
@@ -44,7 +44,7 @@ class Row:
     """What a run says of one model over one protocol.
 
     Attributes:
-        build: What was served, and the batch that was asked for: the names of `BUILD`.
+        build: What was served, and the batch of the requests: the names of `BUILD`.
         slo_us: Limit of p99; None where there is none.
         requests: All that ended or never did.
         failures: Those that failed or were never answered, without the wrong answers.
@@ -87,7 +87,7 @@ class Record:
 
     @property
     def load(self) -> Value:
-        """Return how the requests came; a report that does not say is a closed loop."""
+        """How the requests came; a closed loop where the report does not say."""
         load = self.report.get("load")
         return {"arrivals": "closed", "scenario": "", "rate": "", **(load if isinstance(load, dict) else {})}
 
@@ -95,7 +95,7 @@ class Record:
 def read(
     paths: Sequence[Path], instead: str = "compare runs; the points of a sweep are compared in its own report"
 ) -> list[Record]:
-    """Return the runs in `paths`, those of a baseline one by one; `instead` is said to who names the report of something else.
+    """Return the runs in `paths`, those of a baseline one by one; `instead` is the fix where a report is of something else.
 
     Raises:
         SpecError: Something is not the report of a run; every fault at once (exit 2).

@@ -3,10 +3,10 @@
 In      report.json's value before its verdict, what ended the run.
 Out     ``verdict``: pass, fail or inconclusive, with reasons; the loud one first.
 
-Bad: the server gone, wrong or failed or unanswered requests, an SLO missed, requests that were due and never sent. Doubtful: a
-chosen model or transport that got no request, the client as the limit, sends that came late by the client's own fault, counters of
-the server that disagree, a rate that was not offered, windows that differ, checking that cost too much, too few requests for a
-99th percentile.
+Failures: the server gone, wrong or failed or unanswered requests, an SLO missed, requests that were due and never sent.
+Inconclusive: a chosen model or transport that got no request, the client as the limit, sends that were late by the client's own
+fault, counters of the server that disagree, a rate that was not offered, windows that differ, checking that cost too much, too few
+requests for a 99th percentile.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ LOUD = "THE CLIENT IS THE LIMIT"
 
 def verdict(report: RunReport, *, stopped_by: str, lost_server: bool, steady: bool) -> Verdict:
     """Return status and reasons."""
-    bad = [stopped_by] if stopped_by else []
+    failures = [stopped_by] if stopped_by else []
     if lost_server:
-        bad.append("the server did not answer at the end of the run")
+        failures.append("the server did not answer at the end of the run")
     for row in report.models:
-        bad += _bad(row)
-    bad += _never_sent(report.load)
-    doubts = [*_client(report), *_counted(report), *_offered(report), *_checking(report.client)]
+        failures += _failures(row)
+    failures += _never_sent(report.load)
+    uncertain = [*_client(report), *_counted(report), *_offered(report), *_checking(report.client)]
     for row in report.models:
-        doubts += _few(row)
-        doubts += _unstable(row) if steady else []
-    doubts += _not_requested(report) if report.models else ["nothing was measured"]
-    return Verdict(status="fail" if bad else "inconclusive" if doubts else "pass", reasons=[*bad, *doubts])
+        uncertain += _few(row)
+        uncertain += _unstable(row) if steady else []
+    uncertain += _not_requested(report) if report.models else ["nothing was measured"]
+    return Verdict(
+        status="fail" if failures else "inconclusive" if uncertain else "pass", reasons=[*failures, *uncertain]
+    )
 
 
 def passed(report: RunReport) -> str:
@@ -63,7 +65,7 @@ def passed(report: RunReport) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _bad(row: ModelFigures) -> Iterator[str]:
+def _failures(row: ModelFigures) -> Iterator[str]:
     name, p99_ms, limit_ms = row.name, row.latency_us.p99 / 1000, row.slo.get("p99_ms")
     if row.wrong:
         yield f"{name}: {row.wrong} of {row.checked} checked answers are wrong"
@@ -84,16 +86,16 @@ def _never_sent(load: LoadFigures) -> Iterator[str]:
 
 
 def _not_requested(report: RunReport) -> Iterator[str]:
-    """Name models, transports and else pairs of them that were to be covered and got no request."""
+    """Name the models, the transports, and the pairs of both that were to be covered and got no request."""
     pairs = [tuple(pair) for pair in report.not_requested]
     models, transports = ({getattr(row, key) for row in report.models} for key in ("model", "protocol"))
     for model in dict.fromkeys(model for model, _ in pairs if model not in models):
         yield f"{model} got no request: run longer, or leave it out of PLANWRIGHT_MODELS"
     for transport in dict.fromkeys(transport for _, transport in pairs if transport not in transports):
-        yield f"nothing was sent over {transport}: give more users (--users), or choose transports with --tags"
+        yield f"nothing was sent over {transport}: add users (--users), or choose transports with --tags"
     for model, transport in pairs:
         if model in models and transport in transports:
-            yield f"{model} got no request over {transport}: run longer, or give more users (--users)"
+            yield f"{model} got no request over {transport}: run longer, or add users (--users)"
 
 
 def _few(row: ModelFigures) -> Iterator[str]:
@@ -107,12 +109,12 @@ def _client(report: RunReport) -> Iterator[str]:
     if client.cpu_share > BUSY and server_busy is None:
         yield (
             f"{LOUD}, or the server is: the client used {client.cpu_share:.0%} of a core, and how busy the server was is not known; "
-            "give locust --processes, or read the rates as a lower bound"
+            "use locust --processes, or read the rates as a lower bound"
         )
     elif client.cpu_share > BUSY and server_busy is not None and server_busy < SERVER_BUSY:
         yield (
             f"{LOUD}: it used {client.cpu_share:.0%} of a core while the server's instances computed {server_busy:.0%} of the "
-            "time; give locust --processes, or read the rates as a lower bound"
+            "time; use locust --processes, or read the rates as a lower bound"
         )
     service_us = statistics.fmean([row.service_us.p50 for row in report.models] or [0.0])
     late_us = load.late_us.p50
@@ -128,7 +130,7 @@ def _counted(report: RunReport) -> Iterator[str]:
         unknown = sum(row.unanswered + row.cancelled + row.failures - row.wrong for row in rows)
         changes = ", ".join(server.changes)
         if rows and changes:
-            yield f"{model}: {changes} during the run: its figures are not of one version that was loaded all the time"
+            yield f"{model}: {changes} during the run: its figures are not of one version alone"
         if rows and theirs > ours + unknown:
             yield f"{model}: the server counted {theirs} answers, the client {ours}: is another client sending requests?"
         elif rows and theirs < ours and not changes:
@@ -137,12 +139,12 @@ def _counted(report: RunReport) -> Iterator[str]:
 
 def _offered(report: RunReport) -> Iterator[str]:
     load, due = report.load, max(report.load.due, 1)
-    asked, offered = load.asked_per_s, load.offered_per_s
-    chance = 3 / math.sqrt(due) if load.arrivals == "poisson" else 0.0  # three standard deviations
+    configured, offered = load.asked_per_s, load.offered_per_s
+    scatter = 3 / math.sqrt(due) if load.arrivals == "poisson" else 0.0  # three standard deviations
     # each process may have one more request, or one less, at the edges of its run
     edge = report.client.processes / due
-    if asked and abs(offered / asked - 1) > max(RATE_OFF, chance, edge):
-        yield f"{offered:.1f} requests per second were offered, {asked:.1f} were configured"
+    if configured and abs(offered / configured - 1) > max(RATE_OFF, scatter, edge):
+        yield f"{offered:.1f} requests per second were offered, {configured:.1f} were configured"
 
 
 def _checking(client: ClientFigures) -> Iterator[str]:
@@ -152,7 +154,7 @@ def _checking(client: ClientFigures) -> Iterator[str]:
         if checking.high * client.cpu_share > LIMIT:
             yield (
                 f"checking {checking.count} answers took up to {checking.high * client.cpu_share:.1%} of a core, more than "
-                f"{LIMIT:.0%}, because they are large: run longer"
+                f"{LIMIT:.0%}, because the answers are large: run longer"
             )
     elif checking.high > LIMIT:
         yield (

@@ -73,16 +73,16 @@ class Profile:
         return None
 
     def total(self, t_s: float) -> float:
-        """Return how much has come until a moment: the integral of the level."""
-        come = 0.0
+        """Return the integral of the level until a moment."""
+        total = 0.0
         for piece in self.pieces:
             inside = min(t_s, piece.length_s)
-            come += piece.total(inside)
+            total += piece.total(inside)
             t_s -= inside
-        return come
+        return total
 
     def moment(self, total: float) -> float | None:
-        """Return when `total` has come; None where the profile ends before that."""
+        """Return when the integral reaches `total`; None where the profile ends before that."""
         before_s = 0.0
         for piece in self.pieces:
             inside = math.inf if math.isinf(piece.length_s) and piece.start else piece.total(piece.length_s)

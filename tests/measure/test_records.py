@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from measure.record.answer_checks import LIMIT, Checker, Cost
+from measure.record.answer_checks import LIMIT, Checker
 from measure.record.process_stats import LoadRecord
 from measure.record.recorder import MOST_ERRORS, OTHER, Recorder, Track, up_to
 from measure.record.timeline import MOST_ROWS, Series
@@ -20,14 +20,20 @@ from measure.report.schema import Lateness, RunReport, Second, Verdict
 from planwright.decimals import exact, scaled
 from tests._server import ROOT
 
+M = ("m", "http")
+
 
 def recorded(seed: int, count: int = 500) -> Recorder:
     recorder, chance = Recorder(), random.Random(seed)
     recorder.start(0)
     for number in range(count):
-        recorder.sent("m", "http")
+        recorder.sent(M)
         error = "it failed" if number % 50 == 49 else ""
-        recorder.record("m", "http", recorder.started + number / 100, chance.lognormvariate(7, 1), error=error)
+        moment, latency_us = recorder.started + number / 100, chance.lognormvariate(7, 1)
+        if error:
+            recorder.failed(M, moment, latency_us, error)
+        else:
+            recorder.answered(M, moment, latency_us)
     return recorder
 
 
@@ -52,7 +58,7 @@ def test_parts_merge_to_the_whole() -> None:
 def test_what_comes_after_the_load_is_no_throughput() -> None:
     recorder = recorded(0, 100)
     recorder.end()
-    recorder.record("m", "http", recorder.started, 900.0)
+    recorder.answered(M, recorder.started, 900.0)
     track = recorder.tracks["m", "http"]
     assert track.latencies.get_total_count() == track.in_window + 1
 
@@ -62,7 +68,7 @@ def test_throughput_counts_answers_by_the_moment_they_came() -> None:
     recorder.start(5.0)
     recorder.end(recorder.started + 10.0)
     for began_s, took_s in ((4.5, 0.4), (4.5, 1.0), (6.0, 1.0), (9.5, 0.4), (9.5, 1.0), (10.5, 0.1)):
-        recorder.record("m", "http", recorder.started + began_s, took_s * 1e6, samples=2)
+        recorder.answered(M, recorder.started + began_s, took_s * 1e6, samples=2)
     track = recorder.tracks["m", "http"]
     assert (track.in_window, track.samples) == (3, 6), (
         "one began in the warm-up and ended after it, two more lie inside"
@@ -76,11 +82,11 @@ def test_a_request_that_is_cut_off_sooner_than_others_were_answered_is_not_misse
     recorder = Recorder()
     recorder.start(0)
     for under_way_s in (0.5, 12.0, 20.0):
-        recorder.sent("slow", "http")
-        recorder.cut_off("slow", "http", under_way_s)
-        recorder.record("slow", "http", recorder.started, 15e6)
-    recorder.sent("fast", "http")
-    recorder.cut_off("fast", "http", 12.0)
+        recorder.sent(("slow", "http"))
+        recorder.cut_off(("slow", "http"), under_way_s)
+        recorder.answered(("slow", "http"), recorder.started, 15e6)
+    recorder.sent(("fast", "http"))
+    recorder.cut_off(("fast", "http"), 12.0)
     assert recorder.tracks["slow", "http"].cancels == 2, "20 s is longer than the slowest answer took"
     assert recorder.tracks["fast", "http"].cancels == 0
 
@@ -88,15 +94,15 @@ def test_a_request_that_is_cut_off_sooner_than_others_were_answered_is_not_misse
 def test_the_warm_up_does_not_count() -> None:
     recorder = Recorder()
     recorder.start(5.0)
-    recorder.record("m", "http", recorder.started + 4.9, 100.0)
-    recorder.record("m", "http", recorder.started + 5.1, 100.0)
+    recorder.answered(M, recorder.started + 4.9, 100.0)
+    recorder.answered(M, recorder.started + 5.1, 100.0)
     assert (recorder.tracks["m", "http"].requests, recorder.tracks["m", "http"].measured) == (2, 1)
 
 
 def test_latency_counts_from_the_moment_due_and_service_from_the_send() -> None:
     recorder = Recorder()
     recorder.start(0)
-    recorder.record("m", "http", recorder.started, 900_000.0, service_us=2000.0)
+    recorder.answered(M, recorder.started, 900_000.0, service_us=2000.0)
     track = recorder.tracks["m", "http"]
     assert track.latencies.get_max_value() == pytest.approx(900_000, rel=1e-3)
     assert track.service.get_max_value() == pytest.approx(2000, rel=1e-3)
@@ -140,7 +146,7 @@ def test_checking_stays_within_its_budget() -> None:
         if checker.wants(first=False):
             checker.run(lambda: _busy(0.002))
         _busy(0.002)
-    cost = Cost(*checker.drain())  # type: ignore[arg-type]
+    cost = checker.drain()
     share, low, high = cost.share()
     assert cost.count >= 5
     assert low <= share <= high
