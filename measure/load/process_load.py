@@ -1,6 +1,6 @@
 """One process's part of a load: the clock, the arrivals, and what the part cost.
 
-In      settings; users that connect, ask for the next request, and record what became of it.
+In      settings; users that connect, take the next request, and record its result.
 Out     `ProcessLoad.part`: what was recorded since the last call, for the report or for the master.
 
 The clock starts when users are connected, and stops when locust begins to stop them. Requests that wait for a connection are then

@@ -31,7 +31,7 @@ from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, PlanwrightError
 
 COLLECT_TIMEOUT_S = 10.0
-DRAIN_S = 10.0  # how long requests under way are waited for at the end, where --stop-timeout says nothing
+DRAIN_S = 10.0  # how long requests under way are waited for at the end, unless --stop-timeout is given
 PRUNE_EVERY_S, KEPT_S = 30, 60
 
 

@@ -108,7 +108,7 @@ class Payloads:
         return _given(scenario, model, given, own=own), version
 
     def _prepared(self, model: TritonModel, golden: Golden, *, own: bool) -> list[Payload]:
-        """Return requests of every size, each size as often as its weight says."""
+        """Return requests of every size, each size repeated by its weight."""
         found: dict[int, list[Payload]] = {}
         prepare = model.standalone().prepare  # each a sequence of its own where the model has sequences
         for size in dict(self._settings.batches):

@@ -3,7 +3,7 @@
 In      locust's environment; settings (see measure/workload/settings.py).
 Out     `Infer`, from which every user class of ``loadtest/`` is made.
 
-Whatever number of files extend `Infer`, this module is imported once, so one process has one run and leaves one report. Locust is
+However many files extend `Infer`, this module is imported once, so one process has one run and leaves one report. Locust is
 imported first, because it patches the standard library for gevent; ``init_gevent`` runs before any gRPC channel exists, because
 without it users queue behind each other while the latency column looks healthy.
 """
@@ -63,7 +63,7 @@ class Infer(User):
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.sessions: dict[str, Connection] = {}
+        self.connections: dict[str, Connection] = {}
         self._turn = 0
 
     def inputs(self, model: TritonModel) -> Iterable[Mapping[str, Any]] | None:
@@ -88,8 +88,8 @@ class Infer(User):
     def on_stop(self) -> None:
         """Close the connections."""
         self._turns.leave(self)
-        for session in self.sessions.values():
-            session.close()
+        for connection in self.connections.values():
+            connection.close()
 
     def send(self) -> None:
         """Send requests until this user rests or ends; one call for many, because locust's way from task to task costs as much as a request's bookkeeping."""
@@ -99,8 +99,8 @@ class Infer(User):
     def _connect(self) -> bool:
         """Connect to this user's models that it has no connection for, which may change with the number of users."""
         try:
-            while lacking := [name for name in self._turns.models(self) if name not in self.sessions]:
-                self.sessions[lacking[0]] = Connection(SHARED, self, lacking[0])
+            while lacking := [name for name in self._turns.models(self) if name not in self.connections]:
+                self.connections[lacking[0]] = Connection(SHARED, self, lacking[0])
         except PlanwrightError as error:
             RUN.give_up(self.environment, error)
             return False
@@ -116,13 +116,13 @@ class Infer(User):
                 time.sleep(0.05)  # until locust ends this user
                 return False
             self._turn += 1
-            self.sessions[models[self._turn % len(models)]].send(fire)
+            self.connections[models[self._turn % len(models)]].send(fire)
             return bool(self._state == "running")
         arrival = RUN.load.next_due(models, self.transport)
         if arrival is None:
             time.sleep(0.05)  # nothing is due any more: until locust ends this user
             return False
-        self.sessions[arrival.model].send(fire, arrival.due_s)
+        self.connections[arrival.model].send(fire, arrival.due_s)
         return self._state == "running" or RUN.recorder.over  # after the end, what still waits is sent
 
 

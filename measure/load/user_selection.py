@@ -1,6 +1,6 @@
 """Which user classes run, and which models each user calls.
 
-In      locust's environment before anything is spawned; the run's models, each as often as its weight says.
+In      locust's environment before anything is spawned; the run's models, repeated by its weight.
 Out     the classes named on the command line, those of ``--tags``, else those of HTTP and gRPC; `Turns.models` of each user.
 
 Left alone, locust would spawn classes whose every task a tag took away and fail in them, and shared memory is not for every server.

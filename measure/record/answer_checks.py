@@ -23,7 +23,7 @@ from clients.published import PublishedVersion
 from planwright.golden import Arrays, Group
 
 BUDGET, LIMIT, MOST_SHARE = 0.012, 0.02, 0.05
-FIRST = 5  # answers of a process that are checked whatever they cost
+FIRST = 5  # answers of a process that are always checked
 
 cpu_s = time.process_time
 Checked = TypeVar("Checked")

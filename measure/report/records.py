@@ -41,7 +41,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Row:
-    """What a run says of one model over one protocol.
+    """The figures of one model over one transport in a run.
 
     Attributes:
         build: What was served, and the batch of the requests: the names of `BUILD`.

@@ -20,7 +20,7 @@ Transport = Literal["http", "grpc", "shm", "cuda"]
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float, AllowInfNan(False)]
 Amount = Annotated[float, Field(ge=0), AllowInfNan(False)]
-MaybeAmount = Amount | None  # None: this machine cannot tell
+MaybeAmount = Amount | None  # None: not measurable on this machine
 
 
 class _Part(BaseModel):
@@ -92,7 +92,7 @@ class LoadFigures(_Part):
         asked_per_s, offered_per_s: The rate of an open loop that was configured, and that at which requests became due.
         due, waited, unsent: Requests of an open loop that became due; for which no connection was free; never sent.
         late_us: How late requests went out though a connection was free.
-        profile: Users over time; empty where locust's --users says it.
+        profile: Users over time; empty for locust's --users.
     """
 
     scenario: str = ""
@@ -156,7 +156,7 @@ class Windows(_Part):
 
 
 class ModelFigures(_Part):
-    """What a run says of one model over one transport.
+    """One model over one transport.
 
     Attributes:
         batch: Samples per request; text such as ``1=8,16=2`` where sizes are mixed.
@@ -303,7 +303,7 @@ class Point(_Part):
 
 
 class SweptPoint(Point):
-    """A point of a sweep, compared with the first one; `refused` says why the server did not take it."""
+    """A point of a sweep, compared with the first one; `refused` is why the server did not accept it."""
 
     refused: str
     comparison: str
@@ -340,7 +340,7 @@ class _Settings(_Report):
     processes: Count
     duration_s: Amount
     warmup_s: Amount
-    skipped: Annotated[list[str], Field(description="what this machine cannot tell")]
+    skipped: Annotated[list[str], Field(description="what could not be measured on this machine")]
     server: dict[str, ServerFigures]
     models: list[ModelFigures]
 

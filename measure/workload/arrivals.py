@@ -40,7 +40,7 @@ class Share(NamedTuple):
 
 
 def poisson(rate: Profile, models: Sequence[str], share: Share, seed: int) -> Iterator[Arrival]:
-    """Yield arrivals with exponential gaps; `models` holds each name as often as its weight says."""
+    """Yield arrivals with exponential gaps; `models` repeats each name by its weight."""
     generator = random.Random(seed * 1009 + share.number)
     total = 0.0
     while True:

@@ -74,7 +74,7 @@ class Settings:
 
     @cached_property
     def users(self) -> Profile | None:
-        """Users of a closed loop, where a profile says how many."""
+        """A closed loop's profile of users; None for locust's --users."""
         return load_profile.parse(self.test.users) if self.test.users else None
 
     @cached_property
@@ -91,7 +91,7 @@ class Settings:
 
     @property
     def weighted(self) -> list[str]:
-        """Every model's name as often as its weight says."""
+        """The models' names, each repeated by its weight."""
         return [name for name, weight in self.models for _ in range(weight)]
 
     @property
