@@ -134,7 +134,7 @@ class ProcessLoad:
         """Return and drop what was recorded since the last call; with the `last` part go the counts of an open loop."""
         cpu_s, now = self._used or (time.process_time(), clock())
         stats, self._stats = self._stats, LoadRecord()
-        stats.cpu_s = cpu_s - self._cpu_s
+        stats.cpu_s = max(cpu_s - self._cpu_s, 0.0)  # the clock may have started after a run that was given up
         stats.busiest = stats.cpu_s / max(now - self._reported_at, 1e-9) if now - self._reported_at > 1 else 0.0
         self._cpu_s, self._reported_at = cpu_s, now
         stats.cost = self.checker.drain()

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from planwright.config.load import explain, load_scenarios
 from planwright.config.spec import ScenarioSpec, unused_fault
 from planwright.errors import Fault, SpecError, did_you_mean
 
@@ -45,6 +44,8 @@ def read(path: Path, name: str, environment: Mapping[str, str]) -> ScenarioSpec:
 
 
 def _of_file(path: Path, name: str) -> ScenarioSpec:
+    from planwright.config.load import load_scenarios  # with YAML and protobuf, which most load tests do not need
+
     known = load_scenarios(path)
     if name not in known:
         raise SpecError(Fault(f"there is no scenario '{name}'", f"{path}  loadtest", fix=did_you_mean(name, known)))
@@ -57,6 +58,8 @@ def _variable(setting: str) -> str:
 
 def _fault(item: Mapping[str, object], given: Mapping[str, str]) -> Fault:
     """Return the fault of a variable, from pydantic's."""
+    from planwright.config.load import explain
+
     loc = item["loc"]
     assert isinstance(loc, tuple)
     why, fix = explain(item, loc, ScenarioSpec)
