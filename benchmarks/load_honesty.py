@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._parts.common import ROOT, Inputs, parser, scratch_folder, serve, spread, stamp, verdict
 from measure.crosscheck import command as crosscheck
 from measure.workload import arrivals
-from measure.workload import profile as load_profile
 from planwright import console
+from planwright.config import load_profile
+from planwright.decimals import exact
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 
@@ -115,7 +116,7 @@ def simulate(rate: float, duration_s: float, capacity_per_s: float, base_us: flo
     Each request takes ``1 / capacity`` of the server after the one before it (Lindley, Proc. Cambridge Phil. Soc. 48, 1952), cannot start
     in a stall, and additionally takes the latency of an unloaded server.
     """
-    profile = load_profile.parse(f"{rate:g}:{duration_s:g}s", "rate")
+    profile = load_profile.parse(f"{exact(rate)}:{exact(duration_s)}s")
     schedule = arrivals.poisson(profile, [MODEL], arrivals.Share(), SEED)
     service_s, free_s, latencies = 1 / capacity_per_s, 0.0, []
     for arrival in schedule:

@@ -24,6 +24,7 @@ from benchmarks._parts.common import ROOT, Inputs, parser, scratch_folder, serve
 from measure.operating_point import locust_process
 from measure.operating_point.usage import memory_bytes, processes
 from planwright import console
+from planwright.decimals import exact
 from planwright.polling import ended
 
 MODEL, GROWTH = "digits", 1.02
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _watch(args: argparse.Namespace, scratch: Path) -> list[tuple[float, int]]:
-    settings = {"check": "0.1", "arrivals": "poisson", "rate": f"{args.rate:g}:{args.duration_s}s"}
+    settings = {"check": "0.1", "arrivals": "poisson", "rate": f"{exact(args.rate)}:{args.duration_s}s"}
     environment = locust_process.environment(MODEL, scratch, args.repository, scratch / "server.json", **settings)
     with (scratch / "locust.txt").open("wb") as log:
         process = subprocess.Popen(

@@ -40,7 +40,7 @@ from measure.operating_point.measurement import Measurement
 from measure.operating_point.rows import seconds_in_words
 from measure.tune import slo as tune_slo
 from measure.tune.search import Candidate
-from measure.workload.settings import TRANSPORTS
+from measure.workload.transports import TRANSPORTS
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, StageError
 

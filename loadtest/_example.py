@@ -18,7 +18,7 @@ class EqualRows(Infer):
     """The same picture four times in one request: every row must get the same answer."""
 
     transport = "grpc"  # or http, shm, cuda
-    models = ("digits",)  # of those that the run covers; leave it out for all of them
+    models = ("digits",)  # among the run's models; leave this out for all of them
 
     def inputs(self, model: TritonModel) -> Iterator[dict[str, Any]]:
         """Return 64 requests, made once; without this method golden samples are sent, and their answers checked."""
@@ -28,11 +28,11 @@ class EqualRows(Infer):
             yield {"image": np.repeat(picture, 4, axis=0)}
 
     def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-        """Return what is wrong with an answer; empty where nothing is."""
+        """Return what is wrong with an answer, or an empty text."""
         spread = float(np.ptp(outputs["scores"], axis=0).max())
         return f"equal rows differ by {spread:g}" if spread > 1e-4 else ""
 
     @task
     def infer(self) -> None:
-        """Send until this user is to rest or to end."""
+        """Send until this user rests or ends."""
         self.send()

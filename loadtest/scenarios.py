@@ -42,7 +42,7 @@ class InferGrpc(Infer):
 
 
 class InferShm(Infer):
-    """gRPC with tensors in system shared memory; on the server's own machine, when asked for."""
+    """gRPC with tensors in system shared memory; on the server's own machine, only with --tags."""
 
     transport = "shm"
 
@@ -54,7 +54,7 @@ class InferShm(Infer):
 
 
 class InferCuda(Infer):
-    """gRPC with tensors in CUDA shared memory; on the server's own machine, when asked for."""
+    """gRPC with tensors in CUDA shared memory; on the server's own machine, only with --tags."""
 
     transport = "cuda"
 

@@ -63,11 +63,11 @@ class ComparedUser(User):
         if RUN.recorder.ended:
             return
         self.turn = (self.turn + 1) % len(self.samples)
-        RUN.recorder.sent(self.name, "grpc")
+        RUN.recorder.sent((self.name, "grpc"))
         began = time.perf_counter()
         size = self.answer(self.samples[self.turn])
         latency_us = (time.perf_counter() - began) * 1e6
-        RUN.recorder.record(self.name, "grpc", began, latency_us)
+        RUN.recorder.answered((self.name, "grpc"), began, latency_us)
         self.environment.events.request.fire(
             request_type="grpc", name=self.name, response_time=latency_us / 1000, response_length=size, exception=None, context={}
         )  # fmt: skip

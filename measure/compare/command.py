@@ -16,6 +16,7 @@ from typing import Any
 from measure.compare.metrics import bounds_text, change_text, compare, value_text
 from measure.report.records import BASELINE, LAYOUT, Record, read, write
 from planwright import console
+from planwright.decimals import exact
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, SpecError
 
 _TWO_SIDES = "give BASE NEW, or --base A B C --new D E F, or --baseline FILE NEW"
@@ -119,5 +120,5 @@ def _rows(pair: dict[str, Any]) -> list[Sequence[str]]:
         for row in pair["figures"]
     ]  # fmt: skip
     if slo:
-        rows.append((*names, f"SLO p99 {slo['p99_ms']:g} ms", slo["base"], slo["new"], "–", "–", slo["word"]))
+        rows.append((*names, f"SLO p99 {exact(slo['p99_ms'])} ms", slo["base"], slo["new"], "–", "–", slo["word"]))
     return rows

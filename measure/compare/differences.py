@@ -12,6 +12,7 @@ from typing import Any
 
 from measure.report.records import BUILD, Key, Record
 from planwright.console import flat
+from planwright.decimals import exact, scaled
 from planwright.errors import Fault
 
 
@@ -93,7 +94,9 @@ def _builds(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Differenc
         rows = [[record.rows[key] for record in records if key in record.rows] for records in (base, new)]
         for name in BUILD:
             yield _between(f"{name} of {key[0]}", *((row.build[name] for row in side) for side in rows))
-        limits = ((f"{row.slo_us / 1000:g} ms" if row.slo_us else "none" for row in side) for side in rows)
+        limits = (
+            (f"{exact(scaled(row.slo_us, '0.001'))} ms" if row.slo_us else "none" for row in side) for side in rows
+        )
         yield _between(f"SLO of {key[0]}", *limits)
 
 

@@ -22,6 +22,7 @@ from measure.compare import differences as environment_differences
 from measure.compare import noise
 from measure.compare.noise import CONFIDENCE, Interval
 from measure.report.records import Key, Record, Row
+from planwright.decimals import exact, scaled
 from planwright.errors import Fault, SpecError
 
 SCHEMA_VERSION = 1
@@ -199,7 +200,7 @@ def _slo(base: Sequence[Row], new: Sequence[Row], p99: str) -> dict[str, Any] | 
         if p99 != word and _interval_includes(new, limits[1], missed=word == WORSE):
             word, why = UNKNOWN, "the interval of p99 includes it"
     states = ["met" if kept else "missed" for kept in met]
-    return {"p99_ms": limits[1] / 1000, "base": states[0], "new": states[1], "word": word, "why": why}
+    return {"p99_ms": scaled(limits[1], "0.001"), "base": states[0], "new": states[1], "word": word, "why": why}
 
 
 def _interval_includes(rows: Sequence[Row], limit_us: float, *, missed: bool) -> bool:
@@ -223,7 +224,7 @@ def _verdict(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _judged(pair: dict[str, Any]) -> list[dict[str, Any]]:
     slo = pair["slo"]
-    return [*pair["figures"], *([{**slo, "name": f"the SLO of {slo['p99_ms']:g} ms"}] if slo else [])]
+    return [*pair["figures"], *([{**slo, "name": f"the SLO of {exact(slo['p99_ms'])} ms"}] if slo else [])]
 
 
 def _name(pair: dict[str, Any]) -> str:

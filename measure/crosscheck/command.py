@@ -21,6 +21,7 @@ from typing import Any
 from clients import published
 from measure.operating_point import locust_process
 from planwright import console
+from planwright.decimals import exact
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, StageError
 from planwright.server_info import SERVER_FILE, ServerInfo
 
@@ -65,8 +66,13 @@ def main(args: argparse.Namespace) -> int:
 
 def ours(load: dict[str, Any], server_file: Path, repository: Path, url: str = "") -> dict[str, Any]:
     """Run our open loop; `url` replaces the server's HTTP address."""
-    rate = f"{load['rate']:g}:{load['duration_s']:g}s"
-    settings = {"arrivals": "poisson", "warmup_s": "0", "rate": rate, **({"url": url} if url else {})}
+    rate = f"{exact(load['rate'])}:{exact(load['duration_s'])}s"
+    settings = {
+        "arrivals": load.get("arrivals", "poisson"),
+        "warmup_s": "0",
+        "rate": rate,
+        **({"url": url} if url else {}),
+    }
     return {"by": "planwright, open loop", **drive(load, server_file, repository, settings)}
 
 

@@ -3,11 +3,8 @@
 In      locust's events, settings.
 Out     runs/<id>/report.json and report.html, the verdict as the process's exit code.
 
-In a distributed run the workers send their tracks with locust's own reports, and only the master (or a lone process)
-looks at the server and writes. The clock of what is measured starts when users are connected, and stops when locust begins to
-stop them. Requests that are then under way are waited for, so that slow answers at the end are not lost, and those that wait
-for a connection are still sent, for `BACKLOG_S` or as long as the slowest answer took: only a server that does not keep up
-leaves some that are never sent.
+Only the master of a distributed run, or a lone process, reads the server's counters and writes. Requests under way at the end are
+waited for, so that slow answers are not lost.
 """
 
 from __future__ import annotations
@@ -17,176 +14,96 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from measure.load import trim_locust_stats, user_selection
-from measure.load.scheduler import Feed, clock
-from measure.record.answer_checks import Checker, Cost
-from measure.record.process_stats import LoadRecord
-from measure.record.recorder import Recorder
-from measure.record.server_counters import Counters
+import gevent
+
+from measure.load import user_selection
+from measure.load.process_load import LAG_EVERY_S, ProcessLoad
+from measure.load.workers import Worker, Workers, is_master, is_worker
+from measure.record.server_statistics import Counters
 from measure.report import build
+from measure.report.schema import RunReport
 from measure.report.verdict import LOUD, passed
-from measure.workload import arrivals
-from measure.workload.arrivals import Arrival, Share
 from measure.workload.settings import Settings
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, PlanwrightError
 
-KEY, STOP, LAST, SHARE = "planwright", "planwright_stop", "planwright_last", "planwright_share"
 COLLECT_TIMEOUT_S = 10.0
-DRAIN_S = 10.0  # how long requests under way are waited for at the end, where --stop-timeout says nothing
-BACKLOG_S = 1.0  # how long requests that wait for a connection at the end are still sent
-CONNECTING_S = 10.0  # an open loop waits so long for its connections, then begins with those that are there
-LAG_EVERY_S = 0.05
+DRAIN_S = 10.0  # how long requests under way are waited for at the end, unless --stop-timeout is given
+PRUNE_EVERY_S, KEPT_S = 30, 60
 
 
 class Run:
-    """Collects what one test did; a web page may start several, one after the other."""
+    """What one test did; a web page may start several, one after the other.
+
+    Attributes:
+        load: This process's part.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.recorder = settings, Recorder()
-        self.checker = Checker(settings.check)
-        self.feed: Feed | None = None
-        self._share = Share()
+        self.settings, self.load = settings, ProcessLoad(settings)
+        self.recorder, self.checker = self.load.recorder, self.load.checker
+        self._workers, self._worker = Workers(self.recorder), Worker(self.load, lambda: self._stopped)
         self._counters = Counters(settings)
-        self._given_up: PlanwrightError | None = None
-        self._watching: list[Any] = []
+        self._greenlets: list[Any] = []
         self._leaving = False
         self._reset()
 
     def _reset(self) -> None:
-        self._started_s, self._cpu_s, self._reported_at = 0.0, time.process_time(), clock()
-        self._given_up = None
-        self._peak_users = self._connected = 0
-        self._ended = self._stopped = self._sent_last = self._done = False
-        self._workers: set[str] = set()
-        self._collected: set[str] = set()
-        self._used: tuple[float, float] | None = None
-        self._finished: set[str] = set()
-        self._window_s = 0.0
-        self._others, self._own = LoadRecord(), LoadRecord()
+        self._started_s, self._peak_users = 0.0, 0
+        self._given_up: PlanwrightError | None = None
+        self._stopped = self._written = False
+        for part in (self.load, self._worker, self._workers):
+            part.reset()
 
     def listen(self, events: Any) -> None:
         """Register with locust."""
         events.test_start.add_listener(self.start)
-        events.test_stopping.add_listener(self.stopping)
+        events.test_stopping.add_listener(lambda **_: self.load.end())
         events.test_stop.add_listener(self.stop)
-        events.report_to_master.add_listener(self._to_master)
-        events.worker_report.add_listener(self._from_worker)
+        events.report_to_master.add_listener(self._worker.report)
+        events.worker_report.add_listener(self._workers.take)
         events.spawning_complete.add_listener(self._spawned)
         events.init.add_listener(self._initialise)
 
     def start(self, environment: Any, **_: Any) -> None:
         """Take the server's counters and begin to record."""
-        import gevent
-
         inspect.stack()  # locust calls it as it stops users; the first call reads source files for 30 ms, in which no answer is seen
         self._reset()
-        self.recorder.start(self.settings.warmup_s)
-        self.checker.begin()
         self._started_s = time.monotonic()
         environment.stop_timeout = environment.stop_timeout or DRAIN_S
-        if _is_master(environment):
-            for index, client in enumerate(environment.runner.clients.values()):
-                self._workers.add(client.id)
-                environment.runner.send_message(SHARE, [index, environment.runner.worker_count], client_id=client.id)
-        if not _is_worker(environment):
+        runner = environment.runner
+        if is_master(environment):
+            self._workers.begin(runner)
+        if not is_worker(environment):
             self._counters.begin()
-        if _is_master(environment):
-            watch = self._watch_workers
+        if is_master(environment):
+            watch = gevent.spawn(self._workers.watch, runner)
         else:
-            self.feed = self._make_feed(user_selection.covered(environment.user_classes, self.settings.weighted))
-            watch = self._watch
-        self._watching = [
-            gevent.spawn(watch, environment.runner),
-            gevent.spawn(trim_locust_stats.prune_periodically, environment.runner.stats),
-            *([] if _is_worker(environment) else [gevent.spawn(self._counters.follow)]),
+            self.load.make_queue(user_selection.covered(environment.user_classes, self.settings.weighted))
+            watch = gevent.spawn(self.load.watch, lambda: self._finished(environment))
+        self._greenlets = [
+            watch,
+            gevent.spawn(prune_periodically, runner.stats),
+            *([] if is_worker(environment) else [gevent.spawn(self._counters.follow)]),
         ]
 
+    def _finished(self, environment: Any) -> None:
+        """End a local run whose load is over; a worker's ends with the last worker's."""
+        if not is_worker(environment):
+            gevent.spawn(environment.runner.quit)
+
     def connected(self, runner: Any) -> None:
-        """A user is ready to send; the first one of a closed loop, or the last of an open one, starts the clock."""
-        self._connected += 1
-        if self.feed is None and self._connected == 1:
-            self._begin()
-        elif self.feed is not None and self._connected >= runner.target_user_count:
-            self._begin_feed()
-
-    def stopping(self, environment: Any, **_: Any) -> None:
-        """The load is over: nothing becomes due any more, and the clocks of throughput and of the client's CPU time stop."""
-        self._ended, self._used = True, self._used or (time.process_time(), clock())
-        if self.feed is None:
-            self.recorder.stop()
-        else:
-            self.recorder.end(self.feed.end(max(BACKLOG_S, self.recorder.slowest_s)))
-
-    def next_due(self, models: Sequence[str], transport: str) -> Arrival | None:
-        """Wait for the next request of an open loop to one of these models; None at the end."""
-        if self.feed is None:
-            return None
-        arrival = self.feed.take(models, transport)
-        if self.feed.finished:  # the load lasts until the profile ends, and longer where requests still wait
-            self.recorder.end(max(self.feed.last_moment, clock()))
-        return arrival
-
-    def stop(self, environment: Any, **_: Any) -> None:
-        """Write the report; locust may say more than once that a test has stopped.
-
-        The greenlet that comes here may be killed by a second one that quits meanwhile, so it does not write itself.
-        """
-        import gevent
-
-        if self._stopped:
-            return
-        self._stopped = True
-        for greenlet in self._watching:
-            greenlet.kill()
-        if not _is_worker(environment) and self._started_s:
-            gevent.spawn(self._finish, environment).get()
-
-    def _finish(self, environment: Any) -> None:
-        try:
-            self._write(environment)
-        finally:
-            self._done = True
-
-    def _write(self, environment: Any) -> None:
-        if _is_master(environment):
-            self._collect(environment.runner)
-        duration_s = time.monotonic() - self._started_s
-        window_s = self._window_s or self.recorder.window_s
-        counted = self._counters.end(window_s + self.settings.warmup_s, self.recorder.answers())
-        self._others.add(self._part())
-        measured = build.Measured(
-            self.recorder.tracks, self._chosen(environment), duration_s, window_s,
-            self._peak_users or environment.runner.user_count, counted, self._counters.server.identity(),
-            self._others.client(automatic=self.settings.check is None), self._load(),
-            stopped_by=self._given_up.faults[0].what if self._given_up else "",
-        )  # fmt: skip
-        folder, report = build.write_run(self.settings, measured)
-        _tell(folder / ("report.html" if self.settings.page else "report.json"), report)
-        if report["verdict"]["status"] == "fail":
-            environment.process_exit_code = environment.process_exit_code or EXIT_FAILED
-
-    def _chosen(self, environment: Any) -> list[tuple[str, str]]:
-        """Return every model and transport that the run was to cover."""
-        names = [name for name, _ in self.settings.models]
-        users = [user for user in environment.user_classes if user_selection.transport_of(user)]
-        pairs = (
-            (name, user_selection.transport_of(user))
-            for user in users
-            for name in user_selection.models_of(user, names)
-        )
-        return sorted(set(pairs), key=lambda pair: names.index(pair[0]))
+        """Count a user that is ready to send."""
+        self.load.connected(runner.target_user_count)
 
     def give_up(self, environment: Any, error: PlanwrightError) -> None:
         """End the test for a reason that every user would meet again.
 
-        The caller is a user, which waits for nothing here: a user that stops all users would wait for itself.
+        The caller is a user, which does not wait here: a user that stops all users would wait for itself.
         """
-        import gevent
-
         if self._given_up is None:
             self._given_up = error
             console.fail(error)
@@ -194,105 +111,65 @@ class Run:
             if environment.runner is not None:
                 gevent.spawn(environment.runner.quit)
 
-    def _make_feed(self, names: list[str]) -> Feed | None:
-        settings = self.settings
-        if settings.arrivals == "closed":
-            return None
-        if settings.rate is None:
-            return Feed(arrivals.trace(settings.trace, self._share), names, settings.trace[-1].due_s)
-        length_s = settings.rate.length_s
-        if settings.arrivals == "constant":
-            return Feed(arrivals.constant(settings.rate, names, self._share), names, length_s)
-        return Feed(arrivals.poisson(settings.rate, names, self._share, settings.seed), names, length_s)
+    def stop(self, environment: Any, **_: Any) -> None:
+        """Write the report; locust may report more than once that a test has stopped.
 
-    def _begin_feed(self) -> None:
-        if self.feed is not None and not self.feed.begun and not self._ended:
-            self._begin()
-            self.feed.begin(clock())
-
-    def _begin(self) -> None:
-        """Start the clock; what connecting cost is not the load's."""
-        self.recorder.start(self.settings.warmup_s)
-        if self.settings.length_s:
-            self.recorder.end(self.recorder.warm_until + self.settings.length_s)
-        self.checker.begin()
-        self._cpu_s, self._reported_at = time.process_time(), clock()
-
-    def _watch(self, runner: Any) -> None:
-        """Measure the event loop's lag; begin an open loop that waits too long, and end a load that is over by itself."""
-        import gevent
-
-        began = clock()
-        while True:
-            before = clock()
-            gevent.sleep(LAG_EVERY_S)
-            self._own.lag.record_value(max(round((clock() - before - LAG_EVERY_S) * 1e6), 1))
-            if self._ended:
-                continue
-            if self.feed is not None and not self.feed.begun and self._connected and clock() - began > CONNECTING_S:
-                self._begin_feed()
-            if self._finished_alone:
-                self._used = self._used or (time.process_time(), clock())
-                if type(runner).__name__ == "LocalRunner":
-                    gevent.spawn(runner.quit)
-                return
-
-    @property
-    def _finished_alone(self) -> bool:
-        """True where this process has nothing more to send, although the run was not stopped."""
-        return self.recorder.over if self.feed is None else self.feed.finished
-
-    def _watch_workers(self, runner: Any) -> None:
-        """End the test when the load of every worker is over."""
-        import gevent
-
-        while not self._finished or len(self._finished) < runner.worker_count:
-            gevent.sleep(LAG_EVERY_S)
-        gevent.spawn(runner.quit)
-
-    def _part(self) -> dict[str, Any]:
-        """Return and drop what this process has to say of its part of the load."""
-        cpu_s, now = self._used or (time.process_time(), clock())
-        own, self._own = self._own, LoadRecord()
-        own.cpu_s = cpu_s - self._cpu_s
-        own.busiest = own.cpu_s / max(now - self._reported_at, 1e-9) if now - self._reported_at > 1 else 0.0
-        self._cpu_s, self._reported_at = cpu_s, now
-        own.cost = Cost(*self.checker.drain())  # type: ignore[arg-type]
+        The greenlet that comes here may be killed by a second one that quits meanwhile, so it does not write itself.
+        """
         if self._stopped:
-            own.processes = int(self._connected > 0)
-            if self.feed is not None:
-                own.due, own.waited, own.unsent = self.feed.due, self.feed.waited, self.feed.unsent
-                own.offered_per_s, own.late = self.feed.due / max(self.feed.span_s, 1e-9), self.feed.late
-                self.feed = None
-        return own.encode()
+            return
+        self._stopped = True
+        for greenlet in self._greenlets:
+            greenlet.kill()
+        if not is_worker(environment) and self._started_s:
+            gevent.spawn(self._finish, environment).get()
 
-    def _load(self) -> dict[str, Any]:
-        settings = self.settings
-        window_s = self._window_s or self.recorder.window_s
-        span_s = window_s + settings.warmup_s
-        asked = 0.0
-        if settings.rate is not None:
-            span_s = min(span_s, settings.rate.length_s)
-            asked = settings.rate.total(span_s) / max(span_s, 1e-9)
-        asked_for = {"wait_s": settings.wait_s, "profile": settings.users_text, "weights": dict(settings.models)}
-        return {**self._others.load(settings.arrivals, settings.rate_text, asked, settings.scenario), **asked_for}
+    def _finish(self, environment: Any) -> None:
+        try:
+            self._write(environment)
+        finally:
+            self._written = True
+
+    def _write(self, environment: Any) -> None:
+        if is_master(environment):
+            self._workers.collect(environment.runner, COLLECT_TIMEOUT_S + DRAIN_S)
+        duration_s = time.monotonic() - self._started_s
+        window_s = self._workers.window_s or self.recorder.window_s
+        counted = self._counters.end(window_s + self.settings.test.warmup_s, self.recorder.answers())
+        stats = self._workers.stats
+        stats.add(self.load.part(last=True)["load"])
+        collected = build.Collected(
+            tracks=self.recorder.tracks,
+            chosen=user_selection.pairs(environment.user_classes, [name for name, _ in self.settings.models]),
+            duration_s=duration_s,
+            window_s=window_s,
+            users=self._peak_users or environment.runner.user_count,
+            processes=stats,
+            counted=counted,
+            identity=self._counters.server.identity(),
+            stopped_by=self._given_up.faults[0].what if self._given_up else "",
+        )
+        folder, report = build.write_run(self.settings, collected)
+        _show(folder / ("report.html" if self.settings.page else "report.json"), report)
+        if report.verdict.status == "fail":
+            environment.process_exit_code = environment.process_exit_code or EXIT_FAILED
+
+    def _spawned(self, user_count: int, **_: Any) -> None:
+        self._peak_users = max(self._peak_users, user_count)
 
     def _initialise(self, environment: Any, **_: Any) -> None:
-        """Take workers' last records, and leave on Ctrl-C by locust's own way out for SIGTERM.
+        """Listen to workers or to the master, and leave on Ctrl-C by locust's own way out for SIGTERM.
 
         Python's own way would raise inside whichever user happens to run. A terminal sends Ctrl-C to workers too; their exit
         code is not the user's, and locust reports one above 1 as a failure of the worker.
         """
-        import gevent
-
-        if _is_master(environment):
-            environment.runner.register_message(LAST, lambda msg, **_: self._take_last(msg.node_id, msg.data))
-        elif _is_worker(environment):
-            environment.runner.register_message(STOP, lambda environment, **_: self._send_last(environment))
-            environment.runner.register_message(SHARE, lambda msg, **_: self._take_share(msg.data))
+        if is_master(environment):
+            self._workers.listen(environment.runner)
+        elif is_worker(environment):
+            self._worker.listen(environment)
 
         def interrupt() -> None:
-            if not _is_worker(environment):
+            if not is_worker(environment):
                 environment.process_exit_code = EXIT_INTERRUPTED
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -305,97 +182,61 @@ class Run:
         locust's handler of SIGTERM and its main greenlet both shut down, the main one because the last worker has quit. Only the
         first may: the end of the other would interrupt whatever Python does at its exit.
         """
-        import gevent
-
         deadline_s, waits = time.monotonic() + COLLECT_TIMEOUT_S + 2 * DRAIN_S, self._leaving
         self._leaving = True
         if not waits and self._started_s:
             self._end(environment)
-        while time.monotonic() < deadline_s and (waits or self._started_s and not self._done):
+        while time.monotonic() < deadline_s and (waits or self._started_s and not self._done(environment)):
             gevent.sleep(LAG_EVERY_S)
 
     def _end(self, environment: Any) -> None:
-        if _is_worker(environment):
-            self._send_last(environment)
-        elif _is_master(environment):
-            environment.runner.stop(send_stop_to_client=False)  # `_collect` stops them
+        if is_worker(environment):
+            self._worker.send_last(environment)
+        elif is_master(environment):
+            environment.runner.stop(send_stop_to_client=False)  # `Workers.collect` stops them
         else:
             environment.runner.stop()
 
-    def _take_share(self, share: list[int]) -> None:
-        self._share = Share(*share)
-
-    def _collect(self, runner: Any) -> None:
-        """Stop the workers and wait for their last records.
-
-        When locust quits, it fires test_stop before its message reaches the workers, and their own last reports come too late. A
-        worker that has stopped is not among locust's clients for a moment, so those that began count; one that died does not.
-        """
-        import gevent
-
-        runner.send_message(STOP)
-        with gevent.Timeout(COLLECT_TIMEOUT_S + DRAIN_S, False):
-            while self._workers - self._collected - {client.id for client in runner.clients.missing}:
-                gevent.sleep(0.05)
-
-    def _send_last(self, environment: Any) -> None:
-        if self._sent_last:
-            return
-        self._sent_last = True
-        environment.runner.stop()
-        last: dict[str, Any] = {}
-        self._to_master(last)
-        environment.runner.send_message(LAST, last[KEY])
-        self._done = True
-
-    def _take_last(self, client_id: str, part: dict[str, Any]) -> None:
-        self._from_worker(client_id, {KEY: part})
-        self._collected.add(client_id)
-
-    def _spawned(self, user_count: int, **_: Any) -> None:
-        self._peak_users = max(self._peak_users, user_count)
-
-    def _to_master(self, data: dict[str, Any], **_: Any) -> None:
-        finished = self._finished_alone
-        data[KEY] = {
-            "tracks": self.recorder.drain(), "load": self._part(), "window_s": self.recorder.window_s, "finished": finished,
-        }  # fmt: skip
-
-    def _from_worker(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
-        part = data.get(KEY)
-        if part:
-            self._finished |= {client_id} if part["finished"] else set()
-            self.recorder.merge(part["tracks"])
-            self._others.add(part["load"])
-            self._window_s = max(self._window_s, part["window_s"])
+    def _done(self, environment: Any) -> bool:
+        return self._worker.done if is_worker(environment) else self._written
 
 
-def _is_worker(environment: Any) -> bool:
-    return type(environment.runner).__name__ == "WorkerRunner"
+def prune_periodically(stats: Any) -> None:
+    """Call `prune` again and again; a greenlet that the run kills."""
+    while True:
+        gevent.sleep(PRUNE_EVERY_S)
+        prune(stats)
 
 
-def _is_master(environment: Any) -> bool:
-    return type(environment.runner).__name__ == "MasterRunner"
+def prune(stats: Any) -> None:
+    """Keep locust's own counts per second from growing with the length of a run.
+
+    It reads the last twelve seconds to show the present rate, and keeps the others for good, about a hundred bytes a second and
+    row. Rates over the whole run come from its totals, which stay.
+    """
+    for entry in [stats.total, *stats.entries.values()]:
+        for counts in (entry.num_reqs_per_sec, entry.num_fail_per_sec):
+            newest = max(counts, default=0)
+            for second in [second for second in counts if second < newest - KEPT_S]:
+                del counts[second]
 
 
-def _tell(file: Any, report: dict[str, Any]) -> None:
+def _show(file: Path, report: RunReport) -> None:
     sys.stdout.flush()
-    for row in report["models"]:
-        latency = row["latency_us"]
-        console.say(f"{row['model']:<16} {row['protocol']}  {row['throughput_per_s']:.0f} infer/sec  "
-                    f"p50 {latency['p50'] / 1000:.2f} ms  p99 {latency['p99'] / 1000:.2f} ms  "
-                    f"{row['failures']} failed, {row['wrong']} wrong of {row['checked']} checked")  # fmt: skip
-    load = report["load"]
-    if load["arrivals"] != "closed":
-        console.say(f"{load['arrivals']} arrivals, {load['offered_per_s']:.1f} requests/s: {load['due']} due, {load['waited']} waited for "
-                    f"a connection, {load['unsent']} never sent; sends were {load['late_us']['p50'] / 1000:.2f} ms late (p50)")  # fmt: skip
-    verdict = report["verdict"]
-    if report["server_note"]:
-        console.say(report["server_note"])
-    for reason in verdict["reasons"]:
-        if reason.startswith(LOUD):
-            console.say(f"\n{'!' * 72}\n!!!  {LOUD}\n{'!' * 72}\n")
-            break
-    shown = verdict["reasons"] or ([passed(report)] if verdict["status"] == "pass" else [])
-    console.say(f"verdict: {verdict['status']}" + "".join(f"\n  {reason}" for reason in shown))
+    for row in report.models:
+        latency = row.latency_us
+        console.say(f"{row.model:<16} {row.protocol}  {row.throughput_per_s:.0f} infer/sec  "
+                    f"p50 {latency.p50 / 1000:.2f} ms  p99 {latency.p99 / 1000:.2f} ms  "
+                    f"{row.failures} failed, {row.wrong} wrong of {row.checked} checked")  # fmt: skip
+    load = report.load
+    if load.arrivals != "closed":
+        console.say(f"{load.arrivals} arrivals, {load.offered_per_s:.1f} requests/s: {load.due} due, {load.waited} waited for "
+                    f"a connection, {load.unsent} never sent; sends were {load.late_us.p50 / 1000:.2f} ms late (p50)")  # fmt: skip
+    if report.server_note:
+        console.say(report.server_note)
+    verdict = report.verdict
+    if any(reason.startswith(LOUD) for reason in verdict.reasons):
+        console.say(f"\n{'!' * 72}\n!!!  {LOUD}\n{'!' * 72}\n")
+    shown = verdict.reasons or ([passed(report)] if verdict.status == "pass" else [])
+    console.say(f"verdict: {verdict.status}" + "".join(f"\n  {reason}" for reason in shown))
     console.say(f"report: {file}")

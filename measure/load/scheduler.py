@@ -1,14 +1,14 @@
-"""Hands arrivals to users at the moment they are due.
+"""Hand arrivals to users at the moment they are due.
 
 In      `Arrival`s, the moment that counts as zero.
-Out     `Feed.take`: the next request for a user that is free, and the moment it was due.
+Out     `ArrivalQueue.take`: the next request for a user that is free, and the moment it was due.
 
-A gevent timer comes half a millisecond late and more, because its loop waits in whole milliseconds. So a thread of the system
-sleeps until the next arrival and wakes the loop, which comes within about a tenth. Requests that no user is free for
-wait here and are sent as soon as one is: their latency counts from the moment they were due, and how many waited is counted.
+A gevent timer is late by half a millisecond and more, because its loop waits in whole milliseconds. So a thread of the system sleeps
+until the next arrival and wakes the loop, which takes about a tenth of that. Requests for which no user is free wait here and
+are sent as soon as one is: their latency counts from the moment they were due, and those that waited are counted.
 
 At the end nothing more becomes due, and what waits is still handed out for a while: where the server keeps up, the queue is
-empty within a moment, so a request is never held against a run only because the run ended.
+empty within a moment, so no request fails a run only because the run ended.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LONGEST_S = 0.05  # so that the thread sees the end of the run
 clock = time.perf_counter
 
 
-class Feed:
+class ArrivalQueue:
     """One process's arrivals.
 
     Attributes:
@@ -90,7 +90,7 @@ class Feed:
         _start_thread(self._run, ())
 
     def end(self, grace_s: float) -> float:
-        """Let nothing become due any more; what waits is handed out for another `grace_s`. Returns the moment of the end.
+        """Stop the arrivals; what waits is handed out for another `grace_s`. Returns the moment of the end.
 
         Arrivals that the event loop has not seen yet fell due while it was busy with ending the run: the load ended before them.
         """

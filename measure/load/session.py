@@ -1,4 +1,4 @@
-"""What one locust user does: send prepared golden samples and check some of the answers.
+"""One locust user's connection to a model: send prepared requests and check some of the answers.
 
 In      settings, a model, a transport; in an open loop the moment a request was due.
 Out     one record and one locust ``request`` event per call.
@@ -25,29 +25,30 @@ from clients import ClientError, ConnectionFailed, InvalidRequest, PreparedReque
 from clients import published as repository
 from clients.validate import check_answers, sample_inputs
 from measure.load.user_selection import place_of
-from measure.record.answer_checks import Checker
+from measure.record.answer_checks import Checker, GoldenAnswers
 from measure.record.recorder import Recorder
-from measure.record.switched_version import Answers
-from measure.workload.settings import TRANSPORTS, Settings
+from measure.workload.settings import Settings
+from measure.workload.transports import TRANSPORTS
 from planwright.errors import Fault, PlanwrightError, SpecError
 from planwright.golden import Golden, Group
 
-PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be asked in a tight loop
+PAUSE_AFTER_FAILURE_S = 0.1  # a server that is gone must not be called in a tight loop
 MOST_RIGHT = 64
-LOOK_AGAIN_S = 1.0  # how old the knowledge of the version that is served may be
+LOOK_AGAIN_S = 1.0  # between readings of the version that is served
 OWN_PAYLOADS = 4  # few requests per user, where it needs its own: in shared memory, or of a sequence model
 clock = time.perf_counter
 
 
 class WrongAnswerError(Exception):
-    """The server answered, but not what the golden sample says."""
+    """The answer is not the golden sample's, or failed the scenario's own check."""
 
 
-UNKNOWN = Exception("another version answered, and what it should answer is not known")
+class UnknownAnswerError(Exception):
+    """Another version answered, and what it should answer is not known."""
 
 
 class Scenario(Protocol):
-    """What a connection asks of its user; `Infer` is one."""
+    """What a connection needs of its user; `Infer` is one."""
 
     transport: ClassVar[str]
     environment: Any
@@ -66,7 +67,7 @@ class Payload:
     Attributes:
         own: True where it serves one connection only.
         samples: How many it holds.
-        right: Answers that were compared and are right: batches of other sizes round otherwise, so there are a few.
+        right: GoldenAnswers that were compared and are right: batches of other sizes round otherwise, so there are a few.
     """
 
     request: PreparedRequest
@@ -83,7 +84,7 @@ class Payloads:
         self._settings = settings
         self._built: dict[tuple[type, str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
         self._turn = threading.Lock()
-        self._newest: dict[str, tuple[float, Answers | None]] = {}
+        self._newest: dict[str, tuple[float, GoldenAnswers | None]] = {}
 
     def of(
         self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
@@ -107,7 +108,7 @@ class Payloads:
         return _given(scenario, model, given, own=own), version
 
     def _prepared(self, model: TritonModel, golden: Golden, *, own: bool) -> list[Payload]:
-        """Return requests of every size, each size as often as its weight says."""
+        """Return requests of every size, each size repeated by its weight."""
         found: dict[int, list[Payload]] = {}
         prepare = model.standalone().prepare  # each a sequence of its own where the model has sequences
         for size in dict(self._settings.batches):
@@ -116,7 +117,7 @@ class Payloads:
             found[size] = [
                 Payload(prepare(sample_inputs(model.info, group)), group, own, _rows(group)) for group in groups
             ]
-        # a common multiple, so that a size's share does not hang on how many groups the golden samples make of it
+        # a common multiple, so that a size's share does not depend on how many groups the golden samples make of it
         longest = math.lcm(*map(len, found.values()))
         return [
             payload
@@ -127,14 +128,16 @@ class Payloads:
     def _version(self, name: str, model: TritonModel) -> repository.PublishedVersion:
         return repository.version(self._settings.repository, name, model.versions()[-1])
 
-    def switched(self, name: str, model: TritonModel, known: str) -> Answers | None:
+    def switched(self, name: str, model: TritonModel, known: str) -> GoldenAnswers | None:
         """Return the answers of a version that has taken over from `known`; None where that is still the newest one."""
         read_s, found = self._newest.get(name, (-math.inf, None))
         if clock() - read_s > LOOK_AGAIN_S:
             version = model.versions()[-1]
             if found is None or found.version.version != version:
                 found = (
-                    None if version == known else Answers(repository.version(self._settings.repository, name, version))
+                    None
+                    if version == known
+                    else GoldenAnswers(repository.version(self._settings.repository, name, version))
                 )
             self._newest[name] = clock(), found
         return found
@@ -151,17 +154,24 @@ class Shared:
     give_up: Callable[[Any, PlanwrightError], None]
 
 
-class Session:
+class Connection:
     """One connection of one user, to one model."""
 
     def __init__(self, shared: Shared, scenario: Scenario, name: str) -> None:
         settings, self._transport, self._name = shared.settings, scenario.transport, name
+        self._key = name, scenario.transport
         self._recorder, self._checker = shared.recorder, shared.checker
         self._shared, self._scenario = shared, scenario
         protocol, memory = TRANSPORTS[scenario.transport]
         url = settings.grpc_url if protocol == "grpc" else settings.http_url
         self._model = TritonModel(
-            name, url, protocol=protocol, shared_memory=memory, retries=0, timeout_s=settings.timeout_s, allow_nan=True
+            name,
+            url,
+            protocol=protocol,
+            shared_memory=memory,
+            retries=0,
+            timeout_s=settings.test.timeout_s,
+            allow_nan=True,
         )  # golden samples may hold NaN where the model takes it for a missing value
         # a prepared request of a sequence model has an id, which no two requests in flight may share
         own = memory is not None or self._model.info.sequence
@@ -171,7 +181,7 @@ class Session:
         self._sent = 0
 
     def send(self, fire: Callable[..., Any], due: float | None = None) -> None:
-        """Send one request and tell locust and the recorder.
+        """Send one request, record it, and report it to locust.
 
         Args:
             fire: locust's ``request`` event.
@@ -182,25 +192,29 @@ class Session:
         payload = self._choices[self._random.randrange(len(self._choices))]
         error: Exception | None = None
         answers = None
-        self._recorder.sent(self._name, self._transport)
+        self._recorder.sent(self._key)
         sent = clock()
         try:
             answers = (self._mine.get(id(payload)) or self._bind(payload)).raw()
         except ClientError as caught:
             error = caught
         except gevent.GreenletExit:
-            self._recorder.cut_off(self._name, self._transport, clock() - sent)
+            self._recorder.cut_off(self._key, clock() - sent)
             raise
         done = clock()
-        began = sent if due is None else due
         self._sent += 1
-        checked = answers is not None and self._checker.wants(
-            first=self._sent == 1, track=(self._name, self._transport)
-        )
-        if checked:
-            error = self._checker.run(lambda: self._wrong(payload, answers))
-            checked, error = (False, None) if error is UNKNOWN else (True, error)
-        self._tell(fire, began, done, sent, error, checked, answers, payload.samples)
+        if answers is not None and self._checker.wants(first=self._sent == 1, track=self._key):
+            error = self._check(payload, answers)
+        began = sent if due is None else due
+        if error is None:
+            self._recorder.answered(self._key, began, (done - began) * 1e6, (done - sent) * 1e6, payload.samples)
+        else:
+            wrong = isinstance(error, WrongAnswerError)
+            self._recorder.failed(self._key, began, (done - began) * 1e6, _text(error), wrong=wrong)
+        fire(
+            request_type=self._transport, name=self._name, response_time=(done - began) * 1e3, response_length=_size(answers),
+            exception=error, context={},
+        )  # fmt: skip
         if isinstance(error, ConnectionFailed):
             time.sleep(PAUSE_AFTER_FAILURE_S)
 
@@ -210,27 +224,16 @@ class Session:
         self._mine[id(payload)] = found
         return found
 
-    def _tell(
-        self,
-        fire: Callable[..., Any],
-        began: float,
-        done: float,
-        sent: float,
-        error: Exception | None,
-        checked: bool,
-        answers: Any,
-        samples: int,
-    ) -> None:
-        self._recorder.record(
-            self._name, self._transport, began, (done - began) * 1e6, samples=samples, service_us=(done - sent) * 1e6,
-            error=_text(error), checked=checked, wrong=isinstance(error, WrongAnswerError),
-        )  # fmt: skip
-        fire(
-            request_type=self._transport, name=self._name, response_time=(done - began) * 1e3, response_length=_size(answers),
-            exception=error, context={},
-        )  # fmt: skip
+    def _check(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
+        """Check an answer, once its clock has stopped; one whose right answer is not known counts as not checked."""
+        try:
+            error = self._checker.run(lambda: self._wrong(payload, answers))
+        except UnknownAnswerError:
+            return None
+        self._recorder.checked(self._key)
+        return error
 
-    def _wrong(self, payload: Payload, answers: Any) -> Exception | None:
+    def _wrong(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
         """Compare with the golden answer; an answer that was right before is right again, byte for byte."""
         if not payload.group.outputs:
             return self._judged(payload, answers)
@@ -242,7 +245,7 @@ class Session:
             payload.right.add(seen)
         return error
 
-    def _judged(self, payload: Payload, answers: Any) -> Exception | None:
+    def _judged(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
         """Let the scenario judge an answer to its own inputs."""
         try:
             wrong = _called(
@@ -250,25 +253,27 @@ class Session:
             )
         except PlanwrightError as error:
             self._shared.give_up(self._scenario.environment, error)
-            return UNKNOWN
+            raise UnknownAnswerError from None
         return WrongAnswerError(f"wrong answer: {wrong}") if wrong else None
 
-    def _compared(self, payload: Payload, answers: Any) -> Exception | None:
+    def _compared(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
         batched = self._model.info.batches
         shaped = {name: array[: payload.samples] if batched else array[None] for name, array in answers.items()}
         error = _differs(payload.group, shaped, self._version)
         return error and self._compared_with_newer(payload, shaped, error)
 
-    def _compared_with_newer(self, payload: Payload, shaped: Any, error: Exception) -> Exception | None:
+    def _compared_with_newer(self, payload: Payload, shaped: Any, error: WrongAnswerError) -> WrongAnswerError | None:
         """Compare with the version that has taken over meanwhile; `error` stands where none has."""
         try:
             newer = self._shared.payloads.switched(self._name, self._model, self._version.version)
         except ClientError:
-            return UNKNOWN
+            raise UnknownAnswerError from None
         expected = newer.to(payload.group.inputs) if newer else None
         if newer is None:
             return error
-        return UNKNOWN if expected is None else _differs(expected, shaped, newer.version)
+        if expected is None:
+            raise UnknownAnswerError
+        return _differs(expected, shaped, newer.version)
 
     def close(self) -> None:
         """Close the connection; a gRPC channel left open would keep the process from ending."""
@@ -279,7 +284,7 @@ def _called(scenario: Scenario, method: Callable[..., Any], call: Callable[[], A
     """Return what a call to a method that a user wrote returns.
 
     Raises:
-        SpecError: It failed: told with its class, file and line.
+        SpecError: It failed; names its class, file and line.
     """
     try:
         return call()
@@ -298,7 +303,7 @@ def _place(error: Exception, method: Callable[..., Any]) -> str:
 
 
 def _given(scenario: Scenario, model: TritonModel, given: Any, *, own: bool) -> list[Payload]:
-    """Prepare the inputs that a scenario brings; their answers are its own to check."""
+    """Prepare a scenario's own inputs; it checks the answers itself."""
     found = [dict(inputs) for inputs in _called(scenario, scenario.inputs, lambda: list(given))]
     chosen = random.sample(found, min(OWN_PAYLOADS, len(found))) if own else found
     title, place = f"{type(scenario).__name__}.inputs()", place_of(scenario.inputs)
@@ -336,9 +341,9 @@ def _text(error: Exception | None) -> str:
         return ""
     if isinstance(error, ClientError):
         fault = error.faults[0]
-        said = fault.what if isinstance(error, RequestTimeout) else fault.why or fault.what
-        return f"{type(error).__name__}: {said}"
-    # figures differ from answer to answer: one line per kind of mistake
+        text = fault.what if isinstance(error, RequestTimeout) else fault.why or fault.what
+        return f"{type(error).__name__}: {text}"
+    # the figures differ from answer to answer: one line per kind of mistake
     return str(error).partition(" error ")[0] if " error " in str(error) else str(error)
 
 

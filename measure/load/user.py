@@ -3,7 +3,7 @@
 In      locust's environment; settings (see measure/workload/settings.py).
 Out     `Infer`, from which every user class of ``loadtest/`` is made.
 
-Whatever number of files extend `Infer`, this module is imported once, so one process has one run and leaves one report. Locust is
+However many files extend `Infer`, this module is imported once, so one process has one run and leaves one report. Locust is
 imported first, because it patches the standard library for gevent; ``init_gevent`` runs before any gRPC channel exists, because
 without it users queue behind each other while the latency column looks healthy.
 """
@@ -20,9 +20,8 @@ import grpc.experimental.gevent
 
 from clients import TritonModel
 from measure.load import user_selection
-from measure.load.model_turns import Turns
 from measure.load.run import Run
-from measure.load.session import Payloads, Session, Shared
+from measure.load.session import Connection, Payloads, Shared
 from measure.workload import settings
 from planwright import console
 from planwright.errors import PlanwrightError
@@ -36,9 +35,10 @@ try:
 except PlanwrightError as error:
     raise SystemExit(console.fail(error)) from None
 
+OPEN_LOOP, WAIT_S = SETTINGS.open_loop, SETTINGS.test.wait_s  # looked at for each request
 RUN = Run(SETTINGS)
 SHARED = Shared(SETTINGS, RUN.recorder, RUN.checker, Payloads(SETTINGS), RUN.give_up)
-TURNS: dict[tuple[str, tuple[str, ...]], Turns] = {}
+TURNS: dict[tuple[str, tuple[str, ...]], user_selection.Turns] = {}
 
 RUN.listen(events)
 events.init.add_listener(lambda environment, **_: user_selection.choose(environment, SETTINGS.weighted))
@@ -57,13 +57,13 @@ class Infer(User):
 
     abstract = True
     host = f"http://{SETTINGS.http_url}"
-    wait_time = constant(0 if SETTINGS.arrivals != "closed" else SETTINGS.wait_s)
+    wait_time = constant(SETTINGS.test.wait_s)
     transport: ClassVar[str] = "http"
     models: ClassVar[Sequence[str]] = ()
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.sessions: dict[str, Session] = {}
+        self.connections: dict[str, Connection] = {}
         self._turn = 0
 
     def inputs(self, model: TritonModel) -> Iterable[Mapping[str, Any]] | None:
@@ -74,13 +74,13 @@ class Infer(User):
         return None
 
     def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-        """Return what is wrong with an answer to `inputs`, empty where nothing is; called for the answers that are checked."""
+        """Return what is wrong with an answer to `inputs`, or an empty text; called for the answers that are checked."""
         raise NotImplementedError
 
     def on_start(self) -> None:
-        """Connect; a server that is not there ends the test with one clear message."""
+        """Connect; if the server cannot be reached, the test ends with one clear message."""
         names = user_selection.models_of(type(self), SETTINGS.weighted)
-        self._turns = TURNS.setdefault((self.transport, names), Turns(names))
+        self._turns = TURNS.setdefault((self.transport, names), user_selection.Turns(names))
         self._turns.join(self)
         if self._connect():
             RUN.connected(self.environment.runner)
@@ -88,19 +88,19 @@ class Infer(User):
     def on_stop(self) -> None:
         """Close the connections."""
         self._turns.leave(self)
-        for session in self.sessions.values():
-            session.close()
+        for connection in self.connections.values():
+            connection.close()
 
     def send(self) -> None:
-        """Send requests until this user is to rest or to end; locust's way from task to task costs as much as a request's bookkeeping."""
-        while self._send_one() and not SETTINGS.wait_s:
+        """Send requests until this user rests or ends; one call for many, because locust's way from task to task costs as much as a request's bookkeeping."""
+        while self._send_one() and not WAIT_S:
             pass
 
     def _connect(self) -> bool:
         """Connect to this user's models that it has no connection for, which may change with the number of users."""
         try:
-            while lacking := [name for name in self._turns.models(self) if name not in self.sessions]:
-                self.sessions[lacking[0]] = Session(SHARED, self, lacking[0])
+            while lacking := [name for name in self._turns.models(self) if name not in self.connections]:
+                self.connections[lacking[0]] = Connection(SHARED, self, lacking[0])
         except PlanwrightError as error:
             RUN.give_up(self.environment, error)
             return False
@@ -111,18 +111,18 @@ class Infer(User):
         if not self._connect():
             return False
         models, fire = self._turns.models(self), self.environment.events.request.fire
-        if SETTINGS.arrivals == "closed":
+        if not OPEN_LOOP:
             if RUN.recorder.over:
                 time.sleep(0.05)  # until locust ends this user
                 return False
             self._turn += 1
-            self.sessions[models[self._turn % len(models)]].send(fire)
+            self.connections[models[self._turn % len(models)]].send(fire)
             return bool(self._state == "running")
-        arrival = RUN.next_due(models, self.transport)
+        arrival = RUN.load.next_due(models, self.transport)
         if arrival is None:
             time.sleep(0.05)  # nothing is due any more: until locust ends this user
             return False
-        self.sessions[arrival.model].send(fire, arrival.due_s)
+        self.connections[arrival.model].send(fire, arrival.due_s)
         return self._state == "running" or RUN.recorder.over  # after the end, what still waits is sent
 
 

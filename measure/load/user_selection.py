@@ -1,9 +1,10 @@
-"""Which user classes run: those named on the command line, those of ``--tags``, else HTTP and gRPC.
+"""Which user classes run, and which models each user calls.
 
-In      locust's environment before anything is spawned.
-Out     the environment with the classes that were asked for.
+In      locust's environment before anything is spawned; the run's models, repeated by its weight.
+Out     the classes named on the command line, those of ``--tags``, else those of HTTP and gRPC; `Turns.models` of each user.
 
 Left alone, locust would spawn classes whose every task a tag took away and fail in them, and shared memory is not for every server.
+All models are covered, however few users there are: each user has one model where there are enough users, else several in turn.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from measure.workload.settings import TRANSPORTS
+from measure.workload.transports import BY_DEFAULT, TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError, did_you_mean
 
-UNASKED = ("http", "grpc")
 BASE_MODULE = "measure.load.user"
 
 
@@ -26,9 +26,9 @@ def choose(environment: Any, names: Sequence[str]) -> None:
     Ends the process with exit code 2 where a tag, or a class's transport or model, is unknown.
     """
     options = environment.parsed_options
-    asked, refused = set(getattr(options, "tags", None) or ()), set(getattr(options, "exclude_tags", None) or ())
+    wanted, refused = set(getattr(options, "tags", None) or ()), set(getattr(options, "exclude_tags", None) or ())
     known = [tag for user in environment.user_classes for tag in tags_of(user)]
-    unknown = sorted((asked | refused) - set(known))
+    unknown = sorted((wanted | refused) - set(known))
     if unknown:
         missing = (Fault(f"there is no tag '{tag}'", "--tags", fix=did_you_mean(tag, known)) for tag in unknown)
         raise SystemExit(console.fail(SpecError(*missing)))
@@ -37,7 +37,7 @@ def choose(environment: Any, names: Sequence[str]) -> None:
     if faults:
         raise SystemExit(console.fail(SpecError(*faults)))
     environment.user_classes[:] = [
-        user for user in environment.user_classes if _wanted(tags_of(user), asked, refused, named=named)
+        user for user in environment.user_classes if _wanted(tags_of(user), wanted, refused, named=named)
     ]
 
 
@@ -63,6 +63,49 @@ def covered(users: Sequence[Any], names: Sequence[str]) -> list[str]:
     return [name for name in names if name in called]
 
 
+def pairs(users: Sequence[Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return every model and transport that these user classes cover."""
+    found = {
+        (name, transport) for user in users if (transport := transport_of(user)) for name in models_of(user, names)
+    }
+    return sorted(found, key=lambda pair: names.index(pair[0]))
+
+
+class Turns:
+    """The models of one transport, shared by its users."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._users: list[object] = []
+        self._shares: dict[int, tuple[str, ...]] = {}
+
+    def join(self, user: object) -> None:
+        """Add a user; the others' models may change."""
+        self._users.append(user)
+        self._shares.clear()
+
+    def leave(self, user: object) -> None:
+        if user in self._users:
+            self._users.remove(user)
+            self._shares.clear()
+
+    def models(self, user: object) -> tuple[str, ...]:
+        """Return the models of a user that has joined.
+
+        Example:
+            >>> turns = Turns(["a", "a", "b"])
+            >>> turns.join(1), turns.join(2)
+            (None, None)
+            >>> turns.models(1), turns.models(2)
+            (('a', 'b'), ('a',))
+        """
+        share = self._shares.get(id(user))
+        if share is None:
+            place, count = self._users.index(user), len(self._users)
+            share = self._shares[id(user)] = self._names[place % len(self._names) :: count]
+        return share
+
+
 def _faults(user: Any, names: Sequence[str]) -> Iterator[Fault]:
     transport, title = transport_of(user), user.__name__
     place = place_of(user)
@@ -83,7 +126,7 @@ def _faults(user: Any, names: Sequence[str]) -> Iterator[Fault]:
 
 
 def place_of(written: Any) -> str:
-    """Return file:line of a class or function."""
+    """Return ``file:line`` of a class or function."""
     return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
 
 
@@ -92,7 +135,7 @@ def _overrides(user: Any, method: str) -> bool:
     return getattr(getattr(user, method, None), "__module__", BASE_MODULE) != BASE_MODULE
 
 
-def _wanted(tags: list[str], asked: set[str], refused: set[str], *, named: bool) -> bool:
-    if asked or refused:
-        return (not asked or bool(asked & set(tags))) and not (tags and set(tags) <= refused)
-    return named or not tags or bool(set(UNASKED) & set(tags))
+def _wanted(tags: list[str], wanted: set[str], refused: set[str], *, named: bool) -> bool:
+    if wanted or refused:
+        return (not wanted or bool(wanted & set(tags))) and not (tags and set(tags) <= refused)
+    return named or not tags or bool(set(BY_DEFAULT) & set(tags))

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from measure.workload.settings import TRANSPORTS
+from measure.workload.transports import TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError
 

@@ -15,11 +15,12 @@ from measure import statistics
 from measure.operating_point import setting as serving_setting
 from measure.operating_point.measurement import Load, Measurement
 from measure.operating_point.setting import ServingSetting
+from measure.record.recorder import PERCENTILES
 from measure.report import build as report_build
+from measure.report.schema import SCHEMA_VERSION
 from planwright import console
 
 INTERRUPTED = "stopped by Ctrl-C"
-PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
 
 
 def point(setting: ServingSetting, found: Sequence[Measurement], build: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def save_report(
     """Write report.json and report.html, print the tables and the verdict; returns the JSON value."""
     folder = report_build.new_folder(args.runs, f"{kind}-{args.model}")
     header = report_build.header(folder, server)
-    report = {"schema": report_build.SCHEMA_VERSION, "kind": kind, **header, **body}
+    report = {"schema": SCHEMA_VERSION, "kind": kind, **header, **body}
     report_build.save(folder, report)
     show_tables(report)
     for why in report["skipped"]:

@@ -1,1 +1,1 @@
-"""What is kept of a run while it goes on: latencies, answers that were checked, the server's counters."""
+"""What is recorded during a run: latencies, checked answers, the server's counters."""

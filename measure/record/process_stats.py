@@ -1,18 +1,18 @@
-"""What each process says of its own part of the load, and how the parts of several become one.
+"""What each process counts of its own part of the load, and how the parts of several become one.
 
-In      a `Feed` (open loop), the process's CPU time, the lag of its event loop.
-Out     ``load`` and ``client`` of report.json.
+In      an `ArrivalQueue` (open loop), the process's CPU time, the lag of its event loop.
+Out     `LoadRecord`, which ``load`` and ``client`` of report.json are made of.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from measure.record.answer_checks import Cost
 from measure.record.recorder import histogram
 
-PERCENTILES = (50, 99)
+SUMS = ("due", "waited", "unsent", "offered_per_s", "cpu_s", "processes")
 
 
 @dataclass
@@ -40,61 +40,17 @@ class LoadRecord:
     processes: int = 0
 
     def encode(self) -> dict[str, Any]:
-        """Return a value that msgpack carries."""
-        cost = self.cost
         return {
-            "numbers": [
-                self.due,
-                self.waited,
-                self.unsent,
-                self.offered_per_s,
-                self.cpu_s,
-                self.busiest,
-                self.processes,
-            ],
-            "late": self.late.encode().decode("ascii"),
-            "lag": self.lag.encode().decode("ascii"),
-            "cost": [cost.count, cost.total_s, cost.squares, cost.client_s],
+            "sums": [getattr(self, name) for name in SUMS],
+            "busiest": self.busiest,
+            "histograms": [each.encode().decode("ascii") for each in (self.late, self.lag)],
+            "cost": list(astuple(self.cost)),
         }
 
     def add(self, encoded: dict[str, Any]) -> None:
-        """Merge what another process encoded."""
-        due, waited, unsent, offered, cpu_s, busiest, processes = encoded["numbers"]
-        self.due += due
-        self.waited += waited
-        self.unsent += unsent
-        self.offered_per_s += offered
-        self.cpu_s += cpu_s
-        self.busiest = max(self.busiest, busiest)
-        self.processes += processes
-        self.late.decode_and_add(encoded["late"].encode("ascii"))
-        self.lag.decode_and_add(encoded["lag"].encode("ascii"))
+        for name, value in zip(SUMS, encoded["sums"], strict=True):
+            setattr(self, name, getattr(self, name) + value)
+        self.busiest = max(self.busiest, encoded["busiest"])
+        for each, part in zip((self.late, self.lag), encoded["histograms"], strict=True):
+            each.decode_and_add(part.encode("ascii"))
         self.cost.merge(Cost(*encoded["cost"]))
-
-    def load(self, arrivals: str, rate: str, asked_per_s: float, scenario: str) -> dict[str, Any]:
-        """Return report.json's ``load``."""
-        return {
-            "scenario": scenario, "arrivals": arrivals, "rate": rate, "asked_per_s": round(asked_per_s, 3),
-            "offered_per_s": round(self.offered_per_s, 3), "due": self.due, "waited": self.waited, "unsent": self.unsent,
-            "late_us": _figures(self.late),
-        }  # fmt: skip
-
-    def client(self, *, automatic: bool = False) -> dict[str, Any]:
-        """Return report.json's ``client``.
-
-        ``cpu_share`` is that of the busiest process; `automatic` is True where the share of answers to check follows the budget.
-        """
-        share, low, high = self.cost.share()
-        return {
-            "cpu_s": round(self.cpu_s, 3), "cpu_share": round(self.busiest, 4), "processes": self.processes, "loop_lag_us": _figures(self.lag),
-            "checking": {"count": self.cost.count, "share": round(share, 5), "low": round(low, 5), "high": round(high, 5), "automatic": automatic},
-        }  # fmt: skip
-
-
-def _figures(found: Any) -> dict[str, float]:
-    if not found.get_total_count():
-        return {**{f"p{p}": 0.0 for p in PERCENTILES}, "max": 0.0}
-    return {
-        **{f"p{p}": float(found.get_value_at_percentile(p)) for p in PERCENTILES},
-        "max": float(found.get_max_value()),
-    }

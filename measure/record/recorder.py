@@ -1,7 +1,7 @@
 """Every latency of a run, at full resolution, from any number of processes.
 
 In      one call per request.
-Out     `Track` per model and protocol: HdrHistograms (3 digits from 1 µs to an hour), a bounded time series, counts, errors.
+Out     `Track` per model and transport: HdrHistograms (3 digits from 1 µs to an hour), a bounded time series, counts, errors.
 
 locust's own numbers are rounded (1 ms below 100 ms), so they are not used. A worker's record travels to the master with
 locust's own reports and is merged there without loss. Moments are those of the monotonic clock, placed on the wall clock
@@ -20,6 +20,7 @@ from hdrh.histogram import HdrHistogram
 
 from measure.record.timeline import Series
 
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}  # those that are reported
 LOWEST_US, HIGHEST_US, DIGITS = 1, 3_600_000_000, 3
 MOST_ERRORS, OTHER = 50, "other errors"
 COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measured", "in_window", "samples")
@@ -27,6 +28,7 @@ COUNTS = ("sent", "cancels", "requests", "failures", "wrong", "checked", "measur
 MOST_FRESH = 1024
 CANCELLED_S = 1.0  # a user that is stopped while it rests may wake up and send before the stop reaches it
 clock = time.perf_counter
+Key = tuple[str, str]  # model, transport
 
 
 def histogram() -> Any:
@@ -34,14 +36,13 @@ def histogram() -> Any:
     return HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
 
 
-class Latencies:
-    """Values on their way into a histogram: a place in it takes longer to find than all else about a request, so equal values go together."""
+class LatencyBuffer:
+    """Values on their way into a histogram, where finding the bucket costs more than all else about a request: equal values go together."""
 
     def __init__(self) -> None:
         self._histogram, self._fresh = histogram(), dict[int, int]()
 
     def add(self, us: float) -> None:
-        """Note one value."""
         value = round(us)
         self._fresh[value] = self._fresh.get(value, 0) + 1
         if len(self._fresh) > MOST_FRESH:  # one at a time: users wait while a histogram is filled
@@ -59,7 +60,7 @@ class Latencies:
 
 @dataclass
 class Track:
-    """What happened to one model over one protocol.
+    """What happened to one model over one transport.
 
     Attributes:
         measured_us: Of successful requests that began after the warm-up; from the moment they were due in an open loop.
@@ -67,15 +68,15 @@ class Track:
         series: Answers, failures and latencies over time, warm-up included.
         sent, requests: Requests that went out, and those that ended, over the whole run.
         cancels: Requests that were cut off with their user; neither answered nor missed.
-        failures, wrong, checked: Counts over the whole run.
+        failures, wrong, checked: Counts over the whole run; a wrong answer is a failure too.
         measured: Requests that began after the warm-up.
         in_window: Successful requests that ended between the end of the warm-up and the end of the load, whenever they began.
         samples: What these held: what throughput is made of.
         errors: Text → count.
     """
 
-    measured_us: Latencies = field(default_factory=Latencies)
-    service_us: Latencies = field(default_factory=Latencies)
+    measured_us: LatencyBuffer = field(default_factory=LatencyBuffer)
+    service_us: LatencyBuffer = field(default_factory=LatencyBuffer)
     series: Series = field(default_factory=Series)
     sent: int = 0
     cancels: int = 0
@@ -99,7 +100,6 @@ class Track:
         return self.service_us.settled()
 
     def encode(self) -> dict[str, Any]:
-        """Return a value that msgpack and JSON carry."""
         return {
             "latencies": self.latencies.encode().decode("ascii"),
             "service": self.service.encode().decode("ascii"),
@@ -109,7 +109,6 @@ class Track:
         }
 
     def add(self, encoded: dict[str, Any]) -> None:
-        """Merge what another process encoded."""
         self.latencies.decode_and_add(encoded["latencies"].encode("ascii"))
         self.service.decode_and_add(encoded["service"].encode("ascii"))
         self.series.add(Series.decode(encoded["series"]))
@@ -119,7 +118,7 @@ class Track:
             self.note(text, count)
 
     def note(self, text: str, count: int = 1) -> None:
-        """Count an error; a server that words each one differently does not fill the memory."""
+        """Count an error; a server whose every message is different does not fill the memory."""
         self.errors[text if text in self.errors or len(self.errors) < MOST_ERRORS else OTHER] += count
 
 
@@ -134,12 +133,12 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.tracks: dict[tuple[str, str], Track] = {}
+        self.tracks: dict[Key, Track] = {}
         self.started = self.warm_until = self.ended = 0.0
-        self._slowest_s: dict[tuple[str, str], float] = {}
+        self._slowest_s: dict[Key, float] = {}
 
     def start(self, warmup_s: float) -> None:
-        """Drop earlier records and begin a run now."""
+        """Drop earlier records; a run begins now."""
         self.tracks.clear()
         self._slowest_s.clear()
         self.started, self.ended = clock(), 0.0
@@ -168,51 +167,44 @@ class Recorder:
         """Length of what is measured: from the end of the warm-up to the end of the load."""
         return max((self.ended or clock()) - self.warm_until, 1e-9)
 
-    def sent(self, model: str, protocol: str) -> None:
-        """Note that a request goes out; one that never ends is missed later."""
-        self._track(model, protocol).sent += 1
+    def sent(self, key: Key) -> None:
+        """Count a request that goes out; one that never ends is missed later."""
+        self._track(key).sent += 1
 
-    def cut_off(self, model: str, protocol: str, under_way_s: float) -> None:
-        """Note that a request was cut off with its user; it is missed only where others had their answer within that time."""
-        known = under_way_s < max(CANCELLED_S, self._slowest_s.get((model, protocol), 0.0))
-        self._track(model, protocol).cancels += known
+    def cut_off(self, key: Key, under_way_s: float) -> None:
+        """Count a request that was cut off with its user; it is missed only where others had their answer within that time."""
+        self._track(key).cancels += under_way_s < max(CANCELLED_S, self._slowest_s.get(key, 0.0))
 
-    def record(
-        self,
-        model: str,
-        protocol: str,
-        began: float,
-        latency_us: float,
-        *,
-        samples: int = 1,
-        service_us: float | None = None,
-        error: str = "",
-        checked: bool = False,
-        wrong: bool = False,
+    def checked(self, key: Key) -> None:
+        """Count an answer that was checked."""
+        self._track(key).checked += 1
+
+    def answered(
+        self, key: Key, began: float, latency_us: float, service_us: float | None = None, samples: int = 1
     ) -> None:
-        """Note one request that ended; `began` is the moment of ``time.perf_counter`` that its latency counts from."""
-        track = self._track(model, protocol)
+        """Record a right answer; `began` is the moment of ``time.perf_counter`` that its latency counts from."""
+        track, done = self._track(key), began + latency_us / 1e6
         track.requests += 1
-        track.checked += checked
-        done = began + latency_us / 1e6
-        second = max(0, int(done - self.started))
-        warm = began >= self.warm_until
-        track.measured += warm
-        if error:
-            track.failures += 1
-            track.wrong += wrong
-            track.note(error)
-            track.series.failed(second)
-            return
-        track.series.answered(second, latency_us)
+        track.series.answered(max(0, int(done - self.started)), latency_us)
         taken_us = latency_us if service_us is None else service_us
-        self._slowest_s[model, protocol] = max(self._slowest_s.get((model, protocol), 0.0), taken_us / 1e6)
+        self._slowest_s[key] = max(self._slowest_s.get(key, 0.0), taken_us / 1e6)
         if self.warm_until <= done and not self.over and (not self.ended or done <= self.ended):
             track.in_window += 1
             track.samples += samples
-        if warm:
+        if began >= self.warm_until:
+            track.measured += 1
             track.measured_us.add(latency_us)
             track.service_us.add(taken_us)
+
+    def failed(self, key: Key, began: float, latency_us: float, error: str, *, wrong: bool = False) -> None:
+        """Record a request that failed, or whose answer is `wrong`."""
+        track = self._track(key)
+        track.requests += 1
+        track.failures += 1
+        track.wrong += wrong
+        track.measured += began >= self.warm_until
+        track.note(error)
+        track.series.failed(max(0, int(began + latency_us / 1e6 - self.started)))
 
     def answers(self) -> dict[str, int]:
         """Return how many answers came from each model, wrong ones included."""
@@ -222,18 +214,17 @@ class Recorder:
         return found
 
     def drain(self) -> list[list[Any]]:
-        """Return and drop what was recorded since the last call, for a report to the master."""
+        """Return what was recorded since the last call, for a report to the master, and drop it."""
         parts = [[model, protocol, track.encode()] for (model, protocol), track in self.tracks.items()]
         self.tracks.clear()
         return parts
 
     def merge(self, parts: list[list[Any]]) -> None:
         """Add what a worker drained."""
-        for model, protocol, encoded in parts:
-            self._track(model, protocol).add(encoded)
+        for model, transport, encoded in parts:
+            self._track((model, transport)).add(encoded)
 
-    def _track(self, model: str, protocol: str) -> Track:
-        key = (model, protocol)
+    def _track(self, key: Key) -> Track:
         track = self.tracks.get(key)
         if track is None:
             track = self.tracks[key] = Track()

@@ -1,51 +1,54 @@
 """What the server itself counted during a run: Triton's statistics, read at its start, every few seconds and at its end.
 
 In      addresses.
-Out     `Tally`: what was counted between the first reading and the last, as a JSON value per model.
+Out     `Counters`: what was counted between the first reading and the last, as a JSON value per model, or why it cannot be read.
 
 Statistics belong to a version of a model for as long as it is loaded: another load of it begins at zero, and what it had counted
-before is gone. So each series (model, version) is followed by itself, and what began, ended or began again is named. It is read now
-and then in between, because after another load the counters may have passed their old values by the end of the run. Errors are
-counted at the client, because a Python-based backend's count as successes here; only differences are used.
+before is gone. So each version of a model is followed on its own, and versions that were loaded or unloaded are named. The counters are also
+read during the run, because after another load they may have passed their old values by its end. Errors are counted at the client,
+because those of a Python-based backend count as successes here; only differences are used.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from measure.record.server_api import UNREADABLE, Api, Document, Grpc, Http
+from measure.workload.settings import Settings
 
 TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
 COUNTS = ("requests", "failures", "inferences", "executions")
+EVERY_S = 2.0  # between readings while the load goes on: one costs about a millisecond
+SETTLE_S, AGAIN_S = 1.0, 0.1  # a server counts an answer shortly after it has sent it
 Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class Series:
+class VersionCounters:
     """Counters of one version of a model since it was loaded: counts and µs by name; batch size → (count, µs of computing)."""
 
     counts: Mapping[str, float]
     batches: Mapping[int, tuple[int, int]]
 
-    def since(self, before: Series) -> Series | None:
-        """Return what came after `before`; None where this did not go on from there."""
+    def since(self, before: VersionCounters) -> VersionCounters | None:
+        """Return what came after `before`; None where the version was loaded again meanwhile."""
         if any(value < before.counts[name] for name, value in self.counts.items()):
             return None
         counts = {name: value - before.counts[name] for name, value in self.counts.items()}
-        return Series(
+        return VersionCounters(
             counts, {size: _minus(found, before.batches.get(size, (0, 0))) for size, found in self.batches.items()}
         )
 
-    def plus(self, other: Series) -> Series:
-        """Return the sum."""
+    def plus(self, other: VersionCounters) -> VersionCounters:
         counts = {name: value + other.counts[name] for name, value in self.counts.items()}
         batches = dict(self.batches)
         for size, (count, total_us) in other.batches.items():
             known = batches.get(size, (0, 0))
             batches[size] = (known[0] + count, known[1] + total_us)
-        return Series(counts, batches)
+        return VersionCounters(counts, batches)
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,12 @@ class Snapshot:
     """Counters of one instant.
 
     Attributes:
-        series: Model → version → counters; a model that is not loaded has no version.
+        series: Model → version → counters; no version for a model that is not loaded.
         instances: Model → number of instances.
         source: ``HTTP`` or ``gRPC``.
     """
 
-    series: dict[str, dict[str, Series]]
+    series: dict[str, dict[str, VersionCounters]]
     instances: dict[str, int] = field(default_factory=dict)
     source: str = "HTTP"
 
@@ -102,7 +105,7 @@ class Tally:
 
     def __init__(self, first: Snapshot) -> None:
         self._last, self._instances = first, dict(first.instances)
-        self._sums: dict[str, dict[str, Series]] = {model: {} for model in first.series}
+        self._sums: dict[str, dict[str, VersionCounters]] = {model: {} for model in first.series}
         self._changes: dict[str, list[str]] = {model: [] for model in first.series}
 
     def add(self, snapshot: Snapshot) -> None:
@@ -143,14 +146,70 @@ class Tally:
         return {**_means(list(sums.values()), load_s * instances), **about}
 
 
+@dataclass(frozen=True)
+class Counted:
+    """The server's counters of a run.
+
+    Attributes:
+        models: See `Tally.figures`; empty where the counters cannot be read.
+        versions: Model → the newest version that is served.
+        note: Why something is missing.
+        lost: True where the server answered at the start and not at the end.
+    """
+
+    models: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+    lost: bool = False
+
+
+class Counters:
+    """The counters of one run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.server = Server(settings.http_url, settings.grpc_url)
+        self._names = [name for name, _ in settings.models]
+        self._tally: Tally | None = None
+        self._note = ""
+
+    def begin(self) -> None:
+        first, why = self.server.snapshot(self._names)
+        self._tally = Tally(first) if first else None
+        self._note = "" if first else f"the server's counters cannot be read: {why}"
+
+    def follow(self) -> None:
+        """Read them every `EVERY_S`; a greenlet that the run kills."""
+        while self._tally is not None:
+            time.sleep(EVERY_S)
+            snapshot, _ = self.server.snapshot(self._names, configs=False)
+            if snapshot is not None:
+                self._tally.add(snapshot)
+
+    def end(self, load_s: float, answers: Mapping[str, int]) -> Counted:
+        """Read them for the last time; `answers` is what the client counted of each model in `load_s` seconds."""
+        deadline_s, tally = time.monotonic() + SETTLE_S, self._tally
+        while True:
+            last, _ = self.server.snapshot(self._names)
+            versions = {name: last.newest(name) for name in self._names} if last else {}
+            if tally is None or last is None:
+                return Counted(versions=versions, note=self._note, lost=tally is not None)
+            tally.add(last)
+            behind = [
+                name for name in self._names if tally.requests(name) < answers.get(name, 0) and not tally.changed(name)
+            ]
+            if not behind or time.monotonic() > deadline_s:
+                return Counted(tally.figures(load_s), versions)
+            time.sleep(AGAIN_S)
+
+
 def _minus(now: tuple[int, int], before: tuple[int, int]) -> tuple[int, int]:
     return now[0] - before[0], now[1] - before[1]
 
 
-def _means(series: list[Series], capacity_s: float) -> dict[str, Any]:
+def _means(series: list[VersionCounters], capacity_s: float) -> dict[str, Any]:
     """Return sums and means; `capacity_s` is the time that all instances had."""
     none = dict.fromkeys((*COUNTS, "request_us", *(f"{name}_us" for name in TIMES)), 0.0)
-    total = Series(none, {})
+    total = VersionCounters(none, {})
     for each in series:
         total = total.plus(each)
     requests, executions = max(total.counts["requests"], 1.0), max(total.counts["executions"], 1.0)
@@ -170,7 +229,7 @@ def _means(series: list[Series], capacity_s: float) -> dict[str, Any]:
 
 
 def _snapshot(api: Api, models: list[str], *, configs: bool) -> Snapshot:
-    series: dict[str, dict[str, Series]] = {model: {} for model in models}
+    series: dict[str, dict[str, VersionCounters]] = {model: {} for model in models}
     for found in api.statistics()["model_stats"]:
         if found["name"] in series:
             series[found["name"]][str(found["version"])] = _series(found)
@@ -179,7 +238,7 @@ def _snapshot(api: Api, models: list[str], *, configs: bool) -> Snapshot:
     return Snapshot(series, instances, api.name)
 
 
-def _series(found: Document) -> Series:
+def _series(found: Document) -> VersionCounters:
     """Read one version; over gRPC numbers are text, and zeros are left out."""
     stats = found.get("inference_stats", {})
     success, failed = stats.get("success", {}), stats.get("fail", {})
@@ -192,4 +251,4 @@ def _series(found: Document) -> Series:
     for row in found.get("batch_stats", []):
         infer = row.get("compute_infer", {})
         batches[int(row["batch_size"])] = (int(infer.get("count", 0)), int(infer.get("ns", 0)) // 1000)
-    return Series(counts, batches)
+    return VersionCounters(counts, batches)

@@ -24,7 +24,6 @@ class Series:
         self._failed: Counter[int] = Counter()
 
     def answered(self, second: int, latency_us: float) -> None:
-        """Note an answer."""
         index = self._index(second)
         row = self._rows.get(index)
         if row is None:
@@ -32,12 +31,11 @@ class Series:
         row[two_digits(latency_us)] += 1
 
     def failed(self, second: int) -> None:
-        """Note a failure."""
         index = self._index(second)  # first: it may widen the rows, and with them replace the counter
         self._failed[index] += 1
 
     def add(self, other: Series) -> None:
-        """Merge the rows of another process; the wider rows count."""
+        """Merge the rows of another process; both get the width of the wider."""
         while other.width_s < self.width_s:
             other._widen()
         while self.width_s < other.width_s:
@@ -49,7 +47,6 @@ class Series:
             self._widen()
 
     def encode(self) -> dict[str, Any]:
-        """Return a value that msgpack and JSON carry."""
         return {
             "width_s": self.width_s,
             "rows": {str(index): {str(us): n for us, n in row.items()} for index, row in self._rows.items()},
@@ -58,7 +55,6 @@ class Series:
 
     @classmethod
     def decode(cls, encoded: dict[str, Any]) -> Series:
-        """Read what `encode` wrote."""
         series = cls(int(encoded["width_s"]))
         for index, row in encoded["rows"].items():
             series._rows[int(index)] = Counter({int(us): n for us, n in row.items()})

@@ -17,57 +17,72 @@ from pathlib import Path
 from typing import Any
 
 from clients import published
+from measure.record.process_stats import LoadRecord
 from measure.record.recorder import Track, bars, curve, up_to
-from measure.record.server_counters import Counted
-from measure.report import plots
+from measure.record.server_statistics import Counted
+from measure.report import plots, point_plots
+from measure.report.schema import (
+    SCHEMA_VERSION,
+    Checking,
+    ClientFigures,
+    LatencyFigures,
+    Lateness,
+    LoadFigures,
+    ModelFigures,
+    RunReport,
+    Second,
+)
 from measure.report.verdict import passed, stability, verdict
 from measure.workload.settings import Settings
+from planwright.decimals import exact, scaled
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic, write_json
 
-SCHEMA_VERSION = 1
-PERCENTILES = (50, 90, 95, 99, 99.9)
-
 
 @dataclass(frozen=True)
-class Measured:
-    """What a run hands over; see `Run`. `chosen` is every model and transport that was to be covered."""
+class Collected:
+    """What a run hands over.
+
+    Attributes:
+        tracks: Model and transport → what happened.
+        chosen: Every model and transport that was to be covered.
+        processes: What all processes of the client counted of their own part.
+        identity: The server's name and version.
+        stopped_by: Why the run ended early; empty where it did not.
+    """
 
     tracks: dict[tuple[str, str], Track]
     chosen: list[tuple[str, str]]
     duration_s: float
     window_s: float
     users: int
+    processes: LoadRecord
     counted: Counted
-    identity: dict[str, Any]
-    client: dict[str, Any]
-    load: dict[str, Any]
+    identity: dict[str, str]
     stopped_by: str
 
 
-def write_run(settings: Settings, measured: Measured) -> tuple[Path, dict[str, Any]]:
-    """Write both files, the page only where it is wanted; returns their folder and the JSON value."""
-    models = [_model(settings, measured, *key, track) for key, track in sorted(measured.tracks.items())]
-    folder = new_folder(settings.runs, "-".join(dict.fromkeys(row["model"] for row in models)) or "empty")
-    report = {
-        "schema": SCHEMA_VERSION,
-        "kind": "run",
-        **header(folder, measured.identity),
-        "duration_s": round(measured.duration_s, 3),
-        "window_s": round(measured.window_s, 3),
-        "warmup_s": settings.warmup_s,
-        "users": measured.users,
-        "load": measured.load,
-        "models": models,
-        "not_requested": [list(pair) for pair in measured.chosen if pair not in measured.tracks],
-        "server": measured.counted.models,
-        "server_note": measured.counted.note,
-        "client": measured.client,
-    }
-    report["verdict"] = verdict(
-        report, stopped_by=measured.stopped_by, lost_server=measured.counted.lost, steady=settings.steady
+def write_run(settings: Settings, collected: Collected) -> tuple[Path, RunReport]:
+    """Write both files, the page only where it is wanted; returns their folder and the report."""
+    models = [_model(settings, collected, *key, track) for key, track in sorted(collected.tracks.items())]
+    folder = new_folder(settings.runs, "-".join(dict.fromkeys(row.model for row in models)) or "empty")
+    counted = collected.counted
+    report = RunReport(
+        **header(folder, collected.identity),
+        duration_s=round(collected.duration_s, 3),
+        window_s=round(collected.window_s, 3),
+        warmup_s=settings.test.warmup_s,
+        users=collected.users,
+        load=_load(settings, collected),
+        models=models,
+        not_requested=[pair for pair in collected.chosen if pair not in collected.tracks],
+        server=counted.models,
+        server_note=counted.note,
+        client=_client(collected.processes, automatic=settings.test.check is None),
     )
-    save(folder, report, page=settings.page)
+    found = verdict(report, stopped_by=collected.stopped_by, lost_server=counted.lost, steady=settings.steady)
+    report = report.model_copy(update={"verdict": found})
+    save(folder, report.model_dump(mode="json"), page=settings.page)
     return folder, report
 
 
@@ -130,61 +145,74 @@ def render(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["ms"] = lambda us: f"{us / 1000:.2f}" if us < 100_000 else f"{us / 1000:.0f}"
-    environment.filters["passed"] = passed
+    environment.filters["exact"] = exact
     environment.filters["count"] = lambda value: f"{value:,.0f}"
-    draw = {"run": plots.run, "sweep": plots.sweep, "tune": plots.tune}[report["kind"]]
+    run = RunReport.model_validate(report) if report["kind"] == "run" else None
+    drawn = plots.run(run) if run else point_plots.DRAW[report["kind"]](report)
     return environment.get_template("report.html.j2").render(
-        report=report, plots=draw(report), raw=json.dumps(report, indent=2)
+        report=report, plots=drawn, passed=passed(run) if run else "", raw=json.dumps(report, indent=2)
     )
 
 
-def _model(settings: Settings, measured: Measured, model: str, protocol: str, track: Track) -> dict[str, Any]:
-    build = _build(settings.repository / model, measured.counted.versions.get(model, ""))
-    answered_by = measured.counted.models.get(model, {}).get("versions", [])  # both, where one took over from another
-    slo = slo_of(settings.repository / model, build)
+def _load(settings: Settings, collected: Collected) -> LoadFigures:
+    record, test = collected.processes, settings.test
+    span_s, asked_per_s = collected.window_s + test.warmup_s, 0.0
+    if settings.rate is not None:
+        span_s = min(span_s, settings.rate.length_s)
+        asked_per_s = settings.rate.total(span_s) / max(span_s, 1e-9)
+    return LoadFigures(
+        scenario=settings.scenario, arrivals=test.kind, rate=test.rate if settings.rate else "", asked_per_s=round(asked_per_s, 3),
+        offered_per_s=round(record.offered_per_s, 3), due=record.due, waited=record.waited, unsent=record.unsent,
+        late_us=Lateness.of(record.late), wait_s=test.wait_s, profile=test.users or "", weights=dict(settings.models),
+    )  # fmt: skip
+
+
+def _client(record: LoadRecord, *, automatic: bool) -> ClientFigures:
+    share, low, high = (round(figure, 5) for figure in record.cost.share())
+    return ClientFigures(
+        cpu_s=round(record.cpu_s, 3), cpu_share=round(record.busiest, 4), processes=record.processes, loop_lag_us=Lateness.of(record.lag),
+        checking=Checking(count=record.cost.count, share=share, low=low, high=high, automatic=automatic),
+    )  # fmt: skip
+
+
+def _model(settings: Settings, collected: Collected, model: str, transport: str, track: Track) -> ModelFigures:
+    folder = settings.repository / model
+    build = _build(folder, collected.counted.versions.get(model, ""))
+    answered_by = collected.counted.models.get(model, {}).get("versions", [])  # both, where one took over from another
+    slo = slo_of(folder, build)
     answered = track.latencies.get_total_count()
-    within = up_to(track.latencies, slo["p99_ms"] * 1000) if slo else answered
-    row = {
+    within = up_to(track.latencies, scaled(slo["p99_ms"], "1000")) if slo else answered
+    throughput_per_s, series = (
+        track.samples / collected.window_s,
+        [Second.model_validate(each) for each in track.series.as_rows()],
+    )
+    return ModelFigures.model_validate({
         "model": model,
-        "protocol": protocol,
+        "protocol": transport,
         "version": ", ".join(answered_by) or str(build.get("version", "")),
         "batch": settings.batch,
         "samples_per_request": round(track.samples / track.in_window, 4) if track.in_window else None,
-        "target": build.get("target", ""),
-        "precision": build.get("precision", ""),
-        "weights": build.get("weights", "real"),
+        "target": str(build.get("target", "")),
+        "precision": str(build.get("precision", "")),
+        "weights": str(build.get("weights", "real")),
         "slo": slo,
         "requests": track.requests,
-        "unanswered": track.sent - track.requests - track.cancels,
+        "unanswered": max(track.sent - track.requests - track.cancels, 0),
         "cancelled": track.cancels,
         "measured": track.measured,
         "failures": track.failures,
         "checked": track.checked,
         "wrong": track.wrong,
-        "throughput_per_s": round(track.samples / measured.window_s, 3),
-        "goodput_per_s": round(track.samples / measured.window_s * within / max(answered, 1), 3),
-        "latency_us": latencies(track.latencies),
-        "service_us": latencies(track.service),
+        "throughput_per_s": round(throughput_per_s, 3),
+        "goodput_per_s": round(throughput_per_s * within / max(answered, 1), 3),
+        "latency_us": LatencyFigures.of(track.latencies),
+        "service_us": LatencyFigures.of(track.service),
         "histogram": bars(track.latencies),
-        "percentiles": [list(point) for point in curve(track.latencies)] if answered else [],
-        "series": track.series.as_rows(),
+        "percentiles": list(curve(track.latencies)) if answered else [],
+        "series": series,
         "errors": [{"text": text, "count": count} for text, count in track.errors.most_common()],
-    }
-    row["stability"] = stability(row["series"], settings.warmup_s, settings.warmup_s + measured.window_s)
-    return row
-
-
-def latencies(histogram: Any) -> dict[str, float]:
-    """Return the usual figures in µs; zeros where nothing was answered."""
-    if not histogram.get_total_count():
-        return {**{f"p{p:g}": 0.0 for p in PERCENTILES}, "mean": 0.0, "min": 0.0, "max": 0.0}
-    found = {f"p{p:g}": float(histogram.get_value_at_percentile(p)) for p in PERCENTILES}
-    return {
-        **found,
-        "mean": round(histogram.get_mean_value(), 1),
-        "min": float(histogram.get_min_value()),
-        "max": float(histogram.get_max_value()),
-    }
+        "stability": stability(series, settings.test.warmup_s, settings.test.warmup_s + collected.window_s),
+    })  # fmt: skip
 
 
 def _build(folder: Path, served: str) -> dict[str, Any]:
@@ -198,12 +226,16 @@ def _build(folder: Path, served: str) -> dict[str, Any]:
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
     """Return the SLO of config.pbtxt, which is newer than build.json when only the SLO changed."""
-    import re
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
 
     path = folder / "config.pbtxt"
-    text = path.read_text() if path.is_file() else ""
-    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([-+.\de]+)"', text)
-    return {"p99_ms": float(match[1])} if match else ({} if text else dict(build.get("slo", {})))
+    try:
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig(), allow_unknown_field=True)
+        limit_ms = config.parameters["planwright_slo_p99_ms"].string_value
+        return {"p99_ms": float(limit_ms)} if limit_ms else {}
+    except (OSError, ValueError, text_format.ParseError):
+        return dict(build.get("slo", {}))
 
 
 def _cpu() -> str:

@@ -4,8 +4,8 @@ In      records of one run, or of several of one model over one protocol (at 1, 
 Out     a CSV file, one row per run, sorted by throughput as perf_analyzer sorts; times in whole µs, rounded down.
 
 Columns and number formats are those of perf_analyzer 2.51's ``ReportWriter::GenerateReport`` (report_writer.cc); a test runs the
-program itself where it can. What this load test does not tell apart is put where the sum stays right: the client's
-sending and receiving are 0, and the network has all of the mean latency that the server did not count.
+program itself where it can. What this load test does not measure apart is put where the sum stays right: the client's sending
+and receiving are 0, and the network has all of the mean latency that the server did not count.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _not_one(record: Record, rows: Sequence[Row], model: str | None, protocol: s
         return Fault(
             "the run covers several models; choose one", record.where, why, "choose one of\n" + "\n".join(names)
         )
-    asked = f"--model {model or 'ANY'} --protocol {protocol or 'ANY'}"
-    return Fault(f"the run did not measure {asked}", record.where, fix=did_you_mean(asked, names))
+    wanted = f"--model {model or 'ANY'} --protocol {protocol or 'ANY'}"
+    return Fault(f"the run did not measure {wanted}", record.where, fix=did_you_mean(wanted, names))
 
 
 def _same(chosen: Sequence[tuple[Record, Row]]) -> str:
@@ -112,16 +112,16 @@ def _row(record: Record, row: Row) -> list[str]:
 
 
 def _load(record: Record, row: Row) -> str:
-    """Return the first column: requests in flight, or requests per second that were asked for.
+    """Return the first column: requests in flight, or the configured requests per second.
 
     The users of a mixed run are shared by its models, so their part is counted by Little's law: arrivals per second times the
     mean time that each stays.
     """
     alone = len(record.rows) == 1
-    asked = float(record.load.get("asked_per_s", 0.0))
+    configured = float(record.load.get("asked_per_s", 0.0))
     requests_per_s = row.throughput_per_s / row.samples_per_request
     if record.load["arrivals"] != "closed":
-        return f"{asked if alone and asked else requests_per_s:g}"
+        return f"{configured if alone and configured else requests_per_s:g}"
     return str(record.report["users"] if alone else max(1, round(requests_per_s * row.latency_us["mean"] / 1e6)))
 
 

@@ -1,33 +1,56 @@
 """The pictures of sweep and tune.
 
-In      points of a report, axes to draw on.
-Out     nothing: the axes are drawn on.
+In      report.json's value.
+Out     name → SVG text.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from measure.report.plots import COLOURS, INK
+from measure.report.svg import COLOURS, INK, draw
 
 GOOD, DULL = "#059669", "#94a3b8"
 NAMED = 12  # above that many points, labels would cover each other
 
 
-def throughput(axes: Any, points: list[dict[str, Any]]) -> None:
-    """Draw one bar per point with its interval and its single repeats."""
+def sweep(report: dict[str, Any]) -> dict[str, str]:
+    """Draw a sweep: throughput and latency of each point, and one against the other."""
+    shown = [point for point in report["points"] if not point.get("refused")]
+    if not shown:
+        return {}
+    return {
+        "sweep_throughput": draw(_throughput, shown),
+        "sweep_latency": draw(_latency, shown),
+        "sweep_both": draw(_both, shown, "p99_us", None),
+    }
+
+
+def tune(report: dict[str, Any]) -> dict[str, str]:
+    """Draw a tune: throughput against latency of all that was tried and of what was measured again, and the SLO."""
+    key, limit_us = f"{report['slo']['percentile']}_us", report["slo"]["limit_us"]
+    shown = [point for point in report["points"] if point["throughput_per_s"]["mean"]]
+    plots = {"tune_tried": draw(_both, shown, key, limit_us)} if shown else {}
+    if report["finals"]:
+        plots["tune_finals"] = draw(_throughput, report["finals"])
+    return plots
+
+
+def _throughput(axes: Any, points: list[dict[str, Any]]) -> None:
     axes.set_title("Throughput")
     _lines(axes, points, "throughput_per_s", 1.0, COLOURS[0], "")
     axes.set_xlabel("infer/sec; bars: 95% interval, dots: single repeats")
 
 
-def latency(axes: Any, points: list[dict[str, Any]]) -> None:
-    """Draw p50 and p99 of each point."""
+def _latency(axes: Any, points: list[dict[str, Any]]) -> None:
     axes.set_title("Latency")
     for colour, name in zip(COLOURS, ("p50", "p99"), strict=False):
         _lines(axes, points, f"{name}_us", 1e-3, colour, name)
     axes.set_xlabel("ms; bars: 95% interval")
     axes.legend()
+
+
+DRAW = {"sweep": sweep, "tune": tune}
 
 
 def _lines(axes: Any, points: list[dict[str, Any]], key: str, unit: float, colour: str, name: str) -> None:
@@ -45,8 +68,7 @@ def _lines(axes: Any, points: list[dict[str, Any]], key: str, unit: float, colou
     axes.set_ylim(len(points) - 0.5, -0.5)
 
 
-def both(axes: Any, points: list[dict[str, Any]], key: str, limit_us: float | None) -> None:
-    """Draw throughput against latency, with intervals and the SLO."""
+def _both(axes: Any, points: list[dict[str, Any]], key: str, limit_us: float | None) -> None:
     axes.set_title("Throughput against latency")
     for number, point in enumerate(points, 1):
         rate, late = point["throughput_per_s"], point[key]

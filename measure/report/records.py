@@ -1,4 +1,4 @@
-"""Reports read back from disk, looked through before anything is made of them.
+"""Reports read back from disk, and checked before anything is made of them.
 
 In      folders below runs/, report.json files, or baselines stored by ``python -m loadtest baseline``.
 Out     `Record`s with typed rows, or one `SpecError` that holds every fault of every file.
@@ -8,14 +8,15 @@ A baseline of one run is its report.json as it is; one of several runs is a JSON
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure.report.build import SCHEMA_VERSION
-from measure.report.plots import samples_per_request
+from pydantic import ValidationError
+
+from measure.report.schema import SCHEMA_VERSION, ModelFigures, RunReport
+from planwright.decimals import scaled
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic
 
@@ -40,10 +41,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Row:
-    """What a run says of one model over one protocol.
+    """The figures of one model over one transport in a run.
 
     Attributes:
-        build: What was served, and the batch that was asked for: the names of `BUILD`.
+        build: What was served, and the batch of the requests: the names of `BUILD`.
         slo_us: Limit of p99; None where there is none.
         requests: All that ended or never did.
         failures: Those that failed or were never answered, without the wrong answers.
@@ -86,7 +87,7 @@ class Record:
 
     @property
     def load(self) -> Value:
-        """Return how the requests came; a report that does not say is a closed loop."""
+        """How the requests came; a closed loop where the report does not say."""
         load = self.report.get("load")
         return {"arrivals": "closed", "scenario": "", "rate": "", **(load if isinstance(load, dict) else {})}
 
@@ -94,7 +95,7 @@ class Record:
 def read(
     paths: Sequence[Path], instead: str = "compare runs; the points of a sweep are compared in its own report"
 ) -> list[Record]:
-    """Return the runs in `paths`, those of a baseline one by one; `instead` is said to who names the report of something else.
+    """Return the runs in `paths`, those of a baseline one by one; `instead` is the fix where a report is of something else.
 
     Raises:
         SpecError: Something is not the report of a run; every fault at once (exit 2).
@@ -145,56 +146,31 @@ def _record(where: str, value: Any, instead: str) -> Record | Fault:
         why = f"it is the report of a {value['kind']}"
         return Fault("the report is not that of a run", where, why, instead)
     try:
-        rows = {(row.model, row.protocol): row for row in _rows(value)}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = f"a model's row does not fit the schema: {type(error).__name__} {error}"
+        run = RunReport.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
         return Fault("the report is not whole", where, why, "measure again, or name another run")
-    return Record(where, value, rows)
+    return Record(where, value, {(row.model, row.protocol): _row(run, row) for row in run.models})
 
 
-def _rows(report: Value) -> Iterator[Row]:
-    environment = report["environment"]
-    parts = (environment, environment["server"], environment["versions"], report["server"], report["verdict"])
-    if not all(isinstance(part, dict) for part in parts):
-        raise TypeError("environment, server or verdict")
-    warm_s = _finite(report["warmup_s"])
-    end_s = warm_s + _finite(report["window_s"]) if "window_s" in report else _finite(report["duration_s"])
-    for row in report["models"]:
-        wrong, lost = _count(row["wrong"]), _count(row.get("unanswered", 0))
-        limit_ms = row["slo"].get("p99_ms")
-        spans = [_span(span) for span in row["series"]]
-        yield Row(
-            model=str(row["model"]),
-            protocol=str(row["protocol"]),
-            build={name: str(row.get(name, "")) for name in BUILD},
-            slo_us=None if limit_ms is None else _finite(limit_ms) * 1000,
-            requests=_count(row["requests"]) + lost,
-            failures=_count(row["failures"] - wrong) + lost,
-            checked=_count(row["checked"]),
-            wrong=wrong,
-            throughput_per_s=_finite(row["throughput_per_s"]),
-            samples_per_request=_finite(samples_per_request(row)),
-            latency_us={name: _finite(row["latency_us"][name]) for name in LATENCIES},
-            histogram=[(_count(us), _count(count)) for us, count in row["histogram"]],
-            spans=[span for span in spans if warm_s <= span.start_s and span.start_s + span.width_s <= end_s],
-            percentiles=[(_finite(share), _finite(us)) for share, us in row.get("percentiles", [])],
-        )
-
-
-def _span(row: Value) -> Span:
-    width_s = _finite(row.get("width_s", 1))
-    return Span(_finite(row["t_s"]), width_s, _count(row["answers"]), _finite(row["p50_us"]), _finite(row["p99_us"]))
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value} is not a number")
-    return number
-
-
-def _count(value: Any) -> int:
-    number = int(value)
-    if number < 0:
-        raise ValueError(f"{value} is not a count")
-    return number
+def _row(run: RunReport, row: ModelFigures) -> Row:
+    end_s = run.duration_s if run.window_s is None else run.warmup_s + run.window_s
+    limit_ms = row.slo.get("p99_ms")
+    spans = [Span(each.t_s, each.width_s, each.answers, each.p50_us, each.p99_us) for each in row.series]
+    return Row(
+        model=row.model,
+        protocol=row.protocol,
+        build={name: str(getattr(row, name)) for name in BUILD},
+        slo_us=None if limit_ms is None else scaled(limit_ms, "1000"),
+        requests=row.requests + row.unanswered,
+        failures=max(row.failures - row.wrong, 0) + row.unanswered,
+        checked=row.checked,
+        wrong=row.wrong,
+        throughput_per_s=row.throughput_per_s,
+        samples_per_request=row.samples_each,
+        latency_us={name: getattr(row.latency_us, name) for name in LATENCIES},
+        histogram=row.histogram,
+        spans=[span for span in spans if run.warmup_s <= span.start_s and span.start_s + span.width_s <= end_s],
+        percentiles=row.percentiles,
+    )

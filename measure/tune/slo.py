@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from measure.record.recorder import PERCENTILES
 from measure.report.build import slo_of
+from planwright.decimals import exact, scaled
 from planwright.errors import Fault, SpecError
 
-PERCENTILES = ("p50", "p90", "p95", "p99", "p99.9")
-_UNITS_US = {"us": 1.0, "µs": 1.0, "ms": 1e3, "s": 1e6}
+_UNITS_US = {"us": "1", "µs": "1", "ms": "1000", "s": "1000000"}
 _FORM = re.compile(r"\s*(p\d+(?:\.\d+)?)\s*<=?\s*(\d+(?:\.\d+)?)\s*(us|µs|ms|s)\s*")
 
 
@@ -30,7 +31,7 @@ class Slo:
     @property
     def text(self) -> str:
         """Return ``p99 < 20 ms``."""
-        return f"{self.percentile} < {self.limit_us / 1000:g} ms"
+        return f"{self.percentile} < {exact(scaled(self.limit_us, '0.001'))} ms"
 
 
 def parse(text: str) -> Slo:
@@ -47,7 +48,7 @@ def parse(text: str) -> Slo:
     if not found or found[1] not in PERCENTILES or not float(found[2]):
         why = f"an SLO is one of {', '.join(PERCENTILES)}, then <, then a time above 0 in us, ms or s"
         raise SpecError(Fault(f"--slo {text!r} cannot be parsed", why=why, fix='--slo "p99<20ms"'))
-    return Slo(found[1], float(found[2]) * _UNITS_US[found[3]])
+    return Slo(found[1], scaled(found[2], _UNITS_US[found[3]]))
 
 
 def of_model(folder: Path, build: Mapping[str, Any]) -> Slo:
@@ -60,4 +61,4 @@ def of_model(folder: Path, build: Mapping[str, Any]) -> Slo:
     if not limit_ms:
         fix = 'give one with --slo "p99<20ms", or slo: {p99_ms: 20} in config.yaml'
         raise SpecError(Fault(f"{folder.name} has no SLO of its own", str(folder / "config.pbtxt"), fix=fix))
-    return Slo("p99", float(limit_ms) * 1e3)
+    return Slo("p99", scaled(limit_ms, "1000"))

@@ -1,1 +1,1 @@
-"""What a load test shall do: settings, profiles of load, arrivals."""
+"""What a load test does: its settings, transports and arrivals."""

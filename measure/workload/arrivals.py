@@ -1,7 +1,7 @@
 """When each request of an open loop is due.
 
 In      a profile of requests per second (or a trace), the models with their weights, this process's share.
-Out     an endless or ending row of `Arrival`.
+Out     `Arrival`s in order, endless where the profile is.
 
 Poisson arrivals of a rate that changes are those of a steady unit rate, seen through the inverse of the rate's integral
 (E. Cinlar, Introduction to Stochastic Processes, 1975, 4.7). Shares of several processes: Poisson streams of a part of the
@@ -18,15 +18,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from measure.workload.profile import Profile
+from planwright.config.load_profile import Profile
+from planwright.decimals import exact
 from planwright.errors import Fault, SpecError
 
-KINDS = ("closed", "poisson", "constant", "trace")
 SHOWN_FAULTS = 5
 
 
 class Arrival(NamedTuple):
-    """A request: seconds after the start, and the model it asks."""
+    """A request: seconds after the start, and the model it calls."""
 
     due_s: float
     model: str
@@ -40,15 +40,15 @@ class Share(NamedTuple):
 
 
 def poisson(rate: Profile, models: Sequence[str], share: Share, seed: int) -> Iterator[Arrival]:
-    """Yield arrivals with exponential gaps; `models` holds each name as often as its weight says."""
-    chance = random.Random(seed * 1009 + share.number)
-    come = 0.0
+    """Yield arrivals with exponential gaps; `models` repeats each name by its weight."""
+    generator = random.Random(seed * 1009 + share.number)
+    total = 0.0
     while True:
-        come += chance.expovariate(1.0) * share.of
-        due_s = rate.moment(come)
+        total += generator.expovariate(1.0) * share.of
+        due_s = rate.moment(total)
         if due_s is None:
             return
-        yield Arrival(due_s, models[chance.randrange(len(models))])
+        yield Arrival(due_s, models[generator.randrange(len(models))])
 
 
 def constant(rate: Profile, models: Sequence[str], share: Share) -> Iterator[Arrival]:
@@ -61,12 +61,12 @@ def constant(rate: Profile, models: Sequence[str], share: Share) -> Iterator[Arr
 
 
 def trace(lines: Sequence[Arrival], share: Share) -> Iterator[Arrival]:
-    """Yield every n-th line of a trace."""
+    """Return every n-th line of a trace."""
     return iter(lines[share.number :: share.of])
 
 
 def read_trace(path: Path, models: Sequence[str]) -> list[Arrival]:
-    """Read ``seconds[,model]`` per line, times not falling; lines without a model ask the models in turn.
+    """Read ``seconds[,model]`` per line, times not falling; lines without a model call the models in turn.
 
     Raises:
         SpecError: The file is missing, or lines cannot be read; the first five with their numbers.
@@ -85,7 +85,7 @@ def read_trace(path: Path, models: Sequence[str]) -> list[Arrival]:
         arrival = _line(row, models, len(found))
         why = "" if arrival else f"'{','.join(row)}' is not seconds[,model] of a model that is loaded"
         if arrival and found and arrival.due_s < found[-1].due_s:
-            why = f"{arrival.due_s:g} s comes after {found[-1].due_s:g} s"
+            why = f"{exact(arrival.due_s)} s comes after {exact(found[-1].due_s)} s"
         if why:
             faults.append(
                 Fault("the trace has a bad line", f"{path}:{number}", why, "write seconds[,model], times not falling")

@@ -31,6 +31,7 @@ from planwright.config.spec import (
     ServerSpec,
     Target,
     config_flags,
+    unused_fault,
 )
 from planwright.config.yaml_lines import Loc, Located, as_mapping, load_located, overlay
 from planwright.errors import Fault, SpecError, did_you_mean
@@ -174,6 +175,10 @@ class _Loader:
                 found[name] = ScenarioSpec.model_validate(entry.plain())
             except ValidationError as error:
                 self._pydantic(error, entry, ("loadtest", name))
+            given = {key: each.plain() for key, each in as_mapping(entry).items() if each.value is not None}
+            for key in ScenarioSpec.unused(given, str(given.get("arrivals", "closed"))):
+                place = f"{self.path}:{entry.line_of((key,))}  loadtest.{name}.{key}"
+                self.faults.append(unused_fault(key, given[key], place, self._check))
         return found
 
     def _validate_entry(self, node: Located) -> None:
@@ -249,7 +254,7 @@ class _Loader:
         for item in error.errors():
             loc = tuple(part for part in item["loc"] if node.line_of((part,)) or part)
             place = f"{self.path}:{node.line_of(loc)}  {'.'.join(map(str, (*prefix, *loc)))}"
-            what, fix = _explain(item, loc, _FORMS.get(str(prefix[0]), ModelEntry))
+            what, fix = explain(item, loc, _FORMS.get(str(prefix[0]), ModelEntry))
             self.faults.append(Fault(what, place, "", fix, self._check))
 
     def _check_raw(self, values: dict[str, Any], where: Callable[..., str]) -> None:
@@ -345,8 +350,8 @@ def _names_a_file(source: str) -> bool:
 _FORMS: dict[str, Any] = {"loadtest": ScenarioSpec, "server": ServerSpec}
 
 
-def _explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
-    """Turn one pydantic error into (what, fix)."""
+def explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
+    """Turn one pydantic error into (what, fix) in the words of the file."""
     key = str(loc[-1]) if loc else ""
     if item["type"] == "extra_forbidden":
         return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1], form))
@@ -360,7 +365,8 @@ def _explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
         return f"'{key}' cannot be {item['input']!r}", fix
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict | list) else f", not {item['input']!r}"
-    return f"'{key}': {message[0].lower()}{message[1:]}{given}", "write a value of that type"
+    fix = "choose a value within the limit" if item["type"].endswith("than_equal") else "write a value of that type"
+    return f"'{key}': {message[0].lower()}{message[1:]}{given}", fix
 
 
 def _known_keys(loc: Loc, form: Any) -> list[str]:

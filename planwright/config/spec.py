@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from pydantic_core import PydanticCustomError
 
 from planwright.compare import DEFAULTS, Tolerance
+from planwright.config import load_profile
+from planwright.decimals import exact, scaled
 from planwright.errors import Fault
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
@@ -221,10 +224,10 @@ class AcceptSpec(_Frozen):
 class SloSpec(_Frozen):
     """The limits that a load test checks; ``slo: 50ms`` is short for ``{p99_ms: 50}``."""
 
-    p99_ms: Annotated[float | None, Field(gt=0, description="99th percentile of latency")] = None
+    p99_ms: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="99th percentile of latency")] = None
 
 
-_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_MS = {"us": "0.001", "ms": "1", "s": "1000"}
 
 
 def _slo(value: Any) -> Any:
@@ -234,7 +237,7 @@ def _slo(value: Any) -> Any:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", str(value))
     if not found:
         raise mistake(f"'{value}' is not a latency", "write 50ms (also us, s), or {p99_ms: 50}")
-    return {"p99_ms": float(found[1]) * _MS[found[2]]}
+    return {"p99_ms": scaled(found[1], _MS[found[2]])}
 
 
 class ModelEntry(_Frozen):
@@ -272,31 +275,105 @@ class ModelEntry(_Frozen):
     keep_versions: _Positive = Field(default=3, description="how many versions stay on disk")
 
 
+def _profile(value: Any) -> str:
+    text = _plain(value)
+    try:
+        load_profile.parse(text)
+    except ValueError as error:
+        raise mistake(
+            f"'{text}' is not a profile: {error}", f"write for example {load_profile.PROFILE_EXAMPLE}"
+        ) from None
+    return text
+
+
+def _batch_sizes(value: Any) -> str:
+    text = _plain(value)
+    try:
+        load_profile.batch_sizes(text)
+    except ValueError as error:
+        raise mistake(
+            f"'{text}' is not a batch size: {error}", "write one size, or several with weights: 1=8,16=2"
+        ) from None
+    return text
+
+
+def _plain(value: Any) -> str:
+    """Return a number as people write it, without an exponent or an empty fraction; other values as text."""
+    return exact(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _weights(value: Any) -> Any:
+    return load_profile.weights(value) if isinstance(value, str) else value
+
+
+_Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+_ONLY_IN = {"rate": ("poisson", "constant"), "users": ("closed",), "wait_s": ("closed",), "length_s": ("closed",)}
+
+
 class ScenarioSpec(_Frozen):
-    """One load test; chosen by PLANWRIGHT_SCENARIO, each setting overridden by its own variable."""
+    """One load test, chosen by PLANWRIGHT_SCENARIO; each setting can be overridden by a variable, such as PLANWRIGHT_RATE for ``rate``."""
 
     models: Annotated[
-        dict[str, _Positive] | None, Field(description="models to load, with weights; all when left out")
-    ] = None
+        dict[str, Annotated[int, Field(ge=1, le=1_000_000)]],
+        BeforeValidator(_weights),
+        Field(description="models to load, with weights; all when left out"),
+    ] = {}
     arrivals: Annotated[
-        str | None,
+        str,
         Field(description="closed, poisson, constant or trace:FILE", pattern=r"^(closed|poisson|constant|trace:.+)$"),
-    ] = None
+    ] = "closed"
     rate: Annotated[
-        str | float | None, Field(description="open loop: requests per second, or a profile such as 0-500:1m,500:5m")
-    ] = None
+        str,
+        BeforeValidator(_profile, json_schema_input_type=str | float),
+        Field(description="open loop: requests per second, or a profile such as 0-500:1m,500:5m"),
+    ] = "100"
     users: Annotated[
-        str | int | None, Field(description="closed loop: a profile of users, such as 8:30s,64:5s,8:30s")
+        str | None,
+        BeforeValidator(_profile, json_schema_input_type=str | int),
+        Field(description="closed loop: a profile of users, such as 8:30s,64:5s,8:30s; --users when left out"),
     ] = None
     batch: Annotated[
-        _Positive | str | None,
+        str,
+        BeforeValidator(_batch_sizes, json_schema_input_type=_Positive | str),
         Field(description="samples per request; several sizes with weights are written 1=8,16=2"),
-    ] = None
+    ] = "1"
     check: Annotated[float | None, Field(ge=0, le=1, description="share of answers that are checked")] = None
-    warmup_s: Annotated[float | None, Field(ge=0, description="seconds at the start that do not count")] = None
-    wait_s: Annotated[float | None, Field(ge=0, description="seconds a user rests between requests")] = None
-    timeout_s: Annotated[float | None, Field(gt=0, description="limit of one request")] = None
-    seed: Annotated[int | None, Field(ge=0, description="of Poisson arrivals")] = None
+    warmup_s: Annotated[_Seconds, Field(description="seconds at the start that do not count")] = 1.0
+    wait_s: Annotated[_Seconds, Field(description="closed loop: seconds a user rests between requests")] = 0.0
+    length_s: Annotated[
+        float, Field(ge=0, le=86400, description="closed loop: seconds that count, after the warm-up; 0 for no limit")
+    ] = 0.0
+    timeout_s: Annotated[float, Field(ge=0.001, le=3600, description="limit of one request")] = 60.0
+    seed: Annotated[int, Field(ge=0, le=1 << 31, description="of Poisson arrivals")] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        """Leave out what has no value: ``warmup_s:`` stands at its default."""
+        return (
+            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
+
+    @property
+    def kind(self) -> str:
+        """``closed``, ``poisson``, ``constant`` or ``trace``."""
+        return self.arrivals.partition(":")[0]
+
+    @staticmethod
+    def unused(given: Iterable[str], arrivals: str) -> list[str]:
+        """Return which of the settings `given` a load with these `arrivals` does not use; none where there are no such arrivals."""
+        kind = arrivals.partition(":")[0]
+        known = kind in ("closed", "poisson", "constant", "trace")
+        return [name for name in given if known and kind not in _ONLY_IN.get(name, (kind,))]
+
+
+def unused_fault(name: str, value: object, where: str = "", check: str = "") -> Fault:
+    """Return the mistake of a setting, ``rate`` or ``PLANWRIGHT_RATE``, that the kind of load does not use."""
+    key = name.removeprefix("PLANWRIGHT_").lower()
+    kind = "a closed" if "closed" in _ONLY_IN[key] else "an open"
+    arrivals = "PLANWRIGHT_ARRIVALS=" if key != name else "arrivals: "
+    fix = f"{arrivals}{_ONLY_IN[key][0]}{'' if kind == 'a closed' else ' (or constant)'}, or leave it out"
+    return Fault(f"{name} is '{value}', which is {kind} loop's setting", where, fix=fix, check=check)
 
 
 class ConfigFile(_Frozen):

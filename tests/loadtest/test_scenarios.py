@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def test_only_what_is_asked_for_runs(served: ServerInfo, tmp_path: Path) -> None
     ("flags", "settings", "words"),
     [
         (("--tags", "htp"), {}, "there is no tag 'htp'"),
-        ((), {"arrivals": "sometimes", "rate": "x"}, "use closed, poisson, constant or trace:FILE"),
+        ((), {"arrivals": "sometimes", "rate": "x"}, "PLANWRIGHT_ARRIVALS is 'sometimes'"),
         ((), {"arrivals": "poisson", "rate": "5-x:3s"}, "PLANWRIGHT_RATE is '5-x:3s'"),
         ((), {"arrivals": "trace:/no/such.csv"}, "the trace cannot be read"),
         ((), {"users": "0"}, "PLANWRIGHT_USERS is '0'"),
@@ -162,7 +163,9 @@ def test_bad_scenarios_are_told(
     served: ServerInfo, tmp_path: Path, flags: tuple[str, ...], settings: dict[str, str], words: str
 ) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("version: 1\nmodels: {digits: {source: zoo/digits}}\nloadtest: {peak: {rate: 5}}\n")
+    config.write_text(
+        "version: 1\nmodels: {digits: {source: zoo/digits}}\nloadtest: {peak: {arrivals: poisson, rate: 5}}\n"
+    )
     done = locust(served, tmp_path, "-u", "1", "-t", "2s", *flags, config=str(config), **settings)
     assert done.code == 2, done.text
     assert words in done.text
@@ -186,9 +189,11 @@ def test_a_scenarios_rate_may_be_left_over_where_the_environment_asks_for_a_clos
 ) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
-        "version: 1\nmodels: {digits: {source: zoo/digits}}\nloadtest: {peak: {arrivals: poisson, rate: 50, wait_s: 0.02}}\n"
+        "version: 1\nmodels: {digits: {source: zoo/digits}}\nloadtest: {peak: {arrivals: poisson, rate: 50}}\n"
     )
-    done = locust(served, tmp_path, "-u", "1", "-t", "2s", config=str(config), scenario="peak", arrivals="closed")
+    done = locust(
+        served, tmp_path, "-u", "1", "-t", "2s", config=str(config), scenario="peak", arrivals="closed", wait_s="0.02"
+    )
     assert done.code == 0, done.text
     assert done.report["load"]["arrivals"] == "closed"
 
@@ -202,6 +207,59 @@ def test_faults_of_config_yaml_name_their_line(served: ServerInfo, tmp_path: Pat
     assert done.code == 2, done.text
     assert "config.yaml:5" in done.text
     assert "config.yaml:6" in done.text
+
+
+BAD = """\
+version: 1
+models: {digits: {source: zoo/digits}}
+loadtest:
+  peak:
+    arrivals: poisson
+    rate: "abc"
+    batch: "4,x"
+    warmup_s: 7200
+    timeout_s: 0
+    wait_s: 1
+    models: {digits: 0}
+  crowd:
+    rate: 50
+    users: "5-9"
+"""
+LINES = (6, 7, 8, 9, 10, 11, 13, 14)
+
+
+def test_the_build_and_the_load_test_refuse_the_same_lines(tmp_path: Path, served: ServerInfo) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(BAD)
+    plan = subprocess.run(
+        [sys.executable, "builders/build_all.py", "--plan", "--config", str(config)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    load = locust(served, tmp_path, "-t", "2s", config=str(config), scenario="peak")
+    assert (plan.returncode, load.code) == (2, 2)
+    for text in (plan.stderr, load.text):
+        assert tuple(int(line) for line in re.findall(r"config\.yaml:(\d+)  loadtest", text)) == LINES, text
+        assert "'abc'" in text
+        assert "3600" in text
+
+
+def test_variables_have_the_limits_of_the_file(tmp_path: Path, served: ServerInfo) -> None:
+    bad = {
+        "rate": "abc",
+        "batch": "4,x",
+        "warmup_s": "7200",
+        "timeout_s": "0",
+        "wait_s": "1",
+        "models": "digits=0",
+        "page": "no",
+    }
+    done = locust(served, tmp_path, "-t", "2s", arrivals="poisson", **bad)
+    assert done.code == 2, done.text
+    for name, value in bad.items():
+        assert f"PLANWRIGHT_{name.upper()} is '{value}'" in done.text
+    assert "3600" in done.text
 
 
 def test_the_report_is_json_all_the_way(served: ServerInfo, tmp_path: Path) -> None:

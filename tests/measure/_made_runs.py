@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from measure.report import build, records
+from measure.report import records
 from measure.report.records import Record
+from measure.report.schema import SCHEMA_VERSION
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 SHARES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
@@ -83,7 +84,7 @@ def _row(us: Numbers, spans: list[dict[str, float]], seconds: int) -> dict[str, 
 
 def _frame(name: str, seconds: int, users: int) -> dict[str, Any]:
     return {
-        "schema": build.SCHEMA_VERSION, "kind": "run", "id": name, "created": "2026-11-21T00:00:00Z",
+        "schema": SCHEMA_VERSION, "kind": "run", "id": name, "created": "2026-11-21T00:00:00Z",
         "environment": {
             "cpu": "made", "cores": 2, "system": "made", "python": "3.11.0", "server": {"name": "made", "version": "2.51.0"}, "versions": {},
         },

@@ -19,7 +19,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from measure.record.server_statistics import Series, Server, Snapshot, Tally
+from measure.record.server_statistics import Server, Snapshot, Tally, VersionCounters
 from measure.report import verdict as run_verdict
 from planwright.server_info import ServerInfo
 from tests._models import constant, model, value
@@ -157,15 +157,15 @@ def test_http_and_grpc_say_the_same(served: ServerInfo) -> None:
     assert http.newest("nowhere") == ""
 
 
-def series(requests: int, **batches: int) -> Series:
+def series(requests: int, **batches: int) -> VersionCounters:
     times = dict.fromkeys(
         ("request_us", "queue_us", "compute_input_us", "compute_infer_us", "compute_output_us"), requests * 10.0
     )
     counts = {"requests": requests, "failures": 0, "inferences": requests, "executions": requests, **times}
-    return Series(counts, {int(size[1:]): (count, count * 100) for size, count in batches.items()})
+    return VersionCounters(counts, {int(size[1:]): (count, count * 100) for size, count in batches.items()})
 
 
-def tallied(*snapshots: dict[str, Series]) -> dict[str, Any]:
+def tallied(*snapshots: dict[str, VersionCounters]) -> dict[str, Any]:
     first, *others = (Snapshot({"m": versions}, {"m": 1}) for versions in snapshots)
     tally = Tally(first)
     for snapshot in others:
@@ -197,12 +197,12 @@ def test_readings_in_between_see_another_load_and_keep_what_was_counted() -> Non
 
 
 def test_a_busy_client_beside_a_server_that_tells_nothing_is_a_doubt() -> None:
-    from tests.measure.test_records import report
+    from tests.measure.test_records import judge, report, typed
 
     found = {**report(client__cpu_share=0.97), "server": {}, "server_note": "the server's counters cannot be read: why"}
-    verdict = run_verdict.verdict(found, stopped_by="", lost_server=False, steady=True)
-    assert verdict["status"] == "inconclusive"
-    assert "how busy the server was is not known" in verdict["reasons"][0]
+    verdict = judge(found)
+    assert verdict.status == "inconclusive"
+    assert "how busy the server was is not known" in verdict.reasons[0]
     calm = {**found, "client": {**found["client"], "cpu_share": 0.3}}
-    assert run_verdict.verdict(calm, stopped_by="", lost_server=False, steady=True)["status"] == "pass"
-    assert "the server's counters are not known" in run_verdict.passed(calm)
+    assert judge(calm).status == "pass"
+    assert "the server's counters are not known" in run_verdict.passed(typed(calm))

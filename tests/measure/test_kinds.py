@@ -9,19 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from clients import published
-from measure.load.model_turns import Turns
-from measure.record.switched_version import Answers
-from measure.report import build
+from measure.load.user_selection import Turns
+from measure.record.answer_checks import GoldenAnswers
 from measure.report import verdict as run_verdict
-from tests._models import model, value
-from tests._project import ROOT, Project
+from tests._project import ROOT
 from tests.measure.conftest import Kinds, LoadRun, locust
 from tests.measure.test_crosscheck import referee
 from tests.measure.test_records import report as made
+from tests.measure.test_records import typed
 
 
 def covered(done: LoadRun, kinds: Kinds, *transports: str) -> None:
@@ -57,7 +55,7 @@ def test_few_connections_of_an_open_loop_cover_every_model(kinds: Kinds, tmp_pat
 def test_a_version_that_took_over_knows_its_answers_to_inputs_of_every_kind(kinds: Kinds) -> None:
     for name in kinds.models:
         version = published.version(kinds.project.repository, name, "1")
-        golden, answers = version.golden(), Answers(version)
+        golden, answers = version.golden(), GoldenAnswers(version)
         for group in golden.batches(4):
             found = answers.to(group.inputs)
             assert found is not None, name
@@ -174,7 +172,7 @@ def test_a_user_that_leaves_hands_its_models_on() -> None:
 
 
 def passed(*rows: dict[str, Any]) -> str:
-    return run_verdict.passed({**made(), "models": [{**made()["models"][0], **row} for row in rows]})
+    return run_verdict.passed(typed({**made(), "models": [{**made()["models"][0], **row} for row in rows]}))
 
 
 def test_a_pass_speaks_of_the_slos_that_there_are() -> None:
@@ -185,28 +183,3 @@ def test_a_pass_speaks_of_the_slos_that_there_are() -> None:
     assert "met" not in passed({"slo": {}})
     assert "no answer was checked" in passed({"checked": 0})
     assert "none of 100 checked" in passed({"model": "a"}, {"model": "b"})
-
-
-@pytest.mark.parametrize(
-    ("given", "limit_ms"), [("1000000", 1e6), ("0.00005", 5e-5), ("1234567.25", 1234567.25), ("20", 20)]
-)
-def test_an_slo_keeps_its_digits_from_config_yaml_to_the_verdict(tmp_path: Path, given: str, limit_ms: float) -> None:
-    import onnx
-    from onnx import helper
-
-    project = Project(tmp_path)
-    onnx.save(
-        model([helper.make_node("Neg", ["x"], ["y"])], [value("x", "FP32", ["n", 3])], [value("y", "FP32", ["n", 3])]),
-        tmp_path / "m.onnx",
-    )
-    project.config.write_text(
-        f"version: 1\nmodels: {{m: {{source: zoo/onnx, file: m.onnx, slo: {{p99_ms: {given}}}}}}}\n"
-    )
-    assert project.build().code == 0
-    slo = build.slo_of(project.repository / "m", {})
-    assert slo == {"p99_ms": limit_ms}
-    row = {"slo": slo, "latency_us": {"p50": 1.0, "p99": np.nextafter(limit_ms, np.inf) * 1000}}
-    missed = {**made(), "models": [{**made()["models"][0], **row}]}
-    verdict = run_verdict.verdict(missed, stopped_by="", lost_server=False, steady=True)
-    assert verdict["status"] == "fail"
-    assert f"the SLO is {limit_ms:.15g} ms" in verdict["reasons"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -10,21 +11,29 @@ from typing import Any
 
 import pytest
 
-from measure.record.answer_checks import LIMIT, Checker, Cost
+from measure.record.answer_checks import LIMIT, Checker
 from measure.record.process_stats import LoadRecord
 from measure.record.recorder import MOST_ERRORS, OTHER, Recorder, Track, up_to
 from measure.record.timeline import MOST_ROWS, Series
 from measure.report import verdict as run_verdict
+from measure.report.schema import Lateness, RunReport, Second, Verdict
+from planwright.decimals import exact, scaled
 from tests._server import ROOT
+
+M = ("m", "http")
 
 
 def recorded(seed: int, count: int = 500) -> Recorder:
     recorder, chance = Recorder(), random.Random(seed)
     recorder.start(0)
     for number in range(count):
-        recorder.sent("m", "http")
+        recorder.sent(M)
         error = "it failed" if number % 50 == 49 else ""
-        recorder.record("m", "http", recorder.started + number / 100, chance.lognormvariate(7, 1), error=error)
+        moment, latency_us = recorder.started + number / 100, chance.lognormvariate(7, 1)
+        if error:
+            recorder.failed(M, moment, latency_us, error)
+        else:
+            recorder.answered(M, moment, latency_us)
     return recorder
 
 
@@ -49,7 +58,7 @@ def test_parts_merge_to_the_whole() -> None:
 def test_what_comes_after_the_load_is_no_throughput() -> None:
     recorder = recorded(0, 100)
     recorder.end()
-    recorder.record("m", "http", recorder.started, 900.0)
+    recorder.answered(M, recorder.started, 900.0)
     track = recorder.tracks["m", "http"]
     assert track.latencies.get_total_count() == track.in_window + 1
 
@@ -59,7 +68,7 @@ def test_throughput_counts_answers_by_the_moment_they_came() -> None:
     recorder.start(5.0)
     recorder.end(recorder.started + 10.0)
     for began_s, took_s in ((4.5, 0.4), (4.5, 1.0), (6.0, 1.0), (9.5, 0.4), (9.5, 1.0), (10.5, 0.1)):
-        recorder.record("m", "http", recorder.started + began_s, took_s * 1e6, samples=2)
+        recorder.answered(M, recorder.started + began_s, took_s * 1e6, samples=2)
     track = recorder.tracks["m", "http"]
     assert (track.in_window, track.samples) == (3, 6), (
         "one began in the warm-up and ended after it, two more lie inside"
@@ -73,11 +82,11 @@ def test_a_request_that_is_cut_off_sooner_than_others_were_answered_is_not_misse
     recorder = Recorder()
     recorder.start(0)
     for under_way_s in (0.5, 12.0, 20.0):
-        recorder.sent("slow", "http")
-        recorder.cut_off("slow", "http", under_way_s)
-        recorder.record("slow", "http", recorder.started, 15e6)
-    recorder.sent("fast", "http")
-    recorder.cut_off("fast", "http", 12.0)
+        recorder.sent(("slow", "http"))
+        recorder.cut_off(("slow", "http"), under_way_s)
+        recorder.answered(("slow", "http"), recorder.started, 15e6)
+    recorder.sent(("fast", "http"))
+    recorder.cut_off(("fast", "http"), 12.0)
     assert recorder.tracks["slow", "http"].cancels == 2, "20 s is longer than the slowest answer took"
     assert recorder.tracks["fast", "http"].cancels == 0
 
@@ -85,15 +94,15 @@ def test_a_request_that_is_cut_off_sooner_than_others_were_answered_is_not_misse
 def test_the_warm_up_does_not_count() -> None:
     recorder = Recorder()
     recorder.start(5.0)
-    recorder.record("m", "http", recorder.started + 4.9, 100.0)
-    recorder.record("m", "http", recorder.started + 5.1, 100.0)
+    recorder.answered(M, recorder.started + 4.9, 100.0)
+    recorder.answered(M, recorder.started + 5.1, 100.0)
     assert (recorder.tracks["m", "http"].requests, recorder.tracks["m", "http"].measured) == (2, 1)
 
 
 def test_latency_counts_from_the_moment_due_and_service_from_the_send() -> None:
     recorder = Recorder()
     recorder.start(0)
-    recorder.record("m", "http", recorder.started, 900_000.0, service_us=2000.0)
+    recorder.answered(M, recorder.started, 900_000.0, service_us=2000.0)
     track = recorder.tracks["m", "http"]
     assert track.latencies.get_max_value() == pytest.approx(900_000, rel=1e-3)
     assert track.service.get_max_value() == pytest.approx(2000, rel=1e-3)
@@ -137,7 +146,7 @@ def test_checking_stays_within_its_budget() -> None:
         if checker.wants(first=False):
             checker.run(lambda: _busy(0.002))
         _busy(0.002)
-    cost = Cost(*checker.drain())  # type: ignore[arg-type]
+    cost = checker.drain()
     share, low, high = cost.share()
     assert cost.count >= 5
     assert low <= share <= high
@@ -192,9 +201,37 @@ def report(**changes: Any) -> dict[str, Any]:
     return found
 
 
+LATENCIES = dict.fromkeys(("p50", "p90", "p95", "p99", "mean"), 0.0)
+
+
+def typed(value: dict[str, Any]) -> RunReport:
+    """Return the report with what the verdict does not look at filled in, and its windows compared."""
+    end_s = value["warmup_s"] + value["window_s"]
+    rows = [
+        {**row, **{name: {**LATENCIES, **row[name]} for name in ("latency_us", "service_us")}, "throughput_per_s": 0, "histogram": [],
+         "stability": run_verdict.stability([Second(**each) for each in row["series"]], value["warmup_s"], end_s)}
+        for row in value["models"]
+    ]  # fmt: skip
+    return RunReport.model_validate(
+        {"environment": {"server": {}, "versions": {}}, "duration_s": end_s, **value, "models": rows}
+    )
+
+
+def judge(value: dict[str, Any], *, steady: bool = True) -> Verdict:
+    return run_verdict.verdict(typed(value), stopped_by="", lost_server=False, steady=steady)
+
+
 def judged(**changes: Any) -> tuple[str, str]:
-    verdict = run_verdict.verdict(report(**changes), stopped_by="", lost_server=False, steady=True)
-    return verdict["status"], " | ".join(verdict["reasons"])
+    verdict = judge(report(**changes))
+    return verdict.status, " | ".join(verdict.reasons)
+
+
+@pytest.mark.parametrize("limit_ms", [1e6, 5e-5, 1234567.25, 20])
+def test_an_slo_that_is_missed_by_the_smallest_step_fails(limit_ms: float) -> None:
+    over_us = scaled(math.nextafter(limit_ms, math.inf), "1000")
+    status, reasons = judged(row__slo={"p99_ms": limit_ms}, row__latency_us={"p99": math.nextafter(over_us, math.inf)})
+    assert status == "fail"
+    assert f"the SLO is {exact(limit_ms)} ms" in reasons
 
 
 def test_a_healthy_run_passes() -> None:
@@ -276,7 +313,9 @@ def test_windows_that_differ_are_not_stable() -> None:
     assert "the last 3 windows differ" in reasons
     assert "answers/s" in reasons
     assert "p50" not in reasons, "only what differs"
-    assert run_verdict.stability(series[:8], 1) is None, "windows of less than three seconds say nothing"
+    assert run_verdict.stability([Second(**row) for row in series[:8]], 1) is None, (
+        "windows of less than three seconds say nothing"
+    )
 
 
 def test_answers_that_come_after_the_load_are_in_no_window() -> None:
@@ -284,10 +323,7 @@ def test_answers_that_come_after_the_load_are_in_no_window() -> None:
     for row in series[14:]:
         row["answers"] = 40  # a slow server works off what was under way
     assert judged(row__series=series)[0] == "inconclusive"
-    found = run_verdict.verdict(
-        {**report(row__series=series), "window_s": 13}, stopped_by="", lost_server=False, steady=True
-    )
-    assert found == {"status": "pass", "reasons": []}
+    assert judge({**report(row__series=series), "window_s": 13}) == Verdict(status="pass")
 
 
 def test_windows_whose_latency_differs_say_which() -> None:
@@ -304,8 +340,7 @@ def test_a_load_that_changes_on_purpose_need_not_be_stable() -> None:
     series = report()["models"][0]["series"]
     for row in series[12:]:
         row["answers"] = 100
-    found = run_verdict.verdict(report(row__series=series), stopped_by="", lost_server=False, steady=False)
-    assert found["status"] == "pass"
+    assert judge(report(row__series=series), steady=False).status == "pass"
 
 
 def test_records_of_several_processes_add_up() -> None:
@@ -316,15 +351,14 @@ def test_records_of_several_processes_add_up() -> None:
     one.late.record_value(500)
     for _ in range(3):
         whole.add(json.loads(json.dumps(one.encode())))
-    load, client = whole.load("poisson", "15", 15.0, "peak"), whole.client()
-    assert (load["due"], load["waited"], load["unsent"], load["offered_per_s"]) == (30, 6, 3, 15.0)
-    assert (client["cpu_s"], client["cpu_share"], client["processes"]) == (4.5, 0.3, 3)
-    assert load["late_us"]["p50"] == pytest.approx(500, rel=1e-2)
+    assert (whole.due, whole.waited, whole.unsent, whole.offered_per_s) == (30, 6, 3, 15.0)
+    assert (whole.cpu_s, whole.busiest, whole.processes) == (4.5, 0.3, 3)
+    assert Lateness.of(whole.late).p50 == pytest.approx(500, rel=1e-2)
 
 
 def test_locusts_own_seconds_do_not_pile_up() -> None:
     script = (
-        "import locust.stats, measure.load.trim_locust_stats as prune\n"
+        "import locust.stats, measure.load.run as prune\n"
         "stats = locust.stats.RequestStats()\n"
         "for second in range(1000):\n"
         "    for entry in (stats.total, stats.get('digits', 'http')):\n"

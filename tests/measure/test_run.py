@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from benchmarks.load_answers import swap_rows
-from measure.report import build
+from measure.report import build, schema
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch, running_server
@@ -34,6 +34,12 @@ def test_a_healthy_server_passes_and_the_process_ends_by_itself(run: LoadRun) ->
 
 def test_the_report_fits_its_schema(run: LoadRun) -> None:
     jsonschema.validate(run.report, json.loads((ROOT / "measure/report/report.schema.json").read_text()))
+    assert schema.RunReport.model_validate(run.report).model_dump(mode="json") == run.report
+
+
+def test_the_reports_schema_is_the_one_of_its_types() -> None:
+    """``python -m measure.report.schema > measure/report/report.schema.json`` writes it."""
+    assert json.loads((ROOT / "measure/report/report.schema.json").read_text()) == schema.schema()
 
 
 def test_the_clients_count_is_the_servers_count(run: LoadRun) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from measure.load.scheduler import Feed, clock
+from measure.load.scheduler import ArrivalQueue, clock
 from measure.workload.arrivals import Arrival
 
 
@@ -19,9 +19,9 @@ def every(gap_s: float) -> Iterator[Arrival]:
 
 def started(
     arrivals: Iterator[Arrival], users: int, service_s: float
-) -> tuple[Feed, list[float], list[gevent.Greenlet]]:
+) -> tuple[ArrivalQueue, list[float], list[gevent.Greenlet]]:
     """A feed with users that take `service_s` for each request, the moments of what they took, and the users."""
-    feed, taken = Feed(arrivals, ["m"]), list[float]()
+    feed, taken = ArrivalQueue(arrivals, ["m"]), list[float]()
 
     def use() -> None:
         while (arrival := feed.take(["m"])) is not None:
@@ -78,7 +78,7 @@ def test_every_arrival_of_a_profile_is_handed_out_once(users: int) -> None:
 def test_users_that_take_turns_do_not_fall_into_step_with_models_that_do() -> None:
     """Two models in turn, two users in turn: without more, each user would get one model alone."""
     arrivals = (Arrival(number * 0.004, "ab"[number % 2]) for number in range(80))
-    feed, had = Feed(arrivals, ["a", "b"]), list[tuple[str, str]]()
+    feed, had = ArrivalQueue(arrivals, ["a", "b"]), list[tuple[str, str]]()
 
     def use(kind: str) -> None:
         while (arrival := feed.take(["a", "b"], kind)) is not None:

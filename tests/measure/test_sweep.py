@@ -297,8 +297,11 @@ def test_tracks_of_two_processes_add_up() -> None:
     for recorder in (one, two, both):
         recorder.start(0)
     for value in (100.0, 2000.0, 35.0):
-        one.record("m", "http", one.started, value)
-        two.record("m", "http", two.started, value * 3, error="lost" if value == 35.0 else "")
+        one.answered(("m", "http"), one.started, value)
+        if value == 35.0:
+            two.failed(("m", "http"), two.started, value * 3, "lost")
+        else:
+            two.answered(("m", "http"), two.started, value * 3)
     both.merge(one.drain())
     both.merge(two.drain())
     track = both.tracks["m", "http"]

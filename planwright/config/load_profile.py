@@ -1,7 +1,10 @@
-"""How much load at which moment, written in one line: steady, ramp, steps, spike, soak.
+"""How a load test's load is written: profiles over time, mixes of batch sizes, weights of models.
 
-In      text: pieces separated by commas, each ``LEVEL[:DURATION]`` or ``FROM-TO:DURATION``; a DURATION is ``90s``, ``5m``, ``1h``.
-Out     a `Profile`: level at a moment, and how much has come until then. The unit is the caller's: requests per second, users.
+In      text of config.yaml or of a variable.
+Out     a `Profile` (level at a moment, and the integral of the level until then), batch sizes, weights; ValueError says what is wrong.
+
+A profile is pieces separated by commas, each ``LEVEL[:DURATION]`` or ``FROM-TO:DURATION``; a DURATION is ``90s``, ``5m``, ``1h``. The
+level's unit is the caller's: requests per second, or users.
 
     500                   steady, until the run is stopped
     0-500:1m,500:10m      a ramp, then steady
@@ -15,11 +18,10 @@ import math
 import re
 from dataclasses import dataclass
 
-from planwright.errors import Fault, SpecError
-
 _PIECE = re.compile(r"^(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?(?::(\d+(?:\.\d+)?)(s|m|h)?)?$")
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
-EXAMPLE = "500, 0-500:1m,500:10m, 8:30s,16:30s or 100:1m,800:5s,100:1m"
+PROFILE_EXAMPLE = "500, 0-500:1m,500:10m, 8:30s,16:30s or 100:1m,800:5s,100:1m"
+LARGEST_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,16 @@ class Profile:
         return None
 
     def total(self, t_s: float) -> float:
-        """Return how much has come until a moment: the integral of the level."""
-        come = 0.0
+        """Return the integral of the level until a moment."""
+        total = 0.0
         for piece in self.pieces:
             inside = min(t_s, piece.length_s)
-            come += piece.total(inside)
+            total += piece.total(inside)
             t_s -= inside
-        return come
+        return total
 
     def moment(self, total: float) -> float | None:
-        """Return when `total` has come; None where the profile ends before that."""
+        """Return when the integral reaches `total`; None where the profile ends before that."""
         before_s = 0.0
         for piece in self.pieces:
             inside = math.inf if math.isinf(piece.length_s) and piece.start else piece.total(piece.length_s)
@@ -91,27 +93,20 @@ class Profile:
         return None
 
 
-def parse(text: str, name: str) -> Profile:
-    """Read a profile.
-
-    Args:
-        text: See the module's docstring.
-        name: Where it was given, for the fault.
+def parse(text: str) -> Profile:
+    """Read a profile; see the module's docstring.
 
     Raises:
-        SpecError: It cannot be read, or a level without a duration is not the last.
+        ValueError: It cannot be read, a level without a duration is not the last, or nothing would ever be sent.
     """
     pieces = [_piece(part.strip()) for part in text.split(",") if part.strip()]
     known = [piece for piece in pieces if piece is not None]
     if not known or len(known) < len(pieces):
-        raise SpecError(Fault(f"{name} is '{text}'", why="no level or ramp", fix=f"write for example {EXAMPLE}"))
+        raise ValueError("it is not made of levels and ramps")
     if any(math.isinf(piece.length_s) for piece in known[:-1]):
-        why = "only the last level may go on for ever"
-        raise SpecError(Fault(f"{name} is '{text}'", why=why, fix="give each of the others a duration, such as :30s"))
+        raise ValueError("only the last level may come without a duration")
     if not any(piece.start or piece.end for piece in known):
-        raise SpecError(
-            Fault(f"{name} is '{text}'", why="nothing would ever be sent", fix=f"write for example {EXAMPLE}")
-        )
+        raise ValueError("nothing would ever be sent")
     return Profile(tuple(known))
 
 
@@ -124,3 +119,28 @@ def _piece(text: str) -> Piece | None:
     if (end is not None and length is None) or length_s <= 0:
         return None
     return Piece(length_s, float(start), float(end if end is not None else start))
+
+
+def batch_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Return (samples per request, weight) of each size.
+
+    Example:
+        >>> batch_sizes("8"), batch_sizes("1=3,16")
+        (((8, 1),), ((1, 3), (16, 1)))
+
+    Raises:
+        ValueError: It is not made of sizes, each once, with weights.
+    """
+    parts = [piece.strip().partition("=") for piece in text.split(",")]
+    found = {
+        int(size): int(weight or 1) for size, _, weight in parts if size.isdecimal() and (weight or "1").isdecimal()
+    }
+    if len(found) < len(parts) or not all(1 <= size <= LARGEST_BATCH and weight for size, weight in found.items()):
+        raise ValueError(f"sizes are 1 to {LARGEST_BATCH}, each once, with weights above 0")
+    return tuple(found.items())
+
+
+def weights(text: str) -> dict[str, str]:
+    """Return model → weight of ``digits=3,minilm``; the weights are not checked."""
+    parts = [piece.partition("=") for piece in map(str.strip, text.split(",")) if piece]
+    return {name: weight or "1" for name, _, weight in parts}
