@@ -210,6 +210,11 @@ class BatchCount(_Part):
 
     size: Count
     count: Count
+
+
+class TimedBatch(BatchCount):
+    """The same, and how long one execution took."""
+
     mean_infer_us: Amount = 0.0
 
 
@@ -227,7 +232,7 @@ class ServerFigures(_Part):
     mean_compute_output_us: Amount = 0.0
     busy_share: Annotated[Amount, Field(description="of the time that all instances had")] = 0.0
     mean_batch: Amount = 0.0
-    batches: list[BatchCount] = []
+    batches: list[TimedBatch] = []
     instances: Count = 1
     versions: list[str] = []
     changes: list[str] = []
