@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builders.pipeline import Result
-from planwright import integrity, triton_admin
+from planwright import config_pbtxt, integrity, triton_admin
 from planwright.errors import Fault, StageError
 from planwright.server_info import ServerInfo
 
@@ -43,7 +43,7 @@ def load(server: ServerInfo, model: str) -> None:
         StageError: stage 'serve': its files are not what was published, or the server refuses it or is gone.
     """
     folder = Path(server.repository) / model
-    damaged = integrity.damage(folder, integrity.served(folder))
+    damaged = integrity.damage(folder, config_pbtxt.served(folder))
     if damaged:
         raise StageError("serve", *(integrity.fault(model, each) for each in damaged))
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planwright import integrity
+from planwright import config_pbtxt, integrity
 from planwright.compare import Tolerance
 from planwright.errors import Fault, MachineError, SpecError, did_you_mean
 from planwright.files import read_json
@@ -80,7 +80,7 @@ def require_whole(folder: Path, model: str, versions: Iterable[int | str] | None
         InvalidRequest: A file of a version, or config.pbtxt, was changed, is missing, or was added.
     """
     path = folder / model
-    found = integrity.damage(path, integrity.served(path) if versions is None else versions)
+    found = integrity.damage(path, config_pbtxt.served(path) if versions is None else versions)
     if found:
         raise InvalidRequest(*(integrity.fault(model, each) for each in found))
 
@@ -139,7 +139,9 @@ def select(folder: Path, names: list[str]) -> list[str]:
 
 def served(folder: Path, model: str) -> PublishedVersion | None:
     """Return the newest version that config.pbtxt serves, which answers also after a rollback; None where there is none."""
-    numbers = [number for number in integrity.served(folder / model) if (folder / model / str(number) / BUILD).exists()]
+    numbers = [
+        number for number in config_pbtxt.served(folder / model) if (folder / model / str(number) / BUILD).exists()
+    ]
     return version(folder, model, str(max(numbers))) if numbers else None
 
 
@@ -159,7 +161,7 @@ def version(folder: Path, model: str, number: str) -> PublishedVersion:
 def _no_build(path: Path) -> Fault:
     model, number = path.parent.name, path.name
     damage = [each for each in integrity.version_damage(path) if each.path == path / BUILD]
-    if damage and (damage[0].kind != "missing" or int(number) in integrity.served(path.parent)):
+    if damage and (damage[0].kind != "missing" or int(number) in config_pbtxt.served(path.parent)):
         return integrity.fault(model, damage[0])
     return Fault(
         f"{model} version {number} is not in the repository",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from planwright.config_pbtxt import FIXED_BATCH, SCALARS
 from planwright.errors import Fault, did_you_mean
 from planwright.tensors import TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
 
@@ -26,11 +27,6 @@ from .errors import InvalidRequest, ServerError
 from .options import shown, unreadable_mapping
 from .sequence import Step
 
-# parameters of config.pbtxt
-FIXED_BATCH = "planwright_fixed_batch"  # of a static engine: pad to it and split
-SCALARS = (
-    "planwright_scalars"  # JSON list: tensors of a model without a batch axis that are scalars, which Triton calls [1]
-)
 Shape = tuple[int, ...]
 
 

@@ -29,8 +29,8 @@ _WORDS = "sha256 of the other lines"
 _SEAL = re.compile(rf"^# {_WORDS}: ([0-9a-f]{{64}})\n", re.MULTILINE)
 # what is left of the seal where a byte of its line changed: the words, or the digits on the second line
 _SEAL_LEFT = re.compile(rf'{_WORDS}|\A[^\n]*\n[^"\n]*[0-9a-f]{{64}}$', re.MULTILINE)
-_SERVED = re.compile(r"\bversions:\s*(\[[^\]]*\]|\d+)")
-_VERSION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
+_VERSION = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_LARGEST_VERSION = (1 << 63) - 1  # Triton reads an int64
 # what Triton itself knows in a model's folder; warm-up data changes no answer
 _WARM_UP = "warmup"
 # build.json of Planwright 0.1.0; those of later ones have `trial_load` and their own hash too
@@ -96,17 +96,9 @@ def models(repository: Path) -> list[str]:
 def versions_in(model: Path) -> list[int]:
     """Return the version folders of a model, oldest first, none where it cannot be read."""
     try:
-        return sorted(int(path.name) for path in model.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
+        return sorted(int(path.name) for path in model.iterdir() if _is_version(path))
     except OSError:
         return []
-
-
-def served(model: Path) -> list[int]:
-    """Return the versions that config.pbtxt names, else every version folder, oldest first."""
-    named = [
-        number for text in _SERVED.findall(read_text(model / CONFIG)) for number in re.findall("[0-9]{1,18}", text)
-    ]
-    return sorted({int(number) for number in named}) or versions_in(model)
 
 
 def read_text(path: Path) -> str:
@@ -224,4 +216,8 @@ def _added(folder: Path, known: Callable[[Path], bool]) -> list[Damage]:
 def _known(path: Path) -> bool:
     """Return whether an entry of a model's folder is none that Triton could take for something else."""
     name = path.name
-    return name in (CONFIG, _WARM_UP) or name.startswith(".") or bool(_VERSION.fullmatch(name) and path.is_dir())
+    return name in (CONFIG, _WARM_UP) or name.startswith(".") or _is_version(path)
+
+
+def _is_version(path: Path) -> bool:
+    return bool(_VERSION.fullmatch(path.name)) and int(path.name) <= _LARGEST_VERSION and path.is_dir()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from planwright.config_pbtxt import served
 from planwright.files import HashCache
-from planwright.integrity import Damage, damage, served
+from planwright.integrity import Damage, damage
 from serving import repository
 from serving.options import Options
 

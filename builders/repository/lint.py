@@ -17,6 +17,7 @@ from builders.repository.versions import Published
 from builders.stage import Job
 from builders.targets import get_target
 from planwright import integrity
+from planwright.config_pbtxt import served
 from planwright.errors import PlanwrightError
 from planwright.golden import Golden
 from planwright.integrity import BUILD, CONFIG, damage
@@ -66,7 +67,7 @@ def notes(repository: Path) -> Iterator[str]:
 def _model(name: str, published: Published, job: Job | None, rebuild: str) -> Iterator[Finding]:
     path = published.folder / CONFIG
     config = published.config()
-    found = damage(published.folder, integrity.served(published.folder))
+    found = damage(published.folder, served(published.folder))
     for each in found:
         fault = integrity.fault(name, each)
         yield Finding(name, str(each), fault.where, "it was edited, or the disk is failing", fault.fix)
@@ -164,13 +165,13 @@ def _fits(dims: list[int], shape: list[int]) -> bool:
 
 def _policy(name: str, published: Published, job: Job, config: Any, rebuild: str) -> Iterator[Finding]:
     """Compare config.pbtxt with what config.yaml would make of the served engine."""
-    served = published.served()
-    if not served or not published.build(served[-1]):
+    versions = published.served()
+    if not versions or not published.build(versions[-1]):
         return
-    build = published.build(served[-1])
+    build = published.build(versions[-1])
     inputs, outputs = ([TensorSpec.from_dict(item) for item in build[key]] for key in ("inputs", "outputs"))
     labels = {item.name: item.label_filename for item in config.output if item.label_filename}
-    expected = config_pbtxt.message(job, inputs, outputs, served, labels)
+    expected = config_pbtxt.message(job, inputs, outputs, versions, labels)
     for field in sorted({f.name for f, _ in config.ListFields()} | {f.name for f, _ in expected.ListFields()}):
         if getattr(config, field) != getattr(expected, field):
             where = job.model.where("serve", field) if field in job.model.serve else f"models.{name}"

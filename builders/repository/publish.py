@@ -26,6 +26,7 @@ from builders.repository.versions import Published
 from builders.stage import Job, installed, record_of
 from builders.stages.compile import batch_kind, read_tensors
 from planwright import __version__
+from planwright.config_pbtxt import parse, specific
 from planwright.errors import Fault, MachineError
 from planwright.files import digest, read_json, write_json
 from planwright.golden import Golden
@@ -140,9 +141,7 @@ def _proof_of(job: Job, published: Published, body: str, trial: TrialServer) -> 
     now = revisions.read(published.folder)
     if now is not None and now.body == body and (now.tried or not trial.wanted):
         return None
-    return trial.prove(
-        job, body, {version: published.folder / str(version) for version in config_pbtxt.served_versions(body)}
-    )
+    return trial.prove(job, body, {version: published.folder / str(version) for version in specific(parse(body))})
 
 
 def _serve(published: Published, body: str, proof: Proof | None) -> bool:

@@ -17,7 +17,8 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builders.repository import config_pbtxt
+from planwright.config_pbtxt import parse as parse_config
+from planwright.config_pbtxt import specific
 from planwright.files import write_atomic
 from planwright.integrity import CONFIG, config_damage, read_text, seal, text_hash, unsealed, versions_in
 
@@ -48,7 +49,10 @@ class Config:
     @property
     def versions(self) -> list[int]:
         """The versions that it serves, oldest first; none where it cannot be read."""
-        return config_pbtxt.served_versions(self.body)
+        try:
+            return specific(parse_config(self.body))
+        except ValueError:
+            return []
 
     def text(self) -> str:
         """Return the whole file."""

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.repository import config_pbtxt, revisions
+from builders.repository import revisions
 from builders.repository.versions import Published
 from planwright import integrity
+from planwright.config_pbtxt import parse
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, did_you_mean
 from planwright.integrity import CONFIG
 
@@ -72,7 +73,7 @@ def rollback(repository: Path, model: str) -> Step:
     if state is None:
         raise PlanwrightError(_stuck(published, bool(now and now.past)))
     revisions.write(published.folder, state)
-    fields = _differing(config, config_pbtxt.parse(state.body))
+    fields = _differing(config, parse(state.body))
     return Step(model, before[-1] if before else 0, state.versions[-1], fields)
 
 

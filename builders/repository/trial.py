@@ -29,6 +29,7 @@ from builders.repository.trial_answers import Answers, UnansweredError
 from builders.stage import Job
 from planwright import triton_admin
 from planwright.config import serve_fields
+from planwright.config_pbtxt import parse
 from planwright.errors import Fault, MachineError, StageError
 from planwright.golden import Golden, Group
 from planwright.gpu import devices
@@ -182,7 +183,7 @@ def _scratch(build: Path) -> Path:
 
 
 def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
-    config = config_pbtxt.parse(text)
+    config = parse(text)
     for group in config.instance_group:
         group.count = 1
     folder.mkdir(parents=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.repository import config_pbtxt
+from planwright.config_pbtxt import parse, specific
 from planwright.errors import Fault, MachineError
 from planwright.files import read_json, sha256
 from planwright.integrity import BUILD, CONFIG, HashOf, read_text, version_damage, versions_in
@@ -36,13 +36,14 @@ class Published:
     def config(self) -> Any:
         """Return the ModelConfig message of config.pbtxt, None where there is none that can be read."""
         try:
-            return config_pbtxt.parse(read_text(self.folder / CONFIG)) if self.exists else None
-        except Exception:  # text_format.ParseError: someone edited the file; it will be written again
+            return parse(read_text(self.folder / CONFIG)) if self.exists else None
+        except ValueError:  # someone edited the file; it will be written again
             return None
 
     def served(self) -> list[int]:
         """Return the versions that config.pbtxt serves, oldest first."""
-        return config_pbtxt.served_versions(read_text(self.folder / CONFIG))
+        config = self.config()
+        return specific(config) if config is not None else []
 
     def versions(self) -> list[int]:
         """Return the version folders on disk, oldest first."""

@@ -26,6 +26,7 @@ from typing import Any
 from measure.operating_point import setting as point_setting
 from measure.operating_point.setting import Config, Setting
 from measure.record import server_statistics
+from planwright.config_pbtxt import parse
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 from planwright.own_server import own_server
 from planwright.server_info import SERVER_FILE, ServerInfo
@@ -117,13 +118,12 @@ def published_setting(repository: Path, model: str) -> Setting:
     Raises:
         SpecError: The file is not a config (exit 2).
     """
-    from google.protobuf import json_format, text_format
-    from tritonclient.grpc import model_config_pb2
+    from google.protobuf import json_format
 
     path = repository / model / "config.pbtxt"
     try:
-        message = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    except (OSError, text_format.ParseError) as error:
+        message = parse(path.read_text(), allow_unknown=True)
+    except (OSError, ValueError) as error:
         fix = f"python builders/build_all.py {model}"
         raise SpecError(Fault("the published config cannot be read", str(path), str(error), fix)) from None
     return point_setting.setting_of(json_format.MessageToDict(message, preserving_proto_field_name=True))

@@ -22,6 +22,7 @@ from measure.record.server_counters import Counted
 from measure.report import plots
 from measure.report.verdict import passed, stability, verdict
 from measure.workload.settings import Settings
+from planwright import config_pbtxt
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic, write_json
 
@@ -198,12 +199,11 @@ def _build(folder: Path, served: str) -> dict[str, Any]:
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
     """Return the SLO of config.pbtxt, which is newer than build.json when only the SLO changed."""
-    import re
-
-    path = folder / "config.pbtxt"
-    text = path.read_text() if path.is_file() else ""
-    match = re.search(r'key: "planwright_slo_p99_ms"\s*value \{\s*string_value: "([-+.\de]+)"', text)
-    return {"p99_ms": float(match[1])} if match else ({} if text else dict(build.get("slo", {})))
+    config = config_pbtxt.read(folder)
+    if config is None:
+        return dict(build.get("slo", {}))
+    limit_ms = config_pbtxt.slo_p99_ms(config)
+    return {} if limit_ms is None else {"p99_ms": limit_ms}
 
 
 def _cpu() -> str:
