@@ -13,11 +13,10 @@ from typing import Any
 
 from planwright import config_pbtxt, integrity
 from planwright.compare import Tolerance
-from planwright.errors import Fault, MachineError, SpecError, did_you_mean
+from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.files import read_json
 from planwright.golden import Golden
 from planwright.integrity import BUILD
-from planwright.server_info import SERVER_FILE, ServerInfo
 
 from .errors import InvalidRequest
 
@@ -91,25 +90,6 @@ def damaged(version: PublishedVersion, why: str) -> Fault:
     return Fault(
         f"{version.model} version {version.version}: the golden samples cannot be used", str(version.folder), why, fix
     )
-
-
-def repository_folder(given: Path | None, server_file: Path = SERVER_FILE) -> Path:
-    """Return the repository: as given, else that of the server running here, else model_repository.
-
-    Raises:
-        MachineError: There is none (exit 3).
-    """
-    info = ServerInfo.read(server_file) if given is None else None
-    folder = given or (Path(info.repository) if info else Path("model_repository"))
-    if not folder.is_dir():
-        raise MachineError(
-            Fault(
-                "there is no model repository",
-                str(folder),
-                fix="python builders/build_all.py, or name it with --repository",
-            )
-        )
-    return folder
 
 
 def models(folder: Path) -> list[str]:

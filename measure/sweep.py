@@ -57,6 +57,7 @@ class Found:
 
 def main(args: argparse.Namespace) -> int:
     """Run the sweep; returns the exit code."""
+    args.repository = flags.repository(args)
     published.select(args.repository, [args.model])
     version = published.served(args.repository, args.model)
     build = version.build if version else {}

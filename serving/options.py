@@ -16,6 +16,7 @@ from pathlib import Path
 
 from planwright import console
 from planwright.errors import Fault, SpecError
+from planwright.repository_folder import repository_folder
 from planwright.server_info import SERVER_FILE
 
 UNPATCHED = "--listen-on-all-interfaces-unpatched"
@@ -92,8 +93,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         metavar="FOLDER",
-        help="what to serve (default: model_repository)",
+        help="what to serve (default: model_repository, beside --config where that is given)",
     )
+    add("--config", type=Path, metavar="FILE", help="serve what build_all.py --config FILE published")
     add("--model-control-mode", choices=["none", "explicit", "poll"], default="none",
         help="explicit: models are loaded and unloaded by API; poll is refused")  # fmt: skip
     add(
@@ -164,7 +166,7 @@ def parse(argv: Sequence[str]) -> tuple[Options, list[Fault]]:
     """
     args, words = parser().parse_known_args(argv)
     extra, faults = _passed_on(words)
-    repositories = args.model_repository or [Path("model_repository")]
+    repositories = args.model_repository or [repository_folder(server_file=None, config=args.config)]
     if len(repositories) > 1:
         faults.append(
             Fault(

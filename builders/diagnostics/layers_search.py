@@ -18,6 +18,7 @@ from planwright.config.load import load_spec
 from planwright.config.spec import Target
 from planwright.errors import EXIT_OK, Fault, SpecError, StageError, did_you_mean
 from planwright.files import HashCache, read_json
+from planwright.repository_folder import repository_folder
 
 
 def add_to(commands: Any, *others: Any) -> None:
@@ -96,7 +97,7 @@ def job_of(args: argparse.Namespace, name: str, target: Target) -> Job:
         model,
         spec.root,
         build,
-        spec.root / "model_repository",
+        repository_folder(config=args.config),
         get_target(target, spec.server),
         spec.server,
         HashCache(build / "hashes.json"),

@@ -16,7 +16,7 @@ from builders.repository import revisions
 from builders.repository.versions import Published
 from planwright import integrity
 from planwright.config_pbtxt import parse
-from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, did_you_mean
+from planwright.errors import Fault, PlanwrightError, SpecError, did_you_mean
 from planwright.integrity import CONFIG
 
 
@@ -51,12 +51,9 @@ def rollback(repository: Path, model: str) -> Step:
 
     Raises:
         SpecError: No such model (exit 2).
-        MachineError: There is no such folder (exit 3).
         PlanwrightError: Nothing older is whole, or config.pbtxt, which names it, is gone (exit 1).
     """
     published = Published(repository / model)
-    if not repository.is_dir():
-        raise MachineError(Fault("there is no model repository", str(repository), fix="name it with --repository"))
     if not published.exists:
         if integrity.published(published.folder):
             lost = integrity.config_damage(published.folder, ())

@@ -9,13 +9,17 @@ A list that cannot be read is a `SpecError`: its text names the flag, because ar
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from measure.operating_point import locust_process
 from planwright import console
 from planwright.errors import Fault, SpecError
+from planwright.repository_folder import repository_folder
+from planwright.server_info import SERVER_FILE
 
+CONFIG = Path("config.yaml")
 Numbers = tuple[int, ...]
 
 
@@ -96,7 +100,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
         help="requests in flight that may be chosen (default: powers of two)")  # fmt: skip
     add_axes(parser, instances=(), told="what suits the machine")
     add("--write", action="store_true", help="put a found gain into config.yaml, comments and form kept")
-    add("--config", type=Path, default=Path("config.yaml"), help="the file for --write (default: %(default)s)")
+    add("--config", type=Path, default=CONFIG, help="the file for --write (default: %(default)s)")
     add_load(parser, duration_s=3.0, repeats=3)
 
 
@@ -115,7 +119,8 @@ def add_load(parser: argparse.ArgumentParser, *, duration_s: float, repeats: int
         help="start of each measurement that does not count (default: %(default)s)",
     )
     add("--repeats", type=int, default=repeats, help="measurements per point, interleaved (default: %(default)s)")
-    add("--repository", type=Path, default=Path("model_repository"), help="where the model is published; only read")
+    add("--repository", type=Path,
+        help="where the model is published; only read (default: what the server running here serves, else model_repository)")  # fmt: skip
     add(
         "--server",
         metavar="URL",
@@ -123,6 +128,13 @@ def add_load(parser: argparse.ArgumentParser, *, duration_s: float, repeats: int
     )
     add("--runs", type=Path, default=Path("runs"), help="folder of the run records")
     console.add_json_flag(parser)
+
+
+def repository(args: argparse.Namespace) -> Path:
+    """Return where the model is published; a config other than the usual one says where its models are."""
+    config = getattr(args, "config", CONFIG)
+    server_file = Path(os.environ.get("PLANWRIGHT_SERVER_FILE", SERVER_FILE))
+    return repository_folder(args.repository, server_file, config=None if config == CONFIG else config)
 
 
 def check_load(args: argparse.Namespace) -> None:

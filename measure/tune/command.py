@@ -157,6 +157,7 @@ class Outcome:
 
 def main(args: argparse.Namespace) -> int:
     """Run the tune; returns the exit code."""
+    args.repository = flags.repository(args)
     published.select(args.repository, [args.model])
     version = published.served(args.repository, args.model)
     build = version.build if version else {}

@@ -36,6 +36,7 @@ from measure.workload import profile as load_profile
 from measure.workload.arrivals import Arrival
 from measure.workload.profile import Profile
 from planwright.errors import Fault, SpecError, did_you_mean
+from planwright.repository_folder import require_repository
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 MOST_SAMPLES = 1 << 20
@@ -101,7 +102,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     server_file = Path(environment.get("PLANWRIGHT_SERVER_FILE", SERVER_FILE))
     server = ServerInfo.read(server_file)
     given = environment.get("PLANWRIGHT_REPOSITORY")
-    repository = published.repository_folder(Path(given) if given else None, server_file)
+    repository = require_repository(Path(given) if given else None, server_file)
     weights = words.weights()
     arrivals, _, trace_file = words.text("ARRIVALS", "closed").partition(":")
     if arrivals not in arrival_times.KINDS or bool(trace_file) != (arrivals == "trace"):
