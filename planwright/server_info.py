@@ -12,6 +12,7 @@ from pathlib import Path
 
 from planwright.files import read_json, write_json
 
+ADMIN_HEADER = "admin-key"
 SERVER_FILE = Path(".planwright/server.json")
 
 
@@ -63,12 +64,12 @@ class ServerInfo:
     @property
     def admin_headers(self) -> dict[str, str]:
         """HTTP headers that open the restricted APIs."""
-        return {"admin-key": self.admin_key} if self.admin_key else {}
+        return {ADMIN_HEADER: self.admin_key} if self.admin_key else {}
 
     @property
     def grpc_admin_headers(self) -> dict[str, str]:
         """Metadata of gRPC calls that opens the restricted protocols."""
-        return {"triton-grpc-protocol-admin-key": self.admin_key} if self.admin_key else {}
+        return {f"triton-grpc-protocol-{ADMIN_HEADER}": self.admin_key} if self.admin_key else {}
 
 
 def _alive(pid: int) -> bool:

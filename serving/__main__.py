@@ -25,7 +25,7 @@ from planwright import console
 from planwright.errors import EXIT_OK, Fault, StageError
 from planwright.polling import ended
 from planwright.server_info import ServerInfo
-from serving import api, options, preflight, process, ready_table, trust
+from serving import options, preflight, process, ready_table, trust
 from serving.process import Server
 from serving.ready_table import READY, Row
 from serving.trust import Refused
@@ -114,7 +114,7 @@ def _announce(server: Server, info: ServerInfo, rows: list[Row], refused: Refuse
         console.say(fault.render())
     failed = sum(row.status != READY for row in rows)
     if failed:
-        code = 400 if api.ask(f"http://{server.http_url}/v2/health/ready") is None else 200
+        code = 200 if server.admin.ready() else 400
         console.warn(
             f"{failed} of {len(rows)} models are not ready; the others are served, and /v2/health/ready answers {code}"
         )

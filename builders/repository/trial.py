@@ -27,7 +27,6 @@ from typing import Any
 from builders.repository import config_pbtxt, serve_place
 from builders.repository.trial_answers import Answers, UnansweredError
 from builders.stage import Job
-from planwright import triton_admin
 from planwright.config import serve_fields
 from planwright.config_pbtxt import parse
 from planwright.errors import Fault, MachineError, StageError
@@ -36,6 +35,7 @@ from planwright.gpu import devices
 from planwright.integrity import CONFIG
 from planwright.own_server import own_server
 from planwright.server_info import ServerInfo
+from planwright.triton_admin import RefusedError, TritonAdmin, UnreachableError
 
 FLAG, GOLDEN = "--no-trial-load", "golden.npz"
 LOAD_S = 600.0
@@ -131,12 +131,12 @@ class TrialServer:
 
     def _load(self, job: Job, server: ServerInfo) -> None:
         try:
-            triton_admin.load(server, job.model.name, timeout_s=LOAD_S)
-        except triton_admin.GoneError as error:
+            TritonAdmin.of(server).load(job.model.name, timeout_s=LOAD_S)
+        except UnreachableError as error:
             why = f"the server ended while it loaded the model ({error}): {_last_words(server)}"
             self._stop()
             raise StageError("serve", _refused(job, why)) from None
-        except triton_admin.RefusedError as error:
+        except RefusedError as error:
             raise StageError("serve", _refused(job, str(error))) from None
 
     def _check(self, job: Job, server: ServerInfo) -> int:
@@ -155,8 +155,8 @@ class TrialServer:
     def _unload(self, server: ServerInfo, folder: Path) -> None:
         if self._starting is not None:
             try:
-                triton_admin.unload(server, folder.name)
-            except triton_admin.RefusedError:
+                TritonAdmin.of(server).unload(folder.name)
+            except RefusedError:
                 self._stop()  # the next model gets a server of its own
         shutil.rmtree(folder, ignore_errors=True)
 

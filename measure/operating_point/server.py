@@ -11,13 +11,10 @@ not heard.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +27,7 @@ from planwright.config_pbtxt import parse
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 from planwright.own_server import own_server
 from planwright.server_info import SERVER_FILE, ServerInfo
+from planwright.triton_admin import RefusedError, TritonAdmin, UnreachableError
 
 LOAD_TIMEOUT_S = 120.0
 EXPLICIT = "start it with --model-control-mode=explicit"
@@ -86,30 +84,23 @@ class Bench:
         Raises:
             MachineError: The server does not answer (exit 3).
         """
-        url = f"http://{self.server.http_url}/v2/models/{self.model}/config"
         try:
-            with urllib.request.urlopen(url, timeout=LOAD_TIMEOUT_S) as response:
-                found: Config = json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            why = error.read().decode(errors="replace")
-            raise MachineError(Fault(f"the server has no model '{self.model}' ready", self.server.http_url, why, "load it first")) from None  # fmt: skip
-        except (OSError, ValueError) as error:
-            raise MachineError(Fault(f"the server does not answer for '{self.model}'", self.server.http_url, str(error),
-                                     "see its ready table, or its log")) from None  # fmt: skip
-        return found
+            return TritonAdmin.of(self.server).config(self.model, timeout_s=LOAD_TIMEOUT_S)
+        except UnreachableError as error:
+            what, fix = f"the server does not answer for '{self.model}'", "see its ready table, or its log"
+            raise MachineError(Fault(what, self.server.http_url, str(error), fix)) from None
+        except RefusedError as error:
+            what = f"the server has no model '{self.model}' ready"
+            raise MachineError(Fault(what, self.server.http_url, str(error), "load it first")) from None
 
     def _override(self, config: Config) -> None:
-        body = json.dumps({"parameters": {"config": json.dumps(config)}}).encode()
-        headers = {"Content-Type": "application/json", **self.server.admin_headers}
-        url = f"http://{self.server.http_url}/v2/repository/models/{self.model}/load"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=LOAD_TIMEOUT_S):
-                return
-        except urllib.error.HTTPError as error:
-            raise _refused(self.server, self.model, error.code, error.read().decode(errors="replace")) from None
-        except OSError as error:
+            TritonAdmin.of(self.server).load(self.model, config, timeout_s=LOAD_TIMEOUT_S)
+        except UnreachableError as error:
             why = f"it does not answer: {error}"
             raise MachineError(Fault("the server is lost", self.server.http_url, why, "see its log")) from None
+        except RefusedError as error:
+            raise _refused(self.server, self.model, error.status, str(error)) from None
 
 
 def published_setting(repository: Path, model: str) -> Setting:
