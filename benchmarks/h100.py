@@ -106,23 +106,25 @@ def _score(verify: dict[str, Any]) -> float:
 
 def engine(step: Step) -> None:
     """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
-    from builders.diagnostics.bench import measure
-    from builders.diagnostics.bench_figures import Setting
+    from builders.diagnostics.bench_engine import measure_plan
+    from builders.diagnostics.bench_figures import BenchSetting
 
     cases = [
-        (f"resnet50_{p}", Setting(b, s, g))
+        (f"resnet50_{p}", BenchSetting(b, s, g))
         for p in ("fp16", "int8")
         for b in BATCHES
         for s in STREAMS
         for g in (True, False)
     ]
-    cases += [(f"resnet50_{p}", Setting(1, 1, True)) for p in PRECISIONS]
-    cases += [(f"resnet50_{p}", Setting(128, 1, True)) for p in ("fp32", "tf32")]
-    cases += [(name, Setting(128, s, True)) for name in ("resnet50_fp16", "resnet50_fp16_fixed") for s in (1, 2, 4)]
+    cases += [(f"resnet50_{p}", BenchSetting(1, 1, True)) for p in PRECISIONS]
+    cases += [(f"resnet50_{p}", BenchSetting(128, 1, True)) for p in ("fp32", "tf32")]
+    cases += [
+        (name, BenchSetting(128, s, True)) for name in ("resnet50_fp16", "resnet50_fp16_fixed") for s in (1, 2, 4)
+    ]
     found: dict[int, list[Any]] = {}
     for _ in range(ROUNDS):
         for index, (name, setting) in enumerate(cases):
-            found.setdefault(index, []).append(measure(plan_path(name), setting, seconds=SECONDS, warm_up_s=0.3))
+            found.setdefault(index, []).append(measure_plan(plan_path(name), setting, seconds=SECONDS, warm_up_s=0.3))
     for index, (name, setting) in enumerate(cases):
         rates = sorted(f.samples_per_s for f in found[index])
         middle = sorted(found[index], key=lambda f: f.samples_per_s)[len(rates) // 2]
@@ -147,8 +149,8 @@ def engine(step: Step) -> None:
 
 def cache(step: Step) -> None:
     """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
-    from builders.diagnostics.bench import measure
-    from builders.diagnostics.bench_figures import Setting
+    from builders.diagnostics.bench_engine import measure_plan
+    from builders.diagnostics.bench_figures import BenchSetting
 
     cold = build_model("resnet50_fp16", build=BUILD.with_name("h100_cold"), fresh=True)
     plans = [plan_path("resnet50_fp16", BUILD.with_name("h100_cold")).read_bytes()]
@@ -160,7 +162,7 @@ def cache(step: Step) -> None:
     rates: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
         for index, path in enumerate(paths):
-            rates[index].append(measure(path, Setting(128, 1, True), seconds=SECONDS).samples_per_s)
+            rates[index].append(measure_plan(path, BenchSetting(128, 1, True), seconds=SECONDS).samples_per_s)
     seconds = [cold["build_seconds"], *(each["build_seconds"] for each in warm)]
     step.row(
         cold_seconds=seconds[0], warm_seconds=seconds[1:], cold_samples_per_s=rates[0], warm_samples_per_s=rates[1]

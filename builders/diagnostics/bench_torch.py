@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builders.diagnostics.bench_figures import Figures, Setting
+from builders.diagnostics.bench_figures import BenchSetting, Figures
 from builders.stage import Job
 from planwright.errors import Fault, MachineError, StageError
 from planwright.golden import Golden
@@ -53,7 +53,7 @@ class TorchBench:
         )
         self.label, self.precisions = f"torch {hello['torch'].partition('+')[0]} {hello['device']}", hello["precisions"]
 
-    def measure(self, variant: str, precision: str, setting: Setting, seconds: float) -> Figures:
+    def measure(self, variant: str, precision: str, setting: BenchSetting, seconds: float) -> Figures:
         """Measure one setting; the first of a variant and batch compiles, which does not count.
 
         Raises:

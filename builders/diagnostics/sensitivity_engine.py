@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders import answers
-from builders.diagnostics.bench_figures import Setting
+from builders.diagnostics.bench_engine import measure_folder
+from builders.diagnostics.bench_figures import BenchSetting
 from builders.diagnostics.sensitivity import Found
 from builders.graphs import batch_axis
 from builders.precision import int8
@@ -119,10 +120,8 @@ class _Trials:
 
     def speeds(self, folders: Sequence[Path]) -> list[float]:
         """Return the median samples per second of each engine, measured in turn."""
-        from builders.diagnostics.bench_command import measure_folder
-
         found: list[list[float]] = [[] for _ in folders]
         for _ in range(ROUNDS):
             for rates, folder in zip(found, folders, strict=True):
-                rates.append(measure_folder(self._job, folder, Setting(self.batch), SECONDS).samples_per_s)
+                rates.append(measure_folder(self._job, folder, BenchSetting(self.batch), SECONDS).samples_per_s)
         return [statistics.median(rates) for rates in found]
