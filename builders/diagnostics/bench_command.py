@@ -31,8 +31,6 @@ Measure = Callable[[BenchSetting, float], Figures]
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing that computes."""
-
     model: str
     engine: str
     precision: str

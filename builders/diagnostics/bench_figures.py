@@ -61,8 +61,6 @@ class Figures:
 
 
 class Lane(Protocol):
-    """One batch in flight."""
-
     def send(self) -> None:
         """Start the next batch."""
         ...
@@ -131,8 +129,6 @@ def figures(
 
 
 class HostLane:
-    """Runs its batches in one thread of a pool."""
-
     def __init__(
         self, run: Callable[[dict[str, Any]], Any], pool: Sequence[dict[str, Any]], workers: ThreadPoolExecutor
     ) -> None:

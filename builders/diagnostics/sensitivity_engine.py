@@ -109,7 +109,6 @@ class _Trials:
         return engine
 
     def checks(self, folder: Path) -> list[OutputCheck]:
-        """Answer the golden samples."""
         engine = self._job.target.load(folder)
         tolerances = {name: self._job.model.tolerance(name) for name in self._golden.groups[0].outputs}
         size = batch_axis.run_size(self._job.model.batch, engine.inputs)

@@ -39,7 +39,6 @@ COSINE = 0.99  # FP16 and compiled answers against eager FP32: another model wou
 
 
 def main() -> int:
-    """Answer requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -58,8 +57,6 @@ def main() -> int:
 
 
 class TorchModel:
-    """The module on its device, and its compiled forms."""
-
     def __init__(self, request: dict[str, Any]) -> None:
         import torch
 
@@ -80,7 +77,6 @@ class TorchModel:
                 setattr(torch._dynamo.config, limit, SHAPES)
 
     def measure(self, variant: str, precision: str, batch: int, streams: int, seconds: float) -> Figures:
-        """Measure one setting."""
         shapes = {name: (batch, *item["shape"]) for name, item in self._inputs.items()}
         pool = random_pool({name: item["datatype"] for name, item in self._inputs.items()}, shapes)
         run = self._runner(variant, precision, batch)

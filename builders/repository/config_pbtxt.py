@@ -43,7 +43,6 @@ def render(
 
 
 def printed(config: Any) -> str:
-    """Return the text of a ModelConfig message."""
     from google.protobuf import text_format
 
     text = str(text_format.MessageToString(config, use_short_repeated_primitives=True))

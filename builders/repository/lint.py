@@ -26,8 +26,6 @@ from planwright.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class Finding:
-    """One disagreement."""
-
     model: str
     what: str
     where: str
@@ -35,7 +33,6 @@ class Finding:
     fix: str
 
     def as_dict(self) -> dict[str, str]:
-        """Return a JSON value."""
         return asdict(self)
 
 

@@ -285,6 +285,5 @@ def _folders(job: Job) -> dict[str, Path]:
 
 
 def published_record(folder: Path) -> dict[str, Any]:
-    """Return the build.json of a version folder."""
     record: dict[str, Any] = json.loads((folder / BUILD).read_text())
     return record

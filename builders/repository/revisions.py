@@ -55,7 +55,6 @@ class Config:
             return []
 
     def text(self) -> str:
-        """Return the whole file."""
         past = _PAST + "".join(f"# {_pack(body)}\n" for body in self.past) if self.past else ""
         return seal(self._marked + past)
 

@@ -37,7 +37,6 @@ class Step:
     fields: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON value."""
         return {**asdict(self), "change": "serve" if self.before == self.now else "version"}
 
     def __str__(self) -> str:

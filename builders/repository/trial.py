@@ -12,9 +12,12 @@ janitor cleans up after it, also after a kill.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,8 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from builders.repository import config_pbtxt, serve_place
-from builders.repository.trial_answers import Answers, UnansweredError
+from builders.repository import config_pbtxt, serve_check
 from builders.stage import Job
 from planwright.config import serve_fields
 from planwright.config_pbtxt import parse
@@ -33,7 +35,7 @@ from planwright.errors import Fault, MachineError, StageError
 from planwright.golden import Golden, Group
 from planwright.gpu import devices
 from planwright.integrity import CONFIG
-from planwright.own_server import own_server
+from planwright.own_server import ROOT, own_server
 from planwright.server_info import ServerInfo
 from planwright.triton_admin import RefusedError, TritonAdmin, UnreachableError
 
@@ -41,7 +43,62 @@ FLAG, GOLDEN = "--no-trial-load", "golden.npz"
 LOAD_S = 600.0
 SAMPLES, SHAPES = 8, 2
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
+ANSWER_S = 3600.0
+_ENTRY = (
+    "import json, sys; from clients.__main__ import main; from planwright import console; "
+    "words = sys.stdin.readline(); words and console.run(main, json.loads(words))"
+)
 _POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
+
+
+class UnansweredError(Exception):
+    """An answer is wrong or missing; the text says which."""
+
+
+class GoldenCheck:
+    """Golden answers of a model by `python -m clients validate`, in a process of its own because builders and clients do not import
+    each other; `close` it. It is started long before it is needed, so that its imports cost no time, and reads its command
+    line from standard input.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", _ENTRY], cwd=ROOT, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+    def close(self) -> None:
+        """End the process, also where it was never used."""
+        self._process.kill()
+        self._process.communicate()
+
+    def check(self, model: str, repository: Path, server_file: Path) -> int:
+        """Send golden samples at batch 1 and max over HTTP; returns how many checks passed.
+
+        Raises:
+            UnansweredError: An answer is wrong or missing, or there is none within an hour.
+        """
+        words = ["validate", model, "--json", "--transport", "http", "--batch", "1", "--batch", "max", "--trust-repository",
+                 "--repository", str(repository.resolve()), "--server-file", str(server_file.resolve())]  # fmt: skip
+        try:
+            out, err = self._process.communicate(json.dumps(words) + "\n", timeout=ANSWER_S)
+        except subprocess.TimeoutExpired:
+            raise UnansweredError(f"no answer within {ANSWER_S:g} s") from None
+        document = _document(out)
+        rows = document.get("rows", [])
+        bad = next((row for row in rows if row["verdict"] in ("WRONG", "FAILED")), None)
+        if bad is not None:
+            raise UnansweredError(f"{bad['verdict']} at batch {bad['batch']}: {bad['reason']}")
+        if self._process.returncode:
+            first = (document.get("errors") or [{"what": err.strip()[-2000:]}])[0]
+            raise UnansweredError("; ".join(filter(None, [first["what"], first.get("why", "")])))
+        return len(rows)
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return found
 
 
 class TrialServer:
@@ -57,7 +114,7 @@ class TrialServer:
         self._stack = ExitStack()
         self._worker = ThreadPoolExecutor(1)
         self._starting: Future[ServerInfo] | None = None
-        self._answers: Answers | None = None
+        self._golden: GoldenCheck | None = None
         self._folder = Path()
 
     def __enter__(self) -> TrialServer:
@@ -66,8 +123,8 @@ class TrialServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._answers is not None:
-            self._answers.close()
+        if self._golden is not None:
+            self._golden.close()
         self._stop()
         self._worker.shutdown()
 
@@ -79,8 +136,8 @@ class TrialServer:
             self._folder = _scratch(self._build)
             (self._folder / "repository").mkdir()
             self._starting = self._worker.submit(self._enter)
-        if self._answers is None:
-            self._answers = Answers()
+        if self._golden is None:
+            self._golden = GoldenCheck()
 
     def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
         """Load a model and let it answer golden samples at batch 1 and max.
@@ -141,7 +198,7 @@ class TrialServer:
 
     def _check(self, job: Job, server: ServerInfo) -> int:
         """Return how many checks passed."""
-        answers, self._answers = self._answers or Answers(), None
+        answers, self._golden = self._golden or GoldenCheck(), None
         try:
             return answers.check(job.model.name, self._folder / "repository", self._folder / "server.json")
         except UnansweredError as error:
@@ -236,12 +293,12 @@ def _no_server(job: Job, error: MachineError) -> Fault:
 
 def _refused(job: Job, why: str) -> Fault:
     what = f"{job.model.name} does not load in the server found here; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
+    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
 
 
 def _unanswered(job: Job, why: str) -> Fault:
     what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
+    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
 
 
 def _fix(job: Job) -> str:

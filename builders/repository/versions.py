@@ -24,13 +24,10 @@ from planwright.integrity import BUILD, CONFIG, HashOf, read_text, version_damag
 
 @dataclass(frozen=True)
 class Published:
-    """One model folder in the repository."""
-
     folder: Path
 
     @property
     def exists(self) -> bool:
-        """True where Triton would find the model."""
         return os.path.isfile(self.folder / CONFIG)
 
     def config(self) -> Any:

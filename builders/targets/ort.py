@@ -28,8 +28,6 @@ from planwright.tensors import TensorSpec, datatype_from_ort
 
 
 class OrtEngine:
-    """An ONNX Runtime session over named tensors."""
-
     def __init__(self, path: Path, *, threads: int = 0, level: str = "all") -> None:
         self._session = open_session(path, threads=threads, level=level)
         self.inputs = tuple(_tensor(item, path) for item in self._session.get_inputs())
@@ -42,13 +40,10 @@ class OrtEngine:
         return {name: np.asarray(array) for name, array in zip(names, self._session.run(names, feeds), strict=True)}
 
     def close(self) -> None:
-        """Give the session back."""
         self._session = None
 
 
 class OnnxRuntimeTarget:
-    """Compile and load for ONNX Runtime on the CPU."""
-
     name = "onnxruntime"
     platform = "onnxruntime_onnx"
     backend = "onnxruntime"
@@ -57,7 +52,6 @@ class OnnxRuntimeTarget:
 
     @property
     def max_opset(self) -> int:
-        """Newest ONNX opset that it reads."""
         return 24
 
     def key(self) -> str:
@@ -65,7 +59,6 @@ class OnnxRuntimeTarget:
         return "onnxruntime"
 
     def versions(self) -> dict[str, str]:
-        """The runtime that accepted the graph."""
         return {"onnxruntime": version("onnxruntime")}
 
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
@@ -76,7 +69,6 @@ class OnnxRuntimeTarget:
         return {}
 
     def load(self, folder: Path) -> OrtEngine:
-        """Open a session on the compiled file."""
         return OrtEngine(folder / self.filename)
 
 

@@ -36,7 +36,6 @@ class Feed:
 
     @property
     def given(self) -> int:
-        """Batches that were fed."""
         return self._given
 
     def next(self, names: Sequence[str]) -> list[int] | None:
@@ -58,7 +57,6 @@ class Feed:
             return None
 
     def free(self) -> None:
-        """Give the GPU memory back."""
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()

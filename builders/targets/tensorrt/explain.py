@@ -52,7 +52,6 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 
 def explain(event: Mapping[str, Any], job: Mapping[str, Any], where: Callable[..., str]) -> Fault:
-    """Return the fault for a ``failed`` event of a build."""
     lines = list(dict.fromkeys(event["lines"]))
     text = "; ".join(lines) or f"TensorRT gave no reason at step '{event['step']}'"
     nodes = [f"{operator} {node}".strip() for operator, node, _ in event.get("nodes", [])]
@@ -61,7 +60,6 @@ def explain(event: Mapping[str, Any], job: Mapping[str, Any], where: Callable[..
 
 
 def explain_text(text: str, where: Callable[..., str], check: str = CHECK) -> Fault:
-    """Return the fault for TensorRT's own words, such as those of a `PlanError`."""
     return _fault(text, where, check)
 
 

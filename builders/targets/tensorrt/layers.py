@@ -146,7 +146,6 @@ def is_weighted(layer: Mapping[str, Any]) -> bool:
 
 
 def precision_of(layer: Mapping[str, Any]) -> str:
-    """Return fp32, tf32, fp16, bf16, int8, fp8, opaque, or other."""
     if _opaque(layer):
         return "opaque"
     tactic = str(layer.get("TacticName", "")).lower()
@@ -193,7 +192,6 @@ def _times(trt: Any, plan: Any, runner: Any) -> dict[str, float]:
 
 
 def example(plan: Any, seed: int = 0) -> dict[str, Any]:
-    """Return inputs at the opt shapes of profile 0."""
     known = plan.profiles[0] if plan.profiles else {}
     return random_inputs(
         plan.inputs, {t.name: known[t.name][1] if t.name in known else t.shape for t in plan.inputs}, seed

@@ -44,7 +44,6 @@ class TrtEngine:
         self.outputs = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in self._plan.outputs)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Answer one batch on the profile that fits it."""
         from planwright.trt.runner import Runner
 
         profile = self._plan.choose_profile({name: array.shape for name, array in inputs.items()})
@@ -54,15 +53,12 @@ class TrtEngine:
         return answers
 
     def close(self) -> None:
-        """Give the GPU memory back."""
         for runner in self._runners.values():
             runner.free()
         self._runners.clear()
 
 
 class TensorRTTarget:
-    """Compile and load for TensorRT on this machine's GPU."""
-
     name = "tensorrt"
     platform = "tensorrt_plan"
     backend = "tensorrt"
@@ -74,7 +70,6 @@ class TensorRTTarget:
 
     @cached_property
     def device(self) -> Device | None:
-        """The GPU, as the driver shows it."""
         return first_device()
 
     @cached_property
@@ -179,7 +174,6 @@ class TensorRTTarget:
 
 
 def plugins_of(folder: Path) -> list[str]:
-    """Return the plugin libraries that the plan in `folder` needs."""
     return read_json(folder / PLUGINS) or []
 
 
@@ -198,7 +192,6 @@ def installed_version() -> str | None:
 
 
 def no_device() -> Fault:
-    """Say that there is no GPU."""
     fix = "use --target onnxruntime, or build on a GPU machine (copy build/ there: export and graph are taken over)"
     return Fault(
         "the tensorrt target needs a CUDA device",
@@ -209,7 +202,6 @@ def no_device() -> Fault:
 
 
 def no_tensorrt() -> Fault:
-    """Say that TensorRT is not installed."""
     why = "there is a CUDA device, but the package tensorrt is not installed"
     fix = "install the tensorrt of the server's image, or use --target onnxruntime"
     return Fault("TensorRT does not work here", why=why, fix=fix, check="python -m builders doctor")

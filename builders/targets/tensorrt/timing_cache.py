@@ -18,8 +18,6 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Loaded:
-    """A cache in use, and the bytes that it began with."""
-
     cache: Any
     began: bytes
 

@@ -65,7 +65,6 @@ class Version:
         config.set_flag(self.trt.BuilderFlag.STRIP_PLAN)
 
     def parser_error(self, error: Any) -> tuple[str, str, str]:
-        """Return (operator, node, text) of a parser error."""
         return error.node_operator(), error.node_name(), error.desc()
 
     def tactic_sources(self, config: Any) -> None:
