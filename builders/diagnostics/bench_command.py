@@ -107,23 +107,14 @@ def _torch(args: argparse.Namespace, jobs: list[Job], stack: ExitStack) -> list[
 def _row(subject: Subject, setting: BenchSetting, figures: list[Figures]) -> dict[str, Any]:
     middle = figures[len(figures) // 2]
     return {
-        "model": subject.model,
-        "engine": subject.engine,
-        "precision": subject.precision,
-        "batch": setting.batch,
-        "streams": setting.streams,
-        "graph": "yes" if middle.graphs else "no",
+        "model": subject.model, "engine": subject.engine, "precision": subject.precision,
+        "batch": setting.batch, "streams": setting.streams, "graph": "yes" if middle.graphs else "no",
         "samples_per_s": middle.samples_per_s,
         "range": f"{figures[0].samples_per_s:.0f} - {figures[-1].samples_per_s:.0f}",
-        "p50_ms": middle.latency_median_ms,
-        "p99_ms": middle.latency_p99_ms,
-        "enqueue_ms": middle.enqueue_ms,
-        "h2d_ms": middle.h2d_ms,
-        "compute_ms": middle.compute_ms,
-        "d2h_ms": middle.d2h_ms,
-        "gpu_memory_mib": middle.gpu_memory_mib,
-        "rounds": [each.as_dict() for each in figures],
-    }
+        "p50_ms": middle.latency_median_ms, "p99_ms": middle.latency_p99_ms, "enqueue_ms": middle.enqueue_ms,
+        "h2d_ms": middle.h2d_ms, "compute_ms": middle.compute_ms, "d2h_ms": middle.d2h_ms,
+        "gpu_memory_mib": middle.gpu_memory_mib, "rounds": [each.as_dict() for each in figures],
+    }  # fmt: skip
 
 
 def _show(args: argparse.Namespace, job: Job, rows: list[dict[str, Any]]) -> None:

@@ -38,24 +38,12 @@ def others(job: Job) -> dict[str, Path]:
         folder = job.compile_folder.with_name(_key(job, capability))
         plan = folder / job.target.filename
         if not plan.exists():
+            what, why = f"there is no plan for compute capability {capability}", "compile.architectures lists it"
             fix = f"on a GPU of compute capability {capability}: {job.model.build_command('--until', 'verify')}; then copy build/ here"
-            faults.append(
-                Fault(
-                    f"there is no plan for compute capability {capability}",
-                    str(plan),
-                    "compile.architectures asks for it",
-                    fix,
-                )
-            )
+            faults.append(Fault(what, str(plan), why, fix))
         elif read_tensors(folder) != read_tensors(job.compile_folder):
-            faults.append(
-                Fault(
-                    f"the plan for {capability} has other tensors",
-                    str(plan),
-                    "it was built from another graph",
-                    "build it again",
-                )
-            )
+            what, why = f"the plan for {capability} has other tensors", "it was built from another graph"
+            faults.append(Fault(what, str(plan), why, "build it again"))
         else:
             found[name] = plan
     if faults:

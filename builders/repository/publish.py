@@ -20,7 +20,7 @@ from typing import Any
 
 from builders.repository import architectures, config_pbtxt, revisions, serve_check
 from builders.repository import versions as repository_versions
-from builders.repository.revisions import Config
+from builders.repository.revisions import Revision
 from builders.repository.trial import FLAG, TrialServer
 from builders.repository.versions import Published
 from builders.stage import Job, installed, record_of
@@ -36,7 +36,7 @@ Proof = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PublishResult:
     """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'.
 
     Attributes:
@@ -107,7 +107,7 @@ def current(job: Job, *, tried: bool = True) -> bool:
     return config is not None and config.sealed and config.body == rendered and (config.tried or not tried)
 
 
-def publish(job: Job, trial: TrialServer) -> Outcome:
+def publish(job: Job, trial: TrialServer) -> PublishResult:
     """Put the built model into the repository, after a server has loaded it where anything changes.
 
     Raises:
@@ -133,7 +133,7 @@ def publish(job: Job, trial: TrialServer) -> Outcome:
     finally:
         repository_versions.sweep_staging(job.build)
     action = "config" if action == "kept" and changed else action
-    return Outcome(action, version, tuple(removed), proof)
+    return PublishResult(action, version, tuple(removed), proof)
 
 
 def _proof_of(job: Job, published: Published, body: str, trial: TrialServer) -> Proof | None:
@@ -148,25 +148,18 @@ def _serve(published: Published, body: str, proof: Proof | None) -> bool:
     """Make `body` the served config.pbtxt; returns whether it differs from what was served."""
     before = revisions.read(published.folder)
     tried = before.tried if proof is None and before else (proof or {}).get("skipped") != FLAG
-    after = before.after(body, tried=tried) if before else Config(body, tried=tried)
+    after = before.after(body, tried=tried) if before else Revision(body, tried=tried)
     if before != after:
         revisions.write(published.folder, after)
     return before is None or before.body != body
 
 
 def _disk(job: Job, error: OSError) -> Fault:
-    fixes = {
-        errno.ENOSPC: "free some disk space",
-        errno.EISDIR: f"remove the folder {error.filename2 or error.filename}",
-    }
-    fix = fixes.get(error.errno or 0, "make the repository writable")
-    return Fault(
-        "cannot publish; what was served stays served",
-        str(job.repository),
-        error.strerror or str(error),
-        fix,
-        "python -m builders doctor",
-    )
+    remove = f"remove the folder {error.filename2 or error.filename}"
+    fixes = {errno.ENOSPC: "free some disk space", errno.EISDIR: remove}
+    why, fix = error.strerror or str(error), fixes.get(error.errno or 0, "make the repository writable")
+    what = "cannot publish; what was served stays served"
+    return Fault(what, str(job.repository), why, fix, "python -m builders doctor")
 
 
 def _served(job: Job, published: Published, newest: int) -> list[int]:
@@ -178,11 +171,8 @@ def _served(job: Job, published: Published, newest: int) -> list[int]:
 
 def _parts(job: Job, *, read: bool) -> Parts:
     engine = sorted(file for file in job.compile_folder.iterdir() if file.suffix not in (".json", ".log"))
-    files = (
-        {file.name: file for file in engine}
-        | architectures.others(job)
-        | {"golden.npz": job.export_folder / "golden.npz"}
-    )
+    golden_file = {"golden.npz": job.export_folder / "golden.npz"}
+    files = {file.name: file for file in engine} | architectures.others(job) | golden_file
     labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
     texts = {_label_file(labels, output): "\n".join(names) + "\n" for output, names in labels.items()}
     golden = Golden.load(files["golden.npz"]) if read else None
@@ -214,7 +204,7 @@ def _new_version(job: Job, published: Published, parts: Parts, trial: TrialServe
         proof = trial.prove(job, body, {v: folder if v == version else published.folder / str(v) for v in served})
         _write_record(folder, {**published_record(folder), "trial_load": proof})
         if first:
-            revisions.write(staging, Config(body, tried=proof.get("skipped") != FLAG))
+            revisions.write(staging, Revision(body, tried=proof.get("skipped") != FLAG))
             staging.rename(published.folder)
         else:
             folder.rename(published.folder / str(version))

@@ -21,7 +21,7 @@ from planwright.integrity import CONFIG
 
 
 @dataclass(frozen=True)
-class Step:
+class RollbackResult:
     """What a rollback did.
 
     Attributes:
@@ -45,7 +45,7 @@ class Step:
         return f"{self.model}: version {self.now} is served instead of {self.before}"
 
 
-def rollback(repository: Path, model: str) -> Step:
+def rollback(repository: Path, model: str) -> RollbackResult:
     """Serve what was served before the last publish.
 
     Raises:
@@ -70,10 +70,10 @@ def rollback(repository: Path, model: str) -> Step:
         raise PlanwrightError(_stuck(published, bool(now and now.past)))
     revisions.write(published.folder, state)
     fields = _differing(config, parse(state.body))
-    return Step(model, before[-1] if before else 0, state.versions[-1], fields)
+    return RollbackResult(model, before[-1] if before else 0, state.versions[-1], fields)
 
 
-def _whole(published: Published, state: revisions.Config) -> bool:
+def _whole(published: Published, state: revisions.Revision) -> bool:
     return bool(state.versions) and all(map(published.whole, state.versions))
 
 

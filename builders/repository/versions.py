@@ -95,21 +95,12 @@ def _unwritable(build: Path, repository: Path, error: OSError) -> Fault:
 
     if error.errno == errno.EXDEV:
         why = f"{build} and {repository} are on different file systems, so a version could be seen half written"
-        return Fault(
-            "cannot publish in one step", str(repository), why, "put the build folder on the same disk (--build)"
-        )
-    fix = {
-        errno.EROFS: "mount it writable",
-        errno.EACCES: "give yourself write permission",
-        errno.ENOSPC: "free some disk space",
-    }
-    return Fault(
-        "cannot write to the repository",
-        str(repository),
-        error.strerror or str(error),
-        fix.get(error.errno or 0, "make it writable"),
-        "python -m builders doctor",
-    )
+        fix = "put the build folder on the same disk (--build)"
+        return Fault("cannot publish in one step", str(repository), why, fix)
+    fixes = {errno.EROFS: "mount it writable", errno.EACCES: "give yourself write permission",
+             errno.ENOSPC: "free some disk space"}  # fmt: skip
+    why, fix = error.strerror or str(error), fixes.get(error.errno or 0, "make it writable")
+    return Fault("cannot write to the repository", str(repository), why, fix, "python -m builders doctor")
 
 
 def sweep_staging(build: Path) -> None:

@@ -178,13 +178,9 @@ def _configure(trt: Any, version: Version, config: Any, job: dict[str, Any]) -> 
     version.tactic_sources(config)
     if options["workspace_mib"]:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_mib"] << 20)
-    for name, wanted in (
-        ("SPARSE_WEIGHTS", "sparse_weights"),
-        ("REFIT", "refit"),
-        ("VERSION_COMPATIBLE", "version_compatible"),
-    ):
+    for wanted in ("sparse_weights", "refit", "version_compatible"):
         if options[wanted]:
-            config.set_flag(getattr(flag, name))
+            config.set_flag(getattr(flag, wanted.upper()))
     if options["strip"]:
         version.strip(config)
     if options["hardware_compatibility"] != "none":
@@ -197,10 +193,8 @@ def _configure(trt: Any, version: Version, config: Any, job: dict[str, Any]) -> 
 
 def _check_device(builder: Any, precision: str) -> None:
     """Refuse a precision that this GPU computes only slowly; 11 no longer has the question."""
-    question = {"fp16": "platform_has_fast_fp16", "int8": "platform_has_fast_int8", "tf32": "platform_has_tf32"}.get(
-        precision, ""
-    )
-    if not getattr(builder, question, True):
+    fast = {"fp16": "platform_has_fast_fp16", "int8": "platform_has_fast_int8", "tf32": "platform_has_tf32"}
+    if not getattr(builder, fast.get(precision, ""), True):
         raise RefusedError("device", [f"this GPU has no fast {precision}"])
 
 

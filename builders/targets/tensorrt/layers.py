@@ -32,25 +32,11 @@ _KERNELS = (
     ("tf32", re.compile(r"tf32|s1688")),
     ("fp32", re.compile(r"f32f32|sgemm|ffma|simt_s|scudnn")),
 )
-_FORMATS = (
-    ("int8", "int8"),
-    ("fp8", "fp8"),
-    ("bf16", "bf16"),
-    ("bfloat", "bf16"),
-    ("fp16", "fp16"),
-    ("half", "fp16"),
-    ("fp32", "fp32"),
-    ("float", "fp32"),
-)
+_FORMATS = {"int8": "int8", "fp8": "fp8", "bf16": "bf16", "bfloat": "bf16", "fp16": "fp16", "half": "fp16",
+            "fp32": "fp32", "float": "fp32"}  # fmt: skip
 # what counts as "not higher than asked"
-_ACCEPTED = {
-    "fp32": ("fp32",),
-    "tf32": ("tf32",),
-    "fp16": ("fp16", "int8"),
-    "bf16": ("bf16", "int8"),
-    "int8": ("int8",),
-    "fp8": ("fp8", "int8"),
-}
+_ACCEPTED = {"fp32": ("fp32",), "tf32": ("tf32",), "fp16": ("fp16", "int8"), "bf16": ("bf16", "int8"),
+             "int8": ("int8",), "fp8": ("fp8", "int8")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,19 +84,13 @@ def rows(layers: Sequence[Any], times: Mapping[str, float]) -> list[dict[str, An
     for layer in layers:
         described = layer if isinstance(layer, dict) else {"Name": layer}
         name = str(described.get("Name", ""))
-        kind = str(described.get("LayerType", ""))
-        found.append(
-            {
-                "name": name,
-                "kind": kind,
-                "precision": precision_of(described),
-                "inputs": [format_of(tensor) for tensor in described.get("Inputs", [])],
-                "outputs": [format_of(tensor) for tensor in described.get("Outputs", [])],
-                "tactic": str(described.get("TacticName", "")),
-                "weighted": is_weighted(described),
-                "ms": round(times.get(name, 0.0), 5),
-            }
-        )
+        found.append({
+            "name": name, "kind": str(described.get("LayerType", "")), "precision": precision_of(described),
+            "inputs": [format_of(tensor) for tensor in described.get("Inputs", [])],
+            "outputs": [format_of(tensor) for tensor in described.get("Outputs", [])],
+            "tactic": str(described.get("TacticName", "")), "weighted": is_weighted(described),
+            "ms": round(times.get(name, 0.0), 5),
+        })  # fmt: skip
     return found
 
 
@@ -155,7 +135,7 @@ def precision_of(layer: Mapping[str, Any]) -> str:
                 return name
     for tensor in (*layer.get("Inputs", []), *layer.get("Outputs", [])):
         text = format_of(tensor).lower()
-        for word, name in _FORMATS:
+        for word, name in _FORMATS.items():
             if word in text:
                 return name
     return "other"

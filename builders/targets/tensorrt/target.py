@@ -90,13 +90,11 @@ class TensorRTTarget:
 
     def versions(self) -> dict[str, str]:
         """TensorRT, CUDA, driver and GPU: what a plan depends on."""
-        device = self.device
-        here = (
-            {"cuda": device.cuda, "compute_capability": device.capability, "driver": device.driver, "gpu": device.name}
-            if device
-            else {}
-        )
-        return {"tensorrt": self.version, **here}
+        found, device = {"tensorrt": self.version}, self.device
+        if device is None:
+            return found
+        gpu = {"compute_capability": device.capability, "driver": device.driver, "gpu": device.name}
+        return {**found, "cuda": device.cuda, **gpu}
 
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         """Build the plan and prove its precision; returns figures for the record.
@@ -160,12 +158,8 @@ class TensorRTTarget:
         batch = spec.batch.fixed or min(calibrator.BATCH, spec.batch.bounds[2])
         parts = [sha256(graph), sha256(samples), spec.calibration.method, self.version, batch]
         cache = graph.parents[3] / "calibration" / f"{digest(parts)}.trt"
-        return {
-            "method": spec.calibration.method,
-            "samples": str(samples.resolve()),
-            "cache": str(cache.resolve()),
-            "batch": batch,
-        }
+        files = {"samples": str(samples.resolve()), "cache": str(cache.resolve())}
+        return {"method": spec.calibration.method, "batch": batch, **files}
 
     def _timing_cache(self, graph: Path) -> Path:
         assert self.device is not None
@@ -193,12 +187,8 @@ def installed_version() -> str | None:
 
 def no_device() -> Fault:
     fix = "use --target onnxruntime, or build on a GPU machine (copy build/ there: export and graph are taken over)"
-    return Fault(
-        "the tensorrt target needs a CUDA device",
-        why="the driver shows none",
-        fix=fix,
-        check="python -m builders doctor",
-    )
+    what, check = "the tensorrt target needs a CUDA device", "python -m builders doctor"
+    return Fault(what, why="the driver shows none", fix=fix, check=check)
 
 
 def no_tensorrt() -> Fault:
