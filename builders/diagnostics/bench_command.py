@@ -123,7 +123,7 @@ def _show(args: argparse.Namespace, job: Job, rows: list[dict[str, Any]]) -> Non
         "samples/s": "samples_per_s", "min - max": "range", "p50 ms": "p50_ms", "p99 ms": "p99_ms", "enqueue": "enqueue_ms",
         "H2D": "h2d_ms", "compute": "compute_ms", "D2H": "d2h_ms", "MiB": "gpu_memory_mib",
     }  # fmt: skip
-    empty = (0, 0.0, "no")  # what the host's clock cannot tell apart
+    empty = (0, 0.0, "no")  # not measurable with the host's clock
     shown = {title: key for title, key in columns.items() if any(row[key] not in empty for row in rows)}
     title = f"engines alone, fresh random inputs, host copies on, {job.target.key()}"
     console.table(title, list(shown), [[row[key] for key in shown.values()] for row in rows])

@@ -3,7 +3,7 @@
 In      a setting, and lanes; those that run on the host (ONNX Runtime, PyTorch on the CPU) are here too.
 Out     `Figures`: throughput and the times of a batch on its way in, through and out.
 
-On the host each stream is a thread of its own; times inside a batch cannot be told apart there and are all ``compute``.
+On the host each stream is a thread of its own; times inside a batch cannot be separated there and all count as ``compute``.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def drive(lanes: Sequence[Lane], seconds: float) -> list[Times]:
 def figures(
     rows: Sequence[Times], batch: int, elapsed_s: float, *, memory_mib: int = 0, graphs: bool = False
 ) -> Figures:
-    """Sum rows up."""
+    """Return throughput and the statistics of the batches' times."""
     table = np.array(rows)
     latency, means = table[:, 0], table.mean(axis=0)
 

@@ -87,7 +87,7 @@ def numbers(flag: str, text: str) -> list[int]:
     """Return the numbers of a flag such as ``1,8,32``.
 
     Raises:
-        SpecError: Something else stands there.
+        SpecError: It holds something else.
     """
     try:
         return [int(part) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""The second half of the search: does the engine of this machine agree, and what does keeping nodes high cost in speed.
+"""The second half of the search: check the list on an engine built here, and measure what it costs in speed.
 
 In      what `builders.diagnostics.sensitivity` found on ONNX Runtime.
 Out     `Confirmed`: the list that meets the gate on the built engine, and the speed with and without it.
@@ -33,7 +33,7 @@ ROUNDS, SECONDS = 3, 1.0
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What the engine says.
+    """Result on the engine.
 
     Attributes:
         keep_high: Nodes to keep high, worst first.
@@ -79,7 +79,7 @@ def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
 
 @contextmanager
 def _trials(job: Job) -> Iterator[_Trials]:
-    """Yield a place among the model's graphs, where compile finds the export and the timing cache as it is used to."""
+    """Yield a place among the model's graphs, where compile finds the export and the timing cache."""
     place = job.build / job.model.name / "graph"
     try:
         with int8.prepared(job.export_folder / "model.onnx", place) as graph:

@@ -42,17 +42,17 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(value: dict[str, Any]) -> None:
+    def send(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
     model = TorchModel(json.loads(sys.stdin.readline()))
-    tell({"torch": model.version, "device": model.device, "precisions": model.precisions})
+    send({"torch": model.version, "device": model.device, "precisions": model.precisions})
     for line in sys.stdin:
         try:
-            tell(model.measure(**json.loads(line)).as_dict())
-        except Exception as error:  # PyTorch raises anything; its words are the answer
-            tell({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"})
+            send(model.measure(**json.loads(line)).as_dict())
+        except Exception as error:  # PyTorch raises any class; its message is the answer
+            send({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"})
     return 0
 
 
@@ -72,7 +72,7 @@ class TorchModel:
         for limit in (
             "cache_size_limit",
             "recompile_limit",
-        ):  # old and new name; beyond it a shape would run eager in silence
+        ):  # old and new name; beyond the limit a shape would silently run eager
             if hasattr(torch._dynamo.config, limit):
                 setattr(torch._dynamo.config, limit, SHAPES)
 

@@ -4,7 +4,7 @@ In      ``compile.architectures`` and the compile folders of the machines that b
 Out     the plan of this machine as ``model.plan``, those of others as ``model.sm86.plan``; Triton picks by
         ``cc_model_filenames``.
 
-Each machine builds the plan for its own GPU (``--until verify``); the one that publishes has all of them at hand.
+Each machine builds the plan for its own GPU (``--until verify``); the machine that publishes needs all of them in build/.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def others(job: Job) -> dict[str, Path]:
     """Return file name -> plan for every architecture but this machine's.
 
     Raises:
-        StageError: stage 'publish': a plan is missing, or takes and gives other tensors than this machine's.
+        StageError: stage 'publish': a plan is missing, or has other inputs or outputs than this machine's.
     """
     found, faults = {}, []
     for capability, name in names(job).items():

@@ -3,8 +3,8 @@
 In      the engine's tensors, the model's `serve`, the versions to serve.
 Out     the text that Triton reads, made through Triton's own ModelConfig message.
 
-Two odd lines: protobuf's text printer drops a zero, so ``max_batch_size: 0`` is written by hand; and ``count: 1`` is
-written out because Triton's core starts two instances of an onnxruntime model on the CPU when nothing is said.
+Two special cases: protobuf's text printer drops a zero, so ``max_batch_size: 0`` is written by hand; and ``count: 1`` is
+written out because Triton's core starts two instances of an onnxruntime model on the CPU by default.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _notes(config: Any, job: Job, kind: str, scalars: Sequence[str]) -> None:
     if kind == "fixed":
         config.parameters[FIXED_BATCH].string_value = str(job.model.batch.fixed)
     if job.target.name == "tensorrt":
-        # our Python-based backend takes inputs that lie on the GPU where they lie; NVIDIA's C++ backend passes this by
+        # our Python-based backend reads inputs on the GPU in place; NVIDIA's C++ backend ignores this
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if job.model.slo.p99_ms is not None:
         config.parameters[SLO_P99_MS].string_value = repr(job.model.slo.p99_ms).removesuffix(".0")

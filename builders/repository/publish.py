@@ -40,7 +40,7 @@ class PublishResult:
     """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'.
 
     Attributes:
-        action: One of these words.
+        action: One of these.
         version: The newest version that is served.
         removed: Versions that were pruned.
         proof: What the trial load found; None where nothing changed.
@@ -69,7 +69,7 @@ class Parts:
 
 
 def plan(job: Job) -> str:
-    """Say what `publish` would do, for ``--plan``.
+    """Return what `publish` would do, for ``--plan``.
 
     Raises:
         SpecError: `serve` does not fit the engine.
@@ -111,7 +111,7 @@ def publish(job: Job, trial: TrialServer) -> PublishResult:
     """Put the built model into the repository, after a server has loaded it where anything changes.
 
     Raises:
-        StageError: stage 'serve': the server found here does not load it, or does not answer right.
+        StageError: stage 'serve': the server found here does not load it, or an answer is wrong.
         MachineError: The repository cannot be written, or there is no server (exit 3); what was served stays served.
     """
     published = Published(job.repository / job.model.name)
@@ -231,7 +231,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str, Any]:
-    """Return build.json: what was built from what, by what, and how right it is."""
+    """Return build.json: what was built from what, by what, and how accurate it is."""
     inputs, outputs = read_tensors(job.compile_folder)
     records = {name: record_of(path) for name, path in _folders(job).items()}
     kind = batch_kind(job, inputs)

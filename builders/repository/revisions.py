@@ -1,12 +1,12 @@
-"""config.pbtxt with its own past, so that a change of `serve` can be taken back.
+"""config.pbtxt with its history, so that a change of `serve` can be rolled back.
 
 In      the text of a model's config.pbtxt, or what `builders.repository.config_pbtxt` rendered.
 Out     `Revision`: what Triton reads, and as comments a hash of the file and each text that was served before.
 
 One file holds all of it, so one rename changes all of it, and a kill leaves the old state or the new one. Files beside
-config.pbtxt would not do: in explicit mode Triton changes instance counts in place only while nothing else in the
+config.pbtxt would not work: in explicit mode Triton changes instance counts in place only while nothing else in the
 model's folder is newer than what it loaded (ModelTimestamp in core's model_repository_manager.cc). A config.pbtxt of an
-earlier Planwright has no past: what its older version folders say themselves stands in for it.
+earlier Planwright has no history: the config.pbtxt in its older version folders is used instead.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Revision:
         return self.body + ("" if self.tried else _UNTRIED)
 
     def after(self, body: str, *, tried: bool) -> Revision:
-        """Return the state in which `body` is served next; an edited text was never published, so it has no place in the past."""
+        """Return the state in which `body` is served next; an edited text was never published, so it does not enter the history."""
         past = (*self.past, self._marked) if self.whole and body != self.body else self.past
         return Revision(body, past[-KEPT:], tried)
 
@@ -116,5 +116,5 @@ def _pack(body: str) -> str:
 def _unpack(line: str) -> str:
     try:
         return zlib.decompress(base64.b64decode(line, validate=True)).decode()
-    except (ValueError, zlib.error):  # someone edited the file; what is left of a line is no state to go back to
+    except (ValueError, zlib.error):  # someone edited the file; a damaged line is not a state to go back to
         return ""

@@ -18,7 +18,7 @@ from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, SpecError
 from planwright.tensors import TensorSpec, datatype_from_config
 
-# what Triton's sentences say, where it is not the field's own name
+# how Triton's messages name a field, where not by its name
 _WORDS = {
     "model_warmup": ("warmup", "warm-up"),
     "instance_group": ("instance group", "gpu id"),
@@ -63,7 +63,7 @@ def from_file(model: ModelSpec, root: Path) -> list[Fault]:
         return []
     try:
         inputs = facts.inputs(facts.read(path))
-    except Exception:  # no onnx on this machine, or no ONNX file: the export says so in its own words
+    except Exception:  # no onnx on this machine, or no ONNX file: the export reports it
         return []
     if model.io_int64 == "cast":
         inputs = [TensorSpec(t.name, "INT32" if t.datatype == "INT64" else t.datatype, t.shape) for t in inputs]
@@ -74,9 +74,9 @@ def from_file(model: ModelSpec, root: Path) -> list[Fault]:
 
 def place_of(model: ModelSpec, sentence: str) -> str:
     """Return the line of config.yaml that a sentence of Triton's is about: ``config.yaml:14  models.m.serve.model_warmup``."""
-    said = sentence.lower()
+    lowered = sentence.lower()
     for loc, words in _fields(model):
-        if any(word in said for word in words):
+        if any(word in lowered for word in words):
             return model.where("serve", *loc)
     return model.where()
 

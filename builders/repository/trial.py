@@ -1,12 +1,12 @@
-"""The trial load: what is about to be published is loaded once by the server that is found here, and answers.
+"""The trial load: before a version is published, the server found here loads it and answers golden samples.
 
 In      config.pbtxt and the version folders as they are about to be published.
 Out     a record for build.json, or a `StageError` with Triton's own sentence or the first wrong answer.
 
-Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
+Rules differ between servers, so a real server decides. One runs per command, started while the first model is
 exported, when a core is idle, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
 there, because more of them prove nothing more and may not fit beside what is served; and a few golden samples of the two
-smallest shapes are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
+smallest shapes are sent, because verify has compared them all. It is stopped without a grace period, because it has no clients; the launcher's
 janitor cleans up after it, also after a kill.
 """
 
@@ -102,7 +102,7 @@ def _document(text: str) -> dict[str, Any]:
 
 
 class TrialServer:
-    """A server of this command's own; it is started when it is first needed.
+    """The trial server of one command; it is started when it is first needed.
 
     Args:
         build: Folder of intermediate files, on the same disk as what is linked.
@@ -129,7 +129,7 @@ class TrialServer:
         self._worker.shutdown()
 
     def start(self) -> None:
-        """Start the server, and who will send it samples, in the background, where they do not run yet."""
+        """Start the server and the validate process in the background, unless they run already."""
         if not self.wanted:
             return
         if self._starting is None:
@@ -190,7 +190,7 @@ class TrialServer:
         try:
             TritonAdmin.of(server).load(job.model.name, timeout_s=LOAD_S)
         except UnreachableError as error:
-            why = f"the server ended while it loaded the model ({error}): {_last_words(server)}"
+            why = f"the server ended while it loaded the model ({error}): {_log_tail(server)}"
             self._stop()
             raise StageError("serve", _refused(job, why)) from None
         except RefusedError as error:
@@ -204,7 +204,7 @@ class TrialServer:
         except UnansweredError as error:
             why = str(error)
             if ServerInfo.read(self._folder / "server.json") is None:
-                why = f"the server ended while it answered: {_last_words(server)}"
+                why = f"the server ended while it answered: {_log_tail(server)}"
             raise StageError("serve", _unanswered(job, why)) from None
         finally:
             answers.close()
@@ -214,7 +214,7 @@ class TrialServer:
             try:
                 TritonAdmin.of(server).unload(folder.name)
             except RefusedError:
-                self._stop()  # the next model gets a server of its own
+                self._stop()  # the next model gets another server
         shutil.rmtree(folder, ignore_errors=True)
 
     def _stop(self) -> None:
@@ -274,7 +274,7 @@ def _version(server: ServerInfo) -> tuple[int, int]:
     return major, minor
 
 
-def _last_words(server: ServerInfo) -> str:
+def _log_tail(server: ServerInfo) -> str:
     try:
         lines = Path(server.log).read_text(errors="replace").split("\n")
     except OSError:
@@ -302,6 +302,4 @@ def _unanswered(job: Job, why: str) -> Fault:
 
 
 def _fix(job: Job) -> str:
-    return (
-        f"change config.yaml as the server says; or publish it as it is: {job.model.build_command('--no-trial-load')}"
-    )
+    return f"correct config.yaml according to the server's message; or publish it as it is: {job.model.build_command('--no-trial-load')}"

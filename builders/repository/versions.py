@@ -1,7 +1,7 @@
 """The published repository: what is there, what is served, and the renames that change it.
 
 In      model_repository/.
-Out     `Published`, one model as it stands, and two of the three writes: a new version folder and pruning; the third,
+Out     `Published`, one model as published, and two of the three writes: a new version folder and pruning; the third,
         config.pbtxt, is in `builders.repository.revisions`.
 
 A version folder never changes once it has its name. config.pbtxt is the only file that is replaced, by rename. So a
@@ -118,7 +118,7 @@ def prune(published: Published, keep: int) -> list[int]:
     excess = len(published.versions()) - keep
     removed = old[: max(excess, 0)]
     for version in removed:
-        # renamed first: a half deleted version folder must not look like a version
+        # renamed first: Triton must not take a half deleted folder for a version
         doomed = published.folder / f".{version}.removed"
         (published.folder / str(version)).rename(doomed)
         doomed.unlink() if doomed.is_symlink() else shutil.rmtree(doomed)

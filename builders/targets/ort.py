@@ -1,4 +1,4 @@
-"""The onnxruntime target: the graph itself is the engine, run on the CPU.
+"""The onnxruntime target: the engine is the graph itself, run on the CPU.
 
 In      an ONNX graph.
 Out     ``model.onnx`` and an `OrtEngine` over it.
@@ -76,7 +76,7 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
     """Return an ``onnxruntime.InferenceSession`` on the CPU, optimised up to `level` (``basic``, ``extended`` or ``all``).
 
     Raises:
-        StageError: ONNX Runtime refuses the file; the fault says why in plain words.
+        StageError: ONNX Runtime refuses the file; the fault names the cause.
     """
     import onnxruntime as ort
 
@@ -84,7 +84,7 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
     options.intra_op_num_threads = threads
     levels = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, levels[level])
-    options.log_severity_level = 4  # its errors come back as exceptions; the log would tell them twice
+    options.log_severity_level = 4  # its errors come back as exceptions; the log would repeat them
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated classes, all from one C++ status
@@ -125,6 +125,6 @@ def _tensor(item: Any, path: Path) -> TensorSpec:
 
 
 def _text(array: Any) -> Any:
-    """Return what onnxruntime takes: str for text, of which it would make ``b'...'`` from bytes without a word."""
+    """Return what onnxruntime takes: str for text, because bytes would silently become ``b'...'``."""
     array = np.asarray(array)  # numpy makes a bare number of an array without axes
     return text.decoded(array) if text.is_text(array) else array

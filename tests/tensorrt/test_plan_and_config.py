@@ -82,7 +82,7 @@ def test_a_plan_needs_no_gpu(project: Project) -> None:
     before = project.state()
     done = project.build("--plan", "--target", "tensorrt")
     assert done.code == 0, done.out + done.err
-    assert "target tensorrt: asked for; nothing here needs a GPU" in done.out
+    assert "target tensorrt: requested; nothing here needs a GPU" in done.out
     assert all(name in done.out for name in NAMES)
     assert project.state() == before
 

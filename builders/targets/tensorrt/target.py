@@ -1,9 +1,9 @@
 """The tensorrt target: a plan for this GPU, built in a child process.
 
 In      an ONNX graph whose precision is decided.
-Out     ``model.plan``, ``layers.json`` (what the engine really computes) and a `TrtEngine` over the plan.
+Out     ``model.plan``, ``layers.json`` (what the engine computes) and a `TrtEngine` over the plan.
 
-The driver is asked for a GPU before TensorRT is touched: ``trt.Runtime`` crashes the process without one. On a machine that
+The driver is queried for a GPU before TensorRT is used: ``trt.Runtime`` crashes the process without one. On a machine that
 has neither, the target still knows its name, its opset and its folder, so that a plan can be shown and a graph prepared.
 """
 
@@ -100,7 +100,7 @@ class TensorRTTarget:
         """Build the plan and prove its precision; returns figures for the record.
 
         Raises:
-            StageError: TensorRT refused, died, or built another precision than was asked for.
+            StageError: TensorRT refused, died, or built another precision than requested.
             MachineError: No GPU or no TensorRT here (exit 3).
         """
         from builders.targets.tensorrt import child, proof
@@ -186,7 +186,7 @@ def installed_version() -> str | None:
 
 
 def no_device() -> Fault:
-    fix = "use --target onnxruntime, or build on a GPU machine (copy build/ there: export and graph are taken over)"
+    fix = "use --target onnxruntime, or build on a GPU machine (copy build/ there: export and graph are reused)"
     what, check = "the tensorrt target needs a CUDA device", "python -m builders doctor"
     return Fault(what, why="the driver shows none", fix=fix, check=check)
 
