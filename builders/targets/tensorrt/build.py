@@ -178,9 +178,9 @@ def _configure(trt: Any, version: Version, config: Any, job: dict[str, Any]) -> 
     version.tactic_sources(config)
     if options["workspace_mib"]:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_mib"] << 20)
-    for wanted in ("sparse_weights", "refit", "version_compatible"):
-        if options[wanted]:
-            config.set_flag(getattr(flag, wanted.upper()))
+    for name in ("SPARSE_WEIGHTS", "REFIT", "VERSION_COMPATIBLE"):
+        if options[name.lower()]:
+            config.set_flag(getattr(flag, name))
     if options["strip"]:
         version.strip(config)
     if options["hardware_compatibility"] != "none":
