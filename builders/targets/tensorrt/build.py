@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from builders.targets.tensorrt import timing_cache
 from builders.targets.tensorrt.versions import NEEDS, Version, version_of
@@ -99,7 +99,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     _configure(trt, version, config, job)
     version.hold_precision(network, config, precision, job["kept_high"])
     _profiles(builder, network, config, job["profiles"])
-    feed = _calibrate(trt, version, builder, network, config, log, job)
+    feed = _calibrate(trt, version, _Parts(builder, network, config, log), job)
     version.watch(config, log._listen.progress)
     cache = timing_cache.load(config, job["timing_cache"])
     _check_device(builder, precision)
@@ -123,13 +123,21 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     return figures
 
 
-def _calibrate(
-    trt: Any, version: Version, builder: Any, network: Any, config: Any, log: Any, job: dict[str, Any]
-) -> Any:
+class _Parts(NamedTuple):
+    """TensorRT's objects of one build."""
+
+    builder: Any
+    network: Any
+    config: Any
+    log: Any
+
+
+def _calibrate(trt: Any, version: Version, parts: _Parts, job: dict[str, Any]) -> Any:
     """Let TensorRT calibrate where the job wants it; return the feed of samples, or None."""
     wanted = job["calibration"]
     if wanted is None:
         return None
+    builder, network, config, log = parts
     from builders.targets.tensorrt.calibrator import Feed, calibrator
 
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
