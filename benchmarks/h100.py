@@ -106,20 +106,22 @@ def _score(verify: dict[str, Any]) -> float:
 
 def engine(step: BenchmarkStep) -> None:
     """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
-    from builders.diagnostics.bench import measure
-    from builders.diagnostics.bench_figures import Setting
+    from builders.diagnostics.bench_engine import measure_plan
+    from builders.diagnostics.bench_figures import BenchSetting
 
     cases = [
-        (f"resnet50_{precision}", Setting(batch, streams, graphs))
+        (f"resnet50_{precision}", BenchSetting(batch, streams, graphs))
         for precision in ("fp16", "int8") for batch in BATCHES for streams in STREAMS for graphs in (True, False)
     ]  # fmt: skip
-    cases += [(f"resnet50_{p}", Setting(1, 1, True)) for p in PRECISIONS]
-    cases += [(f"resnet50_{p}", Setting(128, 1, True)) for p in ("fp32", "tf32")]
-    cases += [(name, Setting(128, s, True)) for name in ("resnet50_fp16", "resnet50_fp16_fixed") for s in (1, 2, 4)]
+    cases += [(f"resnet50_{p}", BenchSetting(1, 1, True)) for p in PRECISIONS]
+    cases += [(f"resnet50_{p}", BenchSetting(128, 1, True)) for p in ("fp32", "tf32")]
+    cases += [
+        (name, BenchSetting(128, s, True)) for name in ("resnet50_fp16", "resnet50_fp16_fixed") for s in (1, 2, 4)
+    ]
     found: dict[int, list[Any]] = {}
     for _ in range(ROUNDS):
         for index, (name, setting) in enumerate(cases):
-            found.setdefault(index, []).append(measure(plan_path(name), setting, seconds=SECONDS, warm_up_s=0.3))
+            found.setdefault(index, []).append(measure_plan(plan_path(name), setting, seconds=SECONDS, warm_up_s=0.3))
     for index, (name, setting) in enumerate(cases):
         ranked = sorted(found[index], key=lambda figures: figures.samples_per_s)
         low, middle, high = ranked[0], ranked[len(ranked) // 2], ranked[-1]
@@ -134,8 +136,8 @@ def engine(step: BenchmarkStep) -> None:
 
 def cache(step: BenchmarkStep) -> None:
     """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
-    from builders.diagnostics.bench import measure
-    from builders.diagnostics.bench_figures import Setting
+    from builders.diagnostics.bench_engine import measure_plan
+    from builders.diagnostics.bench_figures import BenchSetting
 
     name, folder = "resnet50_fp16", BUILD.with_name("h100_cold")
     paths = [BUILD / f"cache_{word}.plan" for word in ("cold", "warm")]
@@ -145,7 +147,7 @@ def cache(step: BenchmarkStep) -> None:
     shutil.copy(plan_path(name, folder), paths[1])
     rates: list[list[float]] = [[], []]
     for index in interleaved(range(len(paths)), ROUNDS):
-        rates[index].append(measure(paths[index], Setting(128, 1, True), seconds=SECONDS).samples_per_s)
+        rates[index].append(measure_plan(paths[index], BenchSetting(128, 1, True), seconds=SECONDS).samples_per_s)
     seconds = [cold["build_seconds"], *(each["build_seconds"] for each in warm)]
     step.row(
         cold_seconds=seconds[0], warm_seconds=seconds[1:], cold_samples_per_s=rates[0], warm_samples_per_s=rates[1]

@@ -9,7 +9,6 @@ Each command sets ``main`` on its own parser, a function from the parsed argumen
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +19,11 @@ from builders.repository.rollback import rollback
 from builders.stage import Job
 from builders.targets import get_target
 from builders.targets.choose import choose
-from planwright import console
+from planwright import console, repository_folder
 from planwright.config.load import load_spec
-from planwright.config.spec import config_flags
-from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError
+from planwright.errors import EXIT_FAILED, EXIT_OK
 from planwright.files import HashCache
+from planwright.repository_folder import require_repository
 from planwright.server_info import ServerInfo
 
 
@@ -39,8 +38,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, default=Path("config.yaml"))
     back = commands.add_parser("rollback", help="undo the last publish: serve what was served before")
     back.add_argument("model", metavar="MODEL")
-    for command, default in ((check, "beside config.yaml"), (back, "in this folder")):
-        command.add_argument("--repository", type=Path, help=f"where models are published (default: {default})")
+    check.add_argument("--repository", type=Path, help="where models are published (default: beside the config)")
+    repository_folder.add_flags(back)
+    for command in (check, back):
         console.add_json_flag(command)
     check.set_defaults(main=_lint)
     back.set_defaults(main=_rollback)
@@ -57,10 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def _lint(args: argparse.Namespace) -> int:
     target, _ = choose("auto")
     spec = load_spec(args.config, target)
-    folder = args.repository or spec.root / "model_repository"
-    if not folder.is_dir():
-        command = shlex.join(["python", "builders/build_all.py", *config_flags(args.config)])
-        raise MachineError(Fault("there is no model repository", str(folder), fix=command))
+    folder = require_repository(args.repository, config=args.config)
     cache = HashCache(spec.root / "build" / "hashes.json")
     jobs = [Job(m, spec.root, spec.root / "build", folder, get_target(target), spec.server, cache) for m in spec.models]
     findings = list(lint(jobs, folder))
@@ -76,9 +73,9 @@ def _lint(args: argparse.Namespace) -> int:
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    folder = args.repository or Path("model_repository")
+    folder = require_repository(args.repository, config=args.config)
     step = rollback(folder, args.model)
-    console.say(str(step))
+    console.say(f"{step} ({folder})")
     server = ServerInfo.read()
     if server is not None and Path(server.repository).resolve() == folder.resolve():
         if server.mode == "explicit":

@@ -37,6 +37,7 @@ from planwright.errors import (  # noqa: E402
     did_you_mean,
 )
 from planwright.files import HashCache  # noqa: E402
+from planwright.repository_folder import repository_folder  # noqa: E402
 
 _IMPORTED = time.perf_counter()
 
@@ -113,7 +114,7 @@ def _build_folder(args: argparse.Namespace, spec: RepositorySpec) -> Path:
 
 
 def _repository(args: argparse.Namespace, spec: RepositorySpec) -> Path:
-    return args.repository or spec.root / "model_repository"
+    return repository_folder(args.repository, config=spec.path)
 
 
 def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, reason: str) -> None:

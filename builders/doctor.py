@@ -24,6 +24,7 @@ from planwright.config.load import load_spec
 from planwright.errors import EXIT_MACHINE, EXIT_OK, PlanwrightError
 from planwright.files import ROOT, read_json
 from planwright.gpu import Device, first_device
+from planwright.repository_folder import repository_folder
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 NEED_DISK_BYTES, NEED_SHM_BYTES = 2 << 30, 64 << 20
@@ -66,7 +67,7 @@ def examine() -> Iterator[Check]:
     yield _libpython()
     yield _space("disk", Path.cwd(), NEED_DISK_BYTES)
     yield _space("shared memory", Path("/dev/shm"), NEED_SHM_BYTES)
-    yield _writable(Path.cwd() / "model_repository")
+    yield _writable(Path.cwd() / repository_folder())
     for port in PORTS:
         yield _port(port)
     yield _container()
@@ -106,7 +107,7 @@ def _pairing(version: str) -> Check:
 
 def _plans(version: str, device: Device) -> Iterator[Check]:
     """Name the published plans that this machine cannot load."""
-    for path in sorted(Path("model_repository").glob("*/*/build.json")):
+    for path in sorted(repository_folder().glob("*/*/build.json")):
         build = read_json(path)
         if not isinstance(build, dict) or build.get("target") != "tensorrt":
             continue

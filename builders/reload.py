@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builders.pipeline import Result
-from planwright import integrity, triton_admin
+from planwright import config_pbtxt, integrity
 from planwright.errors import Fault, StageError
 from planwright.server_info import ServerInfo
+from planwright.triton_admin import RefusedError, TritonAdmin
 
 LOAD_TIMEOUT_S = 120.0
 
@@ -43,15 +44,16 @@ def load(server: ServerInfo, model: str) -> None:
         StageError: stage 'serve': its files differ from what was published, the server refuses it, or the server is gone.
     """
     folder = Path(server.repository) / model
-    damaged = integrity.damage(folder, integrity.served(folder))
+    damaged = integrity.damage(folder, config_pbtxt.served(folder))
     if damaged:
         raise StageError("serve", *(integrity.fault(model, each) for each in damaged))
+    admin = TritonAdmin.of(server)
     try:
-        triton_admin.load(server, model, timeout_s=LOAD_TIMEOUT_S)
-    except triton_admin.RefusedError as error:
+        admin.load(model, timeout_s=LOAD_TIMEOUT_S)
+    except RefusedError as error:
         fault = Fault(
             f"the running server did not load {model}",
-            triton_admin.url(server, model, "load"),
+            admin.url(model, "load"),
             str(error),
             f"see its log: {server.log}",
             "python -m builders lint",

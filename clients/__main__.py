@@ -12,8 +12,9 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from planwright import console
+from planwright import console, repository_folder
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, did_you_mean
+from planwright.repository_folder import require_repository
 from planwright.server_info import SERVER_FILE
 
 from . import published
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--url", help="HTTP address, host:port (default: the server running here)")
         command.add_argument("--grpc-url", help="gRPC address, host:port")
         command.add_argument("--server-file", type=Path, default=SERVER_FILE, help="written by python -m serving")
-        command.add_argument("--repository", type=Path, help="model repository with the golden samples")
+        repository_folder.add_flags(command)
         console.add_json_flag(command)
     return p
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _validate(args: argparse.Namespace) -> int:
-    folder = published.repository_folder(args.repository, args.server_file)
+    folder = require_repository(args.repository, args.server_file, config=args.config)
     names = published.select(folder, args.models)
     rows: list[ValidationRow] = []
     gone: ConnectionFailed | None = None
@@ -117,7 +118,7 @@ def _report_counts(rows: list[ValidationRow]) -> int:
 
 def _fault(row: ValidationRow, args: argparse.Namespace) -> Fault:
     stage = f" --transport {row.transport}" if row.transport in TRANSPORTS else ""
-    given = {"--url": args.url, "--grpc-url": args.grpc_url, "--repository": args.repository}
+    given = {"--url": args.url, "--grpc-url": args.grpc_url, "--repository": args.repository, "--config": args.config}
     if args.server_file != SERVER_FILE:
         given["--server-file"] = args.server_file
     batches = (("--batch", size) for size in args.batch or ())
@@ -154,7 +155,7 @@ def _infer(args: argparse.Namespace) -> int:
 def _repository(args: argparse.Namespace) -> Path | None:
     """Return the repository, None where there is none here: answers can be shown without it."""
     try:
-        return published.repository_folder(args.repository, args.server_file)
+        return require_repository(args.repository, args.server_file, config=args.config)
     except MachineError:
         return None
 

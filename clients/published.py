@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planwright import integrity
+from planwright import config_pbtxt, integrity
 from planwright.compare import Tolerance
-from planwright.errors import Fault, MachineError, SpecError, did_you_mean
+from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.files import read_json
 from planwright.golden import Golden
 from planwright.integrity import BUILD
-from planwright.server_info import SERVER_FILE, ServerInfo
 
 from .errors import InvalidRequest
 
@@ -80,7 +79,7 @@ def require_whole(folder: Path, model: str, versions: Iterable[int | str] | None
         InvalidRequest: A file of a version, or config.pbtxt, was changed, is missing, or was added.
     """
     path = folder / model
-    found = integrity.damage(path, integrity.served(path) if versions is None else versions)
+    found = integrity.damage(path, config_pbtxt.served(path) if versions is None else versions)
     if found:
         raise InvalidRequest(*(integrity.fault(model, each) for each in found))
 
@@ -91,25 +90,6 @@ def damaged(version: PublishedVersion, why: str) -> Fault:
     return Fault(
         f"{version.model} version {version.version}: the golden samples cannot be used", str(version.folder), why, fix
     )
-
-
-def repository_folder(given: Path | None, server_file: Path = SERVER_FILE) -> Path:
-    """Return the repository: as given, else that of the server running here, else model_repository.
-
-    Raises:
-        MachineError: There is none (exit 3).
-    """
-    info = ServerInfo.read(server_file) if given is None else None
-    folder = given or (Path(info.repository) if info else Path("model_repository"))
-    if not folder.is_dir():
-        raise MachineError(
-            Fault(
-                "there is no model repository",
-                str(folder),
-                fix="python builders/build_all.py, or name it with --repository",
-            )
-        )
-    return folder
 
 
 def models(folder: Path) -> list[str]:
@@ -139,7 +119,9 @@ def select(folder: Path, names: list[str]) -> list[str]:
 
 def served(folder: Path, model: str) -> PublishedVersion | None:
     """Return the newest version that config.pbtxt serves, which answers also after a rollback; None where there is none."""
-    numbers = [number for number in integrity.served(folder / model) if (folder / model / str(number) / BUILD).exists()]
+    numbers = [
+        number for number in config_pbtxt.served(folder / model) if (folder / model / str(number) / BUILD).exists()
+    ]
     return version(folder, model, str(max(numbers))) if numbers else None
 
 
@@ -159,7 +141,7 @@ def version(folder: Path, model: str, number: str) -> PublishedVersion:
 def _no_build(path: Path) -> Fault:
     model, number = path.parent.name, path.name
     damage = [each for each in integrity.version_damage(path) if each.path == path / BUILD]
-    if damage and (damage[0].kind != "missing" or int(number) in integrity.served(path.parent)):
+    if damage and (damage[0].kind != "missing" or int(number) in config_pbtxt.served(path.parent)):
         return integrity.fault(model, damage[0])
     return Fault(
         f"{model} version {number} is not in the repository",

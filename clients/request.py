@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from planwright.config_pbtxt import FIXED_BATCH, SCALARS
 from planwright.errors import Fault, did_you_mean
 from planwright.tensors import (
     Array,
@@ -31,10 +32,6 @@ from .errors import InvalidRequest, ServerError, unreadable_answer
 from .options import printable, unreadable_mapping
 from .sequence import SequenceStep
 
-# parameters of config.pbtxt
-FIXED_BATCH = "planwright_fixed_batch"  # of a static engine: pad to it and split
-# a JSON list: tensors of a model without a batch axis that are scalars, which Triton calls [1]
-SCALARS = "planwright_scalars"
 Shape = tuple[int, ...]
 
 

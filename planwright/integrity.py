@@ -1,11 +1,11 @@
-"""Whether a published model still has the bytes that were published.
+"""Check that a published model still has the bytes that were published.
 
 In      a model folder of the repository and the versions that are served from it.
 Out     one `Damage` per file that was changed, is missing, cannot be read, or was added.
 
 A version's files are those that its build.json names and hashes; build.json and config.pbtxt hold a hash of themselves.
-A damaged byte may lie where that hash is named, so a file without one is whole only where nothing else says that
-it should hold one: Planwright 0.1.0 wrote neither hash, and fewer keys in build.json.
+The damaged byte may be in the hash itself, so a file without a hash is whole only where nothing else shows that
+it should have one: Planwright 0.1.0 wrote neither hash, and fewer keys in build.json.
 Added files count, because Triton takes a model's library, stub or other config from the model's folder before its own.
 A model of another origin, with no build.json in any folder and no hash in config.pbtxt, cannot be checked.
 """
@@ -25,12 +25,12 @@ from planwright.errors import Fault
 from planwright.files import digest, read_json, sha256
 
 CONFIG, BUILD, OWN_HASH = "config.pbtxt", "build.json", "sha256"
-_WORDS = "sha256 of the other lines"
-_SEAL = re.compile(rf"^# {_WORDS}: ([0-9a-f]{{64}})\n", re.MULTILINE)
-# what is left of the seal where a byte of its line changed: the words, or the digits on the second line
-_SEAL_LEFT = re.compile(rf'{_WORDS}|\A[^\n]*\n[^"\n]*[0-9a-f]{{64}}$', re.MULTILINE)
-_SERVED = re.compile(r"\bversions:\s*(\[[^\]]*\]|\d+)")
-_VERSION = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
+_SEAL_TEXT = "sha256 of the other lines"
+_SEAL = re.compile(rf"^# {_SEAL_TEXT}: ([0-9a-f]{{64}})\n", re.MULTILINE)
+# what is left of the seal where a byte of its line changed: the text, or the digits on the second line
+_SEAL_LEFT = re.compile(rf'{_SEAL_TEXT}|\A[^\n]*\n[^"\n]*[0-9a-f]{{64}}$', re.MULTILINE)
+_VERSION = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_LARGEST_VERSION = (1 << 63) - 1  # Triton reads an int64
 # what Triton itself knows in a model's folder; warm-up data changes no answer
 _WARM_UP = "warmup"
 # build.json of Planwright 0.1.0; those of later ones have `trial_load` and their own hash too
@@ -79,7 +79,7 @@ def damage(model: Path, versions: Iterable[int | str], hash_of: HashOf = sha256)
 def published(model: Path) -> bool:
     """Return whether Planwright published a model, by any trace of it; a folder that cannot be read may be ours."""
     try:
-        return _WORDS in read_text(model / CONFIG) or any(os.path.lexists(path / BUILD) for path in model.iterdir())
+        return _SEAL_TEXT in read_text(model / CONFIG) or any(os.path.lexists(path / BUILD) for path in model.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
@@ -96,17 +96,9 @@ def models(repository: Path) -> list[str]:
 def versions_in(model: Path) -> list[int]:
     """Return the version folders of a model, oldest first, none where it cannot be read."""
     try:
-        return sorted(int(path.name) for path in model.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir())
+        return sorted(int(path.name) for path in model.iterdir() if _is_version(path))
     except OSError:
         return []
-
-
-def served(model: Path) -> list[int]:
-    """Return the versions that config.pbtxt names, else every version folder, oldest first."""
-    named = [
-        number for text in _SERVED.findall(read_text(model / CONFIG)) for number in re.findall("[0-9]{1,18}", text)
-    ]
-    return sorted({int(number) for number in named}) or versions_in(model)
 
 
 def read_text(path: Path) -> str:
@@ -159,7 +151,7 @@ def record_hash(record: dict[str, Any]) -> str:
 
 
 def fault(model: str, found: Damage) -> Fault:
-    """Return what to say of one file of `model`."""
+    """Return the error for one file of `model`."""
     why = "its answers may differ from those that were verified"
     fix = rebuild(model)
     if found.kind == "added" and found.path.parent.name == model:  # a new version would not take it away
@@ -224,4 +216,8 @@ def _added(folder: Path, known: Callable[[Path], bool]) -> list[Damage]:
 def _known(path: Path) -> bool:
     """Return whether an entry of a model's folder is none that Triton could take for something else."""
     name = path.name
-    return name in (CONFIG, _WARM_UP) or name.startswith(".") or bool(_VERSION.fullmatch(name) and path.is_dir())
+    return name in (CONFIG, _WARM_UP) or name.startswith(".") or _is_version(path)
+
+
+def _is_version(path: Path) -> bool:
+    return bool(_VERSION.fullmatch(path.name)) and int(path.name) <= _LARGEST_VERSION and path.is_dir()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from planwright.files import read_json, write_json
 
+ADMIN_HEADER = "admin-key"
 SERVER_FILE = Path(".planwright/server.json")
 
 
@@ -63,7 +64,7 @@ class ServerInfo:
     @property
     def admin_headers(self) -> dict[str, str]:
         """HTTP headers that give access to the restricted APIs."""
-        return {"admin-key": self.admin_key} if self.admin_key else {}
+        return {ADMIN_HEADER: self.admin_key} if self.admin_key else {}
 
 
 def _alive(pid: int) -> bool:

@@ -1,83 +1,169 @@
-"""Load and unload models on a running server: Triton's management API.
+"""The one client of Triton's management API: what a server says of itself, and loading and unloading models.
 
-In      a `ServerInfo`, whose admin key opens the API, and a model's name.
-Out     nothing, or `RefusedError` with Triton's own sentence.
+In      an address or a `ServerInfo`, whose admin key opens the restricted calls.
+Out     JSON values; `RefusedError` with Triton's own sentence, or `UnreachableError` where Triton does not answer.
 
-No proxy is used, whatever the environment says: the server is on this machine.
+It speaks HTTP through the standard library. A server on this machine is never called through a proxy, whatever
+``http_proxy`` says.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from planwright import server_log
 from planwright.server_info import ServerInfo
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+Document = dict[str, Any]
 
 
 class RefusedError(Exception):
-    """The server refused; the text is its reason, `status` the HTTP status, 0 where it did not answer."""
+    """The server did not do it; the text says why.
 
-    def __init__(self, reason: str, status: int = 0) -> None:
-        super().__init__(reason)
+    Attributes:
+        status: HTTP status; 0 where there is none.
+    """
+
+    def __init__(self, why: str, status: int = 0) -> None:
         self.status = status
+        super().__init__(why)
 
 
-class GoneError(RefusedError):
-    """The server did not answer at all."""
+class UnreachableError(RefusedError):
+    """Nothing answers there, or something that is not Triton."""
 
 
-def load(server: ServerInfo, model: str, *, timeout_s: float, config: Mapping[str, Any] | None = None) -> None:
-    """Load a model, or reload it where it changed; `config` overrides its config.pbtxt.
+class TritonAdmin:
+    """One server.
 
-    Raises:
-        RefusedError: With the reason, from the answer or, where that has none, from the server's log.
+    Args:
+        address: ``host:port``, or a URL.
+        headers: Those that open the restricted APIs.
+        log: The server's log, which has the reason where the answer does not.
+        timeout_s: Of each call that names no other.
     """
-    log = Path(server.log)
-    written = log.stat().st_size if log.is_file() else 0
+
+    name = "HTTP"
+
+    def __init__(
+        self, address: str, headers: Mapping[str, str] | None = None, log: str = "", *, timeout_s: float = 10.0
+    ) -> None:
+        self._base = address if "://" in address else f"http://{address}"
+        self._headers, self._log, self._timeout_s = dict(headers or {}), log, timeout_s
+        no_proxy = [urllib.request.ProxyHandler({})] if _is_loopback(self._base) else []
+        self._opener = urllib.request.build_opener(*no_proxy)
+
+    @classmethod
+    def of(cls, server: ServerInfo) -> TritonAdmin:
+        """Return the client of a server started by ``python -m serving``."""
+        return cls(server.http_url, server.admin_headers, server.log)
+
+    def metadata(self, *, timeout_s: float | None = None) -> Document:
+        """Return the server's name and version."""
+        return self._document("v2", timeout_s=timeout_s)
+
+    def ready(self) -> bool:
+        """Return whether the server and all its models are ready."""
+        try:
+            self._call("v2/health/ready")
+        except RefusedError:
+            return False
+        return True
+
+    def index(self) -> list[Document]:
+        """Return name, version, state and reason of each model in the repository."""
+        found = self._call("v2/repository/index", {})
+        if not isinstance(found, list):
+            raise UnreachableError(f"the answer is not an index: {found!r:.200}")
+        return found
+
+    def statistics(self) -> Document:
+        """Return ``model_stats``: all versions of all models that are loaded."""
+        return self._document("v2/models/stats")
+
+    def config(self, model: str, version: str = "", *, timeout_s: float | None = None) -> Document:
+        """Return the config of a model that is loaded."""
+        place = f"/versions/{version}" if version else ""
+        return self._document(f"v2/models/{model}{place}/config", timeout_s=timeout_s)
+
+    def load(self, model: str, config: Mapping[str, Any] | None = None, *, timeout_s: float) -> None:
+        """Load a model, or load it again where it changed.
+
+        Args:
+            model: Its name.
+            config: Takes the place of its config.pbtxt until it is loaded again.
+            timeout_s: Most time for it.
+
+        Raises:
+            RefusedError: With the reason, from the answer or, where that has none, from the server's log.
+        """
+        log = Path(self._log)
+        offset = log.stat().st_size if log.is_file() else 0
+        override = {"parameters": {"config": json.dumps(config)}} if config is not None else {}
+        try:
+            self._call(self.path(model, "load"), override, timeout_s)
+        except UnreachableError:
+            raise
+        except RefusedError as error:
+            reason = server_log.sentence(str(error), self._log, model, offset=offset)
+            raise RefusedError(reason, error.status) from None
+
+    def unload(self, model: str) -> None:
+        """Unload a model; the server goes on with it after it has answered."""
+        self._call(self.path(model, "unload"), {})
+
+    def url(self, model: str, action: str) -> str:
+        """Return the address of an action on a model, for messages."""
+        return f"{self._base}/{self.path(model, action)}"
+
+    @staticmethod
+    def path(model: str, action: str) -> str:
+        """Return the path of an action on a model."""
+        return f"v2/repository/models/{model}/{action}"
+
+    def close(self) -> None:
+        """Do nothing: each call has a connection of its own."""
+
+    def _document(self, path: str, *, timeout_s: float | None = None) -> Document:
+        found = self._call(path, timeout_s=timeout_s)
+        if not isinstance(found, dict):
+            raise UnreachableError(f"the answer is not a JSON object: {found!r:.200}")
+        return found
+
+    def _call(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> Any:
+        """Send a GET, or a POST where there is a body; returns the JSON answer, {} for an empty one."""
+        data = json.dumps(body).encode() if body is not None else None
+        try:
+            request = urllib.request.Request(f"{self._base}/{path}", data, self._headers)
+            with self._opener.open(request, timeout=timeout_s or self._timeout_s) as response:
+                content = response.read()
+            return json.loads(content) if content else {}
+        except urllib.error.HTTPError as error:
+            raise RefusedError(_message(error), error.code) from None
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
+            raise UnreachableError(str(error) or type(error).__name__) from None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
     try:
-        _call(server, model, "load", timeout_s, {"parameters": {"config": json.dumps(config)}} if config else {})
-    except GoneError:
-        raise
-    except RefusedError as error:
-        reason = server_log.sentence(str(error), server.log, model, offset=written)
-        raise RefusedError(reason, error.status) from None
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
-def unload(server: ServerInfo, model: str, *, timeout_s: float = 10.0) -> None:
-    """Unload a model; the server goes on with it after it has answered.
-
-    Raises:
-        RefusedError: With the reason.
-    """
-    _call(server, model, "unload", timeout_s, {})
-
-
-def url(server: ServerInfo, model: str, action: str) -> str:
-    """Return the address of an action on a model."""
-    return f"http://{server.http_url}/v2/repository/models/{model}/{action}"
-
-
-def _call(server: ServerInfo, model: str, action: str, timeout_s: float, body: dict[str, Any]) -> None:
-    headers = {"Content-Type": "application/json", **server.admin_headers}
-    request = urllib.request.Request(url(server, model, action), json.dumps(body).encode(), headers)
+def _message(error: urllib.error.HTTPError) -> str:
+    """Return Triton's sentence; status and body where something else answered."""
+    body = error.read().decode(errors="replace")
     try:
-        with _DIRECT.open(request, timeout=timeout_s):
-            return
-    except urllib.error.HTTPError as error:
-        raise RefusedError(_message(error.read().decode(errors="replace")), error.code) from None
-    except OSError as error:
-        raise GoneError(str(error)) from None
-
-
-def _message(body: str) -> str:
-    try:
-        return str(json.loads(body).get("error", body))
-    except (json.JSONDecodeError, AttributeError):
-        return body
+        return str(json.loads(body)["error"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return f"{error.code} {body or error.reason}"

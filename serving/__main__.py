@@ -25,7 +25,7 @@ from planwright import console
 from planwright.errors import EXIT_OK, Fault, StageError
 from planwright.polling import ended
 from planwright.server_info import ServerInfo
-from serving import api, options, preflight, readiness, repository, server
+from serving import options, preflight, readiness, repository, server
 from serving.readiness import READY, ModelRow
 from serving.repository import Refused
 from serving.server import TritonServer
@@ -115,7 +115,7 @@ def _announce(running: TritonServer, info: ServerInfo, rows: list[ModelRow], ref
         console.say(fault.render())
     failed = sum(row.status != READY for row in rows)
     if failed:
-        code = 400 if api.ask(f"http://{running.http_url}/v2/health/ready") is None else 200
+        code = 200 if running.admin.ready() else 400
         served = "the others are served, and /v2/health/ready answers"
         console.warn(f"{failed} of {len(rows)} models are not ready; {served} {code}")
 

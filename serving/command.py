@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planwright.gpu import devices
+from planwright.server_info import ADMIN_HEADER
 from serving import repository
 from serving.options import ServeOptions
 from serving.preflight import Machine
@@ -36,7 +37,7 @@ class Identity:
 def arguments(options: ServeOptions, machine: Machine, identity: Identity, backends: Path | None) -> list[str]:
     """Return the command; the user's own flags come last, because tritonserver uses the last of two."""
     closed = _RESTRICTED if options.client_shm else f"{_RESTRICTED},shared-memory"
-    key = f"admin-key={identity.admin_key}"
+    key = f"{ADMIN_HEADER}={identity.admin_key}"
     http, grpc, metrics = options.ports
     mode, load = (options.mode, options.load) if options.accepted is None else ("explicit", options.accepted)
     return [

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from planwright import console
 from planwright.errors import Fault, SpecError
+from planwright.repository_folder import repository_folder
 from planwright.server_info import SERVER_FILE
 
 UNPATCHED = "--listen-on-all-interfaces-unpatched"
@@ -89,7 +90,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = p.add_argument
     add("--model-repository", type=Path, action="append", metavar="FOLDER",
-        help="what to serve (default: model_repository)")  # fmt: skip
+        help="what to serve (default: model_repository, beside --config where that is given)")  # fmt: skip
+    add("--config", type=Path, metavar="FILE", help="serve what build_all.py --config FILE published")
     add("--model-control-mode", choices=["none", "explicit", "poll"], default="none",
         help="explicit: models are loaded and unloaded by API; poll is refused")  # fmt: skip
     add("--load-model", action="append", default=[], metavar="MODEL",
@@ -133,7 +135,7 @@ def parse(argv: Sequence[str]) -> tuple[ServeOptions, list[Fault]]:
     args, words = parser().parse_known_args(argv)
     extra, faults = _passed_on(words)
     options = ServeOptions(
-        repository=(args.model_repository or [Path("model_repository")])[0],
+        repository=(args.model_repository or [repository_folder(server_file=None, config=args.config)])[0],
         mode=args.model_control_mode,
         load=args.load_model,
         ports=(args.http_port, args.grpc_port, args.metrics_port),

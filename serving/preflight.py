@@ -16,7 +16,8 @@ from typing import TypeVar
 from planwright.console import human_bytes
 from planwright.errors import Fault, MachineError, SpecError
 from planwright.server_info import ServerInfo
-from serving import api, installation, processes, repository
+from planwright.triton_admin import RefusedError, TritonAdmin
+from serving import installation, processes, repository
 from serving.installation import Installation, StubPython
 from serving.options import PORTS, ServeOptions
 
@@ -67,8 +68,13 @@ def _collect(find: Callable[[], T], faults: list[Fault]) -> T | None:
 def _running(options: ServeOptions) -> list[Fault]:
     """Refuse to overwrite the file of a running server: its clients would lose it."""
     info = ServerInfo.read(options.server_file)
-    metadata = api.ask(f"http://{info.http_url}/v2", timeout_s=2) if info else None
-    if info is None or not isinstance(metadata, dict) or metadata.get("name") != info.id:
+    if info is None:
+        return []
+    try:
+        name = TritonAdmin.of(info).metadata(timeout_s=2).get("name")
+    except RefusedError:
+        return []
+    if name != info.id:
         return []
     fix = f"stop it (kill {info.pid}), or give this one --server-file and other ports"
     why = f"pid {info.pid}, http {info.http_url}"

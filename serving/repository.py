@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from planwright.config_pbtxt import parse, served
 from planwright.errors import Fault, did_you_mean
 from planwright.files import HashCache
-from planwright.integrity import Damage, damage, served
+from planwright.integrity import Damage, damage
 from planwright.tensors import TensorSpec, datatype_from_config
 from serving.options import ServeOptions
 
@@ -56,14 +57,11 @@ def models_in(repository: Path) -> list[ModelFolder]:
 
 
 def _configs(folder: Path) -> list[Any]:
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
     found = []
     for path in _config_files(folder):
         try:
-            found.append(text_format.Parse(path.read_text(), model_config_pb2.ModelConfig()))
-        except (OSError, UnicodeDecodeError, text_format.ParseError):
+            found.append(parse(path.read_text(), allow_unknown=True))
+        except (OSError, ValueError):
             continue
     return found
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ import psutil
 
 from planwright.files import ROOT
 from planwright.polling import ended
-from serving import api, command, installation, processes
+from planwright.server_info import ADMIN_HEADER
+from planwright.triton_admin import RefusedError, TritonAdmin
+from serving import command, installation, processes
 from serving.command import Identity
 from serving.options import ServeOptions
 from serving.preflight import Machine
@@ -59,9 +62,9 @@ class TritonServer:
         return f"{self.options.reachable_host}:{self.options.ports[0]}"
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Headers that give access to the restricted APIs."""
-        return {"admin-key": self.identity.admin_key}
+    def admin(self) -> TritonAdmin:
+        """Its management API."""
+        return TritonAdmin(self.http_url, {ADMIN_HEADER: self.identity.admin_key}, str(self.options.log), timeout_s=5)
 
     def wait_ready(self) -> list[dict[str, Any]]:
         """Wait until the server answers under its own id; return the repository index.
@@ -78,10 +81,11 @@ class TritonServer:
                 raise fatal
             if ended(self.process):
                 raise log.ended(self.process.returncode)
-            metadata = api.ask(f"http://{self.http_url}/v2", timeout_s=2)
-            if isinstance(metadata, dict) and metadata.get("name") == self.identity.id:
-                self.version = str(metadata.get("version", ""))
-                return api.index(self.http_url, self.headers) or []
+            with suppress(RefusedError):  # it does not answer yet
+                metadata = self.admin.metadata(timeout_s=2)
+                if metadata.get("name") == self.identity.id:
+                    self.version = str(metadata.get("version", ""))
+                    return self.admin.index()
             time.sleep(_POLL_S)
         raise log.timed_out(self.options.start_timeout_s)
 

@@ -15,7 +15,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving import api, processes
+from planwright.triton_admin import RefusedError
+from serving import processes
 from serving.processes import STUB
 from serving.server import TritonServer
 
@@ -83,17 +84,17 @@ class Watchdog:
         return False
 
     def _short_of(self, alive: Counter[tuple[str, str]]) -> str | None:
-        """Return a suspect whose ready version has too few processes, "" where there is none, None where that is unknown."""
-        url = self._server.http_url
-        index = api.index(url, self._server.headers)
-        if index is None:
+        """Return a suspect whose ready version has too few processes, "" where none is short, None where that is unknown."""
+        admin = self._server.admin
+        try:
+            ready = {
+                (str(row["name"]), str(row.get("version"))) for row in admin.index() if row.get("state") == "READY"
+            }
+            for stub in sorted(self._suspects, key=lambda stub: stub.instance):
+                place = (stub.model, stub.version)
+                groups = admin.config(*place).get("instance_group", []) if place in ready else []
+                if alive[place] < sum(group.get("count", 0) for group in groups):
+                    return stub.instance
+        except RefusedError:
             return None
-        ready = {(str(row["name"]), str(row.get("version"))) for row in index if row.get("state") == "READY"}
-        for stub in sorted(self._suspects, key=lambda stub: stub.instance):
-            place = (stub.model, stub.version)
-            count = api.instances(url, *place) if place in ready else 0
-            if count is None:
-                return None
-            if alive[place] < count:
-                return stub.instance
         return ""

@@ -51,14 +51,14 @@ def _all_cases(count: int) -> dict[str, float]:
 
 
 def _measure(step: BenchmarkStep, count: int, cases: Sequence[tuple[str, list[str], float]]) -> None:
-    from builders.diagnostics.bench import measure
-    from builders.diagnostics.bench_figures import Setting
+    from builders.diagnostics.bench_engine import measure_plan
+    from builders.diagnostics.bench_figures import BenchSetting
 
     alone: list[float] = []
     rates: dict[str, list[float]] = {case: [] for case, _, _ in cases}
     with _serving(count) as server:
         for _ in range(ROUNDS):
-            alone.append(measure(plan_path(MODEL), Setting(BATCH, 1, True), seconds=1.5).samples_per_s)
+            alone.append(measure_plan(plan_path(MODEL), BenchSetting(BATCH, 1, True), seconds=1.5).samples_per_s)
             for case, flags, _ in cases:
                 rates[case].append(_rate(server, flags))
     engine = statistics.median(alone)

@@ -1,1 +1,1 @@
-"""Commands that look into engines and graphs: bench, layers, search."""
+"""Commands that inspect engines and graphs: bench, layers, search."""

@@ -1,26 +1,32 @@
-"""What every bench measures and how rows become figures, whatever computes.
+"""What every bench measures, whatever computes: lanes that are kept busy, and the figures of their batches.
 
-In      a setting, one row of times per batch.
+In      a setting, and lanes; those that run on the host (ONNX Runtime, PyTorch on the CPU) are here too.
 Out     `Figures`: throughput and the times of a batch on its way in, through and out.
+
+On the host each stream is a thread of its own; times inside a batch cannot be separated there and all count as ``compute``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
 
+from planwright.tensors import TensorSpec
+
 SLOTS = 3  # batches in flight per stream: one copied in, one computed, one copied out
 POOL = 6  # distinct random input batches per stream
 
-Row = tuple[float, ...]  # latency, enqueue, H2D, compute, D2H in ms
+Times = tuple[float, ...]  # of one batch: latency, enqueue, H2D, compute, D2H in ms
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """What is measured: batch size, streams, and whether CUDA graphs are used where the engine can."""
 
     batch: int
@@ -51,18 +57,15 @@ class Figures:
     graphs: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON value."""
         return asdict(self)
 
 
 class Lane(Protocol):
-    """One batch in flight."""
-
     def send(self) -> None:
         """Start the next batch."""
         ...
 
-    def receive(self) -> Row:
+    def receive(self) -> Times:
         """Wait for it and return its times."""
         ...
 
@@ -84,9 +87,9 @@ def measure_lanes(
     return figures(rows, batch, elapsed_s, memory_mib=memory_mib, graphs=graphs)
 
 
-def drive(lanes: Sequence[Lane], seconds: float) -> list[Row]:
+def drive(lanes: Sequence[Lane], seconds: float) -> list[Times]:
     """Keep every lane busy for a time and return a row per finished batch."""
-    rows: list[Row] = []
+    rows: list[Times] = []
     for lane in lanes:
         lane.send()
     deadline = time.perf_counter() + seconds
@@ -98,8 +101,10 @@ def drive(lanes: Sequence[Lane], seconds: float) -> list[Row]:
     return rows
 
 
-def figures(rows: Sequence[Row], batch: int, elapsed_s: float, *, memory_mib: int = 0, graphs: bool = False) -> Figures:
-    """Sum rows up."""
+def figures(
+    rows: Sequence[Times], batch: int, elapsed_s: float, *, memory_mib: int = 0, graphs: bool = False
+) -> Figures:
+    """Return throughput and the statistics of the batches' times."""
     table = np.array(rows)
     latency, means = table[:, 0], table.mean(axis=0)
 
@@ -121,3 +126,50 @@ def figures(rows: Sequence[Row], batch: int, elapsed_s: float, *, memory_mib: in
         gpu_memory_mib=memory_mib,
         graphs=graphs,
     )
+
+
+class HostLane:
+    def __init__(
+        self, run: Callable[[dict[str, Any]], Any], pool: Sequence[dict[str, Any]], workers: ThreadPoolExecutor
+    ) -> None:
+        self._run, self._pool, self._workers, self._turn = run, pool, workers, 0
+        self._pending: Future[float] | None = None
+
+    def send(self) -> None:
+        self._turn = (self._turn + 1) % len(self._pool)
+        self._pending = self._workers.submit(self._timed, self._pool[self._turn])
+
+    def receive(self) -> Times:
+        assert self._pending is not None
+        taken_ms = self._pending.result()
+        return (taken_ms, 0.0, 0.0, taken_ms, 0.0)
+
+    def _timed(self, inputs: dict[str, Any]) -> float:
+        began = time.perf_counter()
+        self._run(inputs)
+        return (time.perf_counter() - began) * 1e3
+
+
+def random_pool(datatypes: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
+    """Return the random batches that every engine of these shapes is given.
+
+    Args:
+        datatypes: Input name -> Triton's datatype, such as ``UINT8``.
+        shapes: Input name -> shape, the batch first.
+    """
+    from builders.targets.tensorrt.layers import random_inputs
+
+    tensors = [
+        SimpleNamespace(name=name, datatype=datatype, dtype=TensorSpec(name, datatype, ()).numpy_dtype)
+        for name, datatype in datatypes.items()
+    ]
+    return [random_inputs(tensors, shapes, seed) for seed in range(POOL)]
+
+
+def measure_host(
+    run: Callable[[dict[str, Any]], Any], pool: Sequence[dict[str, Any]], setting: BenchSetting, seconds: float
+) -> Figures:
+    """Measure what answers on the host, from a batch of inputs to its answers."""
+    with ThreadPoolExecutor(setting.streams) as workers:
+        lanes = [HostLane(run, pool, workers) for _ in range(setting.streams)]
+        return measure_lanes(lanes, setting.batch, seconds=seconds)

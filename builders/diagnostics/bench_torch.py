@@ -1,9 +1,9 @@
-"""The parent's side of PyTorch in bench: a child process that holds the model and measures when asked.
+"""The parent's side of PyTorch in bench: a child process that holds the model and measures on request.
 
 In      a job, the interpreter that has PyTorch (it may be another than TensorRT's), the shapes that the engine runs.
 Out     `Figures` per setting and variant.
 
-The child outlives the rounds, because torch.compile takes minutes; it computes only while it is asked.
+The child outlives the rounds, because torch.compile takes minutes; it is idle between requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builders.diagnostics.bench_figures import Figures, Setting
+from builders.diagnostics.bench_figures import BenchSetting, Figures
 from builders.stage import Job
 from planwright.errors import Fault, MachineError, StageError
 from planwright.golden import Golden
@@ -35,12 +35,12 @@ class TorchBench:
         """Start the child.
 
         Raises:
-            MachineError: There is no PyTorch in that interpreter, or the model cannot be made there.
+            MachineError: There is no PyTorch in that interpreter, or the model cannot be created there.
         """
         self._job = job
         self._child = _start(job, python)
         group = Golden.load(job.export_folder / "golden.npz")
-        hello = self._ask(
+        hello = self._request(
             {
                 "spec": job.model.model_dump(mode="json") | {"source": job.model.code},
                 "root": str(job.root.resolve()),
@@ -53,13 +53,13 @@ class TorchBench:
         )
         self.label, self.precisions = f"torch {hello['torch'].partition('+')[0]} {hello['device']}", hello["precisions"]
 
-    def measure(self, variant: str, precision: str, setting: Setting, seconds: float) -> Figures:
+    def measure(self, variant: str, precision: str, setting: BenchSetting, seconds: float) -> Figures:
         """Measure one setting; the first of a variant and batch compiles, which does not count.
 
         Raises:
-            StageError: PyTorch refused; its own words are told.
+            StageError: PyTorch refused; carries its message.
         """
-        found = self._ask(
+        found = self._request(
             {"variant": variant, "precision": precision, "batch": setting.batch, "streams": setting.streams,
              "seconds": seconds}
         )  # fmt: skip
@@ -73,20 +73,20 @@ class TorchBench:
         self._child.kill()
         self._child.communicate()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         try:
             self._child.stdin.write(json.dumps(request) + "\n")
             self._child.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, and its last words say why
+            pass  # it has ended, and its standard error says why
         line = self._child.stdout.readline()
         if line:
             answer: dict[str, Any] = json.loads(line)
             return answer
-        words = self._child.communicate()[1].strip().splitlines()
-        raise MachineError(_unable(self._job, words[-1] if words else "it said nothing"))
+        errors = self._child.communicate()[1].strip().splitlines()
+        raise MachineError(_unable(self._job, errors[-1] if errors else "it printed nothing"))
 
 
 def _start(job: Job, python: str) -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""The commands that look into engines and graphs: layers, search; and what bench shares with them.
+"""``python -m builders layers`` and ``search``: what an engine computes, and which nodes INT8 must leave in FP32.
 
 In      their part of the command line.
 Out     a table or JSON, an exit code.
@@ -7,17 +7,12 @@ Out     a table or JSON, an exit code.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from builders.stage import Job
-from builders.targets import get_target
-from builders.targets.choose import choose
+from builders.diagnostics import jobs
 from planwright import console
-from planwright.config.load import load_spec
-from planwright.config.spec import Target
-from planwright.errors import EXIT_OK, Fault, SpecError, StageError, did_you_mean
-from planwright.files import HashCache, read_json
+from planwright.errors import EXIT_OK
+from planwright.files import read_json
 
 
 def add_to(commands: Any, *others: Any) -> None:
@@ -25,30 +20,27 @@ def add_to(commands: Any, *others: Any) -> None:
     layers = commands.add_parser("layers", help="what an engine really computes: layers, precision, time")
     layers.add_argument("model", metavar="MODEL")
     search = commands.add_parser(
-        "search", help="which nodes must stay high for INT8 to meet its gate, and at what cost"
+        "search", help="which nodes INT8 must leave in FP32 to meet its accuracy gate, and what that costs"
     )
     search.add_argument("model", metavar="MODEL")
     search.add_argument(
         "--engine",
         action="store_true",
-        help="also build engines here: does the list hold on them, and what does it cost in speed",
+        help="also build engines here: do they meet the gate with that list, and what does it cost in speed",
     )
     layers.set_defaults(main=_layers)
     search.set_defaults(main=_search)
     for command in (*others, layers, search):
-        command.add_argument("--config", type=Path, default=Path("config.yaml"))
-        command.add_argument(
-            "--build", type=Path, help="where intermediate files are (default: build beside the config)"
-        )
-        console.add_json_flag(command)
+        jobs.add_flags(command)
 
 
 def _layers(args: argparse.Namespace) -> int:
-    """Print the layer table of a model's engine."""
     from builders.targets.tensorrt.layers import realised
 
-    job = job_of(args, args.model, "tensorrt")
-    table = read_json(require(job.compile_folder / "layers.json", job))
+    job = jobs.job_of(args, args.model, "tensorrt")
+    fix = "run it on the GPU machine that built the engine, which is where the layers were timed"
+    jobs.target_of("layers", "tensorrt", fix=fix)
+    table = read_json(jobs.require(job.compile_folder / "layers.json", job))
     found = realised(table, job.model.precision, job.model.keep_fp32)
     rows = sorted(table, key=lambda row: -row["ms"])
     console.table(
@@ -62,61 +54,31 @@ def _layers(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    """Find the nodes to keep high and print them as they go into config.yaml."""
+    """Find the nodes to keep in FP32 and print them as they go into config.yaml."""
     from builders.diagnostics.sensitivity import search as find
 
-    job = job_of(args, args.model, choose("auto", needs_engine=args.engine)[0])
-    require(job.export_folder / "model.onnx", job)
+    target = jobs.target_of("search", "auto", fix="install the tensorrt of the server's image")
+    job = jobs.job_of(args, args.model, target)
+    jobs.require(job.export_folder / "model.onnx", job)
+    jobs.require_calibration(job)
     found = find(job, console.say)
     console.say(
-        f"cosine {found.before:.6f} with all nodes in INT8, {found.after:.6f} with {len(found.keep_fp32)} kept high"
+        f"cosine {found.before:.6f} with all nodes in INT8, {found.after:.6f} with {len(found.keep_fp32)} kept in FP32"
     )
-    console.say(f"cost: {found.cost:.1%} of the weights stay high")
-    old = {"keep_high": found.keep_fp32}  # the former name, for one more release
-    keep_fp32, report = found.keep_fp32, vars(found) | old
+    console.say(f"cost: {found.cost:.1%} of the weights stay in FP32")
+    keep_fp32, report = (
+        found.keep_fp32,
+        vars(found) | {"keep_high": found.keep_fp32},
+    )  # the former name, for one more release
     if args.engine:
         from builders.diagnostics.sensitivity_engine import confirm
 
         held = confirm(job, found, console.say)
         keep_fp32, report = held.keep_fp32, {**report, "engine": vars(held)}
         change = held.after_per_s / held.before_per_s - 1
-        speeds = f"{held.before_per_s:.0f} samples/s all INT8, {held.after_per_s:.0f} with {len(keep_fp32)} kept high"
+        speeds = f"{held.before_per_s:.0f} samples/s all INT8, {held.after_per_s:.0f} with {len(keep_fp32)} in FP32"
         console.say(f"{job.target.key()}, batch {held.batch}: {speeds} ({change:+.1%})")
     console.say("in config.yaml:\n    keep_fp32: [" + ", ".join(f'"{name}"' for name in keep_fp32) + "]")
     if args.json:
         console.emit_json(report)
     return EXIT_OK
-
-
-def job_of(args: argparse.Namespace, name: str, target: Target) -> Job:
-    """Return the job of one model; SpecError where there is no such model."""
-    spec = load_spec(args.config, target, select=[name])
-    if name not in spec.names():
-        raise SpecError(Fault(f"there is no model '{name}'", str(args.config), fix=did_you_mean(name, spec.names())))
-    model = next(model for model in spec.models if model.name == name)
-    build = args.build or spec.root / "build"
-    return Job(
-        model,
-        spec.root,
-        build,
-        spec.root / "model_repository",
-        get_target(target, spec.server),
-        spec.server,
-        HashCache(build / "hashes.json"),
-    )
-
-
-def require(path: Path, job: Job) -> Path:
-    """Return `path`; StageError where the model is not built that far."""
-    if not path.exists():
-        fix = job.model.build_command("--target", job.target.name)
-        raise StageError("engine", Fault(f"{job.model.name} is not built", str(path), "the file is not there", fix))
-    return path
-
-
-def numbers(flag: str, text: str) -> list[int]:
-    """Return the numbers of a flag such as ``1,8,32``; SpecError where it holds others."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SpecError(Fault(f"{flag} is '{text}'", fix="give whole numbers, such as 1,8,32")) from None

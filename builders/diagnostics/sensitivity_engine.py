@@ -1,4 +1,4 @@
-"""The second half of the search: does the engine of this machine agree, and what does keeping nodes high cost in speed.
+"""The second half of the search: check the list on an engine built here, and measure what it costs in speed.
 
 In      what `builders.diagnostics.sensitivity` found on ONNX Runtime.
 Out     `Confirmed`: the list that meets the gate on the built engine, and the speed with and without it.
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders import answers
-from builders.diagnostics.bench_figures import Setting
+from builders.diagnostics.bench_engine import measure_folder
+from builders.diagnostics.bench_figures import BenchSetting
 from builders.diagnostics.sensitivity import Found
 from builders.graphs import batch_axis
 from builders.precision import int8
@@ -32,7 +33,7 @@ ROUNDS, SECONDS = 3, 1.0
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What the engine says.
+    """Result on the engine.
 
     Attributes:
         keep_fp32: Nodes to keep high, worst first.
@@ -78,7 +79,7 @@ def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
 
 @contextmanager
 def _trials(job: Job) -> Iterator[_Trials]:
-    """Yield a place among the model's graphs, where compile finds the export and the timing cache as it is used to."""
+    """Yield a place among the model's graphs, where compile finds the export and the timing cache."""
     place = job.build / job.model.name / "graph"
     try:
         with int8.prepared(job.export_folder / "model.onnx", place) as graph:
@@ -108,7 +109,6 @@ class _Trials:
         return engine
 
     def checks(self, folder: Path) -> list[OutputCheck]:
-        """Answer the golden samples."""
         engine = self._job.target.load(folder)
         tolerances = {name: self._job.model.tolerance(name) for name in self._golden.groups[0].outputs}
         size = batch_axis.run_size(self._job.model.batch, engine.inputs)
@@ -119,10 +119,8 @@ class _Trials:
 
     def speeds(self, folders: Sequence[Path]) -> list[float]:
         """Return the median samples per second of each engine, measured in turn."""
-        from builders.diagnostics.bench_command import measure_folder
-
         found: list[list[float]] = [[] for _ in folders]
         for _ in range(ROUNDS):
             for rates, folder in zip(found, folders, strict=True):
-                rates.append(measure_folder(self._job, folder, Setting(self.batch), SECONDS).samples_per_s)
+                rates.append(measure_folder(self._job, folder, BenchSetting(self.batch), SECONDS).samples_per_s)
         return [statistics.median(rates) for rates in found]

@@ -3,7 +3,7 @@
 In      JSON lines on stdin: first the model and the shapes of its inputs, then one setting per line.
 Out     a JSON line per request: what is here, then `Figures`, or ``error``.
 
-Conditions are those of `builders.diagnostics.bench`: pinned inputs, another random batch each time, copies to the GPU and back, three
+Conditions are those of `builders.diagnostics.bench_engine`: pinned inputs, another random batch each time, copies to the GPU and back, three
 batches in flight per stream. Convolutions run channels-last and FP16 by autocast, which is how PyTorch is fastest without
 changing the model. What other libraries print goes to stderr, because stdout carries the answers.
 """
@@ -16,14 +16,20 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders.diagnostics.bench_figures import SLOTS, Figures, Row, Setting, measure_lanes
-from builders.diagnostics.bench_host import HostLane, random_pool
+from builders.diagnostics.bench_figures import (
+    SLOTS,
+    BenchSetting,
+    Figures,
+    Times,
+    measure_host,
+    measure_lanes,
+    random_pool,
+)
 from builders.sources.base import load_source
 from builders.sources.pytorch import TorchSource
 from planwright.config.spec import ModelSpec
@@ -33,34 +39,31 @@ COSINE = 0.99  # FP16 and compiled answers against eager FP32: another model wou
 
 
 def main() -> int:
-    """Answer requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(value: dict[str, Any]) -> None:
+    def send(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
-    model = Model(json.loads(sys.stdin.readline()))
-    tell({"torch": model.version, "device": model.device, "precisions": model.precisions})
+    model = TorchModel(json.loads(sys.stdin.readline()))
+    send({"torch": model.version, "device": model.device, "precisions": model.precisions})
     for line in sys.stdin:
         try:
-            tell(model.measure(**json.loads(line)).as_dict())
-        except Exception as error:  # PyTorch raises anything; its words are the answer
-            tell({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"})
+            send(model.measure(**json.loads(line)).as_dict())
+        except Exception as error:  # PyTorch raises any class; its message is the answer
+            send({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"})
     return 0
 
 
-class Model:
-    """The module on its device, and its compiled forms."""
-
+class TorchModel:
     def __init__(self, request: dict[str, Any]) -> None:
         import torch
 
         spec = ModelSpec.model_validate(request["spec"])
         source = load_source(spec, Path(request["root"]), random_weights=request["random_weights"])
         if not isinstance(source, TorchSource):
-            raise SystemExit(f"{spec.source} is no PyTorch model")
+            raise SystemExit(f"{spec.source} is not a PyTorch model")
         self.version, self.device = torch.__version__, "cuda" if torch.cuda.is_available() else "cpu"
         self.precisions = ["fp32", "fp16"] if self.device == "cuda" else ["fp32"]
         self._source, self._inputs = source, request["inputs"]
@@ -69,17 +72,16 @@ class Model:
         for limit in (
             "cache_size_limit",
             "recompile_limit",
-        ):  # old and new name; beyond it a shape would run eager in silence
+        ):  # old and new name; beyond the limit a shape would silently run eager
             if hasattr(torch._dynamo.config, limit):
                 setattr(torch._dynamo.config, limit, SHAPES)
 
     def measure(self, variant: str, precision: str, batch: int, streams: int, seconds: float) -> Figures:
-        """Measure one setting."""
         shapes = {name: (batch, *item["shape"]) for name, item in self._inputs.items()}
         pool = random_pool({name: item["datatype"] for name, item in self._inputs.items()}, shapes)
         run = self._runner(variant, precision, batch)
         self._check(run, pool[0])
-        setting = Setting(batch, streams)
+        setting = BenchSetting(batch, streams)
         return (
             self._on_gpu(run, pool, setting, seconds) if self.device == "cuda" else _on_cpu(run, pool, setting, seconds)
         )
@@ -117,7 +119,9 @@ class Model:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device == "cuda" else tensor
 
-    def _on_gpu(self, run: Callable[..., Any], pool: list[dict[str, Any]], setting: Setting, seconds: float) -> Figures:
+    def _on_gpu(
+        self, run: Callable[..., Any], pool: list[dict[str, Any]], setting: BenchSetting, seconds: float
+    ) -> Figures:
         import torch
 
         ready = [[self._host(batch[name]) for name in self._source.input_names] for batch in pool]
@@ -127,15 +131,13 @@ class Model:
         return found
 
 
-def _on_cpu(run: Callable[..., Any], pool: list[dict[str, Any]], setting: Setting, seconds: float) -> Figures:
+def _on_cpu(run: Callable[..., Any], pool: list[dict[str, Any]], setting: BenchSetting, seconds: float) -> Figures:
     import torch
 
     def answer(inputs: dict[str, Any]) -> Any:
         return run(*(torch.from_numpy(array) for array in inputs.values()))
 
-    with ThreadPoolExecutor(setting.streams) as workers:
-        lanes = [HostLane(answer, pool, workers) for _ in range(setting.streams)]
-        return measure_lanes(lanes, setting.batch, seconds=seconds)
+    return measure_host(answer, pool, setting, seconds)
 
 
 class _GpuLane:
@@ -163,7 +165,7 @@ class _GpuLane:
             self._ended.record()
         self._enqueue_ms = (time.perf_counter() - begun) * 1e3
 
-    def receive(self) -> Row:
+    def receive(self) -> Times:
         self._ended.synchronize()
         taken_ms = self._began.elapsed_time(self._ended)
         return (taken_ms, self._enqueue_ms, 0.0, taken_ms, 0.0)

@@ -4,7 +4,7 @@ In      ``compile.architectures`` and the compile folders of the machines that b
 Out     the plan of this machine as ``model.plan``, those of others as ``model.sm86.plan``; Triton picks by
         ``cc_model_filenames``.
 
-Each machine builds the plan for its own GPU (``--until verify``); the one that publishes has all of them at hand.
+Each machine builds the plan for its own GPU (``--until verify``); the machine that publishes needs all of them in build/.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def others(job: Job) -> dict[str, Path]:
     """Return file name -> plan for every architecture but this machine's.
 
     Raises:
-        StageError: stage 'publish': a plan is missing, or takes and gives other tensors than this machine's.
+        StageError: stage 'publish': a plan is missing, or has other inputs or outputs than this machine's.
     """
     found, faults = {}, []
     for capability, name in names(job).items():
@@ -38,24 +38,12 @@ def others(job: Job) -> dict[str, Path]:
         folder = job.compile_folder.with_name(_key(job, capability))
         plan = folder / job.target.filename
         if not plan.exists():
+            what, why = f"there is no plan for compute capability {capability}", "compile.architectures lists it"
             fix = f"on a GPU of compute capability {capability}: {job.model.build_command('--until', 'verify')}; then copy build/ here"
-            faults.append(
-                Fault(
-                    f"there is no plan for compute capability {capability}",
-                    str(plan),
-                    "compile.architectures asks for it",
-                    fix,
-                )
-            )
+            faults.append(Fault(what, str(plan), why, fix))
         elif read_tensors(folder) != read_tensors(job.compile_folder):
-            faults.append(
-                Fault(
-                    f"the plan for {capability} has other tensors",
-                    str(plan),
-                    "it was built from another graph",
-                    "build it again",
-                )
-            )
+            what, why = f"the plan for {capability} has other tensors", "it was built from another graph"
+            faults.append(Fault(what, str(plan), why, "build it again"))
         else:
             found[name] = plan
     if faults:

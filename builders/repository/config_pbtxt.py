@@ -3,8 +3,8 @@
 In      the engine's tensors, the model's `serve`, the versions to serve.
 Out     the text that Triton reads, made through Triton's own ModelConfig message.
 
-Two odd lines: protobuf's text printer drops a zero, so ``max_batch_size: 0`` is written by hand; and ``count: 1`` is
-written out because Triton's core starts two instances of an onnxruntime model on the CPU when nothing is said.
+Two special cases: protobuf's text printer drops a zero, so ``max_batch_size: 0`` is written by hand; and ``count: 1`` is
+written out because Triton's core starts two instances of an onnxruntime model on the CPU by default.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from builders.repository import architectures
 from builders.stage import Job
 from builders.stages.compile import batch_kind
 from planwright.config import serve_fields
+from planwright.config_pbtxt import FIXED_BATCH, SCALARS, SLO_P99_MS
 from planwright.decimals import exact
 from planwright.tensors import TensorSpec
 
@@ -43,7 +44,6 @@ def render(
 
 
 def printed(config: Any) -> str:
-    """Return the text of a ModelConfig message."""
     from google.protobuf import text_format
 
     text = str(text_format.MessageToString(config, use_short_repeated_primitives=True))
@@ -104,33 +104,11 @@ def _instances(config: Any, job: Job) -> None:
 def _notes(config: Any, job: Job, kind: str, scalars: Sequence[str]) -> None:
     """Write what clients and reports need to know as parameters, which every server passes on unread."""
     if scalars:
-        config.parameters["planwright_scalars"].string_value = json.dumps(list(scalars))
+        config.parameters[SCALARS].string_value = json.dumps(list(scalars))
     if kind == "fixed":
-        config.parameters["planwright_fixed_batch"].string_value = str(job.model.batch.fixed)
+        config.parameters[FIXED_BATCH].string_value = str(job.model.batch.fixed)
     if job.target.name == "tensorrt":
-        # our Python-based backend takes inputs that lie on the GPU where they lie; NVIDIA's C++ backend passes this by
+        # our Python-based backend reads inputs on the GPU in place; NVIDIA's C++ backend ignores this
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     if job.model.slo.p99_ms is not None:
-        config.parameters["planwright_slo_p99_ms"].string_value = exact(job.model.slo.p99_ms)
-
-
-def parse(text: str) -> Any:
-    """Return the ModelConfig message of a config.pbtxt.
-
-    Raises:
-        google.protobuf.text_format.ParseError: The text is not a ModelConfig.
-    """
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
-
-
-def served_versions(text: str) -> list[int]:
-    """Return the versions that a config.pbtxt serves, oldest first; none where it cannot be read."""
-    from google.protobuf import text_format
-
-    try:
-        return sorted(parse(text).version_policy.specific.versions)
-    except text_format.ParseError:  # someone edited the file; it will be written again
-        return []
+        config.parameters[SLO_P99_MS].string_value = exact(job.model.slo.p99_ms)

@@ -20,12 +20,13 @@ from typing import Any
 
 from builders.repository import architectures, config_pbtxt, revisions, serve_check
 from builders.repository import versions as repository_versions
-from builders.repository.revisions import Config
+from builders.repository.revisions import Revision
 from builders.repository.trial import FLAG, TrialServer
 from builders.repository.versions import Published
 from builders.stage import Job, installed, record_of
 from builders.stages.compile import batch_kind, read_tensors
 from planwright import __version__
+from planwright.config_pbtxt import parse, specific
 from planwright.errors import Fault, MachineError
 from planwright.files import digest, read_json, write_json
 from planwright.golden import Golden
@@ -35,11 +36,11 @@ Proof = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PublishResult:
     """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'.
 
     Attributes:
-        action: One of these words.
+        action: One of these.
         version: The newest version that is served.
         removed: Versions that were pruned.
         proof: What the trial load found; None where nothing changed.
@@ -68,7 +69,7 @@ class Parts:
 
 
 def plan(job: Job) -> str:
-    """Say what `publish` would do, for ``--plan``.
+    """Return what `publish` would do, for ``--plan``.
 
     Raises:
         SpecError: `serve` does not fit the engine.
@@ -106,11 +107,11 @@ def current(job: Job, *, tried: bool = True) -> bool:
     return config is not None and config.sealed and config.body == rendered and (config.tried or not tried)
 
 
-def publish(job: Job, trial: TrialServer) -> Outcome:
+def publish(job: Job, trial: TrialServer) -> PublishResult:
     """Put the built model into the repository, after a server has loaded it where anything changes.
 
     Raises:
-        StageError: stage 'serve': the server found here does not load it, or does not answer right.
+        StageError: stage 'serve': the server found here does not load it, or an answer is wrong.
         MachineError: The repository cannot be written, or there is no server (exit 3); what was served stays served.
     """
     published = Published(job.repository / job.model.name)
@@ -132,7 +133,7 @@ def publish(job: Job, trial: TrialServer) -> Outcome:
     finally:
         repository_versions.sweep_staging(job.build)
     action = "config" if action == "kept" and changed else action
-    return Outcome(action, version, tuple(removed), proof)
+    return PublishResult(action, version, tuple(removed), proof)
 
 
 def _proof_of(job: Job, published: Published, body: str, trial: TrialServer) -> Proof | None:
@@ -140,34 +141,25 @@ def _proof_of(job: Job, published: Published, body: str, trial: TrialServer) -> 
     now = revisions.read(published.folder)
     if now is not None and now.body == body and (now.tried or not trial.wanted):
         return None
-    return trial.prove(
-        job, body, {version: published.folder / str(version) for version in config_pbtxt.served_versions(body)}
-    )
+    return trial.prove(job, body, {version: published.folder / str(version) for version in specific(parse(body))})
 
 
 def _serve(published: Published, body: str, proof: Proof | None) -> bool:
     """Make `body` the served config.pbtxt; returns whether it differs from what was served."""
     before = revisions.read(published.folder)
     tried = before.tried if proof is None and before else (proof or {}).get("skipped") != FLAG
-    after = before.after(body, tried=tried) if before else Config(body, tried=tried)
+    after = before.after(body, tried=tried) if before else Revision(body, tried=tried)
     if before != after:
         revisions.write(published.folder, after)
     return before is None or before.body != body
 
 
 def _disk(job: Job, error: OSError) -> Fault:
-    fixes = {
-        errno.ENOSPC: "free some disk space",
-        errno.EISDIR: f"remove the folder {error.filename2 or error.filename}",
-    }
-    fix = fixes.get(error.errno or 0, "make the repository writable")
-    return Fault(
-        "cannot publish; what was served stays served",
-        str(job.repository),
-        error.strerror or str(error),
-        fix,
-        "python -m builders doctor",
-    )
+    remove = f"remove the folder {error.filename2 or error.filename}"
+    fixes = {errno.ENOSPC: "free some disk space", errno.EISDIR: remove}
+    why, fix = error.strerror or str(error), fixes.get(error.errno or 0, "make the repository writable")
+    what = "cannot publish; what was served stays served"
+    return Fault(what, str(job.repository), why, fix, "python -m builders doctor")
 
 
 def _served(job: Job, published: Published, newest: int) -> list[int]:
@@ -179,11 +171,8 @@ def _served(job: Job, published: Published, newest: int) -> list[int]:
 
 def _parts(job: Job, *, read: bool) -> Parts:
     engine = sorted(file for file in job.compile_folder.iterdir() if file.suffix not in (".json", ".log"))
-    files = (
-        {file.name: file for file in engine}
-        | architectures.others(job)
-        | {"golden.npz": job.export_folder / "golden.npz"}
-    )
+    golden_file = {"golden.npz": job.export_folder / "golden.npz"}
+    files = {file.name: file for file in engine} | architectures.others(job) | golden_file
     labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
     texts = {_label_file(labels, output): "\n".join(names) + "\n" for output, names in labels.items()}
     golden = Golden.load(files["golden.npz"]) if read else None
@@ -215,7 +204,7 @@ def _new_version(job: Job, published: Published, parts: Parts, trial: TrialServe
         proof = trial.prove(job, body, {v: folder if v == version else published.folder / str(v) for v in served})
         _write_record(folder, {**published_record(folder), "trial_load": proof})
         if first:
-            revisions.write(staging, Config(body, tried=proof.get("skipped") != FLAG))
+            revisions.write(staging, Revision(body, tried=proof.get("skipped") != FLAG))
             staging.rename(published.folder)
         else:
             folder.rename(published.folder / str(version))
@@ -242,7 +231,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str, Any]:
-    """Return build.json: what was built from what, by what, and how right it is."""
+    """Return build.json: what was built from what, by what, and how accurate it is."""
     inputs, outputs = read_tensors(job.compile_folder)
     records = {name: record_of(path) for name, path in _folders(job).items()}
     kind = batch_kind(job, inputs)
@@ -286,6 +275,5 @@ def _folders(job: Job) -> dict[str, Path]:
 
 
 def published_record(folder: Path) -> dict[str, Any]:
-    """Return the build.json of a version folder."""
     record: dict[str, Any] = json.loads((folder / BUILD).read_text())
     return record

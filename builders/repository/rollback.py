@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.repository import config_pbtxt, revisions
+from builders.repository import revisions
 from builders.repository.versions import Published
 from planwright import integrity
-from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, did_you_mean
+from planwright.config_pbtxt import parse
+from planwright.errors import Fault, PlanwrightError, SpecError, did_you_mean
 from planwright.integrity import CONFIG
 
 
 @dataclass(frozen=True)
-class Step:
+class RollbackResult:
     """What a rollback did.
 
     Attributes:
@@ -36,7 +37,6 @@ class Step:
     fields: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON value."""
         return {**asdict(self), "change": "serve" if self.before == self.now else "version"}
 
     def __str__(self) -> str:
@@ -45,17 +45,14 @@ class Step:
         return f"{self.model}: version {self.now} is served instead of {self.before}"
 
 
-def rollback(repository: Path, model: str) -> Step:
+def rollback(repository: Path, model: str) -> RollbackResult:
     """Serve what was served before the last publish.
 
     Raises:
         SpecError: No such model (exit 2).
-        MachineError: There is no such folder (exit 3).
         PlanwrightError: Nothing older is whole, or config.pbtxt, which names it, is gone (exit 1).
     """
     published = Published(repository / model)
-    if not repository.is_dir():
-        raise MachineError(Fault("there is no model repository", str(repository), fix="name it with --repository"))
     if not published.exists:
         if integrity.published(published.folder):
             lost = integrity.config_damage(published.folder, ())
@@ -72,11 +69,11 @@ def rollback(repository: Path, model: str) -> Step:
     if state is None:
         raise PlanwrightError(_stuck(published, bool(now and now.past)))
     revisions.write(published.folder, state)
-    fields = _differing(config, config_pbtxt.parse(state.body))
-    return Step(model, before[-1] if before else 0, state.versions[-1], fields)
+    fields = _differing(config, parse(state.body))
+    return RollbackResult(model, before[-1] if before else 0, state.versions[-1], fields)
 
 
-def _whole(published: Published, state: revisions.Config) -> bool:
+def _whole(published: Published, state: revisions.Revision) -> bool:
     return bool(state.versions) and all(map(published.whole, state.versions))
 
 

@@ -1,10 +1,10 @@
-"""Does the plan fit the server's TensorRT.
+"""Check that a plan loads under the server's TensorRT.
 
 In      the TensorRT that built a plan, the server's part of config.yaml.
 Out     nothing, or a `StageError`: nothing is published that the server could not load.
 
-A plan loads only under the very same version, all four parts, unless it was built VERSION_COMPATIBLE: then a later one of
-the same major does as well. The embedded server runs plans in Python, with the TensorRT of its own environment.
+A plan loads only under the same version, all four parts, unless it was built VERSION_COMPATIBLE: then a later one of
+the same major does as well. The embedded server runs plans in Python, with the TensorRT of .venv-server.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from builders.stage import Job
 from planwright.errors import Fault, StageError
 
-PACKAGED_PARTS = 3  # up to 10.7 the package index names three parts of the version only: the fourth cannot be asked
+PACKAGED_PARTS = 3  # up to 10.7 the package index names three parts of the version only: the fourth is unknown
 
 
 def check(job: Job) -> None:
@@ -39,7 +39,7 @@ def check(job: Job) -> None:
 
 
 def fits(built: str, served: str, *, version_compatible: bool) -> bool:
-    """Say whether a plan of TensorRT `built` loads under `served`.
+    """Return whether a plan of TensorRT `built` loads under `served`.
 
     Example:
         >>> fits("10.16.1.11", "10.16.1.11", version_compatible=False), fits("10.13.3.9", "10.16.1.11", version_compatible=True)

@@ -1,20 +1,23 @@
-"""The trial load: what is about to be published is loaded once by the server that is found here, and answers.
+"""The trial load: before a version is published, the server found here loads it and answers golden samples.
 
 In      config.pbtxt and the version folders as they are about to be published.
 Out     a record for build.json, or a `StageError` with Triton's own sentence or the first wrong answer.
 
-Rules drift from server to server, so the last word has a server. One runs per command, started while the first model is
+Rules differ between servers, so a real server decides. One runs per command, started while the first model is
 exported, when a core is idle, in explicit mode on a scratch repository, into which the files are linked. Every instance group has one instance
 there, because more of them prove nothing more and may not fit beside what is served; and a few golden samples of the two
-smallest shapes are sent, because verify has compared them all. It ends without grace, because it has no clients; the launcher's
+smallest shapes are sent, because verify has compared them all. It is stopped without a grace period, because it has no clients; the launcher's
 janitor cleans up after it, also after a kill.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,27 +27,83 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from builders.repository import config_pbtxt, serve_place
-from builders.repository.trial_answers import Answers, UnansweredError
+from builders.repository import config_pbtxt, serve_check
 from builders.stage import Job
-from planwright import triton_admin
 from planwright.config import serve_fields
+from planwright.config_pbtxt import parse
 from planwright.errors import Fault, MachineError, StageError
+from planwright.files import ROOT
 from planwright.golden import Golden, Group
 from planwright.gpu import devices
 from planwright.integrity import CONFIG
 from planwright.own_server import own_server
 from planwright.server_info import ServerInfo
+from planwright.triton_admin import RefusedError, TritonAdmin, UnreachableError
 
 FLAG, GOLDEN = "--no-trial-load", "golden.npz"
 LOAD_S = 600.0
 SAMPLES, SHAPES = 8, 2
 _SAFE = re.compile(r"[A-Za-z0-9._/-]+")  # the server hands its repository's path to a shell
+ANSWER_S = 3600.0
+_ENTRY = (
+    "import json, sys; from clients.__main__ import main; from planwright import console; "
+    "words = sys.stdin.readline(); words and console.run(main, json.loads(words))"
+)
 _POOL_BYTES = 64 << 20  # Triton's own default; the launcher's is for traffic
 
 
+class UnansweredError(Exception):
+    """An answer is wrong or missing; the text says which."""
+
+
+class GoldenCheck:
+    """Golden answers of a model by `python -m clients validate`, in a process of its own because builders and clients do not import
+    each other; `close` it. It is started long before it is needed, so that its imports cost no time, and reads its command
+    line from standard input.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", _ENTRY], cwd=ROOT, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+    def close(self) -> None:
+        """End the process, also where it was never used."""
+        self._process.kill()
+        self._process.communicate()
+
+    def check(self, model: str, repository: Path, server_file: Path) -> int:
+        """Send golden samples at batch 1 and max over HTTP; returns how many checks passed.
+
+        Raises:
+            UnansweredError: An answer is wrong or missing, or there is none within an hour.
+        """
+        words = ["validate", model, "--json", "--transport", "http", "--batch", "1", "--batch", "max", "--trust-repository",
+                 "--repository", str(repository.resolve()), "--server-file", str(server_file.resolve())]  # fmt: skip
+        try:
+            out, err = self._process.communicate(json.dumps(words) + "\n", timeout=ANSWER_S)
+        except subprocess.TimeoutExpired:
+            raise UnansweredError(f"no answer within {ANSWER_S:g} s") from None
+        document = _document(out)
+        rows = document.get("rows", [])
+        bad = next((row for row in rows if row["verdict"] in ("WRONG", "FAILED")), None)
+        if bad is not None:
+            raise UnansweredError(f"{bad['verdict']} at batch {bad['batch']}: {bad['reason']}")
+        if self._process.returncode:
+            first = (document.get("errors") or [{"what": err.strip()[-2000:]}])[0]
+            raise UnansweredError("; ".join(filter(None, [first["what"], first.get("why", "")])))
+        return len(rows)
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return found
+
+
 class TrialServer:
-    """A server of this command's own; it is started when it is first needed.
+    """The trial server of one command; it is started when it is first needed.
 
     Args:
         build: Folder of intermediate files, on the same disk as what is linked.
@@ -56,7 +115,7 @@ class TrialServer:
         self._stack = ExitStack()
         self._worker = ThreadPoolExecutor(1)
         self._starting: Future[ServerInfo] | None = None
-        self._answers: Answers | None = None
+        self._golden: GoldenCheck | None = None
         self._folder = Path()
 
     def __enter__(self) -> TrialServer:
@@ -65,21 +124,21 @@ class TrialServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._answers is not None:
-            self._answers.close()
+        if self._golden is not None:
+            self._golden.close()
         self._stop()
         self._worker.shutdown()
 
     def start(self) -> None:
-        """Start the server, and who will send it samples, in the background, where they do not run yet."""
+        """Start the server and the validate process in the background, unless they run already."""
         if not self.wanted:
             return
         if self._starting is None:
             self._folder = _scratch(self._build)
             (self._folder / "repository").mkdir()
             self._starting = self._worker.submit(self._enter)
-        if self._answers is None:
-            self._answers = Answers()
+        if self._golden is None:
+            self._golden = GoldenCheck()
 
     def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
         """Load a model and let it answer golden samples at batch 1 and max.
@@ -130,23 +189,23 @@ class TrialServer:
 
     def _load(self, job: Job, server: ServerInfo) -> None:
         try:
-            triton_admin.load(server, job.model.name, timeout_s=LOAD_S)
-        except triton_admin.GoneError as error:
-            why = f"the server ended while it loaded the model ({error}): {_last_words(server)}"
+            TritonAdmin.of(server).load(job.model.name, timeout_s=LOAD_S)
+        except UnreachableError as error:
+            why = f"the server ended while it loaded the model ({error}): {_log_tail(server)}"
             self._stop()
             raise StageError("serve", _refused(job, why)) from None
-        except triton_admin.RefusedError as error:
+        except RefusedError as error:
             raise StageError("serve", _refused(job, str(error))) from None
 
     def _check(self, job: Job, server: ServerInfo) -> int:
         """Return how many checks passed."""
-        answers, self._answers = self._answers or Answers(), None
+        answers, self._golden = self._golden or GoldenCheck(), None
         try:
             return answers.check(job.model.name, self._folder / "repository", self._folder / "server.json")
         except UnansweredError as error:
             why = str(error)
             if ServerInfo.read(self._folder / "server.json") is None:
-                why = f"the server ended while it answered: {_last_words(server)}"
+                why = f"the server ended while it answered: {_log_tail(server)}"
             raise StageError("serve", _unanswered(job, why)) from None
         finally:
             answers.close()
@@ -154,9 +213,9 @@ class TrialServer:
     def _unload(self, server: ServerInfo, folder: Path) -> None:
         if self._starting is not None:
             try:
-                triton_admin.unload(server, folder.name)
-            except triton_admin.RefusedError:
-                self._stop()  # the next model gets a server of its own
+                TritonAdmin.of(server).unload(folder.name)
+            except RefusedError:
+                self._stop()  # the next model gets another server
         shutil.rmtree(folder, ignore_errors=True)
 
     def _stop(self) -> None:
@@ -182,7 +241,7 @@ def _scratch(build: Path) -> Path:
 
 
 def _assemble(folder: Path, text: str, versions: Mapping[int, Path]) -> None:
-    config = config_pbtxt.parse(text)
+    config = parse(text)
     for group in config.instance_group:
         group.count = 1
     folder.mkdir(parents=True)
@@ -216,7 +275,7 @@ def _version(server: ServerInfo) -> tuple[int, int]:
     return major, minor
 
 
-def _last_words(server: ServerInfo) -> str:
+def _log_tail(server: ServerInfo) -> str:
     try:
         lines = Path(server.log).read_text(errors="replace").split("\n")
     except OSError:
@@ -235,15 +294,13 @@ def _no_server(job: Job, error: MachineError) -> Fault:
 
 def _refused(job: Job, why: str) -> Fault:
     what = f"{job.model.name} does not load in the server found here; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
+    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
 
 
 def _unanswered(job: Job, why: str) -> Fault:
     what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
-    return Fault(what, serve_place.of(job.model, why), why, _fix(job), job.model.build_command())
+    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
 
 
 def _fix(job: Job) -> str:
-    return (
-        f"change config.yaml as the server says; or publish it as it is: {job.model.build_command('--no-trial-load')}"
-    )
+    return f"correct config.yaml according to the server's message; or publish it as it is: {job.model.build_command('--no-trial-load')}"

@@ -1,7 +1,7 @@
 """The published repository: what is there, what is served, and the renames that change it.
 
 In      model_repository/.
-Out     `Published`, one model as it stands, and two of the three writes: a new version folder and pruning; the third,
+Out     `Published`, one model as published, and two of the three writes: a new version folder and pruning; the third,
         config.pbtxt, is in `builders.repository.revisions`.
 
 A version folder never changes once it has its name. config.pbtxt is the only file that is replaced, by rename. So a
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.repository import config_pbtxt
+from planwright.config_pbtxt import parse, specific
 from planwright.errors import Fault, MachineError
 from planwright.files import read_json, sha256
 from planwright.integrity import BUILD, CONFIG, HashOf, read_text, version_damage, versions_in
@@ -24,25 +24,23 @@ from planwright.integrity import BUILD, CONFIG, HashOf, read_text, version_damag
 
 @dataclass(frozen=True)
 class Published:
-    """One model folder in the repository."""
-
     folder: Path
 
     @property
     def exists(self) -> bool:
-        """True where Triton would find the model."""
         return os.path.isfile(self.folder / CONFIG)
 
     def config(self) -> Any:
         """Return the ModelConfig message of config.pbtxt, None where there is none that can be read."""
         try:
-            return config_pbtxt.parse(read_text(self.folder / CONFIG)) if self.exists else None
-        except Exception:  # text_format.ParseError: someone edited the file; it will be written again
+            return parse(read_text(self.folder / CONFIG)) if self.exists else None
+        except ValueError:  # someone edited the file; it will be written again
             return None
 
     def served(self) -> list[int]:
         """Return the versions that config.pbtxt serves, oldest first."""
-        return config_pbtxt.served_versions(read_text(self.folder / CONFIG))
+        config = self.config()
+        return specific(config) if config is not None else []
 
     def versions(self) -> list[int]:
         """Return the version folders on disk, oldest first."""
@@ -97,21 +95,12 @@ def _unwritable(build: Path, repository: Path, error: OSError) -> Fault:
 
     if error.errno == errno.EXDEV:
         why = f"{build} and {repository} are on different file systems, so a version could be seen half written"
-        return Fault(
-            "cannot publish in one step", str(repository), why, "put the build folder on the same disk (--build)"
-        )
-    fix = {
-        errno.EROFS: "mount it writable",
-        errno.EACCES: "give yourself write permission",
-        errno.ENOSPC: "free some disk space",
-    }
-    return Fault(
-        "cannot write to the repository",
-        str(repository),
-        error.strerror or str(error),
-        fix.get(error.errno or 0, "make it writable"),
-        "python -m builders doctor",
-    )
+        fix = "put the build folder on the same disk (--build)"
+        return Fault("cannot publish in one step", str(repository), why, fix)
+    fixes = {errno.EROFS: "mount it writable", errno.EACCES: "give yourself write permission",
+             errno.ENOSPC: "free some disk space"}  # fmt: skip
+    why, fix = error.strerror or str(error), fixes.get(error.errno or 0, "make it writable")
+    return Fault("cannot write to the repository", str(repository), why, fix, "python -m builders doctor")
 
 
 def sweep_staging(build: Path) -> None:
@@ -129,7 +118,7 @@ def prune(published: Published, keep: int) -> list[int]:
     excess = len(published.versions()) - keep
     removed = old[: max(excess, 0)]
     for version in removed:
-        # renamed first: a half deleted version folder must not look like a version
+        # renamed first: Triton must not take a half deleted folder for a version
         doomed = published.folder / f".{version}.removed"
         (published.folder / str(version)).rename(doomed)
         doomed.unlink() if doomed.is_symlink() else shutil.rmtree(doomed)

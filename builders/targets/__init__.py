@@ -1,9 +1,9 @@
-"""What an engine is, whatever made it.
+"""What an engine and a target are, whichever library builds them.
 
 In      an ONNX graph whose precision is already decided, and the model's part of config.yaml.
-Out     `Target` (compiles and loads) and `Engine` (answers); `get_target` finds the one asked for.
+Out     `Target` (compiles and loads) and `Engine` (answers); `get_target` returns one by name.
 
-Each target is one module here with a class of this shape; nothing outside this folder knows which it is.
+Each target is one module here with a class of this shape; nothing outside this folder depends on which one it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free its memory."""
         ...
 
 

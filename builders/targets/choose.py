@@ -1,9 +1,9 @@
-"""Which target: the rule behind ``--target auto``.
+"""Choose the target: the rule behind ``--target auto``.
 
-In      what the user asked for.
-Out     the target's name and the reason, which is printed first and stands in build.json.
+In      the value of ``--target``.
+Out     the target's name and the reason, which is printed first and recorded in build.json.
 
-The CUDA driver is asked directly, through libcuda: TensorRT's own Runtime crashes the process on a machine without one.
+Devices are counted by the CUDA driver, through libcuda: TensorRT's own Runtime crashes the process on a machine without one.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from planwright.errors import MachineError
 from planwright.gpu import devices
 
 
-def choose(asked: str, *, needs_engine: bool = True) -> tuple[Target, str]:
+def choose(requested: str, *, needs_engine: bool = True) -> tuple[Target, str]:
     """Return (target, reason).
 
     Args:
-        asked: ``auto``, ``onnxruntime`` or ``tensorrt``.
+        requested: ``auto``, ``onnxruntime`` or ``tensorrt``.
         needs_engine: False where nothing is compiled or loaded, which needs no GPU.
 
     Raises:
-        MachineError: A device is there but TensorRT is not, or tensorrt was asked for where it cannot work (exit 3).
+        MachineError: A device is there but TensorRT is not, or tensorrt was requested where it cannot work (exit 3).
     """
     from builders.targets.tensorrt.target import no_device, no_tensorrt
 
-    if asked == "onnxruntime":
-        return "onnxruntime", "asked for"
-    if asked == "tensorrt" and not needs_engine:
-        return "tensorrt", "asked for; nothing here needs a GPU"
+    if requested == "onnxruntime":
+        return "onnxruntime", "requested"
+    if requested == "tensorrt" and not needs_engine:
+        return "tensorrt", "requested; nothing here needs a GPU"
     count = len(devices())
-    if asked == "auto" and not count:
+    if requested == "auto" and not count:
         return "onnxruntime", "no CUDA device on this machine"
     if not count:
         raise MachineError(no_device())

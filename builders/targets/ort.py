@@ -1,4 +1,4 @@
-"""The onnxruntime target: the graph itself is the engine, run on the CPU.
+"""The onnxruntime target: the engine is the graph itself, run on the CPU.
 
 In      an ONNX graph.
 Out     ``model.onnx`` and an `OrtEngine` over it.
@@ -28,8 +28,6 @@ from planwright.tensors import TensorSpec, datatype_from_ort
 
 
 class OrtEngine:
-    """An ONNX Runtime session over named tensors."""
-
     def __init__(self, path: Path, *, threads: int = 0, level: str = "all") -> None:
         self._session = open_session(path, threads=threads, level=level)
         self.inputs = tuple(_tensor(item, path) for item in self._session.get_inputs())
@@ -42,13 +40,10 @@ class OrtEngine:
         return {name: np.asarray(array) for name, array in zip(names, self._session.run(names, feeds), strict=True)}
 
     def close(self) -> None:
-        """Give the session back."""
         self._session = None
 
 
 class OnnxRuntimeTarget:
-    """Compile and load for ONNX Runtime on the CPU."""
-
     name = "onnxruntime"
     platform = "onnxruntime_onnx"
     backend = "onnxruntime"
@@ -57,7 +52,6 @@ class OnnxRuntimeTarget:
 
     @property
     def max_opset(self) -> int:
-        """Newest ONNX opset that it reads."""
         return 24
 
     def key(self) -> str:
@@ -65,7 +59,6 @@ class OnnxRuntimeTarget:
         return "onnxruntime"
 
     def versions(self) -> dict[str, str]:
-        """The runtime that accepted the graph."""
         return {"onnxruntime": version("onnxruntime")}
 
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
@@ -76,7 +69,6 @@ class OnnxRuntimeTarget:
         return {}
 
     def load(self, folder: Path) -> OrtEngine:
-        """Open a session on the compiled file."""
         return OrtEngine(folder / self.filename)
 
 
@@ -84,7 +76,7 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
     """Return an ``onnxruntime.InferenceSession`` on the CPU, optimised up to `level` (``basic``, ``extended`` or ``all``).
 
     Raises:
-        StageError: ONNX Runtime refuses the file; the fault says why in plain words.
+        StageError: ONNX Runtime refuses the file; the fault names the cause.
     """
     import onnxruntime as ort
 
@@ -92,7 +84,7 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
     options.intra_op_num_threads = threads
     levels = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, levels[level])
-    options.log_severity_level = 4  # its errors come back as exceptions; the log would tell them twice
+    options.log_severity_level = 4  # its errors come back as exceptions; the log would repeat them
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated classes, all from one C++ status
@@ -126,6 +118,6 @@ def _tensor(item: Any, path: Path) -> TensorSpec:
 
 
 def _text(array: Any) -> Any:
-    """Return what onnxruntime takes: str for text, of which it would make ``b'...'`` from bytes without a word."""
+    """Return what onnxruntime takes: str for text, because bytes would silently become ``b'...'``."""
     array = np.asarray(array)  # numpy makes a bare number of an array without axes
     return text.decoded(array) if text.is_text(array) else array

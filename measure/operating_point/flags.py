@@ -9,13 +9,17 @@ A list that cannot be parsed is a `SpecError` that names the flag, because argpa
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from measure.workload.transports import TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError
+from planwright.repository_folder import repository_folder
+from planwright.server_info import SERVER_FILE
 
+CONFIG = Path("config.yaml")
 Numbers = tuple[int, ...]
 
 
@@ -86,7 +90,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     add(
         "--write", action="store_true", help="write the setting to config.yaml if it gains, keeping comments and layout"
     )
-    add("--config", type=Path, default=Path("config.yaml"), help="the file for --write (default: %(default)s)")
+    add("--config", type=Path, default=CONFIG, help="the file for --write (default: %(default)s)")
     _add_load(parser, duration_s=3.0)
 
 
@@ -111,11 +115,19 @@ def _add_load(parser: argparse.ArgumentParser, *, duration_s: float) -> None:
     add("--duration-s", type=float, default=duration_s, help="length of one measurement (default: %(default)s)")
     add("--warmup-s", type=float, default=1.0, help="time before each measurement, not counted (default: %(default)s)")
     add("--repeats", type=int, default=3, help="measurements per point, interleaved (default: %(default)s)")
-    add("--repository", type=Path, default=Path("model_repository"), help="where the model is published; only read")
+    add("--repository", type=Path,
+        help="where the model is published; only read (default: what the server running here serves, else model_repository)")  # fmt: skip
     add("--server", metavar="URL",
         help="use this server (explicit mode) instead of starting one; its config is restored")  # fmt: skip
     add("--runs", type=Path, default=Path("runs"), help="folder for the run records")
     console.add_json_flag(parser)
+
+
+def repository(args: argparse.Namespace) -> Path:
+    """Return where the model is published; a config other than the usual one says where its models are."""
+    config = getattr(args, "config", CONFIG)
+    server_file = Path(os.environ.get("PLANWRIGHT_SERVER_FILE", SERVER_FILE))
+    return repository_folder(args.repository, server_file, config=None if config == CONFIG else config)
 
 
 def check_load(args: argparse.Namespace) -> None:

@@ -10,13 +10,10 @@ config back, which is verified, also after Ctrl-C: a second Ctrl-C is ignored me
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +22,11 @@ from typing import Any
 from measure.operating_point import setting as serving_setting
 from measure.operating_point.setting import Config, ServingSetting
 from measure.record import server_statistics
-from planwright import triton_admin
+from planwright.config_pbtxt import parse
 from planwright.errors import Fault, MachineError, PlanwrightError, SpecError, StageError
 from planwright.own_server import own_server
 from planwright.server_info import SERVER_FILE, ServerInfo
+from planwright.triton_admin import RefusedError, TritonAdmin, UnreachableError
 
 LOAD_TIMEOUT_S = 120.0
 EXPLICIT = "start it with --model-control-mode=explicit"
@@ -82,26 +80,22 @@ class ConfigurableModel:
         Raises:
             MachineError: The server does not answer (exit 3).
         """
-        url = f"http://{self.server.http_url}/v2/models/{self.model}/config"
         try:
-            with urllib.request.urlopen(url, timeout=LOAD_TIMEOUT_S) as response:
-                found: Config = json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            why = error.read().decode(errors="replace")
-            what = f"the server has no model '{self.model}' ready"
-            raise MachineError(Fault(what, self.server.http_url, why, "load it first")) from None
-        except (OSError, ValueError) as error:
+            return TritonAdmin.of(self.server).config(self.model, timeout_s=LOAD_TIMEOUT_S)
+        except UnreachableError as error:
             what, fix = f"the server does not answer for '{self.model}'", "see its ready table, or its log"
             raise MachineError(Fault(what, self.server.http_url, str(error), fix)) from None
-        return found
+        except RefusedError as error:
+            what = f"the server has no model '{self.model}' ready"
+            raise MachineError(Fault(what, self.server.http_url, str(error), "load it first")) from None
 
     def _override(self, config: Config) -> None:
         try:
-            triton_admin.load(self.server, self.model, timeout_s=LOAD_TIMEOUT_S, config=config)
-        except triton_admin.GoneError as error:
+            TritonAdmin.of(self.server).load(self.model, config, timeout_s=LOAD_TIMEOUT_S)
+        except UnreachableError as error:
             why = f"it does not answer: {error}"
             raise MachineError(Fault("the server is gone", self.server.http_url, why, "see its log")) from None
-        except triton_admin.RefusedError as error:
+        except RefusedError as error:
             raise _refused(self.server, self.model, error) from None
 
 
@@ -111,19 +105,18 @@ def published_setting(repository: Path, model: str) -> ServingSetting:
     Raises:
         SpecError: The file is not a config (exit 2).
     """
-    from google.protobuf import json_format, text_format
-    from tritonclient.grpc import model_config_pb2
+    from google.protobuf import json_format
 
     path = repository / model / "config.pbtxt"
     try:
-        message = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    except (OSError, text_format.ParseError) as error:
+        message = parse(path.read_text(), allow_unknown=True)
+    except (OSError, ValueError) as error:
         fix = f"python builders/build_all.py {model}"
         raise SpecError(Fault("the published config cannot be read", str(path), str(error), fix)) from None
     return serving_setting.setting_of(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
-def _refused(server: ServerInfo, model: str, error: triton_admin.RefusedError) -> PlanwrightError:
+def _refused(server: ServerInfo, model: str, error: RefusedError) -> PlanwrightError:
     url, why = server.http_url, str(error)
     if error.status == 503:
         return MachineError(Fault("the server does not allow its models to be changed", url, why, EXPLICIT))

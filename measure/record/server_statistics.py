@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from measure.record.server_api import UNREADABLE, Api, Document, Grpc, Http
+from measure.record.server_api import UNREADABLE, Api, Grpc
 from measure.workload.settings import Settings
+from planwright.triton_admin import Document, TritonAdmin
 
 TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
 COUNTS = ("requests", "failures", "inferences", "executions")
@@ -84,12 +85,12 @@ class Server:
 
     def identity(self) -> dict[str, Any]:
         """Return the server's name and version; empty where it does not answer."""
-        found, _ = self._first(lambda api: api.identity())
+        found, _ = self._first(lambda api: api.metadata())
         return {key: str(found.get(key, "")) for key in ("name", "version")} if found else {}
 
     def _first(self, read: Callable[[Api], Read]) -> tuple[Read | None, str]:
         failed = []
-        for kind, url in ((Http, self.http_url), (Grpc, self.grpc_url)):
+        for kind, url in ((TritonAdmin, self.http_url), (Grpc, self.grpc_url)):
             api: Api = kind(url)
             try:
                 return read(api), ""

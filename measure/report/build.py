@@ -34,6 +34,7 @@ from measure.report.schema import (
 )
 from measure.report.verdict import passed, stability, verdict
 from measure.workload.settings import Settings
+from planwright import config_pbtxt
 from planwright.decimals import exact, scaled
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic, write_json
@@ -226,16 +227,11 @@ def _build(folder: Path, served: str) -> dict[str, Any]:
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
     """Return the SLO of config.pbtxt, which is newer than build.json when only the SLO changed."""
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    path = folder / "config.pbtxt"
-    try:
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig(), allow_unknown_field=True)
-        limit_ms = config.parameters["planwright_slo_p99_ms"].string_value
-        return {"p99_ms": float(limit_ms)} if limit_ms else {}
-    except (OSError, ValueError, text_format.ParseError):
+    config = config_pbtxt.read(folder)
+    if config is None:
         return dict(build.get("slo", {}))
+    limit_ms = config_pbtxt.slo_p99_ms(config)
+    return {} if limit_ms is None else {"p99_ms": limit_ms}
 
 
 def _cpu() -> str:

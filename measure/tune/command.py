@@ -141,6 +141,7 @@ class Tuner:
 
 
 def main(args: argparse.Namespace) -> int:
+    args.repository = flags.repository(args)
     published.select(args.repository, [args.model])
     version = published.served(args.repository, args.model)
     build = version.build if version else {}

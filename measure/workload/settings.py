@@ -38,6 +38,7 @@ from planwright.config import load_profile, scenario
 from planwright.config.load_profile import Profile
 from planwright.config.spec import ScenarioSpec
 from planwright.errors import Fault, SpecError
+from planwright.repository_folder import require_repository
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 
@@ -111,7 +112,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     server_file = Path(environment.get("PLANWRIGHT_SERVER_FILE", SERVER_FILE))
     server = ServerInfo.read(server_file)
     given = environment.get("PLANWRIGHT_REPOSITORY")
-    repository = published.repository_folder(Path(given) if given else None, server_file)
+    repository = require_repository(Path(given) if given else None, server_file)
     name, faults, test = environment.get("PLANWRIGHT_SCENARIO", ""), list[Fault](), ScenarioSpec()
     try:
         test = scenario.read(Path(environment.get("PLANWRIGHT_CONFIG", "config.yaml")), name, environment)

@@ -22,7 +22,7 @@ except ImportError:
 
 HOST_TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 DEVICE_TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-ANYWHERE = cudart.cudaMemcpyKind.cudaMemcpyDefault  # CUDA sees from the address where it lies
+ANYWHERE = cudart.cudaMemcpyKind.cudaMemcpyDefault  # CUDA derives the place from the address
 _NON_BLOCKING = cudart.cudaStreamNonBlocking
 _NO_TIMING = cudart.cudaEventDisableTiming
 
@@ -72,14 +72,14 @@ class Device:
         self.pointer = int(call(cudart.cudaMalloc, self.size_bytes))
 
     def free(self) -> None:
-        """Give it back; a second call does nothing."""
+        """Free it; a second call does nothing."""
         if self.pointer:
             cudart.cudaFree(self.pointer)
             self.pointer = 0
 
 
 class Pinned:
-    """Page-locked host memory, which the GPU reads and writes by itself."""
+    """Page-locked host memory, which the GPU reads and writes directly."""
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = max(size_bytes, 1)
@@ -92,7 +92,7 @@ class Pinned:
         return self._bytes[:size].view(dtype).reshape(shape)
 
     def free(self) -> None:
-        """Give it back; views of it must be gone."""
+        """Free it; no view of it may be in use."""
         if self.pointer:
             cudart.cudaFreeHost(self.pointer)
             self.pointer = 0
@@ -121,7 +121,7 @@ class Event:
         return float(call(cudart.cudaEventElapsedTime, earlier.handle, self.handle))
 
     def free(self) -> None:
-        """Give it back."""
+        """Destroy it."""
         cudart.cudaEventDestroy(self.handle)
 
 

@@ -1,9 +1,9 @@
-"""Host memory that others allocated, page-locked where it lies.
+"""Host memory that others allocated, page-locked in place.
 
 In      addresses of arrays in a shared-memory mapping, such as the pool in which Triton hands tensors to a Python backend.
 Out     `Registered.covers`: True where the GPU may read the array without a copy into pinned memory.
 
-A mapping is registered with CUDA when an address in it is first seen. Triton grows its pool by mapping it anew at another
+A mapping is registered with CUDA when an address in it is first seen. Triton grows its pool by mapping it again at another
 address and keeps the old mapping, so a registration stays good. Where CUDA refuses (no right to lock memory, say), arrays
 are gathered by copies from then on.
 """
@@ -28,7 +28,7 @@ class Registered:
         self._refused = False
 
     def covers(self, address: int, size_bytes: int) -> bool:
-        """Say whether the range is page-locked, registering its mapping where that is not known yet."""
+        """Return whether the range is page-locked, registering its mapping at first use."""
         if self._refused:
             return False
         return self._known(address, size_bytes) or (self._register(address) and self._known(address, size_bytes))

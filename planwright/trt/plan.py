@@ -1,10 +1,10 @@
-"""A plan: loaded, and what it says of itself.
+"""A loaded plan and its properties.
 
 In      the bytes of a plan.
 Out     `Plan`: its tensors, its optimization profiles, the memory it takes.
 
 TensorRT's calls return None instead of raising and put the reason into the log, so the log's error lines are kept here
-and become the exception. Without a usable GPU ``trt.Runtime`` crashes the process: callers ask the driver first.
+and become the exception. Without a usable GPU ``trt.Runtime`` crashes the process: callers query the driver first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PlanError(RuntimeError):
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps what TensorRT says at ERROR and above, and hands every line to `listen`."""
+    """Keeps TensorRT's messages at ERROR and above, and hands every line to `listen`."""
 
     def __init__(self, listen: Any = None) -> None:
         trt.ILogger.__init__(self)
@@ -54,7 +54,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
             self._listen(severity, message)
 
     def reason(self, otherwise: str) -> str:
-        """Return the error lines, or `otherwise`, and forget them."""
+        """Return the error lines, or `otherwise`, and clear them."""
         text = "; ".join(self.errors) or otherwise
         self.errors.clear()
         return text
@@ -99,7 +99,7 @@ class Plan:
             data: The plan's bytes.
             host_code_allowed: Let a version-compatible plan run the code that it carries.
             plugins: Shared libraries with plugins that the plan needs.
-            log: Where TensorRT's words go.
+            log: Where TensorRT's messages go.
 
         Raises:
             PlanError: Another version or device, a truncated file, too little memory.
@@ -123,12 +123,12 @@ class Plan:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """What goes in."""
+        """Input tensors."""
         return [tensor for tensor in self.tensors if tensor.is_input]
 
     @property
     def outputs(self) -> list[Tensor]:
-        """What comes out."""
+        """Output tensors."""
         return [tensor for tensor in self.tensors if not tensor.is_input]
 
     @property

@@ -1,11 +1,11 @@
-"""Executes a plan over named tensors: pinned buffers, three streams, CUDA graphs with a plain way round them.
+"""Executes a plan over named tensors: pinned buffers, three streams, CUDA graphs where they can be captured.
 
 In      a `Plan`, a profile, the number of batches in flight.
 Out     `Runner`, and its `Slot`s: each holds one batch on its way through copy in, compute and copy out.
 
 Copies in, computing and copies out run on streams of their own, so the copy of one batch overlaps the computing of
 another. All batches of a runner compute in turn on one execution context. On TensorRT 8.6 a second context of a dynamic
-engine needs a profile of its own and else enqueues nothing, so every return value is checked here.
+engine needs a profile of its own and otherwise enqueues nothing, so every return value is checked here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Slot:
         return self.pinned[name].view(shape, dtype)
 
     def free(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         for graph in self.graphs.values():
             cuda.cudart.cudaGraphExecDestroy(graph)
         for buffers in (self.device, self.pinned, self.events):
@@ -109,7 +109,7 @@ class Runner:
         cuda.copy(slot.device[name].pointer, pinned.pointer, size, cuda.HOST_TO_DEVICE, self.streams["in"])
 
     def load_part(self, slot: Slot, name: str, start_bytes: int, end_bytes: int) -> None:
-        """Copy some bytes of a pinned input, so that the rest can still be gathered meanwhile."""
+        """Copy some bytes of a pinned input, while the rest is still being gathered."""
         target, source = slot.device[name].pointer + start_bytes, slot.pinned[name].pointer + start_bytes
         cuda.copy(target, source, end_bytes - start_bytes, cuda.HOST_TO_DEVICE, self.streams["in"])
 
@@ -118,7 +118,7 @@ class Runner:
         slot.events["begun"].record(self.streams["in"])
 
     def load_from(self, slot: Slot, name: str, offset_bytes: int, pointer: int, size_bytes: int) -> None:
-        """Copy a part of an input from where it lies: on the GPU, or in page-locked memory of the host."""
+        """Copy a part of an input from its own place: on the GPU, or in page-locked memory of the host."""
         target = slot.device[name].pointer + offset_bytes
         cuda.copy(target, pointer, size_bytes, cuda.ANYWHERE, self.streams["in"])
 
@@ -177,11 +177,11 @@ class Runner:
         return str(inspector.get_engine_information(layout))
 
     def profile_layers(self, profiler: Any) -> None:
-        """Let a ``trt.IProfiler`` hear the time of each layer of every run from now on."""
+        """Report the time of each layer of every following run to a ``trt.IProfiler``."""
         self._context.profiler = profiler
 
     def free(self) -> None:
-        """Give buffers, streams and the context back."""
+        """Free buffers, streams and the context."""
         for stream in self.streams.values():
             cuda.cudart.cudaStreamSynchronize(stream)
         for slot in self.slots:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from planwright.gpu import devices
 from tests._project import ROOT, Project
 
 QUICK = ("--batch", "1,4", "--streams", "1,2", "--seconds", "0.2", "--rounds", "2")
@@ -57,3 +59,35 @@ def test_bad_input_is_told(built: Project, flags: tuple[str, ...], code: int, wo
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def command(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
+    words = (*words, "--config", str(project.config), "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "builders", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.skipif(bool(devices()), reason="this machine has a GPU")
+def test_layers_without_a_gpu_says_so(built: Project) -> None:
+    done = command(built, "layers", "digits")
+    assert done.returncode == 3
+    [fault] = json.loads(done.stdout)["errors"]
+    assert "needs a CUDA device" in fault["why"]
+    assert "GPU machine" in fault["fix"]
+    assert "--target" not in fault["fix"], "layers has no such flag"
+    assert command(built, "layers", "digitz").returncode == 2
+
+
+def test_search_says_what_it_needs(built: Project, tmp_path: Path) -> None:
+    done = command(built, "search", "digits")
+    assert done.returncode == 1
+    [fault] = json.loads(done.stdout)["errors"]
+    assert fault["where"].endswith("calibration.npz")
+    assert "precision: int8" in fault["fix"]
+    done = command(built, "search", "digits", "--build", str(tmp_path))
+    assert done.returncode == 1
+    [fault] = json.loads(done.stdout)["errors"]
+    assert fault["where"].endswith("model.onnx")

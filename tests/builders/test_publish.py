@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from builders.repository import config_pbtxt
+from planwright.config_pbtxt import parse
 from tests._project import ROOT, Project
 
 
@@ -29,13 +29,11 @@ def republish(project: Project, relative: float) -> None:
 
 
 def served(project: Project) -> list[int]:
-    return list(
-        config_pbtxt.parse((project.repository / "digits/config.pbtxt").read_text()).version_policy.specific.versions
-    )
+    return list(parse((project.repository / "digits/config.pbtxt").read_text()).version_policy.specific.versions)
 
 
 def test_config_pbtxt_comes_from_the_engine(built: Project) -> None:
-    config = config_pbtxt.parse((built.repository / "digits/config.pbtxt").read_text())
+    config = parse((built.repository / "digits/config.pbtxt").read_text())
     assert (config.platform, config.backend, config.runtime) == ("onnxruntime_onnx", "onnxruntime", "")
     assert config.max_batch_size == 8
     assert [(item.name, list(item.dims)) for item in config.input] == [("image", [8, 8])]
@@ -74,7 +72,7 @@ def delay(project: Project, us: int) -> None:
 
 
 def served_delay(project: Project) -> int:
-    config = config_pbtxt.parse((project.repository / "digits/config.pbtxt").read_text())
+    config = parse((project.repository / "digits/config.pbtxt").read_text())
     return int(config.dynamic_batching.max_queue_delay_microseconds)
 
 

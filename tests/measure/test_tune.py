@@ -101,7 +101,7 @@ def test_a_clearly_better_setting_is_written(built: Project, config: Path, tmp_p
     pbtxt = slow / "digits/config.pbtxt"
     assert "max_queue_delay_microseconds: 500" in pbtxt.read_text()
     body = pbtxt.read_text().replace("microseconds: 500", "microseconds: 3000000")
-    revisions.write(slow / "digits", revisions.Config(unsealed(body)[0]))
+    revisions.write(slow / "digits", revisions.Revision(unsealed(body)[0]))
     config.write_text(
         config.read_text().replace("max_queue_delay_microseconds: 500", "max_queue_delay_microseconds: 3000000")
     )

@@ -23,7 +23,7 @@ def sealed(repository: Path, name: str) -> Path:
     (version / "labels.txt").write_text("one\ntwo\n")
     text = (folder / "config.pbtxt").read_text() + "version_policy { specific { versions: [1] } }\n"
     write_record(version, {"model": name, "version": 1, "trial_load": {"checks": 2}})
-    revisions.write(folder, revisions.Config(text))
+    revisions.write(folder, revisions.Revision(text))
     return version
 
 

@@ -14,9 +14,10 @@ import pytest
 from builders import reload
 from builders.repository import revisions
 from builders.repository.rollback import rollback
+from planwright.config_pbtxt import served
 from planwright.errors import PlanwrightError, StageError
 from planwright.files import HashCache, sha256, write_json
-from planwright.integrity import damage, served, unsealed
+from planwright.integrity import damage, unsealed
 from planwright.server_info import ServerInfo
 from serving.watchdog import stubs_of
 from tests import _models

@@ -70,8 +70,9 @@ def test_a_plan_with_other_tensors_is_refused(job: Job) -> None:
 def test_the_config_names_the_files(job: Job) -> None:
     from builders.repository import config_pbtxt
     from builders.stages.compile import read_tensors
+    from planwright.config_pbtxt import parse
 
     put(job, "90", TENSORS)
     inputs, outputs = read_tensors(job.compile_folder)
     text = config_pbtxt.render(job, inputs, outputs, [1], {})
-    assert dict(config_pbtxt.parse(text).cc_model_filenames) == {"8.6": "model.sm86.plan", "9.0": "model.plan"}
+    assert dict(parse(text).cc_model_filenames) == {"8.6": "model.sm86.plan", "9.0": "model.plan"}

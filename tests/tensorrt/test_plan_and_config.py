@@ -15,6 +15,7 @@ import pytest
 from builders.pipeline import NAMES
 from builders.repository import config_pbtxt
 from builders.stage import Job
+from planwright.config_pbtxt import parse
 from planwright.tensors import TensorSpec
 from tests._project import Project
 from tests.tensorrt.conftest import MakeJob
@@ -59,12 +60,12 @@ def test_config_is_what_it_was(name: str, make_job: MakeJob) -> None:
     job = make_job(HEAD + CONFIGS[name])
     text = config_pbtxt.render(*parts(job))
     assert text == (GOLDEN / f"{name}.pbtxt").read_text()
-    assert config_pbtxt.parse(text) == config_pbtxt.message(*parts(job))
+    assert parse(text) == config_pbtxt.message(*parts(job))
 
 
 def test_the_golden_files_say_what_they_should() -> None:
     """They are read by meaning too, so that a wrong file cannot pass by being copied."""
-    dynamic, fixed, instances = (config_pbtxt.parse((GOLDEN / f"{name}.pbtxt").read_text()) for name in CONFIGS)
+    dynamic, fixed, instances = (parse((GOLDEN / f"{name}.pbtxt").read_text()) for name in CONFIGS)
     assert {config.platform for config in (dynamic, fixed, instances)} == {"tensorrt_plan"}
     assert {config.default_model_filename for config in (dynamic, fixed, instances)} == {"model.plan"}
     assert (dynamic.max_batch_size, list(dynamic.input[0].dims)) == (8, [8, 8])
@@ -81,7 +82,7 @@ def test_a_plan_needs_no_gpu(project: Project) -> None:
     before = project.state()
     done = project.build("--plan", "--target", "tensorrt")
     assert done.code == 0, done.out + done.err
-    assert "target tensorrt: asked for; nothing here needs a GPU" in done.out
+    assert "target tensorrt: requested; nothing here needs a GPU" in done.out
     assert all(name in done.out for name in NAMES)
     assert project.state() == before
 

@@ -110,7 +110,7 @@ def test_a_share_that_is_too_low_is_refused() -> None:
         proof.check(table({FP16: 1.0, FP32: 1.0}), spec("fp16"))
     assert caught.value.stage == "engine"
     assert "/conv1 runs in fp32 (1.000 ms)" in str(caught.value)
-    assert "50% of the convolution and matrix time is in fp16, 90% is asked for" in str(caught.value)
+    assert "50% of the convolution and matrix time is in fp16, 90% is required" in str(caught.value)
 
 
 def test_what_is_proved_and_what_cannot_be_seen_passes() -> None:

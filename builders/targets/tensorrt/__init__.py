@@ -1,7 +1,7 @@
-"""TensorRT at build time: the child process that compiles, what it says, what it made.
+"""TensorRT at build time: the child process that compiles, its messages and its results.
 
 In      an ONNX graph whose precision is decided, and the model's part of config.yaml.
-Out     ``model.plan`` and ``layers.json``; or a `StageError` in the words of this project.
+Out     ``model.plan`` and ``layers.json``; or a `StageError` with cause and fix.
 
-Nothing here is imported before the driver has shown a GPU, except by tests that hold it against the binding wheels.
+Nothing here is imported before the driver reports a GPU, except by tests that check it against the binding wheels.
 """

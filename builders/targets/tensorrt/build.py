@@ -4,7 +4,7 @@ In      a job: graph, plan, precision, profiles, options, timing cache.
 Out     the plan, ``layers.json`` beside it, and one JSON line per event on stdout: ``progress``, ``failed``, ``done``.
 
 It may crash or be killed without harm: the parent renames nothing before ``done``. TensorRT's calls return None instead
-of raising, so the error lines of its log travel in ``failed``.
+of raising, so ``failed`` carries the error lines of its log.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from builders.targets.tensorrt import timing_cache
 from builders.targets.tensorrt.versions import NEEDS, Version, version_of
 
 _PR_SET_PDEATHSIG = 1
-_TOLD_EVERY_S = 5.0
+_REPORT_EVERY_S = 5.0
 
 
 class RefusedError(Exception):
-    """TensorRT said no; the parts travel to the parent."""
+    """TensorRT refused; `parts` go to the parent."""
 
     def __init__(self, step: str, lines: list[str], **more: Any) -> None:
         super().__init__(step)
@@ -35,7 +35,7 @@ class RefusedError(Exception):
 
 def main(path: Path) -> int:
     """Build one plan."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # not to outlive a killed parent
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with a killed parent
     job = json.loads(path.read_text())
     import tensorrt as trt
 
@@ -44,29 +44,29 @@ def main(path: Path) -> int:
     log = Log(_Listener(trt))
     try:
         version = version_of(trt)
-        tell("done", **_build(trt, version, log, job))
+        emit("done", **_build(trt, version, log, job))
     except RefusedError as error:
         error.parts["lines"] = [*error.parts["lines"], *log.errors]
-        tell("failed", **error.parts)
+        emit("failed", **error.parts)
         return 1
     except LookupError as error:
-        tell("failed", step="options", lines=[str(error.args[0])])
+        emit("failed", step="options", lines=[str(error.args[0])])
         return 1
     return 0
 
 
-def tell(event: str, **parts: Any) -> None:
+def emit(event: str, **parts: Any) -> None:
     """Write one event."""
     sys.stdout.write(json.dumps({"event": event, **parts}) + "\n")
     sys.stdout.flush()
 
 
 class _Listener:
-    """Turns the log of 8.6 into progress: one step per layer whose tactics were timed."""
+    """Turns 8.6's log into progress: one step per layer whose tactics were timed."""
 
     def __init__(self, trt: Any) -> None:
         self._severity = trt.ILogger
-        self._steps, self._told = 0, time.monotonic()
+        self._steps, self._reported = 0, time.monotonic()
 
     def __call__(self, severity: Any, message: str) -> None:
         if severity == self._severity.VERBOSE:
@@ -77,9 +77,9 @@ class _Listener:
         sys.stderr.write(f"{severity.name:<8} {message}\n")
 
     def progress(self, phase: str, step: int, steps: int) -> bool:
-        if time.monotonic() - self._told > _TOLD_EVERY_S:
-            self._told = time.monotonic()
-            tell("progress", phase=phase, step=step, steps=steps)
+        if time.monotonic() - self._reported > _REPORT_EVERY_S:
+            self._reported = time.monotonic()
+            emit("progress", phase=phase, step=step, steps=steps)
         return True
 
 
@@ -99,7 +99,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     _configure(trt, version, config, job)
     version.hold_precision(network, config, precision, job["kept_high"])
     _profiles(builder, network, config, job["profiles"])
-    feed = _calibrate(trt, version, builder, network, config, log, job)
+    feed = _calibrate(trt, version, _Parts(builder, network, config, log), job)
     version.watch(config, log._listen.progress)
     cache = timing_cache.load(config, job["timing_cache"])
     _check_device(builder, precision)
@@ -123,13 +123,21 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     return figures
 
 
-def _calibrate(
-    trt: Any, version: Version, builder: Any, network: Any, config: Any, log: Any, job: dict[str, Any]
-) -> Any:
-    """Let TensorRT calibrate where the job asks for that; return the feed of samples, or None."""
+class _Parts(NamedTuple):
+    """TensorRT's objects of one build."""
+
+    builder: Any
+    network: Any
+    config: Any
+    log: Any
+
+
+def _calibrate(trt: Any, version: Version, parts: _Parts, job: dict[str, Any]) -> Any:
+    """Let TensorRT calibrate where the job wants it; return the feed of samples, or None."""
     wanted = job["calibration"]
     if wanted is None:
         return None
+    builder, network, config, log = parts
     from builders.targets.tensorrt.calibrator import Feed, calibrator
 
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
@@ -178,12 +186,8 @@ def _configure(trt: Any, version: Version, config: Any, job: dict[str, Any]) -> 
     version.tactic_sources(config)
     if options["workspace_mib"]:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_mib"] << 20)
-    for name, wanted in (
-        ("SPARSE_WEIGHTS", "sparse_weights"),
-        ("REFIT", "refit"),
-        ("VERSION_COMPATIBLE", "version_compatible"),
-    ):
-        if options[wanted]:
+    for name in ("SPARSE_WEIGHTS", "REFIT", "VERSION_COMPATIBLE"):
+        if options[name.lower()]:
             config.set_flag(getattr(flag, name))
     if options["strip"]:
         version.strip(config)
@@ -196,11 +200,9 @@ def _configure(trt: Any, version: Version, config: Any, job: dict[str, Any]) -> 
 
 
 def _check_device(builder: Any, precision: str) -> None:
-    """Refuse a precision that this GPU computes only slowly; 11 no longer has the question."""
-    question = {"fp16": "platform_has_fast_fp16", "int8": "platform_has_fast_int8", "tf32": "platform_has_tf32"}.get(
-        precision, ""
-    )
-    if not getattr(builder, question, True):
+    """Refuse a precision that this GPU computes only slowly; 11 has no such check."""
+    fast = {"fp16": "platform_has_fast_fp16", "int8": "platform_has_fast_int8", "tf32": "platform_has_tf32"}
+    if not getattr(builder, fast.get(precision, ""), True):
         raise RefusedError("device", [f"this GPU has no fast {precision}"])
 
 

@@ -1,4 +1,4 @@
-"""TensorRT 8.6's own INT8 calibrator: the older route, for who wants the ranges that TensorRT itself finds.
+"""TensorRT 8.6's INT8 calibrator: the older way, for users who want the ranges that TensorRT chooses.
 
 In      the calibration samples of the export, the method, the file of the cache.
 Out     an ``IInt8EntropyCalibrator2`` or ``IInt8MinMaxCalibrator`` that feeds them, batch by batch, and keeps its cache.
@@ -36,7 +36,6 @@ class Feed:
 
     @property
     def given(self) -> int:
-        """Batches that were fed."""
         return self._given
 
     def next(self, names: Sequence[str]) -> list[int] | None:
@@ -58,7 +57,6 @@ class Feed:
             return None
 
     def free(self) -> None:
-        """Give the GPU memory back."""
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()
@@ -90,14 +88,14 @@ def full_batches(samples: Path, shapes: Shapes) -> tuple[list[dict[str, Any]], i
     return found, total - sum(len(next(iter(batch.values()))) for batch in found)
 
 
-def calibrator(trt: Any, job: Mapping[str, Any], feed: Feed, tell: Callable[[str, int, int], Any]) -> Any:
+def calibrator(trt: Any, job: Mapping[str, Any], feed: Feed, report: Callable[[str, int, int], Any]) -> Any:
     """Return the calibrator of the method that the job names; it exists in TensorRT 8.6 and 10 only.
 
     Args:
         trt: The imported module.
         job: ``{"method", "cache"}``.
         feed: The batches.
-        tell: Hears (phase, step, steps).
+        report: Called with (phase, step, steps).
     """
     base: Any = trt.IInt8EntropyCalibrator2 if job["method"] == "entropy" else trt.IInt8MinMaxCalibrator
     cache = Path(job["cache"])
@@ -110,7 +108,7 @@ def calibrator(trt: Any, job: Mapping[str, Any], feed: Feed, tell: Callable[[str
             return len(next(iter(feed.batches[0].values()))) if feed.batches else 1
 
         def get_batch(self, names: Sequence[str]) -> list[int] | None:
-            tell("calibrating", feed.given + 1, len(feed.batches))
+            report("calibrating", feed.given + 1, len(feed.batches))
             return feed.next(names)
 
         def read_calibration_cache(self) -> bytes | None:

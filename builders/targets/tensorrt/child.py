@@ -62,6 +62,6 @@ def run(job: dict[str, Any], folder: Path, where: Any) -> dict[str, Any]:
 
 def _died(code: int, log: Path, lines: list[str]) -> Fault:
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    why = "; ".join(lines[-3:]) or "it said nothing"
+    why = "; ".join(lines[-3:]) or "it printed nothing"
     fix = "lower compile.optimization_level or compile.workspace_mib; if it stays, run the file with trtexec --onnx"
     return Fault(f"TensorRT's process died ({how})", str(log), why, fix, "python -m builders doctor")

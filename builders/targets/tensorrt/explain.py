@@ -2,7 +2,7 @@
 
 In      the ``failed`` event of a build, or the text of a `PlanError`.
 Out     a `Fault` with cause and fix. The twelve ways in which builds and loads fail, each known by its text; anything else is
-        told in TensorRT's own words.
+        reported with TensorRT's message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from planwright.errors import Fault
 
 CHECK = "python -m builders doctor"
-# (text of the log, what, fix, place in config.yaml); the first that matches is told
+# (text of the log, what, fix, place in config.yaml); the first match is reported
 _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (r"not compatible with this version of TensorRT|Version tag does not match|[Mm]agic ?[Tt]ag",
      "the plan was built by another TensorRT", "build it again here, or with the TensorRT that the server has", ("server",)),
@@ -23,7 +23,7 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (r"no optimization profile has been defined|MIN<=OPT<=MAX|missing dimensions in profile|profile.*(invalid|failed)",
      "the optimization profile does not fit the graph", "give compile.profiles with min, opt and max for every input that varies", ("compile", "profiles")),
     (r"does not satisfy any optimization profile",
-     "a shape lies outside the optimization profile", "widen batch or compile.profiles and build again", ("batch",)),
+     "a shape is outside the optimization profile", "widen batch or compile.profiles and build again", ("batch",)),
     (r"No importer registered for op|Plugin not found|no importer|UNSUPPORTED_NODE|[Uu]nsupported operat",
      "the graph has an operator that TensorRT lacks", "use standard operators, a plugin under compile.plugins, or --target onnxruntime", ("source",)),
     (r"Failed to open file",
@@ -39,7 +39,7 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (r"has no fast|has no (bf16|fp8|fp16|int8)|hardware does not support|requires compute capability",
      "the precision is not there", "choose another precision, or another GPU or TensorRT", ("precision",)),
     (r"CUDA initialization failure|driver version is insufficient|no CUDA-capable device",
-     "CUDA cannot be used", "install a driver that fits this TensorRT's CUDA, and look whether the GPU is visible", ()),
+     "CUDA cannot be used", "install a driver that fits this TensorRT's CUDA, and check that the GPU is visible", ()),
     (r"calibrator of its own|calibration profile|no sample of the shape",
      "TensorRT cannot find the INT8 ranges itself", "leave out calibration.native: the graph then carries Q/DQ", ("calibration", "native")),
     (r"hardware_compatibility|cannot strip",
@@ -52,7 +52,6 @@ _KNOWN: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 
 def explain(event: Mapping[str, Any], job: Mapping[str, Any], where: Callable[..., str]) -> Fault:
-    """Return the fault for a ``failed`` event of a build."""
     lines = list(dict.fromkeys(event["lines"]))
     text = "; ".join(lines) or f"TensorRT gave no reason at step '{event['step']}'"
     nodes = [f"{operator} {node}".strip() for operator, node, _ in event.get("nodes", [])]
@@ -61,7 +60,6 @@ def explain(event: Mapping[str, Any], job: Mapping[str, Any], where: Callable[..
 
 
 def explain_text(text: str, where: Callable[..., str], check: str = CHECK) -> Fault:
-    """Return the fault for TensorRT's own words, such as those of a `PlanError`."""
     return _fault(text, where, check)
 
 

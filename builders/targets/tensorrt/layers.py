@@ -1,11 +1,11 @@
-"""What the engine really computes: its layers, their precision, their time.
+"""What an engine computes: its layers, their precision, their time.
 
 In      a plan built with detailed verbosity.
-Out     one row per layer, and `Realised`: the share of convolution and matrix time in the asked precision.
+Out     one row per layer, and `Realised`: the share of convolution and matrix time in the requested precision.
 
-On 8.6 a graph that says FP16 may still be built in FP32, and nothing says so: hence this. The precision of a layer is read
-from its kernel's name where that tells it, else from the type of its first input. Where TensorRT fuses a whole subgraph
-into one layer (a transformer becomes one 'Myelin' layer) nothing inside can be read: such time is 'opaque', never proved.
+On 8.6 a graph that says FP16 may silently be built in FP32; this finds out. The precision of a layer is read
+from its kernel's name where that has it, else from the type of its first input. Where TensorRT fuses a whole subgraph
+into one layer (a transformer becomes one 'Myelin' layer) nothing inside can be read; such time is 'opaque', never proved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-LEAST_SHARE = 0.9  # of convolution and matrix time in the asked precision
+LEAST_SHARE = 0.9  # of convolution and matrix time in the requested precision
 RUNS, WARM_UP = 20, 5
 _WEIGHTED = re.compile(r"conv|gemm|matrixmultiply|matmul|fullyconnected|deconv", re.IGNORECASE)
 _OPAQUE = re.compile(r"myelin|foreignnode", re.IGNORECASE)
@@ -32,33 +32,19 @@ _KERNELS = (
     ("tf32", re.compile(r"tf32|s1688")),
     ("fp32", re.compile(r"f32f32|sgemm|ffma|simt_s|scudnn")),
 )
-_FORMATS = (
-    ("int8", "int8"),
-    ("fp8", "fp8"),
-    ("bf16", "bf16"),
-    ("bfloat", "bf16"),
-    ("fp16", "fp16"),
-    ("half", "fp16"),
-    ("fp32", "fp32"),
-    ("float", "fp32"),
-)
-# what counts as "not higher than asked"
-_ACCEPTED = {
-    "fp32": ("fp32",),
-    "tf32": ("tf32",),
-    "fp16": ("fp16", "int8"),
-    "bf16": ("bf16", "int8"),
-    "int8": ("int8",),
-    "fp8": ("fp8", "int8"),
-}
+_FORMATS = {"int8": "int8", "fp8": "fp8", "bf16": "bf16", "bfloat": "bf16", "fp16": "fp16", "half": "fp16",
+            "fp32": "fp32", "float": "fp32"}  # fmt: skip
+# what counts as "not higher than requested"
+_ACCEPTED = {"fp32": ("fp32",), "tf32": ("tf32",), "fp16": ("fp16", "int8"), "bf16": ("bf16", "int8"),
+             "int8": ("int8",), "fp8": ("fp8", "int8")}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Realised:
-    """How much of the asked precision is there.
+    """How much of the engine is in the requested precision.
 
     Attributes:
-        share: Of convolution and matrix time in the asked precision; None where there is none that can be read.
+        share: Of convolution and matrix time in the requested precision; None where there is none that can be read.
         opaque: Share of all time in layers that cannot be looked into.
         time_ms: Time of one run at the profile's opt.
         by_precision: Precision -> share of all time.
@@ -71,7 +57,7 @@ class Realised:
 
     @property
     def proved(self) -> bool:
-        """True where enough of what can be read is in the asked precision and there is something to read."""
+        """True where enough of what can be read is in the requested precision and there is something to read."""
         return self.share is not None and self.share >= LEAST_SHARE
 
 
@@ -98,24 +84,18 @@ def rows(layers: Sequence[Any], times: Mapping[str, float]) -> list[dict[str, An
     for layer in layers:
         described = layer if isinstance(layer, dict) else {"Name": layer}
         name = str(described.get("Name", ""))
-        kind = str(described.get("LayerType", ""))
-        found.append(
-            {
-                "name": name,
-                "kind": kind,
-                "precision": precision_of(described),
-                "inputs": [format_of(tensor) for tensor in described.get("Inputs", [])],
-                "outputs": [format_of(tensor) for tensor in described.get("Outputs", [])],
-                "tactic": str(described.get("TacticName", "")),
-                "weighted": is_weighted(described),
-                "ms": round(times.get(name, 0.0), 5),
-            }
-        )
+        found.append({
+            "name": name, "kind": str(described.get("LayerType", "")), "precision": precision_of(described),
+            "inputs": [format_of(tensor) for tensor in described.get("Inputs", [])],
+            "outputs": [format_of(tensor) for tensor in described.get("Outputs", [])],
+            "tactic": str(described.get("TacticName", "")), "weighted": is_weighted(described),
+            "ms": round(times.get(name, 0.0), 5),
+        })  # fmt: skip
     return found
 
 
 def realised(table: Sequence[Mapping[str, Any]], precision: str, high: Sequence[str] = ()) -> Realised:
-    """Sum the rows up for one asked precision; layers of nodes that match a pattern of `high` are not asked."""
+    """Sum up the rows for one precision; layers of nodes that match a pattern of `high` do not count."""
     total = sum(row["ms"] for row in table) or 1.0
     weighted = [row for row in table if counts(row, high)]
     weighted_ms = sum(row["ms"] for row in weighted)
@@ -129,7 +109,7 @@ def realised(table: Sequence[Mapping[str, Any]], precision: str, high: Sequence[
 
 
 def counts(row: Mapping[str, Any], high: Sequence[str]) -> bool:
-    """Say whether a row is asked for its precision: it is weighted, and holds no node that is kept high.
+    """Return whether the precision of a row counts: it is weighted, and holds no node that is kept high.
 
     TensorRT joins the names of what it fuses by ' + '.
     """
@@ -138,7 +118,7 @@ def counts(row: Mapping[str, Any], high: Sequence[str]) -> bool:
 
 
 def is_weighted(layer: Mapping[str, Any]) -> bool:
-    """Say whether the layer is a convolution or a matrix product that can be looked into."""
+    """Return whether the layer is a convolution or a matrix product that can be looked into."""
     if _opaque(layer):
         return False
     kinds = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"
@@ -146,7 +126,6 @@ def is_weighted(layer: Mapping[str, Any]) -> bool:
 
 
 def precision_of(layer: Mapping[str, Any]) -> str:
-    """Return fp32, tf32, fp16, bf16, int8, fp8, opaque, or other."""
     if _opaque(layer):
         return "opaque"
     tactic = str(layer.get("TacticName", "")).lower()
@@ -156,7 +135,7 @@ def precision_of(layer: Mapping[str, Any]) -> str:
                 return name
     for tensor in (*layer.get("Inputs", []), *layer.get("Outputs", [])):
         text = format_of(tensor).lower()
-        for word, name in _FORMATS:
+        for word, name in _FORMATS.items():
             if word in text:
                 return name
     return "other"
@@ -193,7 +172,6 @@ def _times(trt: Any, plan: Any, runner: Any) -> dict[str, float]:
 
 
 def example(plan: Any, seed: int = 0) -> dict[str, Any]:
-    """Return inputs at the opt shapes of profile 0."""
     known = plan.profiles[0] if plan.profiles else {}
     return random_inputs(
         plan.inputs, {t.name: known[t.name][1] if t.name in known else t.shape for t in plan.inputs}, seed
@@ -201,7 +179,7 @@ def example(plan: Any, seed: int = 0) -> dict[str, Any]:
 
 
 def random_inputs(tensors: Any, shapes: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return random pixels and floats, and zeros and ones elsewhere: a larger id could lie outside a vocabulary."""
+    """Return random pixels and floats, and zeros and ones elsewhere: a larger id could be outside a vocabulary."""
     rng = np.random.default_rng(seed)
     feeds = {}
     for tensor in tensors:

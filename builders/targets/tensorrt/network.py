@@ -1,11 +1,11 @@
-"""A network that its source builds with TensorRT's own API, for what ONNX cannot say.
+"""A network that its source builds with TensorRT's API, for what ONNX cannot express.
 
 In      the zoo file's name and the graph whose weights it uses.
 Out     a filled ``INetworkDefinition``; the model then goes through the same compile, verify and publish as any other.
 
-A zoo file asks for it by a static method ``fill_network(trt, network, weights)``; see builders/zoo/digits_api.py. Weights come
+A zoo file provides it as a static method ``fill_network(trt, network, weights)``; see builders/zoo/digits_api.py. Weights come
 by name from the exported ONNX file, so that the GPU machine needs neither PyTorch nor the model's own loader, and the export's
-golden samples judge the plan as they judge every other.
+golden samples check the plan as they check every other.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ def derive(graph: Path, spec: ModelSpec) -> list[dict[str, Any]]:
 
 
 def from_samples(export: Path, spec: ModelSpec) -> dict[str, Any]:
-    """Derive one profile from the samples of an export."""
     stored = [Golden.load(path) for path in (export / name for name in SAMPLES) if path.exists()]
     shapes: dict[str, list[list[int]]] = read_json(export / "shapes.json") or _of(stored)
     low, opt, high = ([size] if stored[0].batched else [] for size in spec.batch.bounds)

@@ -1,4 +1,4 @@
-"""Is the asked precision really in the engine.
+"""Prove that the engine is in the requested precision.
 
 In      the layer table of a plan and the model's part of config.yaml.
 Out     figures for the record; a `StageError` where the precision is not there.
@@ -22,7 +22,7 @@ def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequen
     be read, and its evidence is size and speed against fp32 (``python -m builders bench``).
 
     Raises:
-        StageError: Layers can be read, and too little of their time is in the asked precision.
+        StageError: Layers can be read, and too little of their time is in the requested precision.
     """
     patterns = [*spec.keep_fp32, *kept_high]
     found = realised(table, spec.precision, patterns)
@@ -31,9 +31,9 @@ def check(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequen
         assert found.share is not None
         high = [row for row in table if counts(row, patterns) and row["precision"] not in (spec.precision, "int8")]
         worst = sorted(high, key=lambda row: -row["ms"])[:3]
-        why = (f"{found.share:.0%} of the convolution and matrix time is in {spec.precision}, {LEAST_SHARE:.0%} is asked for; "
+        why = (f"{found.share:.0%} of the convolution and matrix time is in {spec.precision}, {LEAST_SHARE:.0%} is required; "
                + ", ".join(f"{row['name']} runs in {row['precision']} ({row['ms']:.3f} ms)" for row in worst))  # fmt: skip
         raise StageError("engine", Fault(f"the engine is not in {spec.precision}", spec.where("precision"), why,
-                                         "ask for the precision that is there, or raise compile.optimization_level",
+                                         "request the precision that is there, or raise compile.optimization_level",
                                          f"python -m builders layers {spec.name}"))  # fmt: skip
     return {"realised": {"verdict": verdict, **asdict(found)}}

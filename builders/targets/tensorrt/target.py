@@ -1,9 +1,9 @@
 """The tensorrt target: a plan for this GPU, built in a child process.
 
 In      an ONNX graph whose precision is decided.
-Out     ``model.plan``, ``layers.json`` (what the engine really computes) and a `TrtEngine` over the plan.
+Out     ``model.plan``, ``layers.json`` (what the engine computes) and a `TrtEngine` over the plan.
 
-The driver is asked for a GPU before TensorRT is touched: ``trt.Runtime`` crashes the process without one. On a machine that
+The driver is queried for a GPU before TensorRT is used: ``trt.Runtime`` crashes the process without one. On a machine that
 has neither, the target still knows its name, its opset and its folder, so that a plan can be shown and a graph prepared.
 """
 
@@ -44,7 +44,6 @@ class TrtEngine:
         self.outputs = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in self._plan.outputs)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Answer one batch on the profile that fits it."""
         from planwright.trt.runner import Runner
 
         profile = self._plan.choose_profile({name: array.shape for name, array in inputs.items()})
@@ -54,15 +53,12 @@ class TrtEngine:
         return answers
 
     def close(self) -> None:
-        """Give the GPU memory back."""
         for runner in self._runners.values():
             runner.free()
         self._runners.clear()
 
 
 class TensorRTTarget:
-    """Compile and load for TensorRT on this machine's GPU."""
-
     name = "tensorrt"
     platform = "tensorrt_plan"
     backend = "tensorrt"
@@ -74,7 +70,6 @@ class TensorRTTarget:
 
     @cached_property
     def device(self) -> Device | None:
-        """The GPU, as the driver shows it."""
         return first_device()
 
     @cached_property
@@ -95,19 +90,17 @@ class TensorRTTarget:
 
     def versions(self) -> dict[str, str]:
         """TensorRT, CUDA, driver and GPU: what a plan depends on."""
-        device = self.device
-        here = (
-            {"cuda": device.cuda, "compute_capability": device.capability, "driver": device.driver, "gpu": device.name}
-            if device
-            else {}
-        )
-        return {"tensorrt": self.version, **here}
+        found, device = {"tensorrt": self.version}, self.device
+        if device is None:
+            return found
+        gpu = {"compute_capability": device.capability, "driver": device.driver, "gpu": device.name}
+        return {**found, "cuda": device.cuda, **gpu}
 
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         """Build the plan and prove its precision; returns figures for the record.
 
         Raises:
-            StageError: TensorRT refused, died, or built another precision than was asked for.
+            StageError: TensorRT refused, died, or built another precision than requested.
             MachineError: No GPU or no TensorRT here (exit 3).
         """
         from builders.targets.tensorrt import child, proof
@@ -165,12 +158,8 @@ class TensorRTTarget:
         batch = spec.batch.fixed or min(calibrator.BATCH, spec.batch.largest)
         parts = [sha256(graph), sha256(samples), spec.calibration.method, self.version, batch]
         cache = graph.parents[3] / "calibration" / f"{digest(parts)}.trt"
-        return {
-            "method": spec.calibration.method,
-            "samples": str(samples.resolve()),
-            "cache": str(cache.resolve()),
-            "batch": batch,
-        }
+        files = {"samples": str(samples.resolve()), "cache": str(cache.resolve())}
+        return {"method": spec.calibration.method, "batch": batch, **files}
 
     def _timing_cache(self, graph: Path) -> Path:
         assert self.device is not None
@@ -179,7 +168,6 @@ class TensorRTTarget:
 
 
 def plugins_of(folder: Path) -> list[str]:
-    """Return the plugin libraries that the plan in `folder` needs."""
     return read_json(folder / PLUGINS) or []
 
 
@@ -198,18 +186,12 @@ def installed_version() -> str | None:
 
 
 def no_device() -> Fault:
-    """Say that there is no GPU."""
-    fix = "use --target onnxruntime, or build on a GPU machine (copy build/ there: export and graph are taken over)"
-    return Fault(
-        "the tensorrt target needs a CUDA device",
-        why="the driver shows none",
-        fix=fix,
-        check="python -m builders doctor",
-    )
+    fix = "use --target onnxruntime, or build on a GPU machine (copy build/ there: export and graph are reused)"
+    what, check = "the tensorrt target needs a CUDA device", "python -m builders doctor"
+    return Fault(what, why="the driver shows none", fix=fix, check=check)
 
 
 def no_tensorrt() -> Fault:
-    """Say that TensorRT is not installed."""
     why = "there is a CUDA device, but the package tensorrt is not installed"
     fix = "install the tensorrt of the server's image, or use --target onnxruntime"
     return Fault("TensorRT does not work here", why=why, fix=fix, check="python -m builders doctor")

@@ -1,7 +1,7 @@
-"""The timing cache: what a GPU already measured need not be measured again.
+"""The timing cache: kernels that were timed on this GPU are not timed again.
 
 In      a builder config and the cache's file; one file per GPU, TensorRT and CUDA version.
-Out     the cache set on the config, and after the build the file, merged with what others wrote meanwhile.
+Out     the cache set on the config, and after the build the file, merged with what others wrote in the meantime.
 
 A lock file keeps two builds from overwriting each other; the file is replaced by rename. Caches are merged only where the
 file changed during the build: 8.6 logs errors of its Myelin part when it merges a cache with itself.
@@ -18,8 +18,6 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Loaded:
-    """A cache in use, and the bytes that it began with."""
-
     cache: Any
     began: bytes
 

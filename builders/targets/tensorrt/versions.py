@@ -4,9 +4,9 @@ In      the imported ``tensorrt`` module.
 Out     a `Version`, whose methods do the same thing on each of them.
 
 Everything not named here exists, with the same signature, in all three. Flags are taken by name and never stored as
-numbers: STRONGLY_TYPED is 1 in 10 and 0 in 11. A test holds each class against the real binding wheels.
+numbers: STRONGLY_TYPED is 1 in 10 and 0 in 11. A test checks each class against the real binding wheels.
 
-Precision stands in the graph. TensorRT 11 reads it from there, 10 does so when asked for a strongly typed network, and
+The graph has the precision. TensorRT 11 reads it from there, 10 does so for a strongly typed network, and
 8.6 must be allowed each type by a flag and may then still choose a higher one, which `builders.targets.tensorrt.layers` finds out.
 """
 
@@ -37,16 +37,16 @@ class Version:
         """Nothing to do: a strongly typed network keeps the graph's types."""
 
     def calibrate(self, network: Any, config: Any, calibrator: Any, profile: Any, high: Collection[str]) -> None:
-        """Refuse: ranges stand in the graph.
+        """Refuse: the graph has the ranges.
 
         Raises:
             LookupError: Always; strongly typed networks take no calibrator, and 11 has none.
         """
-        raise LookupError(f"TensorRT {self.trt.__version__} has no use for a calibrator of its own")
+        raise LookupError(f"TensorRT {self.trt.__version__} takes no calibrator of its own")
 
-    def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
-        """Report progress through `tell`, which answers False to cancel; returns False where the version cannot."""
-        config.progress_monitor = _monitor(self.trt, tell)
+    def watch(self, config: Any, report: Callable[[str, int, int], bool]) -> bool:
+        """Report progress through `report`, which returns False to cancel; returns False where the version cannot."""
+        config.progress_monitor = _monitor(self.trt, report)
         return True
 
     def hardware_compatibility(self, config: Any, level: str) -> None:
@@ -65,7 +65,6 @@ class Version:
         config.set_flag(self.trt.BuilderFlag.STRIP_PLAN)
 
     def parser_error(self, error: Any) -> tuple[str, str, str]:
-        """Return (operator, node, text) of a parser error."""
         return error.node_operator(), error.node_name(), error.desc()
 
     def tactic_sources(self, config: Any) -> None:
@@ -79,7 +78,7 @@ class Version10(Version):
     """TensorRT 10: strongly typed on request."""
 
     def network_flags(self) -> int:
-        """Ask for a strongly typed network, so that the graph's types hold."""
+        """Request a strongly typed network, so that the graph's types hold."""
         return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
@@ -101,7 +100,7 @@ class Version8(Version):
     def hold_precision(self, network: Any, config: Any, precision: str, high: Collection[str]) -> None:
         """Keep convolutions and products of an FP16 graph in FP16, but those in `high`.
 
-        By itself 8.6 takes FP32 kernels where they are faster. The parser gives a layer the name of its node.
+        Unconstrained, 8.6 takes FP32 kernels where they are faster. The parser gives a layer the name of its node.
         """
         if precision != "fp16":
             return
@@ -128,7 +127,7 @@ class Version8(Version):
         layers = [network.get_layer(index) for index in range(network.num_layers)]
         return [layer for layer in layers if layer.type in weighted]
 
-    def watch(self, config: Any, tell: Callable[[str, int, int], bool]) -> bool:
+    def watch(self, config: Any, report: Callable[[str, int, int], bool]) -> bool:
         """There is no progress monitor."""
         return False
 
@@ -163,7 +162,7 @@ def version_of(trt: Any) -> Version:
     return (Version8 if major == 8 else Version10 if major < 11 else Version)(trt)
 
 
-def _monitor(trt: Any, tell: Callable[[str, int, int], bool]) -> Any:
+def _monitor(trt: Any, report: Callable[[str, int, int], bool]) -> Any:
     """Return a progress monitor; TensorRT calls it from several threads."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -175,7 +174,7 @@ def _monitor(trt: Any, tell: Callable[[str, int, int], bool]) -> Any:
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return tell(phase_name, step + 1, self.steps.get(phase_name, 0))
+            return report(phase_name, step + 1, self.steps.get(phase_name, 0))
 
         def phase_finish(self, phase_name: str) -> None:
             self.steps.pop(phase_name, None)

@@ -1,11 +1,11 @@
-"""bench: how fast an engine is by itself, in the terms of trtexec.
+"""Measure one engine by itself, in the terms of trtexec.
 
-In      a plan, a batch size, a number of streams.
-Out     a `Figures`: throughput and the times of a batch on its way in, through and out.
+In      a folder with an engine, a batch size, a number of streams.
+Out     `Figures`: throughput and the times of a batch on its way in, through and out.
 
-Host copies are on, unlike in trtexec 11's default: inputs lie in pinned memory, another random batch each time, and outputs
-are copied back. Each stream has an engine of its own, because on 8.6 two contexts of a dynamic engine may not share a
-profile. Every return value is checked, and at the end each answer is compared with the first one to the same input.
+Of a plan: host copies are on, unlike in trtexec 11's default: inputs are in pinned memory, another random batch each time, and
+outputs are copied back. Each stream has an engine of its own, because on 8.6 two contexts of a dynamic engine may not share
+a profile. Every return value is checked, and at the end each answer is compared with the first one to the same input.
 """
 
 from __future__ import annotations
@@ -18,11 +18,69 @@ from typing import Any
 
 import numpy as np
 
-from builders.diagnostics.bench_figures import POOL, SLOTS, Figures, Setting, measure_lanes
+from builders.diagnostics.bench_figures import (
+    POOL,
+    SLOTS,
+    BenchSetting,
+    Figures,
+    measure_host,
+    measure_lanes,
+    random_pool,
+)
+from builders.stage import Job
+from builders.targets.tensorrt import profiles
 from planwright.errors import Fault, StageError
 
 
-class _Lane:
+def measure_folder(job: Job, folder: Path, setting: BenchSetting, seconds: float) -> Figures:
+    """Measure the engine in `folder`, of the job's model and target.
+
+    Raises:
+        StageError: stage 'engine': it cannot run this setting, or answers are not the same from run to run.
+    """
+    return (_plan if job.target.name == "tensorrt" else _session)(job, folder, setting, seconds)
+
+
+def _session(job: Job, folder: Path, setting: BenchSetting, seconds: float) -> Figures:
+    engine = job.target.load(folder)
+    opt = opt_shapes(job)
+    shapes = {tensor.name: (setting.batch, *opt[tensor.name][1:]) for tensor in engine.inputs}
+    try:
+        for tensor in engine.inputs:
+            if tensor.datatype == "BYTES":
+                raise _cannot(job, setting, f"input '{tensor.name}' is text, and random text would mean nothing")
+            if tensor.shape[:1] not in ((-1,), (setting.batch,)):
+                raise _cannot(job, setting, f"the engine declares {tensor}")
+        pool = random_pool({tensor.name: tensor.datatype for tensor in engine.inputs}, shapes)
+        return measure_host(engine.run, pool, setting, seconds)
+    finally:
+        engine.close()
+
+
+def _cannot(job: Job, setting: BenchSetting, why: str) -> StageError:
+    return StageError("engine", Fault(f"{job.model.name} cannot run {setting}", why=why, fix="give its own --batch"))
+
+
+def _plan(job: Job, folder: Path, setting: BenchSetting, seconds: float) -> Figures:
+    from builders.targets.tensorrt.explain import explain_text
+    from planwright.trt.plan import PlanError
+
+    try:
+        return measure_plan(folder / job.target.filename, setting, seconds=seconds)
+    except PlanError as error:
+        command = f"python -m builders bench {job.model.name} --batch {job.model.batch.bounds[2]}"
+        fault = explain_text(str(error), job.model.where, command)
+        what = f"{job.model.name} cannot run {setting}: {fault.what}"
+        raise StageError("engine", Fault(what, fault.where, fault.why, fault.fix, fault.check)) from None
+
+
+def opt_shapes(job: Job) -> dict[str, list[int]]:
+    """Return input -> the shape that profiles are tuned for, the batch first."""
+    derived = profiles.from_samples(job.export_folder, job.model)
+    return {name: bounds["opt"] for name, bounds in derived.items()}
+
+
+class _PlanLane:
     """One batch in flight: its runner, its slot, the inputs it draws from."""
 
     def __init__(self, runner: Any, slot: Any, pool: list[dict[str, Any]], shapes: dict[str, Any], start: int) -> None:
@@ -70,7 +128,7 @@ class _Lane:
                 )
 
 
-def measure(path: Path, setting: Setting, *, seconds: float = 2.0, warm_up_s: float = 0.5) -> Figures:
+def measure_plan(path: Path, setting: BenchSetting, *, seconds: float = 2.0, warm_up_s: float = 0.5) -> Figures:
     """Measure one setting; see the module's docstring for the conditions.
 
     Raises:
@@ -94,7 +152,7 @@ def measure(path: Path, setting: Setting, *, seconds: float = 2.0, warm_up_s: fl
 
 
 @contextmanager
-def _lanes(path: Path, setting: Setting) -> Iterator[tuple[list[_Lane], bool]]:
+def _lanes(path: Path, setting: BenchSetting) -> Iterator[tuple[list[_PlanLane], bool]]:
     from builders.targets.tensorrt.target import plugins_of
     from planwright.trt import cuda
     from planwright.trt.plan import Plan
@@ -107,7 +165,10 @@ def _lanes(path: Path, setting: Setting) -> Iterator[tuple[list[_Lane], bool]]:
     pool = [_pinned(plans[0], shapes, seed) for seed in range(POOL)]
     runners = [Runner(plan, profile=profile, slots=SLOTS, timed=True) for plan in plans]
     lanes = [
-        _Lane(runner, slot, pool, shapes, i) for i in range(SLOTS) for runner in runners for slot in [runner.slots[i]]
+        _PlanLane(runner, slot, pool, shapes, i)
+        for i in range(SLOTS)
+        for runner in runners
+        for slot in [runner.slots[i]]
     ]
     captured = setting.graphs and min([lane.runner.capture(lane.slot, shapes) for lane in lanes])
     try:
