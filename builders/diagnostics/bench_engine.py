@@ -68,7 +68,7 @@ def _plan(job: Job, folder: Path, setting: BenchSetting, seconds: float) -> Figu
     try:
         return measure_plan(folder / job.target.filename, setting, seconds=seconds)
     except PlanError as error:
-        command = f"python -m builders bench {job.model.name} --batch {job.model.batch.bounds[2]}"
+        command = f"python -m builders bench {job.model.name} --batch {job.model.batch.largest}"
         fault = explain_text(str(error), job.model.where, command)
         what = f"{job.model.name} cannot run {setting}: {fault.what}"
         raise StageError("engine", Fault(what, fault.where, fault.why, fault.fix, fault.check)) from None
