@@ -29,7 +29,7 @@ class Found:
     """What the search found.
 
     Attributes:
-        keep_fp32: Nodes to keep high, worst first; empty where INT8 passes without.
+        keep_fp32: Nodes to keep in FP32, worst first; empty where INT8 passes without.
         cost: Share of the weights' elements that is no longer INT8.
         before, after: Worst cosine over the outputs with all nodes in INT8, and with `keep_fp32`.
         errors: Node -> 1 - cosine with only that node in INT8.
@@ -43,10 +43,10 @@ class Found:
 
 
 def search(job: Job, say: Callable[[str], None]) -> Found:
-    """Find the nodes to keep high.
+    """Find the nodes to keep in FP32.
 
     Raises:
-        StageError: stage 'graph': even with every node high the gate is not met.
+        StageError: stage 'graph': even with every node in FP32 the gate is not met.
     """
     with (
         tempfile.TemporaryDirectory() as scratch,

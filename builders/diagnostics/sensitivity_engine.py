@@ -36,7 +36,7 @@ class Confirmed:
     """Result on the engine.
 
     Attributes:
-        keep_fp32: Nodes to keep high, worst first.
+        keep_fp32: Nodes to keep in FP32, worst first.
         builds: Engines that were built to find that out.
         batch: Batch size of the speeds.
         before_per_s, after_per_s: Samples per second with every node in INT8, and with `keep_fp32`; medians.

@@ -54,7 +54,7 @@ def test_the_table_has_no_empty_columns(built: Project) -> None:
         (("digits", "--target", "tensorrt"), 3, "needs a CUDA device"),
     ],
 )
-def test_bad_input_is_told(built: Project, flags: tuple[str, ...], code: int, words: str) -> None:
+def test_bad_input_is_reported(built: Project, flags: tuple[str, ...], code: int, words: str) -> None:
     done = bench(built, *flags)
     assert done.returncode == code, done.stdout + done.stderr
     assert words in done.stdout + done.stderr

@@ -159,7 +159,7 @@ def test_only_what_is_asked_for_runs(served: ServerInfo, tmp_path: Path) -> None
         ((), {"arrivals": "poisson", "users": "4:2s"}, "PLANWRIGHT_USERS is '4:2s', which is a closed loop's setting"),
     ],
 )
-def test_bad_scenarios_are_told(
+def test_bad_scenarios_are_reported(
     served: ServerInfo, tmp_path: Path, flags: tuple[str, ...], settings: dict[str, str], words: str
 ) -> None:
     config = tmp_path / "config.yaml"

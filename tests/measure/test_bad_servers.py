@@ -18,7 +18,7 @@ import pytest
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch
-from tests.measure._spoiler import spoiler
+from tests.measure._corrupting_proxy import corrupting_proxy
 from tests.measure.conftest import LoadRun, environment, finished, locust
 from tests.measure.test_run import wait_loaded
 
@@ -108,11 +108,11 @@ def emptied(data: bytes) -> bytes:
 def test_garbage_is_a_failure_and_no_crash(
     served: ServerInfo, tmp_path: Path, tags: str, change: Callable[[bytes], bytes]
 ) -> None:
-    with spoiler(served.http_url if tags == "http" else served.grpc_url) as proxy:
+    with corrupting_proxy(served.http_url if tags == "http" else served.grpc_url) as proxy:
         through: dict[str, Any] = {f"{tags}_url": proxy.address}
         with loading(dataclasses.replace(served, **through), tmp_path, tags, "8s") as end:
             wait_loaded(served)
-            proxy.spoil(change)
+            proxy.corrupt(change)
             done = end()
     assert done.code == 1, done.text
     assert done.report["verdict"]["status"] == "fail"

@@ -25,7 +25,7 @@ from planwright.server_info import ServerInfo
 from tests._models import constant, model, value
 from tests._project import ROOT, Project
 from tests._server import running_server
-from tests.measure._spoiler import spoiler
+from tests.measure._corrupting_proxy import corrupting_proxy
 from tests.measure.conftest import LoadRun, environment, finished, locust
 from tests.measure.test_run import wait_answers
 
@@ -133,8 +133,8 @@ def without_statistics(data: bytes) -> bytes:
 
 
 def test_a_server_that_tells_nothing_is_said_and_no_failure(explicit: Explicit, tmp_path: Path) -> None:
-    with spoiler(explicit.server.http_url) as proxy:
-        proxy.spoil(without_statistics)
+    with corrupting_proxy(explicit.server.http_url) as proxy:
+        proxy.corrupt(without_statistics)
         silent = dataclasses.replace(explicit.server, http_url=proxy.address, grpc_url=CLOSED)
         done = locust(silent, tmp_path, "-u", "2", "-r", "2", "-t", "4s", "--tags", "http", wait_s="0.02")
     assert done.code == 0, done.text

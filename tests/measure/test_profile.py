@@ -31,7 +31,7 @@ def test_a_load_that_never_changes_is_steady(text: str, steady: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "5-x:3s", "0", "1-5", "5,6:3s", "5:0s", "-3:5s", "5::3", "nan:3s"])
-def test_nonsense_is_told(text: str) -> None:
+def test_nonsense_is_reported(text: str) -> None:
     with pytest.raises(ValueError, match="."):
         parse(text)
 

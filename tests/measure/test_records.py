@@ -109,7 +109,7 @@ def test_latency_counts_from_the_moment_due_and_service_from_the_send() -> None:
     assert (up_to(track.latencies, 1e5), up_to(track.service, 1e5)) == (0, 1)
 
 
-def test_a_server_that_words_each_error_anew_does_not_fill_the_memory() -> None:
+def test_a_server_that_words_each_error_differently_does_not_fill_the_memory() -> None:
     track = Track()
     for number in range(500):
         track.note(f"error {number}")
@@ -264,7 +264,7 @@ def test_a_healthy_run_passes() -> None:
         ({"row__measured": 60}, "inconclusive", "too few for a 99th percentile"),
     ],
 )
-def test_what_is_bad_or_doubtful_is_told(changes: dict[str, Any], status: str, words: str) -> None:
+def test_what_is_bad_or_doubtful_is_reported(changes: dict[str, Any], status: str, words: str) -> None:
     found, reasons = judged(**changes)
     assert found == status
     assert words in reasons

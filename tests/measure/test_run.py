@@ -162,7 +162,7 @@ def test_a_signal_to_the_whole_group_ends_two_processes_as_it_ends_one(
         ({"repository": "/nowhere"}, 3, "there is no model repository"),
     ],
 )
-def test_bad_settings_are_told(
+def test_bad_settings_are_reported(
     served: ServerInfo, tmp_path: Path, settings: dict[str, str], code: int, words: str
 ) -> None:
     done = locust(served, tmp_path, "-t", "2s", **settings)
@@ -171,7 +171,7 @@ def test_bad_settings_are_told(
     assert done.folder is None
 
 
-def test_a_server_that_is_not_there_is_told(built: Project, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_reported(built: Project, tmp_path: Path) -> None:
     gone = ServerInfo(
         os.getpid(), "x", "127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9", "none", "", "", str(built.repository)
     )
@@ -195,7 +195,7 @@ def test_a_run_without_a_page_gets_one_later(served: ServerInfo, tmp_path: Path)
     assert done.report["id"] in build.remake(done.folder).read_text()
 
 
-def test_a_missing_record_is_told(tmp_path: Path) -> None:
+def test_a_missing_record_is_reported(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loadtest", "report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )

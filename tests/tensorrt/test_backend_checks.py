@@ -77,7 +77,7 @@ def test_a_shape_outside_the_profile_is_told_with_its_bounds(checks: Any) -> Non
         checks.check_request("digits_0", PLAN, {"image": (17, 8, 8)})
 
 
-def test_options_that_cannot_be_honoured_are_told(checks: Any) -> None:
+def test_options_that_cannot_be_honoured_are_reported(checks: Any) -> None:
     lines = checks.ignored_options(
         config(optimization={"cuda": {"graphs": True, "busy_wait_events": True}, "eager_batching": True})
     )

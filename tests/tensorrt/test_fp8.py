@@ -253,7 +253,7 @@ def test_products_of_activations_and_tensors_without_a_range_are_left_alone() ->
     assert not quantizers(model)
 
 
-def test_an_opset_that_cannot_be_raised_is_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opset_that_cannot_be_raised_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model: Any, opset: int) -> Any:
         raise RuntimeError("no adapter")
 

@@ -1,7 +1,7 @@
-"""A proxy that lets answers through until it is told to spoil them: a fault that no real server can be made to show.
+"""A proxy that lets answers through until it is set to corrupt them: a fault that no real server can be made to show.
 
 In      the address of a real server.
-Out     its own address; `spoil` from then on turns what comes back into something else.
+Out     its own address; `corrupt` from then on turns what comes back into something else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 Change = Callable[[bytes], bytes]
 
 
-class Spoiler:
+class CorruptingProxy:
     """Copies bytes between clients and a server."""
 
     def __init__(self, target: str) -> None:
@@ -23,7 +23,7 @@ class Spoiler:
         self._change: Change = bytes
         self.address = ""
 
-    def spoil(self, change: Change) -> None:
+    def corrupt(self, change: Change) -> None:
         """Change every piece of an answer from now on."""
         self._change = change
 
@@ -53,9 +53,9 @@ class Spoiler:
 
 
 @contextmanager
-def spoiler(target: str) -> Iterator[Spoiler]:
+def corrupting_proxy(target: str) -> Iterator[CorruptingProxy]:
     """Stand between clients and `target`."""
-    loop, ready, over, made = asyncio.new_event_loop(), threading.Event(), asyncio.Event(), Spoiler(target)
+    loop, ready, over, made = asyncio.new_event_loop(), threading.Event(), asyncio.Event(), CorruptingProxy(target)
     thread = threading.Thread(target=lambda: loop.run_until_complete(made.serve(ready, over)))
     thread.start()
     assert ready.wait(10)
