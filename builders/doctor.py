@@ -34,8 +34,6 @@ CONTAINER_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """The state of one prerequisite."""
-
     point: str
     status: str
     found: str
@@ -43,7 +41,6 @@ class Check:
 
 
 def add_command(commands: Any) -> None:
-    """Add the command to the parser of ``python -m builders``."""
     doctor = commands.add_parser("doctor", help="check whether this machine is ready to build and serve")
     console.add_json_flag(doctor)
     doctor.set_defaults(main=_main)

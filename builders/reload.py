@@ -38,11 +38,7 @@ def reload_changed(results: Sequence[Result], repository: Path, say: Callable[[s
 
 
 def load(server: ServerInfo, model: str) -> None:
-    """Load one model.
-
-    Raises:
-        StageError: stage 'serve': its files differ from what was published, the server refuses it, or the server is gone.
-    """
+    """Load one model; raises StageError if its files were damaged, or the server refuses it or does not answer."""
     folder = Path(server.repository) / model
     damaged = integrity.damage(folder, config_pbtxt.served(folder))
     if damaged:

@@ -33,11 +33,7 @@ from planwright.errors import Fault, StageError
 
 
 def measure_folder(job: Job, folder: Path, setting: BenchSetting, seconds: float) -> Figures:
-    """Measure the engine in `folder`, of the job's model and target.
-
-    Raises:
-        StageError: stage 'engine': it cannot run this setting, or answers are not the same from run to run.
-    """
+    """Measure an engine of the job's model; raises StageError if it cannot run this setting, or answers differ from run to run."""
     return (_plan if job.target.name == "tensorrt" else _session)(job, folder, setting, seconds)
 
 
@@ -112,11 +108,7 @@ class _PlanLane:
         )
 
     def check(self) -> None:
-        """Compare with the first answer to the same input.
-
-        Raises:
-            StageError: They differ by more than rounding, so something did not run.
-        """
+        """Compare with the first answer to the same input; raises StageError if they differ by more than rounding."""
         answer = {name: self.slot.host(name, shape).copy() for name, shape in self.outputs.items()}
         known = self.first.setdefault(self.turn, answer)
         for name, array in answer.items():
@@ -129,12 +121,7 @@ class _PlanLane:
 
 
 def measure_plan(path: Path, setting: BenchSetting, *, seconds: float = 2.0, warm_up_s: float = 0.5) -> Figures:
-    """Measure one setting; see the module's docstring for the conditions.
-
-    Raises:
-        planwright.trt.plan.PlanError: The batch is outside the profile, or TensorRT refuses.
-        StageError: Answers are not the same from run to run.
-    """
+    """Measure one setting; raises PlanError if the batch is outside the profile, StageError if answers differ from run to run."""
     from planwright.trt import cuda
 
     free, _ = cuda.memory_bytes()

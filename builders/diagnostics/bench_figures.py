@@ -79,7 +79,6 @@ def measure_lanes(
     memory_mib: int = 0,
     graphs: bool = False,
 ) -> Figures:
-    """Keep every lane busy and return the figures."""
     drive(lanes, warm_up_s)
     started = time.perf_counter()
     rows = drive(lanes, seconds)

@@ -24,19 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class TorchBench:
-    """One model in PyTorch.
-
-    Attributes:
-        label: ``torch 2.9.1 cuda``.
-        precisions: What it can compute in here: FP16 only on a GPU.
-    """
+    """One model in PyTorch: `label` is ``torch 2.9.1 cuda``, `precisions` what it can compute in here (FP16 only on a GPU)."""
 
     def __init__(self, job: Job, python: str, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Start the child.
-
-        Raises:
-            MachineError: There is no PyTorch in that interpreter, or the model cannot be created there.
-        """
+        """Start the child; raises MachineError if that interpreter has no PyTorch or cannot create the model."""
         self._job = job
         self._child = _start(job, python)
         group = Golden.load(job.export_folder / "golden.npz")
@@ -54,11 +45,7 @@ class TorchBench:
         self.label, self.precisions = f"torch {hello['torch'].partition('+')[0]} {hello['device']}", hello["precisions"]
 
     def measure(self, variant: str, precision: str, setting: BenchSetting, seconds: float) -> Figures:
-        """Measure one setting; the first of a variant and batch compiles, which does not count.
-
-        Raises:
-            StageError: PyTorch refused; carries its message.
-        """
+        """Measure one setting, after compiling it if it is the first of its variant and batch; raises StageError if PyTorch refuses."""
         found = self._request(
             {"variant": variant, "precision": precision, "batch": setting.batch, "streams": setting.streams,
              "seconds": seconds}
@@ -69,7 +56,6 @@ class TorchBench:
         return Figures(**found)
 
     def close(self) -> None:
-        """End the child."""
         self._child.kill()
         self._child.communicate()
 

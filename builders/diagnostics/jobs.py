@@ -27,11 +27,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 
 def target_of(command: str, wanted: str, *, fix: str) -> Target:
-    """Return the target that a command works with here.
-
-    Raises:
-        MachineError: It needs a GPU or TensorRT that is not here; `fix` says what to do instead (exit 3).
-    """
+    """Return the target that a command works with here; raises MachineError, with `fix`, if it needs a GPU or TensorRT (exit 3)."""
     try:
         return choose(wanted)[0]
     except MachineError as error:
@@ -41,11 +37,7 @@ def target_of(command: str, wanted: str, *, fix: str) -> Target:
 
 
 def job_of(args: argparse.Namespace, name: str, target: Target) -> Job:
-    """Return the job of one model.
-
-    Raises:
-        SpecError: There is no such model.
-    """
+    """Return the job of one model; raises SpecError if there is no such model."""
     spec = load_spec(args.config, target, select=[name])
     if name not in spec.names():
         raise SpecError(Fault(f"there is no model '{name}'", str(args.config), fix=did_you_mean(name, spec.names())))
@@ -63,11 +55,7 @@ def job_of(args: argparse.Namespace, name: str, target: Target) -> Job:
 
 
 def require(path: Path, job: Job) -> Path:
-    """Return `path`.
-
-    Raises:
-        StageError: The model is not built that far.
-    """
+    """Return `path`; raises StageError if the model is not built that far."""
     if not path.exists():
         fix = job.model.build_command("--target", job.target.name)
         raise StageError("engine", Fault(f"{job.model.name} is not built", str(path), "the file is not there", fix))
@@ -84,11 +72,7 @@ def require_calibration(job: Job) -> None:
 
 
 def numbers(flag: str, text: str) -> list[int]:
-    """Return the numbers of a flag such as ``1,8,32``.
-
-    Raises:
-        SpecError: It holds something else.
-    """
+    """Return the numbers of a flag such as ``1,8,32``; raises SpecError if it holds something else."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -43,11 +43,7 @@ class Found:
 
 
 def search(job: Job, say: Callable[[str], None]) -> Found:
-    """Find the nodes to keep high.
-
-    Raises:
-        StageError: stage 'graph': even with every node high the gate is not met.
-    """
+    """Find the nodes to keep in FP32; raises StageError if the gate is missed even with every node in FP32."""
     with (
         tempfile.TemporaryDirectory() as scratch,
         int8.prepared(job.export_folder / "model.onnx", Path(scratch)) as graph,

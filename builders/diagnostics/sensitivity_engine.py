@@ -50,11 +50,7 @@ class Confirmed:
 
 
 def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
-    """Build, check and time.
-
-    Raises:
-        StageError: The engine misses the gate with every node high, or the target refuses.
-    """
+    """Build, check and time; raises StageError if the engine misses the gate with every node in FP32, or the target refuses."""
     ranked = sorted(found.errors, key=lambda node: -found.errors[node])
     with _trials(job) as trial:
         plain = trial.build([])

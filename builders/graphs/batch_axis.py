@@ -202,11 +202,7 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
 
 
 def require_one_row(probe: Probe, answer: Arrays) -> None:
-    """Refuse an answer to one sample that does not have exactly one row; `check` compared two samples only.
-
-    Raises:
-        StageError: With a fault per output.
-    """
+    """Refuse an answer to one sample that does not have exactly one row (`check` compared two samples only); raises StageError."""
     lengths = {name: len(array) for name, array in answer.items() if len(array) != 1}
     faults = [
         probe.fault(

@@ -47,11 +47,7 @@ def location_of(tensor: Any) -> str:
 
 
 def check(path: Path) -> None:
-    """Refuse locations outside the graph's folder and files that are missing.
-
-    Raises:
-        StageError: stage 'onnx', with one fault per location.
-    """
+    """Refuse missing files and locations outside the graph's folder; raises StageError with one fault per location."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)

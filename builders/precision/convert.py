@@ -28,11 +28,7 @@ MASK = 1e30  # attention masks add the lowest float on purpose; they are clamped
 
 
 def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
-    """Write the graph at the model's precision and check it against the golden answers.
-
-    Raises:
-        StageError: stage 'graph': no calibration data, a value out of range, a TensorRT too old, or wrong answers.
-    """
+    """Write the graph at the model's precision; raises StageError if that is not possible or it misses the golden answers."""
     precision = job.model.precision
     _require_version(job)
     if precision == "int8":

@@ -28,11 +28,7 @@ LEAST_CHANNELS, MOST_TAPS = 16, 32  # limits of the FP8 kernels, the same as in 
 
 
 def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
-    """Write the Q/DQ graph of the model.
-
-    Raises:
-        StageError: stage 'graph': no node of the model can run in FP8.
-    """
+    """Write the Q/DQ graph of the model; raises StageError if no node of it can run in FP8."""
     import onnx
 
     from builders.graphs.check import opset_of, rewrite
@@ -59,13 +55,7 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
 
 
 def quantize(model: Any, highest: Mapping[str, float], keep: Collection[str]) -> tuple[int, list[str]]:
-    """Add the pairs in place; return their number and the weighted nodes that stay in FP32.
-
-    Args:
-        model: ModelProto at opset 19 or later.
-        highest: Activation -> largest magnitude on calibration data; a node without one is skipped.
-        keep: Nodes that stay in FP32.
-    """
+    """Add the pairs in place; return their number and the weighted nodes that stay in FP32: those in `keep` or without a peak in `highest`."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     done: set[str] = set()
@@ -123,11 +113,7 @@ def _pair(graph: Any, name: str, scale: float) -> list[Any]:
 
 
 def _raised(job: Job, model: Any) -> Any:
-    """Return the model at an opset and IR version that support FP8.
-
-    Raises:
-        StageError: stage 'graph': an operator has no newer version.
-    """
+    """Return the model at an opset and IR version that support FP8; raises StageError if an operator has no newer version."""
     import onnx
 
     from builders.graphs.check import opset_of

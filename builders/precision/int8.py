@@ -39,11 +39,7 @@ CALIBRATED = [*WEIGHTED, *POOLS]  # more tensors than are quantized by weight: r
 
 
 def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
-    """Write the Q/DQ graph of the model.
-
-    Raises:
-        StageError: stage 'graph': no node of the model can run in INT8.
-    """
+    """Write the Q/DQ graph of the model; raises StageError if no node of it can run in INT8."""
     with prepared(source, target.parent) as graph:
         keep = matching(graph, job.model.keep_fp32)
         if not set(weighted_nodes(graph)) - set(keep):  # the calibrator fails if there is nothing to calibrate
@@ -211,12 +207,7 @@ class _OneChunk:
 
 
 def quantize_residuals(model: Any, peaks: Mapping[str, float]) -> int:
-    """Add the pairs in place and return how many edges they quantize.
-
-    Args:
-        model: ModelProto with Q/DQ pairs.
-        peaks: Tensor -> largest magnitude on calibration data; a tensor without one is skipped.
-    """
+    """Add the pairs in place, except for tensors without a peak on calibration data; return how many edges they quantize."""
     graph = model.graph
     producers = {output: node for node in graph.node for output in node.output}
     pairs = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}

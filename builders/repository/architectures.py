@@ -26,11 +26,7 @@ def names(job: Job) -> dict[str, str]:
 
 
 def others(job: Job) -> dict[str, Path]:
-    """Return file name -> plan for every architecture but this machine's.
-
-    Raises:
-        StageError: stage 'publish': a plan is missing, or has other inputs or outputs than this machine's.
-    """
+    """Return file name → plan for all other architectures; raises StageError if one is missing or has other tensors than this one's."""
     found, faults = {}, []
     for capability, name in names(job).items():
         if name == job.target.filename:

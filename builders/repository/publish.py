@@ -39,11 +39,7 @@ Proof = dict[str, Any]
 class PublishResult:
     """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'.
 
-    Attributes:
-        action: One of these.
-        version: The newest version that is served.
-        removed: Versions that were pruned.
-        proof: What the trial load found; None where nothing changed.
+    `version` is the newest one served, `removed` were pruned; `proof` is what the trial load found, None if nothing changed.
     """
 
     action: str
@@ -69,11 +65,7 @@ class Parts:
 
 
 def plan(job: Job) -> str:
-    """Return what `publish` would do, for ``--plan``.
-
-    Raises:
-        SpecError: `serve` does not fit the engine.
-    """
+    """Return what `publish` would do, for ``--plan``; raises SpecError if `serve` does not fit the engine."""
     serve_check.check(job)
     published = Published(job.repository / job.model.name)
     parts = _parts(job, read=False)
@@ -87,12 +79,7 @@ def plan(job: Job) -> str:
 
 
 def current(job: Job, *, tried: bool = True) -> bool:
-    """True where the repository already serves exactly this, judged by remembered hashes.
-
-    Args:
-        job: The model's build.
-        tried: Whether a server must have loaded it before it was published.
-    """
+    """Return True if the repository serves exactly this, by remembered hashes, and with `tried` if a server loaded it before."""
     published = Published(job.repository / job.model.name)
     served = published.served()
     if not served:

@@ -22,14 +22,7 @@ from planwright.integrity import CONFIG
 
 @dataclass(frozen=True)
 class RollbackResult:
-    """What a rollback did.
-
-    Attributes:
-        model: The model.
-        before: Version that was served.
-        now: Version that is served.
-        fields: Fields of config.pbtxt that are other than before.
-    """
+    """What a rollback did: the versions served before and now, and the fields of config.pbtxt that changed."""
 
     model: str
     before: int
@@ -46,12 +39,7 @@ class RollbackResult:
 
 
 def rollback(repository: Path, model: str) -> RollbackResult:
-    """Serve what was served before the last publish.
-
-    Raises:
-        SpecError: No such model (exit 2).
-        PlanwrightError: Nothing older is whole, or config.pbtxt, which names it, is gone (exit 1).
-    """
+    """Serve what was served before the last publish; raises SpecError for an unknown model, PlanwrightError if nothing older is whole."""
     published = Published(repository / model)
     if not published.exists:
         if integrity.published(published.folder):

@@ -37,11 +37,7 @@ _WORDS = {
 
 
 def check(job: Job) -> None:
-    """Refuse what only the engine's tensors show to be wrong.
-
-    Raises:
-        SpecError: Every such line of config.yaml (exit 2).
-    """
+    """Refuse what only the engine's tensors show to be wrong; raises SpecError with every such line of config.yaml (exit 2)."""
     from tritonclient.grpc import model_config_pb2
 
     model, (inputs, outputs) = job.model, read_tensors(job.compile_folder)

@@ -72,11 +72,7 @@ class GoldenCheck:
         self._process.communicate()
 
     def check(self, model: str, repository: Path, server_file: Path) -> int:
-        """Send golden samples at batch 1 and max over HTTP; returns how many checks passed.
-
-        Raises:
-            UnansweredError: An answer is wrong or missing, or there is none within an hour.
-        """
+        """Send golden samples at batch 1 and max over HTTP; return how many checks passed, or raise UnansweredError."""
         words = ["validate", model, "--json", "--transport", "http", "--batch", "1", "--batch", "max", "--trust-repository",
                  "--repository", str(repository.resolve()), "--server-file", str(server_file.resolve())]  # fmt: skip
         try:
@@ -103,12 +99,7 @@ def _document(text: str) -> dict[str, Any]:
 
 
 class TrialServer:
-    """The trial server of one command; it is started when it is first needed.
-
-    Args:
-        build: Folder of intermediate files, on the same disk as what is linked.
-        wanted: False under ``--no-trial-load``.
-    """
+    """The trial server of one command, started when first needed; `build` must be on the same disk as what is linked."""
 
     def __init__(self, build: Path, *, wanted: bool = True) -> None:
         self._build, self.wanted = build, wanted
@@ -141,12 +132,7 @@ class TrialServer:
             self._golden = GoldenCheck()
 
     def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
-        """Load a model and let it answer golden samples at batch 1 and max.
-
-        Args:
-            job: The model's build.
-            text: config.pbtxt.
-            versions: Version → folder with its files.
+        """Load a model and let it answer golden samples at batch 1 and max; `text` is its config.pbtxt, `versions` has their folders.
 
         Returns:
             A JSON value for build.json; ``skipped`` says why nothing was loaded.
@@ -198,7 +184,6 @@ class TrialServer:
             raise StageError("serve", _refused(job, str(error))) from None
 
     def _check(self, job: Job, server: ServerInfo) -> int:
-        """Return how many checks passed."""
         answers, self._golden = self._golden or GoldenCheck(), None
         try:
             return answers.check(job.model.name, self._folder / "repository", self._folder / "server.json")

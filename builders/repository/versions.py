@@ -71,11 +71,7 @@ class Published:
 
 
 def staging(build: Path, repository: Path, model: str) -> Path:
-    """Return a fresh folder for assembly, proved to be on the repository's file system.
-
-    Raises:
-        MachineError: Not writable, no space, or on another file system, where a rename would not be atomic.
-    """
+    """Return a fresh folder for assembly; raises MachineError if it is not writable or a rename into the repository is not atomic."""
     folder = build / ".staging" / f"{model}-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     try:

@@ -77,14 +77,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def checked(found: Any, names: Sequence[str], where: str, check: str) -> tuple[Samples | None, list[Fault]]:
-    """Return usable samples, or None and what is wrong with `found`.
-
-    Args:
-        found: What `samples()` returned.
-        names: The model's inputs; if empty, those of the first golden sample.
-        where: Place of the faults.
-        check: Command of the faults.
-    """
+    """Return usable samples, or None and what is wrong; if `names` is empty, the inputs are those of the first golden sample."""
     if not isinstance(found, Samples):
         fix = "return Samples(calibration=[...], golden=[...]), from builders.sources.base import Samples"
         why = "the function ends without 'return'" if found is None else ""

@@ -59,11 +59,7 @@ def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> b
 
 
 def _check_batch(job: Job, engine: Engine) -> None:
-    """Refuse an engine that cannot batch as config.yaml says.
-
-    Raises:
-        StageError: Batching requested for an engine without a free batch axis, or another fixed batch than the engine's.
-    """
+    """Refuse an engine without the batch axis, or with another fixed batch, than config.yaml says; raises StageError."""
     model = job.model
     if model.batch.fixed is not None:
         other = [t for t in engine.inputs if not t.shape or t.shape[0] != model.batch.fixed]

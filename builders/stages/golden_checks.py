@@ -36,11 +36,7 @@ EQUAL_SHARE = 0.05  # of the golden pairs; fewer need no warning
 
 
 def distinct(job: Job, samples: Samples) -> tuple[Samples, list[str]]:
-    """Return the samples with every golden one once, and a warning if some were repeated: equal answers hide a swap.
-
-    Raises:
-        StageError: stage 'export': fewer than two different golden samples are left.
-    """
+    """Return the samples with each golden one once, and a warning if some repeat: equal answers hide a swap. Raises StageError if only one is left."""
     golden = list({fingerprint(sample): sample for sample in reversed(samples.golden)}.values())[::-1]
     repeated = len(samples.golden) - len(golden)
     if len(golden) < LEAST_GOLDEN:
@@ -80,10 +76,7 @@ def _same(job: Job, golden: Sequence[Sample]) -> Callable[[str], Tolerance]:
 
 
 def reference_answers(job: Job, source: Source, samples: Sequence[Sample]) -> tuple[list[Sample], Golden, list[str]]:
-    """Run the original model on the golden samples.
-
-    Returns:
-        The samples that were used, the golden set, and a warning if it has fewer samples than were given.
+    """Return the golden samples that were used, the original model's answers, and a warning if some were left out.
 
     Raises:
         StageError: stage 'torch': an answer is NaN, so the weights or the preprocessing are wrong.
@@ -188,11 +181,7 @@ def _require_memory(job: Job, golden: Golden, size: int) -> None:
 
 
 def check_distinct(job: Job) -> None:
-    """Fail if golden answers are too alike for a swapped one to be noticed.
-
-    Raises:
-        StageError: stage 'export', naming a pair that no output distinguishes.
-    """
+    """Raise a StageError that names a pair of golden answers too alike for a swap to be noticed."""
     golden = Golden.load(job.export_folder / "golden.npz")
     alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
     if alike is not None and alike.fatal:
@@ -214,11 +203,7 @@ def equal_answers(golden: Golden) -> list[str]:
 
 
 def check_declared(source: Source, model: Any, golden: Golden) -> None:
-    """Compare every axis but the batch, whose length `builders.graphs.batch_axis` measures.
-
-    Raises:
-        StageError: stage 'onnx': an axis is fixed in the file and has another length in a sample or an answer.
-    """
+    """Refuse an axis fixed at another length than the samples have; `builders.graphs.batch_axis` measures the batch. Raises StageError."""
     faults = [_axis_fault(source, *found) for found in _fixed_axes(source, model, golden)]
     if faults:
         raise StageError("onnx", *faults)

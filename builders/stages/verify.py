@@ -74,11 +74,7 @@ def _check_names(job: Job, engine: Engine, golden: Golden) -> None:
 
 
 def _score(job: Job, engine: Engine) -> dict[str, float]:
-    """Return the task metric on the held-out samples.
-
-    Raises:
-        StageError: The metric is below `score` in config.yaml.
-    """
+    """Return the task metric on the held-out samples; raises StageError if it is below `score` in config.yaml."""
     path = job.export_folder / "test.npz"
     if not path.exists():
         return {}
@@ -106,11 +102,7 @@ def _answered(engine: Engine, group: Group, size: int) -> Iterator[Arrays]:
 
 
 def _check_accept(job: Job, outputs: Collection[str]) -> None:
-    """Refuse thresholds that apply to nothing.
-
-    Raises:
-        StageError: ``accept`` names an output that the model does not have, or ``score`` a metric that it does not compute.
-    """
+    """Refuse an ``accept`` for an output that the model lacks, or a ``score`` for a metric that it does not compute; raises StageError."""
     metric = job.load_source().metric
     check = job.model.build_command("--until", "verify")
     faults = [

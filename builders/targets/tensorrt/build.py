@@ -34,7 +34,6 @@ class RefusedError(Exception):
 
 
 def main(path: Path) -> int:
-    """Build one plan."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with a killed parent
     job = json.loads(path.read_text())
     import tensorrt as trt
@@ -56,7 +55,6 @@ def main(path: Path) -> int:
 
 
 def emit(event: str, **parts: Any) -> None:
-    """Write one event."""
     sys.stdout.write(json.dumps({"event": event, **parts}) + "\n")
     sys.stdout.flush()
 

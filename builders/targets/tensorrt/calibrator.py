@@ -63,12 +63,7 @@ class Feed:
 
 
 def full_batches(samples: Path, shapes: Shapes) -> tuple[list[dict[str, Any]], int]:
-    """Return the full batches of just these shapes, and how many samples they leave out.
-
-    Args:
-        samples: The export's ``calibration.npz``.
-        shapes: Input name -> shape, the batch first where there is one.
-    """
+    """Return the full batches of exactly these shapes (the batch first where there is one), and how many samples they leave out."""
     from planwright.golden import Golden
 
     found: list[dict[str, Any]] = []
@@ -89,14 +84,7 @@ def full_batches(samples: Path, shapes: Shapes) -> tuple[list[dict[str, Any]], i
 
 
 def calibrator(trt: Any, job: Mapping[str, Any], feed: Feed, report: Callable[[str, int, int], Any]) -> Any:
-    """Return the calibrator of the method that the job names; it exists in TensorRT 8.6 and 10 only.
-
-    Args:
-        trt: The imported module.
-        job: ``{"method", "cache"}``.
-        feed: The batches.
-        report: Called with (phase, step, steps).
-    """
+    """Return the calibrator of the job's method, for TensorRT 8.6 and 10; `report` is called with (phase, step, steps)."""
     base: Any = trt.IInt8EntropyCalibrator2 if job["method"] == "entropy" else trt.IInt8MinMaxCalibrator
     cache = Path(job["cache"])
 
