@@ -13,20 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders.diagnostics.bench_figures import (
-    POOL,
-    SLOTS,
-    BenchSetting,
-    Figures,
-    measure_host,
-    measure_lanes,
-    random_pool,
-)
+from builders.diagnostics.lanes import POOL, SLOTS, BenchSetting, Figures, measure_host, measure_lanes, random_pool
 from builders.stage import Job
 from builders.targets.tensorrt import profiles
 from planwright.errors import Fault, StageError
@@ -114,10 +107,8 @@ class _PlanLane:
         for name, array in answer.items():
             same = np.allclose(array.astype(np.float64), known[name].astype(np.float64), rtol=1e-2, atol=1e-2)
             if not same or not np.asarray(array).any():
-                why = "answers to one input differ from run to run, or are all zero"
-                raise StageError(
-                    "engine", Fault(f"output '{name}' cannot be trusted", why=why, fix="build again with --force")
-                )
+                why, fix = "answers to one input differ from run to run, or are all zero", "build again with --force"
+                raise StageError("engine", Fault(f"output '{name}' cannot be trusted", why=why, fix=fix))
 
 
 def measure_plan(path: Path, setting: BenchSetting, *, seconds: float = 2.0, warm_up_s: float = 0.5) -> Figures:
@@ -127,15 +118,13 @@ def measure_plan(path: Path, setting: BenchSetting, *, seconds: float = 2.0, war
     free, _ = cuda.memory_bytes()
     with _lanes(path, setting) as (lanes, captured):
         used = free - cuda.memory_bytes()[0]
-        found = measure_lanes(
-            lanes, setting.batch, seconds=seconds, warm_up_s=warm_up_s, memory_mib=used >> 20, graphs=captured
-        )
+        found = measure_lanes(lanes, setting.batch, seconds=seconds, warm_up_s=warm_up_s)
         for lane in lanes:
             for _ in range(2 * len(lane.pool)):
                 lane.send()
                 lane.receive()
                 lane.check()
-    return found
+    return replace(found, gpu_memory_mib=used >> 20, graphs=captured)
 
 
 @contextmanager
@@ -151,12 +140,7 @@ def _lanes(path: Path, setting: BenchSetting) -> Iterator[tuple[list[_PlanLane],
     profile = plans[0].choose_profile(shapes)
     pool = [_pinned(plans[0], shapes, seed) for seed in range(POOL)]
     runners = [Runner(plan, profile=profile, slots=SLOTS, timed=True) for plan in plans]
-    lanes = [
-        _PlanLane(runner, slot, pool, shapes, i)
-        for i in range(SLOTS)
-        for runner in runners
-        for slot in [runner.slots[i]]
-    ]
+    lanes = [_PlanLane(runner, runner.slots[i], pool, shapes, i) for i in range(SLOTS) for runner in runners]
     captured = setting.graphs and min([lane.runner.capture(lane.slot, shapes) for lane in lanes])
     try:
         yield lanes, captured

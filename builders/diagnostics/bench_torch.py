@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builders.diagnostics.bench_figures import BenchSetting, Figures
+from builders.diagnostics.lanes import BenchSetting, Figures
 from builders.stage import Job
 from planwright.errors import Fault, MachineError, StageError
 from planwright.golden import Golden

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from builders import answers
 from builders.diagnostics.bench_engine import measure_folder
-from builders.diagnostics.bench_figures import BenchSetting
+from builders.diagnostics.lanes import BenchSetting
 from builders.diagnostics.sensitivity import Found
 from builders.graphs import batch_axis
 from builders.precision import int8

@@ -230,10 +230,8 @@ def _explained(probe: Probe, name: str, lengths: Mapping[int, int], *, constant:
     if len(ratios) == 1 and ratio > 1 and ratio.is_integer():
         return f"it has {ratio:.0f} rows per sample{named}", f"{_ROW}, with the others along axis 1; {_NONE}"
     lengths_seen = ", ".join(f"{length} for {size}" for size, length in lengths.items())
-    return (
-        f"its length depends on the content: {lengths_seen} samples{named}{_unlike(probe)}",
-        f"{_ROW}, padded; {_NONE}",
-    )
+    why = f"its length depends on the content: {lengths_seen} samples{named}{_unlike(probe)}"
+    return why, f"{_ROW}, padded; {_NONE}"
 
 
 def _symbol(probe: Probe, name: str) -> str:

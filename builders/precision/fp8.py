@@ -33,9 +33,8 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
 
     from builders.graphs.check import opset_of, rewrite
 
-    with int8.prepared(
-        source, target.parent
-    ) as graph:  # the graph that INT8 calibrates, so that its ranges can be used
+    # the graph that INT8 calibrates, so that its ranges can be used
+    with int8.prepared(source, target.parent) as graph:
         if not int8.weighted_nodes(graph):
             raise StageError("graph", _nothing(job))
         ranges = int8.calibrate(job, graph)
@@ -45,13 +44,8 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
         raise StageError("graph", _nothing(job))
     onnx.checker.check_model(model, full_check=True)
     rewrite(model, target)
-    return {
-        "calibration": job.model.calibration.method,
-        "ranges": ranges.stem,
-        "qdq_pairs": pairs,
-        "kept_high": kept,
-        "opset": opset_of(model),
-    }
+    method = {"calibration": job.model.calibration.method, "ranges": ranges.stem}
+    return {**method, "qdq_pairs": pairs, "kept_high": kept, "opset": opset_of(model)}
 
 
 def quantize(model: Any, highest: Mapping[str, float], keep: Collection[str]) -> tuple[int, list[str]]:
@@ -121,11 +115,8 @@ def _raised(job: Job, model: Any) -> Any:
     try:
         raised = model if opset_of(model) >= OPSET else onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises unrelated classes
-        where = job.model.where("export", "opset")
-        fault = Fault(
-            f"the graph cannot be converted to opset {OPSET}", where, str(error), f"set export.opset to {OPSET}"
-        )
-        raise StageError("graph", fault) from None
+        what, fix = f"the graph cannot be converted to opset {OPSET}", f"set export.opset to {OPSET}"
+        raise StageError("graph", Fault(what, job.model.where("export", "opset"), str(error), fix)) from None
     raised.ir_version = max(raised.ir_version, IR_VERSION)
     return raised
 

@@ -46,19 +46,13 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
             raise StageError("graph", _nothing(job, keep))
         ranges = calibrate(job, graph)
         pairs, residual = quantize(job, graph, ranges, target, keep)
-    return {
-        "calibration": job.model.calibration.method,
-        "ranges": ranges.stem,
-        "qdq_pairs": pairs,
-        "skip_edges": residual,
-        "kept_high": keep,
-    }
+    method = {"calibration": job.model.calibration.method, "ranges": ranges.stem}
+    return {**method, "qdq_pairs": pairs, "skip_edges": residual, "kept_high": keep}
 
 
 def _nothing(job: Job, keep: Collection[str]) -> Fault:
-    why = f"the graph has no {', '.join(WEIGHTED[:-1])} or {WEIGHTED[-1]} with weights" + (
-        " except those in keep_fp32" if keep else ""
-    )
+    others = " except those in keep_fp32" if keep else ""
+    why = f"the graph has no {', '.join(WEIGHTED[:-1])} or {WEIGHTED[-1]} with weights{others}"
     fix = "use fp32 or fp16: an INT8 engine would compute the same as FP32"
     return Fault(f"no node of {job.model.name} can run in INT8", job.model.where("precision"), why, fix)
 
@@ -90,9 +84,8 @@ def weighted_nodes(graph: Path) -> list[str]:
     import onnx
 
     left = set(_products_of_activations(graph))
-    return [
-        node.name for node in onnx.load(str(graph)).graph.node if node.op_type in WEIGHTED and node.name not in left
-    ]
+    nodes = onnx.load(str(graph)).graph.node
+    return [node.name for node in nodes if node.op_type in WEIGHTED and node.name not in left]
 
 
 def matching(graph: Path, patterns: Sequence[str]) -> list[str]:
@@ -263,20 +256,14 @@ def _quantize_input(graph: Any, node: Any, index: int, pairs: dict[str, Any], pe
     name = node.input[index]
     present = pairs.get(name)
     if present is not None:
-        consumers = [
-            other for other in graph.node if present.output[0] in other.input and other.op_type == "DequantizeLinear"
-        ]
-        node.input[index] = consumers[0].output[0]
+        readers = (other for other in graph.node if present.output[0] in other.input)
+        node.input[index] = next(other.output[0] for other in readers if other.op_type == "DequantizeLinear")
         return 1
     if not peaks.get(name):
         return 0
     zero = onnx.numpy_helper.from_array(np.array(0, np.int8), f"{name}__zero")
     quantize_node, dequantize = qdq_pair(graph, name, peaks[name] / INT8_MAX, zero)
-    place = next(
-        i
-        for i, other in enumerate(graph.node)
-        if other is node or other.name == node.name and list(other.output) == list(node.output)
-    )
+    place = next(i for i, other in enumerate(graph.node) if other.name == node.name and other.output == node.output)
     graph.node.insert(place, dequantize)
     graph.node.insert(place, quantize_node)
     # insert copies the message, and the pair may serve another edge

@@ -18,11 +18,9 @@ from planwright.errors import Fault, StageError
 
 def names(job: Job) -> dict[str, str]:
     """Return compute capability -> file name in the version folder; empty where config.yaml names no architectures."""
+    found = {each: f"model.sm{each.replace('.', '')}.plan" for each in job.model.compile.architectures}
     own = job.target.versions().get("compute_capability", "")
-    return {
-        each: job.target.filename if each == own else f"model.sm{each.replace('.', '')}.plan"
-        for each in job.model.compile.architectures
-    }
+    return found | ({own: job.target.filename} if own in found else {})
 
 
 def others(job: Job) -> dict[str, Path]:

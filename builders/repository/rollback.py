@@ -46,9 +46,8 @@ def rollback(repository: Path, model: str) -> RollbackResult:
             lost = integrity.config_damage(published.folder, ())
             raise PlanwrightError(*(integrity.fault(model, each) for each in lost))
         known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
-        raise SpecError(
-            Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known))
-        )
+        what = f"there is no published model '{model}'"
+        raise SpecError(Fault(what, str(repository), fix=did_you_mean(model, known)))
     now = revisions.read(published.folder)
     before, config = published.served(), published.config()
     state = now.earlier() if now is not None else None
@@ -72,8 +71,7 @@ def _differing(before: Any, now: Any) -> list[str]:
 
 def _stuck(published: Published, older: bool) -> Fault:
     served = published.served()
-    why = f"versions on disk: {', '.join(map(str, published.versions()))}; " + (
-        "none of the older ones is whole" if older else "none is older"
-    )
+    none = "none of the older ones is whole" if older else "none is older"
+    why = f"versions on disk: {', '.join(map(str, published.versions()))}; {none}"
     what = f"{published.folder.name} cannot go back from version {served[-1] if served else 0}"
     return Fault(what, str(published.folder), why, "build the earlier state again from its config.yaml")

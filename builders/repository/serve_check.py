@@ -22,18 +22,11 @@ from planwright.tensors import TensorSpec, datatype_from_config
 _WORDS = {
     "model_warmup": ("warmup", "warm-up"),
     "instance_group": ("instance group", "gpu id"),
-    "dynamic_batching": (
-        "dynamic batching",
-        "priority",
-        "queue policy",
-        "preserve_ordering",
-        "timeout expired",
-        "queue size",
-    ),
+    "dynamic_batching": ("dynamic batching", "priority", "queue policy", "preserve_ordering", "timeout expired", "queue size"),
     "sequence_batching": ("sequence batching", "sequence slot"),
     "response_cache": ("response cache",),
     "optimization": ("execution accelerator", "cuda graph"),
-}
+}  # fmt: skip
 
 
 def check(job: Job) -> None:

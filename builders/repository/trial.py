@@ -24,7 +24,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from builders.repository import config_pbtxt, serve_check
@@ -112,9 +111,7 @@ class TrialServer:
     def __enter__(self) -> TrialServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._golden is not None:
             self._golden.close()
         self._stop()
@@ -161,9 +158,8 @@ class TrialServer:
         pool = [f"--cuda-memory-pool-byte-size=0:{_POOL_BYTES}"] if devices() else []
         flags = ["--model-control-mode=explicit", "--model-repository", str(self._folder / "repository"),
                  "--exit-timeout-secs=0", "--allow-grpc=false", *pool]  # fmt: skip
-        return self._stack.enter_context(
-            own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
-        )
+        server = own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
+        return self._stack.enter_context(server)
 
     def _server(self, job: Job) -> ServerInfo:
         assert self._starting is not None
@@ -179,9 +175,9 @@ class TrialServer:
         except UnreachableError as error:
             why = f"the server ended while it loaded the model ({error}): {_log_tail(server)}"
             self._stop()
-            raise StageError("serve", _refused(job, why)) from None
+            raise _failed(job, "does not load in the server found here", why) from None
         except RefusedError as error:
-            raise StageError("serve", _refused(job, str(error))) from None
+            raise _failed(job, "does not load in the server found here", str(error)) from None
 
     def _check(self, job: Job, server: ServerInfo) -> int:
         answers, self._golden = self._golden or GoldenCheck(), None
@@ -191,7 +187,8 @@ class TrialServer:
             why = str(error)
             if ServerInfo.read(self._folder / "server.json") is None:
                 why = f"the server ended while it answered: {_log_tail(server)}"
-            raise StageError("serve", _unanswered(job, why)) from None
+            failure = "loads in the server found here, and does not answer its golden samples"
+            raise _failed(job, failure, why) from None
         finally:
             answers.close()
 
@@ -272,20 +269,12 @@ def _no_server(job: Job, error: MachineError) -> Fault:
     fault = error.faults[0]
     fix = f"make setup; or publish without it: {job.model.build_command('--no-trial-load')}"
     why = "\n".join(filter(None, [fault.what, fault.why]))
-    return Fault(
-        "the trial load needs a server, and none starts here", why=why, fix=fix, check="python -m serving --help"
-    )
+    what = "the trial load needs a server, and none starts here"
+    return Fault(what, why=why, fix=fix, check="python -m serving --help")
 
 
-def _refused(job: Job, why: str) -> Fault:
-    what = f"{job.model.name} does not load in the server found here; nothing was published"
-    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
-
-
-def _unanswered(job: Job, why: str) -> Fault:
-    what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
-    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
-
-
-def _fix(job: Job) -> str:
-    return f"correct config.yaml according to the server's message; or publish it as it is: {job.model.build_command('--no-trial-load')}"
+def _failed(job: Job, failure: str, why: str) -> StageError:
+    anyway = job.model.build_command("--no-trial-load")
+    fix = f"correct config.yaml according to the server's message; or publish it as it is: {anyway}"
+    what = f"{job.model.name} {failure}; nothing was published"
+    return StageError("serve", Fault(what, serve_check.place_of(job.model, why), why, fix, job.model.build_command()))
