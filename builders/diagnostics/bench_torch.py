@@ -30,26 +30,20 @@ class TorchBench:
         """Start the child; raises MachineError if that interpreter has no PyTorch or cannot create the model."""
         self._job = job
         self._child = _start(job, python)
-        group = Golden.load(job.export_folder / "golden.npz")
-        hello = self._request(
-            {
-                "spec": job.model.model_dump(mode="json") | {"source": job.model.code},
-                "root": str(job.root.resolve()),
-                "random_weights": group.meta.get("weights") == "random",
-                "inputs": {
-                    name: {"shape": list(shapes[name][1:]), "datatype": datatype_from_numpy(array.dtype)}
-                    for name, array in group.groups[0].inputs.items()
-                },
-            }
-        )
+        golden = Golden.load(job.export_folder / "golden.npz")
+        types = {name: datatype_from_numpy(array.dtype) for name, array in golden.groups[0].inputs.items()}
+        hello = self._request({
+            "spec": job.model.model_dump(mode="json") | {"source": job.model.code},
+            "root": str(job.root.resolve()),
+            "random_weights": golden.meta.get("weights") == "random",
+            "inputs": {name: {"shape": list(shapes[name][1:]), "datatype": types[name]} for name in types},
+        })  # fmt: skip
         self.label, self.precisions = f"torch {hello['torch'].partition('+')[0]} {hello['device']}", hello["precisions"]
 
     def measure(self, variant: str, precision: str, setting: BenchSetting, seconds: float) -> Figures:
         """Measure one setting, after compiling it if it is the first of its variant and batch; raises StageError if PyTorch refuses."""
-        found = self._request(
-            {"variant": variant, "precision": precision, "batch": setting.batch, "streams": setting.streams,
-             "seconds": seconds}
-        )  # fmt: skip
+        case = {"variant": variant, "precision": precision, "batch": setting.batch, "streams": setting.streams}
+        found = self._request({**case, "seconds": seconds})
         if "error" in found:
             what = f"{self._job.model.name}: PyTorch cannot run {variant} {precision}, {setting}"
             raise StageError("torch", Fault(what, why=found["error"], fix="leave --torch out, or another variant"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _check_answers(job: Job, target: Path) -> None:
     checks = answers.check_batches(engine.run, golden, tolerances, [size])
     what, fix = f"{job.model.name} in {job.model.precision}", answers.precision_fix(job.model)
     command = job.model.build_command("--from", "graph", "--until", "graph")
-    answers.require("graph", what, checks, lambda output: job.model.where("accept", output), command, fix)
+    answers.require("graph", what, checks, partial(job.model.where, "accept"), command, fix)
 
 
 def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:

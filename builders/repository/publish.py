@@ -105,13 +105,12 @@ def publish(job: Job, trial: TrialServer) -> PublishResult:
     parts = _parts(job, read=True)
     try:
         version = published.find(parts.identity)
-        action = "kept" if version in published.served() else "served"
-        proof: Proof | None
+        action = "published" if version is None else "kept" if version in published.served() else "served"
+        proof: Proof | None = None
         if version is None:
             version, proof = _new_version(job, published, parts, trial)
-            action, body = "published", _render(job, parts, _served(job, published, version))
-        else:
-            body = _render(job, parts, _served(job, published, version))
+        body = _render(job, parts, _served(job, published, version))
+        if proof is None:
             proof = _proof_of(job, published, body, trial)
         changed = _serve(published, body, proof)
         removed = repository_versions.prune(published, max(job.model.keep_versions, job.model.versions))
@@ -176,7 +175,7 @@ def _render(job: Job, parts: Parts, versions: list[int]) -> str:
     inputs, outputs = read_tensors(job.compile_folder)
     labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
     named = {output: f"{versions[-1]}/{_label_file(labels, output)}" for output in labels}
-    return config_pbtxt.render(job, inputs, outputs, versions, named)
+    return config_pbtxt.printed(config_pbtxt.message(job, inputs, outputs, versions, named))
 
 
 def _new_version(job: Job, published: Published, parts: Parts, trial: TrialServer) -> tuple[int, Proof]:
@@ -189,7 +188,7 @@ def _new_version(job: Job, published: Published, parts: Parts, trial: TrialServe
         served = _served(job, published, version)
         body = _render(job, parts, served)
         proof = trial.prove(job, body, {v: folder if v == version else published.folder / str(v) for v in served})
-        _write_record(folder, {**published_record(folder), "trial_load": proof})
+        _write_record(folder, {**read_json(folder / BUILD), "trial_load": proof})
         if first:
             revisions.write(staging, Revision(body, tried=proof.get("skipped") != FLAG))
             staging.rename(published.folder)
@@ -220,7 +219,9 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str, Any]:
     """Return build.json: what was built from what, by what, and how accurate it is."""
     inputs, outputs = read_tensors(job.compile_folder)
-    records = {name: record_of(path) for name, path in _folders(job).items()}
+    folders = {"export": job.export_folder, "graph": job.graph_folder, "compile": job.compile_folder}
+    records = {name: record_of(path) for name, path in {**folders, "verify": job.verify_folder}.items()}
+    results = {name: record.get("result", {}) for name, record in records.items()}
     kind = batch_kind(job, inputs)
     return {
         "model": job.model.name,
@@ -231,36 +232,16 @@ def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str
         "target": job.target.name,
         "precision": job.model.precision,
         "source": job.model.source,
-        "weights": records["export"].get("result", {}).get("weights", "real"),
+        "weights": results["export"].get("weights", "real"),
         "batch": {"kind": kind, "max": job.model.batch.largest if kind != "none" else 0},
         "inputs": [tensor.as_dict() for tensor in inputs],
         "outputs": [tensor.as_dict() for tensor in outputs],
         "tolerances": parts.tolerances,
         "slo": job.model.slo.model_dump(exclude_none=True),
-        "checks": records["verify"].get("result", {}),
-        "realised": records["compile"].get("result", {}).get("realised", {}),
-        "warnings": [
-            text for stage in ("export", "graph") for text in records[stage].get("result", {}).get("warnings", [])
-        ],
+        "checks": results["verify"],
+        "realised": results["compile"].get("realised", {}),
+        "warnings": [*results["export"].get("warnings", []), *results["graph"].get("warnings", [])],
         "hashes": {file.name: job.cache.of(file, read=True) for file in sorted(folder.iterdir())},
-        "versions": {
-            "python": platform.python_version(),
-            **job.target.versions(),
-            **installed("tritonclient", "numpy"),
-        },
+        "versions": {"python": platform.python_version()} | job.target.versions() | installed("tritonclient", "numpy"),
         "stages": {name: {k: v for k, v in record.items() if k != "result"} for name, record in records.items()},
     }
-
-
-def _folders(job: Job) -> dict[str, Path]:
-    return {
-        "export": job.export_folder,
-        "graph": job.graph_folder,
-        "compile": job.compile_folder,
-        "verify": job.verify_folder,
-    }
-
-
-def published_record(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / BUILD).read_text())
-    return record

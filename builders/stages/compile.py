@@ -72,11 +72,8 @@ def _check_batch(job: Job, engine: Engine) -> None:
     if wants and batch_kind(job, engine.inputs) == "none":
         place = model.where("batch") if model.batch.given else model.where("serve", "dynamic_batching")
         fixed = next(t for t in engine.inputs if not t.shape or t.shape[0] != -1)
-        axis = (
-            f"axis 0 of input '{fixed.name}' is {fixed.shape[0]}"
-            if fixed.shape
-            else f"input '{fixed.name}' is a scalar"
-        )
+        named = f"input '{fixed.name}'"
+        axis = f"axis 0 of {named} is {fixed.shape[0]}" if fixed.shape else f"{named} is a scalar"
         fix = "write 'batch: none' and no dynamic_batching to serve it as it is, or export it with a free first axis"
         what, why = "batching requested for a model without a batch axis", f"{axis}; the engine declares {fixed}"
         raise StageError("engine", Fault(what, place, why, fix))

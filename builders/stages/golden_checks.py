@@ -115,10 +115,8 @@ def _size(arrays: Arrays) -> int:
 def _require_numbers(job: Job, samples: Sequence[Sample], outputs: Sequence[Arrays]) -> None:
     """Refuse NaN, unless the sample holds NaN or infinity, which a model may pass on. -inf is an ordinary mask."""
     for name in outputs[0]:
-        broken = sum(
-            _has(np.isnan, answer[name]) and not _not_finite(sample)
-            for sample, answer in zip(samples, outputs, strict=True)
-        )
+        pairs = zip(samples, outputs, strict=True)
+        broken = sum(_has(np.isnan, answer[name]) and not _not_finite(sample) for sample, answer in pairs)
         if broken:
             why = f"{broken} of {len(outputs)} golden answers hold NaN, before any conversion; their samples hold no NaN or infinity"
             fix = "correct the weights or the preprocessing: the original model itself returns NaN"
@@ -128,11 +126,8 @@ def _require_numbers(job: Job, samples: Sequence[Sample], outputs: Sequence[Arra
 def _infinite(outputs: Sequence[Arrays]) -> list[str]:
     """Return a warning per output that is +inf, which is seldom intended."""
     counts = {name: sum(_has(np.isposinf, answer[name]) for answer in outputs) for name in outputs[0]}
-    return [
-        f"output '{name}' is infinite in {count} of {len(outputs)} golden answers"
-        for name, count in counts.items()
-        if count
-    ]
+    among = f"of {len(outputs)} golden answers"
+    return [f"output '{name}' is infinite in {count} {among}" for name, count in counts.items() if count]
 
 
 def _not_finite(sample: Sample) -> bool:
@@ -157,16 +152,13 @@ def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: G
         batch_axis.check(probe, samples.golden, _probed(job, source))
     sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.largest})
     _require_memory(job, golden, max(sizes))
-    answers.require(
-        "onnx",
-        "answers in a batch differ from answers alone" if foreign else "the ONNX file differs from the original model",
-        answers.check_batches(engine.run, golden, {name: tolerance(name) for name in golden.groups[0].outputs}, sizes),
-        lambda _: where,
-        command,
-        batch_axis.UNMIXED
-        if foreign
-        else "make the model compute the same with and without its exporter, or use the other exporter",
-    )
+    what, fix = "answers in a batch differ from answers alone", batch_axis.UNMIXED
+    if not foreign:
+        what = "the ONNX file differs from the original model"
+        fix = "make the model compute the same with and without its exporter, or use the other exporter"
+    tolerances = {name: tolerance(name) for name in golden.groups[0].outputs}
+    checks = answers.check_batches(engine.run, golden, tolerances, sizes)
+    answers.require("onnx", what, checks, lambda _: where, command, fix)
 
 
 def _require_memory(job: Job, golden: Golden, size: int) -> None:

@@ -7,6 +7,7 @@ Out     ``verify.json``: worst figures per output, batch invariance, the task me
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     run = console.counted(job.line("verify", "golden answers"), engine.run, runs)
     checks = answers.check_batches(run, golden, tolerances, sizes)
     command, fix = job.model.build_command("--from", "compile", "--until", "verify"), answers.precision_fix(job.model)
-    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, _where(job), command, fix)
+    where = partial(job.model.where, "accept")
+    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, where, command, fix)
     if sizes[-1] > 1 and len(sizes) > 1:
         invariance = answers.check_invariance(engine.run, golden, tolerances, sizes[-1])
-        answers.require("engine", "an answer depends on its neighbours in the batch", invariance, _where(job), command)
+        answers.require("engine", "an answer depends on its neighbours in the batch", invariance, where, command)
     score = _score(job, engine)
     engine.close()
     result = {"batches": sizes, "outputs": [check.as_dict() for check in checks], "score": score}
@@ -55,10 +57,6 @@ def batch_sizes(job: Job, engine: Engine) -> list[int]:
         return [0]
     low, _, high = job.model.batch.bounds
     return [high] if kind == "fixed" else sorted({low, (low + high) // 2, high})
-
-
-def _where(job: Job) -> Any:
-    return lambda output: job.model.where("accept", output)
 
 
 def _check_names(job: Job, engine: Engine, golden: Golden) -> None:
@@ -118,12 +116,9 @@ def _check_accept(job: Job, outputs: Collection[str]) -> None:
         raise StageError("verify", *faults)
 
 
-def _tolerances(job: Job) -> dict[str, dict[str, float | None]]:
-    return {name: job.model.tolerance(name).as_dict() for name in ("", *job.model.accept)}
-
-
 def _spec_part(job: Job) -> dict[str, Any]:
-    return {"batch": list(job.model.batch.bounds), "accept": _tolerances(job), "score": job.model.score}
+    accept = {name: job.model.tolerance(name).as_dict() for name in ("", *job.model.accept)}
+    return {"batch": list(job.model.batch.bounds), "accept": accept, "score": job.model.score}
 
 
 def _inputs(job: Job) -> dict[str, Path]:

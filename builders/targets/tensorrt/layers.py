@@ -173,9 +173,8 @@ def _times(trt: Any, plan: Any, runner: Any) -> dict[str, float]:
 
 def example(plan: Any, seed: int = 0) -> dict[str, Any]:
     known = plan.profiles[0] if plan.profiles else {}
-    return random_inputs(
-        plan.inputs, {t.name: known[t.name][1] if t.name in known else t.shape for t in plan.inputs}, seed
-    )
+    shapes = {t.name: known[t.name][1] if t.name in known else t.shape for t in plan.inputs}
+    return random_inputs(plan.inputs, shapes, seed)
 
 
 def random_inputs(tensors: Any, shapes: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -185,9 +184,8 @@ def random_inputs(tensors: Any, shapes: Mapping[str, Any], seed: int) -> dict[st
     for tensor in tensors:
         shape = shapes[tensor.name]
         if tensor.dtype.kind == "f":
-            feeds[tensor.name] = rng.standard_normal(shape, dtype=np.float32).astype(tensor.dtype)
+            values: Any = rng.standard_normal(shape, dtype=np.float32)
         else:
-            feeds[tensor.name] = rng.integers(0, 256 if tensor.datatype == "UINT8" else 2, shape, np.int16).astype(
-                tensor.dtype
-            )
+            values = rng.integers(0, 256 if tensor.datatype == "UINT8" else 2, shape, np.int16)
+        feeds[tensor.name] = values.astype(tensor.dtype)
     return feeds
