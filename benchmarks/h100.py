@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._h100 import routes, served, tune, wrong
 from benchmarks._h100.steps import BUILD, CONFIG, MODELS, PRECISIONS, BenchmarkStep, build_model, plan_path
 from benchmarks._parts.common import ROOT, Inputs, parser, random_weights
-from builders.targets.choose import choose
+from builders.targets import choose
 from measure.operating_point.measurement import interleaved
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, MachineError

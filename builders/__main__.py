@@ -18,8 +18,7 @@ from builders.diagnostics import bench_command, layers_search
 from builders.repository.lint import lint, notes
 from builders.repository.rollback import rollback
 from builders.stage import Job
-from builders.targets import get_target
-from builders.targets.choose import choose
+from builders.targets import choose, get_target
 from planwright import console, repository_folder
 from planwright.config.load import load_spec
 from planwright.errors import EXIT_FAILED, EXIT_OK

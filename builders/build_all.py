@@ -22,8 +22,7 @@ from builders import pipeline, reload  # noqa: E402
 from builders.pipeline import BuildOptions, Result  # noqa: E402
 from builders.repository import serve_check, trial  # noqa: E402
 from builders.stage import Job  # noqa: E402
-from builders.targets import get_target  # noqa: E402
-from builders.targets.choose import choose  # noqa: E402
+from builders.targets import choose, get_target  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.config.load import load_spec  # noqa: E402
 from planwright.config.spec import RepositorySpec  # noqa: E402

@@ -10,8 +10,7 @@ import argparse
 from pathlib import Path
 
 from builders.stage import Job
-from builders.targets import get_target
-from builders.targets.choose import choose
+from builders.targets import choose, get_target
 from planwright import console
 from planwright.config.load import load_spec
 from planwright.config.spec import Target

@@ -64,7 +64,7 @@ def _search(args: argparse.Namespace) -> int:
     console.say(f"cost: {found.cost:.1%} of the weights stay in FP32")
     report = vars(found) | {"keep_high": keep_fp32}  # the former name, for one more release
     if args.engine:
-        from builders.diagnostics.sensitivity_engine import confirm
+        from builders.diagnostics.sensitivity import confirm
 
         held = confirm(job, found, console.say)
         keep_fp32, report = held.keep_fp32, {**report, "engine": vars(held)}

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from builders import answers
-from builders.graphs import batch_axis
 from builders.stage import Job
 from planwright.errors import Fault, StageError
 from planwright.golden import Golden
@@ -64,10 +63,7 @@ def _check_answers(job: Job, target: Path) -> None:
     # not ALL: onnxruntime (1.31) segfaults on some FP16 graphs. Not EXTENDED for FP8: it drops the Relu before a Q, as if FP8's zero
     # were its lowest value, which gives wrong answers, or makes integer operators that refuse FP8
     engine = OrtEngine(target, level="basic" if job.model.precision == "fp8" else "extended")
-    golden = Golden.load(job.export_folder / "golden.npz")
-    tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
-    size = batch_axis.run_size(job.model.batch, engine.inputs)
-    checks = answers.check_batches(engine.run, golden, tolerances, [size])
+    checks = answers.check_engine(job, engine, Golden.load(job.export_folder / "golden.npz"))
     what, fix = f"{job.model.name} in {job.model.precision}", answers.precision_fix(job.model)
     command = job.model.build_command("--from", "graph", "--until", "graph")
     answers.require("graph", what, checks, partial(job.model.where, "accept"), command, fix)

@@ -1,19 +1,24 @@
 """What an engine and a target are, whichever library builds them.
 
 In      an ONNX graph whose precision is already decided, and the model's part of config.yaml.
-Out     `Target` (compiles and loads) and `Engine` (answers); `get_target` returns one by name.
+Out     `Target` (compiles and loads) and `Engine` (answers); `choose` is the rule behind ``--target auto``, and `get_target` returns one.
 
-Each target is one module here with a class of this shape; nothing outside this folder depends on which one it is.
+Each target is one module here with a class of this shape; nothing outside this folder depends on which one it is. Devices are counted by the
+CUDA driver, through libcuda: TensorRT's own Runtime crashes the process on a machine without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from planwright.config.spec import ModelSpec, ServerSpec
+from planwright.config.spec import Target as TargetName
+from planwright.errors import MachineError
 from planwright.golden import Arrays
+from planwright.gpu import devices
 from planwright.tensors import TensorSpec
 
 
@@ -82,3 +87,25 @@ def get_target(name: str, server: ServerSpec | None = None) -> Target:
     from builders.targets.ort import OnnxRuntimeTarget
 
     return OnnxRuntimeTarget()
+
+
+def choose(requested: str, *, needs_engine: bool = True) -> tuple[TargetName, str]:
+    """Return (target, reason); without `needs_engine` nothing is compiled or loaded, which needs no GPU.
+
+    Raises:
+        MachineError: A device is there but TensorRT is not, or tensorrt was requested where it cannot work (exit 3).
+    """
+    from builders.targets.tensorrt.target import no_device, no_tensorrt
+
+    if requested == "onnxruntime":
+        return "onnxruntime", "requested"
+    if requested == "tensorrt" and not needs_engine:
+        return "tensorrt", "requested; nothing here needs a GPU"
+    count = len(devices())
+    if requested == "auto" and not count:
+        return "onnxruntime", "no CUDA device on this machine"
+    if not count:
+        raise MachineError(no_device())
+    if find_spec("tensorrt") is None:
+        raise MachineError(no_tensorrt())
+    return "tensorrt", f"{count} CUDA device(s) and TensorRT"

@@ -97,7 +97,7 @@ class TensorRTTarget:
 
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         """Build the plan and prove its precision; raises StageError, or MachineError without a GPU or TensorRT (exit 3)."""
-        from builders.targets.tensorrt import child, proof
+        from builders.targets.tensorrt import child, layers
 
         self._require()
         kept_high = read_json(graph.parent / "stage.json").get("result", {}).get("kept_high", [])
@@ -121,7 +121,7 @@ class TensorRTTarget:
             spec.where,
         )
         write_json(folder / PLUGINS, options["plugins"])
-        return {**done, **proof.check(read_json(folder / "layers.json"), spec, kept_high)}
+        return {**done, **layers.prove(read_json(folder / "layers.json"), spec, kept_high)}
 
     def load(self, folder: Path) -> TrtEngine:
         self._require()
