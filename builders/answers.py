@@ -62,11 +62,9 @@ def require(
 ) -> None:
     """Raise a StageError with one fault per output that failed; `fix` comes before the general advice."""
     advice = "; ".join(filter(None, [fix, "loosen 'accept' only if the model's users can accept the error"]))
-    faults = [
-        Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason, advice, check_command)
-        for check in checks
-        if not check.passed
-    ]  # fmt: skip
+    failed = [check for check in checks if not check.passed]
+    faults = [Fault(f"{what}: output '{each.output}' is wrong", where(each.output), each.reason, advice, check_command)
+              for each in failed]  # fmt: skip
     if faults:
         raise StageError(stage, *faults)
 

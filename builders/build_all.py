@@ -73,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
             results = [pipeline.build(job, options, console.say) for job in jobs]
         reload.reload_changed(results, _repository(args, spec), console.say)
     _summary(args, results, target, reason)
-    return _exit_code(results)
+    codes = [result.error.exit_code for result in results if result.error is not None]
+    return min(codes, default=EXIT_OK)  # 3 only if every failure was the machine's
 
 
 def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
@@ -127,12 +128,6 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
 
 def _first_fix(result: Result) -> str:
     return f"fix: {result.error.faults[0].fix}" if result.error else ""
-
-
-def _exit_code(results: Sequence[Result]) -> int:
-    """Return 3 only if every failure was the machine's."""
-    codes = [result.error.exit_code for result in results if result.error is not None]
-    return min(codes, default=EXIT_OK)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from builders.diagnostics.lanes import BenchSetting, Figures
 from builders.stage import Job
 from planwright.errors import Fault, MachineError, StageError
+from planwright.files import ROOT
 from planwright.golden import Golden
 from planwright.tensors import datatype_from_numpy
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class TorchBench:

@@ -42,15 +42,8 @@ def job_of(args: argparse.Namespace, name: str, target: Target) -> Job:
         raise SpecError(Fault(f"there is no model '{name}'", str(args.config), fix=did_you_mean(name, spec.names())))
     model = next(model for model in spec.models if model.name == name)
     build = args.build or spec.root / "build"
-    return Job(
-        model,
-        spec.root,
-        build,
-        repository_folder(config=args.config),
-        get_target(target, spec.server),
-        spec.server,
-        HashCache(build / "hashes.json"),
-    )
+    repository, cache = repository_folder(config=args.config), HashCache(build / "hashes.json")
+    return Job(model, spec.root, build, repository, get_target(target, spec.server), spec.server, cache)
 
 
 def require(path: Path, job: Job) -> Path:

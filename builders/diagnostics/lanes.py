@@ -61,11 +61,9 @@ class Figures:
 class Lane(Protocol):
     def send(self) -> None:
         """Start the next batch."""
-        ...
 
     def receive(self) -> Times:
         """Wait for it and return its times."""
-        ...
 
 
 def measure_lanes(lanes: Sequence[Lane], batch: int, *, seconds: float, warm_up_s: float = 0.5) -> Figures:

@@ -38,7 +38,7 @@ class Found:
     """What the search found.
 
     Attributes:
-        keep_fp32: Nodes to keep high, worst first; empty where INT8 passes without.
+        keep_fp32: Nodes to keep in FP32, worst first; empty if INT8 passes without.
         cost: Share of the weights' elements that is no longer INT8.
         before, after: Worst cosine over the outputs with all nodes in INT8, and with `keep_fp32`.
         errors: Node -> 1 - cosine with only that node in INT8.
@@ -55,7 +55,7 @@ def search(job: Job, say: Callable[[str], None]) -> Found:
     """Find the nodes to keep in FP32; raises StageError if the gate is missed even with every node in FP32."""
     name, model = job.model.name, job.export_folder / "model.onnx"
     with tempfile.TemporaryDirectory() as scratch, int8.prepared(model, Path(scratch)) as graph:
-        trial = _Trial(job, graph, Path(scratch))
+        trial = _GraphTrial(job, graph, Path(scratch))
         everything = int8.weighted_nodes(graph)
         errors = {}
         for index, node in enumerate(everything, 1):
@@ -70,7 +70,7 @@ def search(job: Job, say: Callable[[str], None]) -> Found:
         return Found(ranked[:count], _cost(graph, ranked[:count], everything), before, after, errors)
 
 
-class _Trial:
+class _GraphTrial:
     """Quantizes with some nodes in FP32 and answers the golden samples."""
 
     def __init__(self, job: Job, graph: Path, folder: Path) -> None:
@@ -115,7 +115,7 @@ class Confirmed:
     """Result on the engine.
 
     Attributes:
-        keep_fp32: Nodes to keep high, worst first.
+        keep_fp32: Nodes to keep in FP32, worst first.
         builds: Engines that were built to find that out.
         batch: Batch size of the speeds.
         before_per_s, after_per_s: Samples per second with every node in INT8, and with `keep_fp32`; medians.
@@ -131,7 +131,7 @@ class Confirmed:
 def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
     """Build, check and time; raises StageError if the engine misses the gate with every node in FP32, or the target refuses."""
     ranked = sorted(found.errors, key=lambda node: -found.errors[node])
-    with _trials(job) as trial:
+    with _engine_trial(job) as trial:
         plain = trial.build([])
         count, builds = len(found.keep_fp32), 1
         while True:
@@ -152,18 +152,18 @@ def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
 
 
 @contextmanager
-def _trials(job: Job) -> Iterator[_Trials]:
+def _engine_trial(job: Job) -> Iterator[_EngineTrial]:
     """Yield a place among the model's graphs, where compile finds the export and the timing cache."""
     place = job.build / job.model.name / "graph"
     try:
         with int8.prepared(job.export_folder / "model.onnx", place) as graph:
-            yield _Trials(job, graph, place)
+            yield _EngineTrial(job, graph, place)
     finally:
         for folder in place.glob(".search-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Trials:
+class _EngineTrial:
     def __init__(self, job: Job, graph: Path, place: Path) -> None:
         self._job, self._graph, self._place = job, graph, place
         self._ranges = int8.calibrate(job, graph)

@@ -157,13 +157,8 @@ def calibrate(job: Job, graph: Path) -> Path:
 
     file = calibration.ensure(job)
     samples = Golden.load(file)
-    parts = {
-        "graph": job.cache.of(graph, read=True),
-        "samples": job.cache.of(file),
-        "method": job.model.calibration.method,
-        "operators": CALIBRATED,
-        "holds": "ranges",
-    }
+    parts: dict[str, Any] = {"graph": job.cache.of(graph, read=True), "samples": job.cache.of(file)}
+    parts |= {"method": job.model.calibration.method, "operators": CALIBRATED, "holds": "ranges"}
     cache = job.build / "calibration" / f"{digest(parts)}.json"
     if cache.exists():
         return cache

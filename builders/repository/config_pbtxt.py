@@ -13,9 +13,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from builders.graphs import batch_axis
 from builders.repository import architectures
 from builders.stage import Job
-from builders.stages.compile import batch_kind
 from planwright.config import serve_fields
 from planwright.config_pbtxt import FIXED_BATCH, SCALARS, SLO_P99_MS
 from planwright.decimals import exact
@@ -46,7 +46,7 @@ def message(job: Job, inputs: Tensors, outputs: Tensors, versions: Sequence[int]
         versions: Versions to serve, oldest first.
         labels: Output name → label file, relative to the model folder.
     """
-    kind = batch_kind(job, list(inputs))
+    kind = batch_axis.kind(job.model.batch, inputs)
     config = serve_fields.parse(job.model.serve)
     config.name, config.platform, config.backend = job.model.name, job.target.platform, job.target.backend
     config.default_model_filename = job.target.filename

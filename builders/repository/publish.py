@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builders.graphs import batch_axis
 from builders.repository import architectures, config_pbtxt, revisions, serve_check
 from builders.repository import versions as repository_versions
 from builders.repository.revisions import Revision
 from builders.repository.trial import FLAG, TrialServer
 from builders.repository.versions import Published
 from builders.stage import Job, installed, record_of
-from builders.stages.compile import batch_kind, read_tensors
+from builders.stages.compile import read_tensors
 from planwright import __version__
 from planwright.config_pbtxt import parse, specific
 from planwright.errors import Fault, MachineError
@@ -222,7 +223,7 @@ def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str
     folders = {"export": job.export_folder, "graph": job.graph_folder, "compile": job.compile_folder}
     records = {name: record_of(path) for name, path in {**folders, "verify": job.verify_folder}.items()}
     results = {name: record.get("result", {}) for name, record in records.items()}
-    kind = batch_kind(job, inputs)
+    kind = batch_axis.kind(job.model.batch, inputs)
     return {
         "model": job.model.name,
         "version": version,

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,9 @@ class GoldenCheck:
             out, err = self._process.communicate(json.dumps(words) + "\n", timeout=ANSWER_S)
         except subprocess.TimeoutExpired:
             raise UnansweredError(f"no answer within {ANSWER_S:g} s") from None
-        document = _document(out)
+        document: dict[str, Any] = {}
+        with suppress(json.JSONDecodeError):
+            document = json.loads(out)
         rows = document.get("rows", [])
         bad = next((row for row in rows if row["verdict"] in ("WRONG", "FAILED")), None)
         if bad is not None:
@@ -87,14 +89,6 @@ class GoldenCheck:
             first = (document.get("errors") or [{"what": err.strip()[-2000:]}])[0]
             raise UnansweredError("; ".join(filter(None, [first["what"], first.get("why", "")])))
         return len(rows)
-
-
-def _document(text: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError:
-        return {}
-    return found
 
 
 class TrialServer:

@@ -10,6 +10,7 @@ kill at any instant leaves the repository as it was or fully new.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -87,8 +88,6 @@ def staging(build: Path, repository: Path, model: str) -> Path:
 
 
 def _unwritable(build: Path, repository: Path, error: OSError) -> Fault:
-    import errno
-
     if error.errno == errno.EXDEV:
         why = f"{build} and {repository} are on different file systems, so a version could be seen half written"
         fix = "put the build folder on the same disk (--build)"

@@ -53,11 +53,6 @@ def read_tensors(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     return inputs, outputs
 
 
-def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> batch_axis.Kind:
-    """Return how the engine batches: 'dynamic', 'fixed' (pad and split) or 'none' (one request, one tensor set)."""
-    return batch_axis.kind(job.model.batch, inputs)
-
-
 def _check_batch(job: Job, engine: Engine) -> None:
     """Refuse an engine without the batch axis, or with another fixed batch, than config.yaml says; raises StageError."""
     model = job.model
@@ -69,7 +64,7 @@ def _check_batch(job: Job, engine: Engine) -> None:
             raise StageError("engine", Fault(what, model.where("batch", "fixed"), why, fix))
         return
     wants = model.batch.axis and (model.batch.given or "dynamic_batching" in model.serve)
-    if wants and batch_kind(job, engine.inputs) == "none":
+    if wants and batch_axis.kind(model.batch, engine.inputs) == "none":
         place = model.where("batch") if model.batch.given else model.where("serve", "dynamic_batching")
         fixed = next(t for t in engine.inputs if not t.shape or t.shape[0] != -1)
         named = f"input '{fixed.name}'"

@@ -83,11 +83,12 @@ def reference_answers(job: Job, source: Source, samples: Sequence[Sample]) -> tu
     """
     probe = probe_of(job, source, samples)
     first = _answer_of(source, samples[0], probe)
-    kept = [samples[i] for i in spread(len(samples), _affordable(samples[0], first, len(samples)))]
+    size = _size(samples[0]) + _size(first)
+    kept = [samples[i] for i in spread(len(samples), max(LEAST_GOLDEN, LIMIT_BYTES // max(size, 1)))]
     warnings = []
     if len(kept) < len(samples):
-        size = human_bytes(_size(samples[0]) + _size(first))
-        warnings.append(f"{len(kept)} of {len(samples)} golden samples used: one takes {size}, the limit for all is {human_bytes(LIMIT_BYTES)}")  # fmt: skip
+        limit = f"one takes {human_bytes(size)}, the limit for all is {human_bytes(LIMIT_BYTES)}"
+        warnings.append(f"{len(kept)} of {len(samples)} golden samples used: {limit}")
     rows = console.progress(job.line("export", "reference answers"), kept, len(kept))
     outputs = [_answer_of(source, sample, probe) for sample in rows]
     _require_numbers(job, kept, outputs)
@@ -102,10 +103,6 @@ def _answer_of(source: Source, sample: Sample, probe: batch_axis.Probe) -> Array
         return {name: np.asarray(array) for name, array in answer.items()}
     batch_axis.require_one_row(probe, answer)
     return first_sample(answer)
-
-
-def _affordable(sample: Sample, answer: Arrays, count: int) -> int:
-    return min(count, max(LEAST_GOLDEN, LIMIT_BYTES // max(_size(sample) + _size(answer), 1)))
 
 
 def _size(arrays: Arrays) -> int:

@@ -17,7 +17,6 @@ from builders import answers
 from builders.graphs import batch_axis
 from builders.graphs.external_data import with_data
 from builders.stage import Job, Stage
-from builders.stages.compile import batch_kind
 from builders.targets import Engine
 from planwright import console
 from planwright.errors import Fault, StageError, did_you_mean
@@ -52,7 +51,7 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
 
 def batch_sizes(job: Job, engine: Engine) -> list[int]:
     """Return the batch sizes to check: min, middle and max; [N] if fixed; [0] without a batch axis."""
-    kind = batch_kind(job, engine.inputs)
+    kind = batch_axis.kind(job.model.batch, engine.inputs)
     if kind == "none":
         return [0]
     low, _, high = job.model.batch.bounds

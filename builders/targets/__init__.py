@@ -34,11 +34,9 @@ class Engine(Protocol):
 
     def run(self, inputs: Arrays) -> Arrays:
         """Answer one batch."""
-        ...
 
     def close(self) -> None:
         """Free its memory."""
-        ...
 
 
 class Target(Protocol):
@@ -59,23 +57,18 @@ class Target(Protocol):
     @property
     def max_opset(self) -> int:
         """Newest ONNX opset that it reads."""
-        ...
 
     def key(self) -> str:
         """Return the folder name below ``compile/<precision>/``."""
-        ...
 
     def versions(self) -> dict[str, str]:
         """Return what an engine depends on: runtime, CUDA, GPU, driver."""
-        ...
 
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         """Write ``folder/<filename>`` and return figures for the record; raises StageError('engine', ...)."""
-        ...
 
     def load(self, folder: Path) -> Engine:
         """Load the engine in `folder`."""
-        ...
 
 
 def get_target(name: str, server: ServerSpec | None = None) -> Target:

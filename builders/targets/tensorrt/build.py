@@ -126,8 +126,6 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
 
 
 class _Parts(NamedTuple):
-    """TensorRT's objects of one build."""
-
     builder: Any
     network: Any
     config: Any

@@ -26,26 +26,23 @@ class Feed:
     Attributes:
         batches: Input name -> array, per batch.
         left_out: Samples of another shape, or beyond the last full batch.
+        given: How many batches have been fed.
     """
 
     def __init__(self, samples: Path, shapes: Shapes) -> None:
         self.batches, self.left_out = full_batches(samples, shapes)
         self.error: Exception | None = None
         self._buffers: dict[str, Any] = {}
-        self._given = 0
-
-    @property
-    def given(self) -> int:
-        return self._given
+        self.given = 0
 
     def next(self, names: Sequence[str]) -> list[int] | None:
         """Return the addresses of the next batch in the order of `names`; None after the last."""
         from planwright.trt import cuda
 
-        if self._given >= len(self.batches):
+        if self.given >= len(self.batches):
             return None
-        batch = self.batches[self._given]
-        self._given += 1
+        batch = self.batches[self.given]
+        self.given += 1
         try:
             for name in names:
                 array = np.ascontiguousarray(batch[name])

@@ -16,9 +16,7 @@ from typing import Any
 from builders.targets.tensorrt.explain import explain
 from planwright import console
 from planwright.errors import Fault, StageError, missing_package
-from planwright.files import write_json
-
-ROOT = Path(__file__).resolve().parents[3]
+from planwright.files import ROOT, write_json
 
 
 def run(job: dict[str, Any], folder: Path, where: Any) -> dict[str, Any]:
