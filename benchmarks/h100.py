@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._h100 import routes, served, tune, wrong
 from benchmarks._h100.steps import BUILD, CONFIG, MODELS, PRECISIONS, BenchmarkStep, build_model, plan_path
 from benchmarks._parts.common import ROOT, Inputs, parser, random_weights
-from builders.targets.choose import choose
+from builders.targets import choose
 from measure.operating_point.measurement import interleaved
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, MachineError
@@ -107,7 +107,7 @@ def _score(verify: dict[str, Any]) -> float:
 def engine(step: BenchmarkStep) -> None:
     """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
     from builders.diagnostics.bench_engine import measure_plan
-    from builders.diagnostics.bench_figures import BenchSetting
+    from builders.diagnostics.lanes import BenchSetting
 
     cases = [
         (f"resnet50_{precision}", BenchSetting(batch, streams, graphs))
@@ -125,7 +125,7 @@ def engine(step: BenchmarkStep) -> None:
     for index, (name, setting) in enumerate(cases):
         ranked = sorted(found[index], key=lambda figures: figures.samples_per_s)
         low, middle, high = ranked[0], ranked[len(ranked) // 2], ranked[-1]
-        figures = {key: value for key, value in middle.as_dict().items() if key not in ("batches", "graphs")}
+        figures = {key: value for key, value in vars(middle).items() if key not in ("batches", "graphs")}
         step.row(model=name, **vars(setting), low=low.samples_per_s, high=high.samples_per_s, **figures)
     for precision in ("fp16", "int8"):
         rows = [row for row in step.rows if row["model"] == f"resnet50_{precision}"]
@@ -137,7 +137,7 @@ def engine(step: BenchmarkStep) -> None:
 def cache(step: BenchmarkStep) -> None:
     """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
     from builders.diagnostics.bench_engine import measure_plan
-    from builders.diagnostics.bench_figures import BenchSetting
+    from builders.diagnostics.lanes import BenchSetting
 
     name, folder = "resnet50_fp16", BUILD.with_name("h100_cold")
     paths = [BUILD / f"cache_{word}.plan" for word in ("cold", "warm")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from builders import doctor, reload
@@ -17,8 +18,7 @@ from builders.diagnostics import bench_command, layers_search
 from builders.repository.lint import lint, notes
 from builders.repository.rollback import rollback
 from builders.stage import Job
-from builders.targets import get_target
-from builders.targets.choose import choose
+from builders.targets import choose, get_target
 from planwright import console, repository_folder
 from planwright.config.load import load_spec
 from planwright.errors import EXIT_FAILED, EXIT_OK
@@ -29,9 +29,8 @@ from planwright.server_info import ServerInfo
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
-    p = console.Parser(
-        prog="python -m builders", description="Inspect, check and roll back what build_all.py published."
-    )
+    description = "Inspect, check and roll back what build_all.py published."
+    p = console.Parser(prog="python -m builders", description=description)
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     doctor.add_command(commands)
     check = commands.add_parser("lint", help="check that engine, config.pbtxt and config.yaml agree; needs no server")
@@ -68,7 +67,7 @@ def _lint(args: argparse.Namespace) -> int:
         console.say(f"note: {note}")
     console.say(f"{len(findings)} disagreements")
     if args.json:
-        console.emit_json([finding.as_dict() for finding in findings])
+        console.emit_json([asdict(finding) for finding in findings])
     return EXIT_FAILED if findings else EXIT_OK
 
 

@@ -11,17 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from builders.graphs import batch_axis
+from builders.stage import Job
+from builders.targets import Engine
 from planwright.compare import OutputCheck, Tolerance, compare, merge
 from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays, Golden
 
 Run = Callable[[Arrays], Arrays]
+Tolerances = Mapping[str, Tolerance]  # by output
 
 
-def check_batches(
-    run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], sizes: Iterable[int]
-) -> list[OutputCheck]:
+def check_engine(job: Job, engine: Engine, golden: Golden) -> list[OutputCheck]:
+    """Answer all golden samples at one batch size that the engine takes."""
+    tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
+    return check_batches(engine.run, golden, tolerances, [batch_axis.run_size(job.model.batch, engine.inputs)])
+
+
+def check_batches(run: Run, golden: Golden, tolerances: Tolerances, sizes: Iterable[int]) -> list[OutputCheck]:
     """Answer all golden samples at each batch size; size 0 sends each sample without a batch axis."""
     found: dict[str, list[OutputCheck]] = {}
     for size in sizes:
@@ -32,7 +39,7 @@ def check_batches(
     return [merge(checks) for checks in found.values()]
 
 
-def check_invariance(run: Run, golden: Golden, tolerances: Mapping[str, Tolerance], size: int) -> list[OutputCheck]:
+def check_invariance(run: Run, golden: Golden, tolerances: Tolerances, size: int) -> list[OutputCheck]:
     """Compare a sample alone with the same sample first, in the middle and last in a full batch.
 
     The neighbours are other golden samples, so an answer that leaks between rows or moves to another row is noticed.
@@ -55,11 +62,9 @@ def require(
 ) -> None:
     """Raise a StageError with one fault per output that failed; `fix` comes before the general advice."""
     advice = "; ".join(filter(None, [fix, "loosen 'accept' only if the model's users can accept the error"]))
-    faults = [
-        Fault(f"{what}: output '{check.output}' is wrong", where(check.output), check.reason, advice, check_command)
-        for check in checks
-        if not check.passed
-    ]  # fmt: skip
+    failed = [check for check in checks if not check.passed]
+    faults = [Fault(f"{what}: output '{each.output}' is wrong", where(each.output), each.reason, advice, check_command)
+              for each in failed]  # fmt: skip
     if faults:
         raise StageError(stage, *faults)
 

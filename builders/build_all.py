@@ -22,20 +22,11 @@ from builders import pipeline, reload  # noqa: E402
 from builders.pipeline import BuildOptions, Result  # noqa: E402
 from builders.repository import serve_check, trial  # noqa: E402
 from builders.stage import Job  # noqa: E402
-from builders.targets import get_target  # noqa: E402
-from builders.targets.choose import choose  # noqa: E402
+from builders.targets import choose, get_target  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.config.load import load_spec  # noqa: E402
 from planwright.config.spec import RepositorySpec  # noqa: E402
-from planwright.errors import (  # noqa: E402
-    EXIT_OK,
-    Fault,
-    MachineError,
-    PlanwrightError,
-    SpecError,
-    StageError,
-    did_you_mean,
-)
+from planwright.errors import EXIT_OK, Fault, MachineError, SpecError, StageError, did_you_mean  # noqa: E402
 from planwright.files import HashCache  # noqa: E402
 from planwright.repository_folder import repository_folder  # noqa: E402
 
@@ -46,26 +37,21 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line; docs and tests read it too."""
     names = ", ".join(pipeline.NAMES)
     p = console.Parser(prog="build_all.py", description="Build, verify and publish the models of config.yaml.")
-    p.add_argument("models", nargs="*", metavar="MODEL", help="models to build (default: all enabled ones)")
-    p.add_argument("--config", type=Path, default=Path("config.yaml"), help="what to build (default: %(default)s)")
-    p.add_argument(
-        "--target", choices=["auto", "onnxruntime", "tensorrt"], default="auto", help="engine to build (default: auto)"
-    )
-    p.add_argument("--until", metavar="STAGE", choices=pipeline.NAMES, default="publish", help=f"last stage: {names}")
-    p.add_argument("--from", dest="start", metavar="STAGE", choices=pipeline.NAMES, default="export",
-                   help="first stage; the outputs of earlier ones are used as they are")  # fmt: skip
-    p.add_argument("--plan", action="store_true", help="show what would be done and why, and do nothing")
-    p.add_argument("--force", action="store_true", help="run every stage, even if nothing changed")
-    p.add_argument(
-        "--verify-hashes", action="store_true", help="hash every file again instead of trusting size and time"
-    )
-    p.add_argument(
-        "--random-weights", metavar="MODEL", action="append", default=[], help="build MODEL with seeded random weights"
-    )
-    p.add_argument(trial.FLAG, dest="trial_load", action="store_false",
-                   help="publish without first loading the model in a server; build.json records it")  # fmt: skip
-    p.add_argument("--repository", type=Path, help="where to publish (default: model_repository beside the config)")
-    p.add_argument("--build", type=Path, help="folder for intermediate files (default: build beside the config)")
+    add = p.add_argument
+    add("models", nargs="*", metavar="MODEL", help="models to build (default: all enabled ones)")
+    add("--config", type=Path, default=Path("config.yaml"), help="what to build (default: %(default)s)")
+    add("--target", choices=["auto", "onnxruntime", "tensorrt"], default="auto", help="engine to build (default: auto)")
+    add("--until", metavar="STAGE", choices=pipeline.NAMES, default="publish", help=f"last stage: {names}")
+    add("--from", dest="start", metavar="STAGE", choices=pipeline.NAMES, default="export",
+        help="first stage; the outputs of earlier ones are used as they are")  # fmt: skip
+    add("--plan", action="store_true", help="show what would be done and why, and do nothing")
+    add("--force", action="store_true", help="run every stage, even if nothing changed")
+    add("--verify-hashes", action="store_true", help="hash every file again instead of trusting size and time")
+    add("--random-weights", metavar="MODEL", action="append", default=[], help="build MODEL with seeded random weights")
+    add(trial.FLAG, dest="trial_load", action="store_false",
+        help="publish without first loading the model in a server; build.json records it")  # fmt: skip
+    add("--repository", type=Path, help="where to publish (default: model_repository beside the config)")
+    add("--build", type=Path, help="folder for intermediate files (default: build beside the config)")
     console.add_json_flag(p)
     return p
 
@@ -87,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
             results = [pipeline.build(job, options, console.say) for job in jobs]
         reload.reload_changed(results, _repository(args, spec), console.say)
     _summary(args, results, target, reason)
-    return _exit_code(results)
+    codes = [result.error.exit_code for result in results if result.error is not None]
+    return min(codes, default=EXIT_OK)  # 3 only if every failure was the machine's
 
 
 def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
@@ -128,7 +115,8 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
         console.table("plan", ["model", "stage", "action", "why"], rows)
     for result in results:
         if result.error is not None:
-            _say_failure(result.model, result.error)
+            stage = f" at stage {result.error.stage}" if isinstance(result.error, StageError) else ""
+            console.say(f"\n{result.model} failed{stage}\n{result.error}")
     if args.plan:
         return
     if any(result.status != "kept" for result in results):
@@ -138,20 +126,8 @@ def _summary(args: argparse.Namespace, results: Sequence[Result], target: str, r
     console.say(f"{counts} in {own_s:.2f} s ({total_s:.2f} s with imports)")
 
 
-def _say_failure(model: str, error: PlanwrightError) -> None:
-    console.say()
-    console.say(f"{model} failed" + (f" at stage {error.stage}" if isinstance(error, StageError) else ""))
-    console.say(str(error))
-
-
 def _first_fix(result: Result) -> str:
     return f"fix: {result.error.faults[0].fix}" if result.error else ""
-
-
-def _exit_code(results: Sequence[Result]) -> int:
-    """Return 3 only if every failure was the machine's."""
-    codes = [result.error.exit_code for result in results if result.error is not None]
-    return min(codes, default=EXIT_OK)
 
 
 if __name__ == "__main__":

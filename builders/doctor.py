@@ -34,8 +34,6 @@ CONTAINER_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """The state of one prerequisite."""
-
     point: str
     status: str
     found: str
@@ -43,7 +41,6 @@ class Check:
 
 
 def add_command(commands: Any) -> None:
-    """Add the command to the parser of ``python -m builders``."""
     doctor = commands.add_parser("doctor", help="check whether this machine is ready to build and serve")
     console.add_json_flag(doctor)
     doctor.set_defaults(main=_main)
@@ -111,13 +108,10 @@ def _plans(version: str, device: Device) -> Iterator[Check]:
         build = read_json(path)
         if not isinstance(build, dict) or build.get("target") != "tensorrt":
             continue
-        made = build.get("versions", {})
+        versions = build.get("versions", {})
+        built = {"TensorRT": versions.get("tensorrt"), "compute capability": versions.get("compute_capability")}
         here = {"TensorRT": version, "compute capability": device.capability}
-        differing = [
-            f"{what} {built}, here {here[what]}"
-            for what in here
-            if (built := made.get(what.lower().replace(" ", "_"))) != here[what]
-        ]
+        differing = [f"{what} {built[what]}, here {here[what]}" for what in here if built[what] != here[what]]
         if differing:
             name, found = path.parts[-3], f"version {path.parts[-2]} was built with {'; '.join(differing)}"
             yield Check(f"plan of {name}", WARN, found, f"python builders/build_all.py {name}")

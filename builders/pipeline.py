@@ -178,17 +178,12 @@ def _publish(job: Job, trial: TrialServer, result: Result, say: Say) -> None:
         result.version = Published(job.repository / job.model.name).served()[-1]
         return
     outcome = publish.publish(job, trial)
-    words = {
-        "published": f"version {outcome.version} published",
-        "config": "config.pbtxt rewritten",
-        "served": f"version {outcome.version} served again",
-        "kept": "unchanged",
-    }
+    words = {"published": f"version {outcome.version} published", "served": f"version {outcome.version} served again",
+             "config": "config.pbtxt rewritten", "kept": "unchanged"}  # fmt: skip
     proof = outcome.proof or {}
     if "server" in proof:
-        say(
-            f"{job.model.name:<16} trial    loaded and answered by Triton {proof['server']} in {proof['seconds']:.1f} s"
-        )
+        took = f"Triton {proof['server']} in {proof['seconds']:.1f} s"
+        say(f"{job.model.name:<16} trial    loaded and answered by {took}")
     untried = f", not loaded in a server first ({proof['skipped']})" if "skipped" in proof else ""
     result.note, result.version = words[outcome.action] + untried, outcome.version
     result.stages["publish"] = f"run: {result.note}"

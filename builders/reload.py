@@ -20,9 +20,7 @@ LOAD_TIMEOUT_S = 120.0
 
 def reload_changed(results: Sequence[Result], repository: Path, say: Callable[[str], None]) -> None:
     """Load what was just published; a model that the server refuses is marked as failed."""
-    changed = [
-        result for result in results if result.status == "built" and result.stages.get("publish", "").startswith("run")
-    ]
+    changed = [r for r in results if r.status == "built" and r.stages.get("publish", "").startswith("run")]
     server = ServerInfo.read()
     if not changed or server is None or Path(server.repository).resolve() != repository.resolve():
         return
@@ -38,11 +36,7 @@ def reload_changed(results: Sequence[Result], repository: Path, say: Callable[[s
 
 
 def load(server: ServerInfo, model: str) -> None:
-    """Load one model.
-
-    Raises:
-        StageError: stage 'serve': its files differ from what was published, the server refuses it, or the server is gone.
-    """
+    """Load one model; raises StageError if its files were damaged, or the server refuses it or does not answer."""
     folder = Path(server.repository) / model
     damaged = integrity.damage(folder, config_pbtxt.served(folder))
     if damaged:
@@ -51,11 +45,6 @@ def load(server: ServerInfo, model: str) -> None:
     try:
         admin.load(model, timeout_s=LOAD_TIMEOUT_S)
     except RefusedError as error:
-        fault = Fault(
-            f"the running server did not load {model}",
-            admin.url(model, "load"),
-            str(error),
-            f"see its log: {server.log}",
-            "python -m builders lint",
-        )
+        what, fix = f"the running server did not load {model}", f"see its log: {server.log}"
+        fault = Fault(what, admin.url(model, "load"), str(error), fix, "python -m builders lint")
         raise StageError("serve", fault) from None

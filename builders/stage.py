@@ -156,14 +156,16 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     source = _shared_output(stage, job) if stage.shared else None
     result = stage.run(job, scratch) if source is None else _link(source, scratch)
+    if source is None:
+        read = _hashes_of_read(job, stage.seen(job), stage.inputs(job).values())
+    else:
+        read = user_files.hashes(record_of(source)["read"], job.root, job.cache)
     record = {
         "stage": stage.name,
         "revision": stage.revision,
         "spec": dict(stage.spec_part(job)),
         "inputs": _hashes(stage, job),
-        "read": _hashes_of_read(job, stage.seen(job), stage.inputs(job).values())
-        if source is None
-        else user_files.hashes(record_of(source)["read"], job.root, job.cache),
+        "read": read,
         "tools": dict(stage.tools(job)),
         "outputs": {file.name: job.cache.of(file) for file in sorted(scratch.iterdir())},
         "imported": False,
@@ -179,12 +181,8 @@ def execute(stage: Stage, job: Job) -> dict[str, Any]:
 def _shared_output(stage: Stage, job: Job) -> Path | None:
     """Return another model's current output of this stage that was made from the same inputs; None if there is none."""
     mine = stage.folder(job)
-    wanted = {
-        "revision": stage.revision,
-        "spec": dict(stage.spec_part(job)),
-        "inputs": _hashes(stage, job),
-        "tools": dict(stage.tools(job)),
-    }
+    wanted = {"revision": stage.revision, "inputs": _hashes(stage, job)}
+    wanted |= {"spec": dict(stage.spec_part(job)), "tools": dict(stage.tools(job))}
     for folder in sorted(job.build.glob(f"*/{mine.relative_to(job.build / job.model.name)}")):
         record = record_of(folder)
         same = folder != mine and all(record.get(key) == value for key, value in wanted.items())
@@ -250,9 +248,8 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
 def _hashes_of_read(job: Job, seen: Mapping[str, Path], inputs: Iterable[Path]) -> dict[str, str]:
     """Return the hashes of the files that a run read, except the stage's inputs."""
     known = {path.resolve() for path in inputs} if seen else set()
-    return user_files.hashes(
-        [label for label, path in seen.items() if path.resolve() not in known], job.root, job.cache
-    )
+    labels = [label for label, path in seen.items() if path.resolve() not in known]
+    return user_files.hashes(labels, job.root, job.cache)
 
 
 def note_reads(job: Job) -> None:

@@ -52,7 +52,7 @@ def _all_cases(count: int) -> dict[str, float]:
 
 def _measure(step: BenchmarkStep, count: int, cases: Sequence[tuple[str, list[str], float]]) -> None:
     from builders.diagnostics.bench_engine import measure_plan
-    from builders.diagnostics.bench_figures import BenchSetting
+    from builders.diagnostics.lanes import BenchSetting
 
     alone: list[float] = []
     rates: dict[str, list[float]] = {case: [] for case, _, _ in cases}

@@ -13,13 +13,13 @@ import argparse
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from builders.diagnostics.bench_engine import measure_folder, opt_shapes
-from builders.diagnostics.bench_figures import BenchSetting, Figures
 from builders.diagnostics.jobs import job_of, numbers, require, target_of
+from builders.diagnostics.lanes import BenchSetting, Figures
 from builders.stage import Job
 from planwright import console
 from planwright.errors import EXIT_OK, Fault, SpecError
@@ -40,19 +40,23 @@ class Subject:
 def add_to(commands: Any) -> Any:
     """Add the command with its own flags; returns its parser."""
     bench = commands.add_parser("bench", help="how fast engines are by themselves, in the terms of trtexec")
-    bench.add_argument("models", nargs="+", metavar="MODEL", help="models to compare, in one run")
-    bench.add_argument("--target", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
-    bench.add_argument("--batch", default="1,8,32", help="batch sizes (default: %(default)s)")
-    bench.add_argument("--streams", default="1,2", help="concurrent streams (default: %(default)s)")
-    bench.add_argument("--no-graphs", action="store_true", help="without CUDA graphs")
-    bench.add_argument("--seconds", type=float, default=2.0, help="per setting and round (default: %(default)s)")
-    bench.add_argument(
-        "--rounds", type=int, default=3, help="times that every setting is measured, in turn (default: %(default)s)"
+    add = bench.add_argument
+    add("models", nargs="+", metavar="MODEL", help="models to compare, in one run")
+    add("--target", choices=("auto", "tensorrt", "onnxruntime"), default="auto")
+    add("--batch", default="1,8,32", help="batch sizes (default: %(default)s)")
+    add("--streams", default="1,2", help="concurrent streams (default: %(default)s)")
+    add("--no-graphs", action="store_true", help="without CUDA graphs")
+    add("--seconds", type=float, default=2.0, help="per setting and round (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="times that every setting is measured, in turn (default: %(default)s)")
+    add(
+        "--torch",
+        nargs="?",
+        const=",".join(VARIANTS),
+        default="",
+        metavar=",".join(VARIANTS),
+        help="PyTorch beside them",
     )
-    bench.add_argument(
-        "--torch", nargs="?", const=",".join(VARIANTS), default="", metavar="eager,compile", help="PyTorch beside them"
-    )
-    bench.add_argument("--torch-python", default=sys.executable, metavar="PYTHON", help="interpreter that has PyTorch")
+    add("--torch-python", default=sys.executable, metavar="PYTHON", help="interpreter that has PyTorch")
     bench.set_defaults(main=run)
     return bench
 
@@ -63,9 +67,8 @@ def run(args: argparse.Namespace) -> int:
     jobs = [job_of(args, name, target) for name in args.models]
     with ExitStack() as stack:
         subjects = [_engine(job) for job in jobs] + _torch(args, jobs, stack)
-        cases = [
-            (subject, BenchSetting(b, s, not args.no_graphs)) for subject in subjects for b in batches for s in streams
-        ]
+        settings = [BenchSetting(batch, count, not args.no_graphs) for batch in batches for count in streams]
+        cases = [(subject, setting) for subject in subjects for setting in settings]
         found: list[list[Figures]] = [[] for _ in cases]
         for number in range(args.rounds):
             for index, (subject, setting) in enumerate(cases):
@@ -114,7 +117,7 @@ def _row(subject: Subject, setting: BenchSetting, figures: list[Figures]) -> dic
         "range": f"{figures[0].samples_per_s:.0f} - {figures[-1].samples_per_s:.0f}",
         "p50_ms": middle.latency_median_ms, "p99_ms": middle.latency_p99_ms, "enqueue_ms": middle.enqueue_ms,
         "h2d_ms": middle.h2d_ms, "compute_ms": middle.compute_ms, "d2h_ms": middle.d2h_ms,
-        "gpu_memory_mib": middle.gpu_memory_mib, "rounds": [each.as_dict() for each in figures],
+        "gpu_memory_mib": middle.gpu_memory_mib, "rounds": [asdict(each) for each in figures],
     }  # fmt: skip
 
 

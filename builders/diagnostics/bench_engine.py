@@ -13,31 +13,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders.diagnostics.bench_figures import (
-    POOL,
-    SLOTS,
-    BenchSetting,
-    Figures,
-    measure_host,
-    measure_lanes,
-    random_pool,
-)
+from builders.diagnostics.lanes import POOL, SLOTS, BenchSetting, Figures, measure_host, measure_lanes, random_pool
 from builders.stage import Job
 from builders.targets.tensorrt import profiles
 from planwright.errors import Fault, StageError
 
 
 def measure_folder(job: Job, folder: Path, setting: BenchSetting, seconds: float) -> Figures:
-    """Measure the engine in `folder`, of the job's model and target.
-
-    Raises:
-        StageError: stage 'engine': it cannot run this setting, or answers are not the same from run to run.
-    """
+    """Measure an engine of the job's model; raises StageError if it cannot run this setting, or answers differ from run to run."""
     return (_plan if job.target.name == "tensorrt" else _session)(job, folder, setting, seconds)
 
 
@@ -112,43 +101,30 @@ class _PlanLane:
         )
 
     def check(self) -> None:
-        """Compare with the first answer to the same input.
-
-        Raises:
-            StageError: They differ by more than rounding, so something did not run.
-        """
+        """Compare with the first answer to the same input; raises StageError if they differ by more than rounding."""
         answer = {name: self.slot.host(name, shape).copy() for name, shape in self.outputs.items()}
         known = self.first.setdefault(self.turn, answer)
         for name, array in answer.items():
             same = np.allclose(array.astype(np.float64), known[name].astype(np.float64), rtol=1e-2, atol=1e-2)
             if not same or not np.asarray(array).any():
-                why = "answers to one input differ from run to run, or are all zero"
-                raise StageError(
-                    "engine", Fault(f"output '{name}' cannot be trusted", why=why, fix="build again with --force")
-                )
+                why, fix = "answers to one input differ from run to run, or are all zero", "build again with --force"
+                raise StageError("engine", Fault(f"output '{name}' cannot be trusted", why=why, fix=fix))
 
 
 def measure_plan(path: Path, setting: BenchSetting, *, seconds: float = 2.0, warm_up_s: float = 0.5) -> Figures:
-    """Measure one setting; see the module's docstring for the conditions.
-
-    Raises:
-        planwright.trt.plan.PlanError: The batch is outside the profile, or TensorRT refuses.
-        StageError: Answers are not the same from run to run.
-    """
+    """Measure one setting; raises PlanError if the batch is outside the profile, StageError if answers differ from run to run."""
     from planwright.trt import cuda
 
     free, _ = cuda.memory_bytes()
     with _lanes(path, setting) as (lanes, captured):
         used = free - cuda.memory_bytes()[0]
-        found = measure_lanes(
-            lanes, setting.batch, seconds=seconds, warm_up_s=warm_up_s, memory_mib=used >> 20, graphs=captured
-        )
+        found = measure_lanes(lanes, setting.batch, seconds=seconds, warm_up_s=warm_up_s)
         for lane in lanes:
             for _ in range(2 * len(lane.pool)):
                 lane.send()
                 lane.receive()
                 lane.check()
-    return found
+    return replace(found, gpu_memory_mib=used >> 20, graphs=captured)
 
 
 @contextmanager
@@ -164,12 +140,7 @@ def _lanes(path: Path, setting: BenchSetting) -> Iterator[tuple[list[_PlanLane],
     profile = plans[0].choose_profile(shapes)
     pool = [_pinned(plans[0], shapes, seed) for seed in range(POOL)]
     runners = [Runner(plan, profile=profile, slots=SLOTS, timed=True) for plan in plans]
-    lanes = [
-        _PlanLane(runner, slot, pool, shapes, i)
-        for i in range(SLOTS)
-        for runner in runners
-        for slot in [runner.slots[i]]
-    ]
+    lanes = [_PlanLane(runner, runner.slots[i], pool, shapes, i) for i in range(SLOTS) for runner in runners]
     captured = setting.graphs and min([lane.runner.capture(lane.slot, shapes) for lane in lanes])
     try:
         yield lanes, captured

@@ -11,65 +11,43 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from builders.diagnostics.bench_figures import BenchSetting, Figures
+from builders.diagnostics.lanes import BenchSetting, Figures
 from builders.stage import Job
 from planwright.errors import Fault, MachineError, StageError
+from planwright.files import ROOT
 from planwright.golden import Golden
 from planwright.tensors import datatype_from_numpy
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 class TorchBench:
-    """One model in PyTorch.
-
-    Attributes:
-        label: ``torch 2.9.1 cuda``.
-        precisions: What it can compute in here: FP16 only on a GPU.
-    """
+    """One model in PyTorch: `label` is ``torch 2.9.1 cuda``, `precisions` what it can compute in here (FP16 only on a GPU)."""
 
     def __init__(self, job: Job, python: str, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Start the child.
-
-        Raises:
-            MachineError: There is no PyTorch in that interpreter, or the model cannot be created there.
-        """
+        """Start the child; raises MachineError if that interpreter has no PyTorch or cannot create the model."""
         self._job = job
         self._child = _start(job, python)
-        group = Golden.load(job.export_folder / "golden.npz")
-        hello = self._request(
-            {
-                "spec": job.model.model_dump(mode="json") | {"source": job.model.code},
-                "root": str(job.root.resolve()),
-                "random_weights": group.meta.get("weights") == "random",
-                "inputs": {
-                    name: {"shape": list(shapes[name][1:]), "datatype": datatype_from_numpy(array.dtype)}
-                    for name, array in group.groups[0].inputs.items()
-                },
-            }
-        )
+        golden = Golden.load(job.export_folder / "golden.npz")
+        types = {name: datatype_from_numpy(array.dtype) for name, array in golden.groups[0].inputs.items()}
+        hello = self._request({
+            "spec": job.model.model_dump(mode="json") | {"source": job.model.code},
+            "root": str(job.root.resolve()),
+            "random_weights": golden.meta.get("weights") == "random",
+            "inputs": {name: {"shape": list(shapes[name][1:]), "datatype": types[name]} for name in types},
+        })  # fmt: skip
         self.label, self.precisions = f"torch {hello['torch'].partition('+')[0]} {hello['device']}", hello["precisions"]
 
     def measure(self, variant: str, precision: str, setting: BenchSetting, seconds: float) -> Figures:
-        """Measure one setting; the first of a variant and batch compiles, which does not count.
-
-        Raises:
-            StageError: PyTorch refused; carries its message.
-        """
-        found = self._request(
-            {"variant": variant, "precision": precision, "batch": setting.batch, "streams": setting.streams,
-             "seconds": seconds}
-        )  # fmt: skip
+        """Measure one setting, after compiling it if it is the first of its variant and batch; raises StageError if PyTorch refuses."""
+        case = {"variant": variant, "precision": precision, "batch": setting.batch, "streams": setting.streams}
+        found = self._request({**case, "seconds": seconds})
         if "error" in found:
             what = f"{self._job.model.name}: PyTorch cannot run {variant} {precision}, {setting}"
             raise StageError("torch", Fault(what, why=found["error"], fix="leave --torch out, or another variant"))
         return Figures(**found)
 
     def close(self) -> None:
-        """End the child."""
         self._child.kill()
         self._child.communicate()
 

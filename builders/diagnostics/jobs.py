@@ -10,8 +10,7 @@ import argparse
 from pathlib import Path
 
 from builders.stage import Job
-from builders.targets import get_target
-from builders.targets.choose import choose
+from builders.targets import choose, get_target
 from planwright import console
 from planwright.config.load import load_spec
 from planwright.config.spec import Target
@@ -27,11 +26,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 
 def target_of(command: str, wanted: str, *, fix: str) -> Target:
-    """Return the target that a command works with here.
-
-    Raises:
-        MachineError: It needs a GPU or TensorRT that is not here; `fix` says what to do instead (exit 3).
-    """
+    """Return the target that a command works with here; raises MachineError, with `fix`, if it needs a GPU or TensorRT (exit 3)."""
     try:
         return choose(wanted)[0]
     except MachineError as error:
@@ -41,33 +36,18 @@ def target_of(command: str, wanted: str, *, fix: str) -> Target:
 
 
 def job_of(args: argparse.Namespace, name: str, target: Target) -> Job:
-    """Return the job of one model.
-
-    Raises:
-        SpecError: There is no such model.
-    """
+    """Return the job of one model; raises SpecError if there is no such model."""
     spec = load_spec(args.config, target, select=[name])
     if name not in spec.names():
         raise SpecError(Fault(f"there is no model '{name}'", str(args.config), fix=did_you_mean(name, spec.names())))
     model = next(model for model in spec.models if model.name == name)
     build = args.build or spec.root / "build"
-    return Job(
-        model,
-        spec.root,
-        build,
-        repository_folder(config=args.config),
-        get_target(target, spec.server),
-        spec.server,
-        HashCache(build / "hashes.json"),
-    )
+    repository, cache = repository_folder(config=args.config), HashCache(build / "hashes.json")
+    return Job(model, spec.root, build, repository, get_target(target, spec.server), spec.server, cache)
 
 
 def require(path: Path, job: Job) -> Path:
-    """Return `path`.
-
-    Raises:
-        StageError: The model is not built that far.
-    """
+    """Return `path`; raises StageError if the model is not built that far."""
     if not path.exists():
         fix = job.model.build_command("--target", job.target.name)
         raise StageError("engine", Fault(f"{job.model.name} is not built", str(path), "the file is not there", fix))
@@ -84,11 +64,7 @@ def require_calibration(job: Job) -> None:
 
 
 def numbers(flag: str, text: str) -> list[int]:
-    """Return the numbers of a flag such as ``1,8,32``.
-
-    Raises:
-        SpecError: It holds something else.
-    """
+    """Return the numbers of a flag such as ``1,8,32``; raises SpecError if it holds something else."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -19,15 +19,11 @@ def add_to(commands: Any, *others: Any) -> None:
     """Add the commands to the parser of ``python -m builders``, and to these and `others` the flags they share."""
     layers = commands.add_parser("layers", help="what an engine really computes: layers, precision, time")
     layers.add_argument("model", metavar="MODEL")
-    search = commands.add_parser(
-        "search", help="which nodes INT8 must leave in FP32 to meet its accuracy gate, and what that costs"
-    )
+    text = "which nodes INT8 must leave in FP32 to meet its accuracy gate, and what that costs"
+    search = commands.add_parser("search", help=text)
     search.add_argument("model", metavar="MODEL")
-    search.add_argument(
-        "--engine",
-        action="store_true",
-        help="also build engines here: do they meet the gate with that list, and what does it cost in speed",
-    )
+    text = "also build engines here: do they meet the gate with that list, and what does it cost in speed"
+    search.add_argument("--engine", action="store_true", help=text)
     layers.set_defaults(main=_layers)
     search.set_defaults(main=_search)
     for command in (*others, layers, search):
@@ -62,16 +58,13 @@ def _search(args: argparse.Namespace) -> int:
     jobs.require(job.export_folder / "model.onnx", job)
     jobs.require_calibration(job)
     found = find(job, console.say)
-    console.say(
-        f"cosine {found.before:.6f} with all nodes in INT8, {found.after:.6f} with {len(found.keep_fp32)} kept in FP32"
-    )
+    keep_fp32 = found.keep_fp32
+    kept = f"{found.after:.6f} with {len(keep_fp32)} kept in FP32"
+    console.say(f"cosine {found.before:.6f} with all nodes in INT8, {kept}")
     console.say(f"cost: {found.cost:.1%} of the weights stay in FP32")
-    keep_fp32, report = (
-        found.keep_fp32,
-        vars(found) | {"keep_high": found.keep_fp32},
-    )  # the former name, for one more release
+    report = vars(found) | {"keep_high": keep_fp32}  # the former name, for one more release
     if args.engine:
-        from builders.diagnostics.sensitivity_engine import confirm
+        from builders.diagnostics.sensitivity import confirm
 
         held = confirm(job, found, console.say)
         keep_fp32, report = held.keep_fp32, {**report, "engine": vars(held)}

@@ -16,24 +16,18 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders.diagnostics.bench_figures import (
-    SLOTS,
-    BenchSetting,
-    Figures,
-    Times,
-    measure_host,
-    measure_lanes,
-    random_pool,
-)
+from builders.diagnostics.lanes import SLOTS, BenchSetting, Figures, Times, measure_host, measure_lanes, random_pool
 from builders.sources.base import load_source
 from builders.sources.pytorch import TorchSource
 from planwright.config.spec import ModelSpec
 
+Run = Callable[..., Any]
 SHAPES = 64
 COSINE = 0.99  # FP16 and compiled answers against eager FP32: another model would be far off
 
@@ -50,7 +44,7 @@ def main() -> int:
     send({"torch": model.version, "device": model.device, "precisions": model.precisions})
     for line in sys.stdin:
         try:
-            send(model.measure(**json.loads(line)).as_dict())
+            send(asdict(model.measure(**json.loads(line))))
         except Exception as error:  # PyTorch raises any class; its message is the answer
             send({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"})
     return 0
@@ -69,10 +63,8 @@ class TorchModel:
         self._source, self._inputs = source, request["inputs"]
         self._module = source.model.to(self.device, memory_format=torch.channels_last).requires_grad_(False)
         self._compiled: dict[tuple[str, int], Any] = {}
-        for limit in (
-            "cache_size_limit",
-            "recompile_limit",
-        ):  # old and new name; beyond the limit a shape would silently run eager
+        # old and new name; beyond the limit a shape would silently run eager
+        for limit in ("cache_size_limit", "recompile_limit"):
             if hasattr(torch._dynamo.config, limit):
                 setattr(torch._dynamo.config, limit, SHAPES)
 
@@ -81,10 +73,8 @@ class TorchModel:
         pool = random_pool({name: item["datatype"] for name, item in self._inputs.items()}, shapes)
         run = self._runner(variant, precision, batch)
         self._check(run, pool[0])
-        setting = BenchSetting(batch, streams)
-        return (
-            self._on_gpu(run, pool, setting, seconds) if self.device == "cuda" else _on_cpu(run, pool, setting, seconds)
-        )
+        measure = self._on_gpu if self.device == "cuda" else _on_cpu
+        return measure(run, pool, BenchSetting(batch, streams), seconds)
 
     def _runner(self, variant: str, precision: str, batch: int) -> Callable[..., Any]:
         import torch
@@ -119,9 +109,7 @@ class TorchModel:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory() if self.device == "cuda" else tensor
 
-    def _on_gpu(
-        self, run: Callable[..., Any], pool: list[dict[str, Any]], setting: BenchSetting, seconds: float
-    ) -> Figures:
+    def _on_gpu(self, run: Run, pool: list[dict[str, Any]], setting: BenchSetting, seconds: float) -> Figures:
         import torch
 
         ready = [[self._host(batch[name]) for name in self._source.input_names] for batch in pool]
@@ -131,7 +119,7 @@ class TorchModel:
         return found
 
 
-def _on_cpu(run: Callable[..., Any], pool: list[dict[str, Any]], setting: BenchSetting, seconds: float) -> Figures:
+def _on_cpu(run: Run, pool: list[dict[str, Any]], setting: BenchSetting, seconds: float) -> Figures:
     import torch
 
     def answer(inputs: dict[str, Any]) -> Any:

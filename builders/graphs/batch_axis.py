@@ -202,11 +202,7 @@ def _axis_faults(probe: Probe, name: str, alone: Sequence[Arrays], answers: Mapp
 
 
 def require_one_row(probe: Probe, answer: Arrays) -> None:
-    """Refuse an answer to one sample that does not have exactly one row; `check` compared two samples only.
-
-    Raises:
-        StageError: With a fault per output.
-    """
+    """Refuse an answer to one sample that does not have exactly one row (`check` compared two samples only); raises StageError."""
     lengths = {name: len(array) for name, array in answer.items() if len(array) != 1}
     faults = [
         probe.fault(
@@ -234,10 +230,8 @@ def _explained(probe: Probe, name: str, lengths: Mapping[int, int], *, constant:
     if len(ratios) == 1 and ratio > 1 and ratio.is_integer():
         return f"it has {ratio:.0f} rows per sample{named}", f"{_ROW}, with the others along axis 1; {_NONE}"
     lengths_seen = ", ".join(f"{length} for {size}" for size, length in lengths.items())
-    return (
-        f"its length depends on the content: {lengths_seen} samples{named}{_unlike(probe)}",
-        f"{_ROW}, padded; {_NONE}",
-    )
+    why = f"its length depends on the content: {lengths_seen} samples{named}{_unlike(probe)}"
+    return why, f"{_ROW}, padded; {_NONE}"
 
 
 def _symbol(probe: Probe, name: str) -> str:

@@ -30,11 +30,7 @@ def opset_of(model: Any) -> int:
 
 
 def load_checked(path: Path) -> Any:
-    """Return the ModelProto with its weights.
-
-    Raises:
-        StageError: stage 'onnx': the file is truncated, a weights file is missing, or onnx.checker in full mode refuses it.
-    """
+    """Return the ModelProto with its weights; raises StageError if it or a weights file is incomplete, or onnx.checker refuses it."""
     import onnx
 
     try:
@@ -64,11 +60,7 @@ def rewrite(model: Any, path: Path) -> None:
 
 
 def check_opset(model: Any, requested: int, where: str, newest: int) -> int:
-    """Return the opset of the graph.
-
-    Raises:
-        StageError: It is not the requested one, or newer than the target supports.
-    """
+    """Return the opset of the graph; raises StageError if it is not the requested one, or newer than the target supports."""
     found = opset_of(model)
     if requested and found != requested:
         why = f"{requested} was requested; the exporter left the graph at {found} because it cannot convert it down"

@@ -47,11 +47,7 @@ def location_of(tensor: Any) -> str:
 
 
 def check(path: Path) -> None:
-    """Refuse locations outside the graph's folder and files that are missing.
-
-    Raises:
-        StageError: stage 'onnx', with one fault per location.
-    """
+    """Refuse missing files and locations outside the graph's folder; raises StageError with one fault per location."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
@@ -70,10 +66,8 @@ def _fault(path: Path, place: str, tensor: str) -> Fault | None:
     if not file.is_file():
         return Fault(f"the weights file {file} is missing", str(path), why, "copy it beside the graph, under that name")
     if file.is_symlink():
-        fix = "replace the link by a copy of the file"
-        return Fault(
-            f"the weights file {file} is a symbolic link", str(path), f"{why}, which ONNX does not follow", fix
-        )
+        fix, why = "replace the link by a copy of the file", f"{why}, which ONNX does not follow"
+        return Fault(f"the weights file {file} is a symbolic link", str(path), why, fix)
     return None
 
 

@@ -44,11 +44,7 @@ def given(graph: Any) -> list[Any]:
 
 
 def inputs(model: Any) -> list[TensorSpec]:
-    """Return the inputs that a caller gives, -1 for each free axis.
-
-    Raises:
-        KeyError: Triton has no such type.
-    """
+    """Return the inputs that a caller gives, -1 for each free axis; raises KeyError if Triton has no such type."""
     import onnx
 
     kinds = [(item.name, item.type.tensor_type) for item in given(model.graph)]

@@ -26,15 +26,7 @@ DATA_MAX = 512.0  # AutoCast's own default: larger inputs or outputs keep a node
 
 
 def convert(source: Path, precision: str, golden: Golden, keep: Sequence[str], size: int) -> Any:
-    """Return the cast graph.
-
-    Args:
-        source: FP32 ONNX file.
-        precision: ``fp16`` or ``bf16``.
-        golden: Real inputs.
-        keep: Names of nodes that stay in FP32.
-        size: Batch size that the graph takes.
-    """
+    """Return the cast graph; nodes named in `keep` stay in FP32, `size` is the batch size that the graph takes."""
     library = importlib.import_module("modelopt.onnx.autocast")
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "inputs.npz"

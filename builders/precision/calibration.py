@@ -31,11 +31,7 @@ FILE, NOTES = "calibration.npz", "calibration.json"
 
 
 def ensure(job: Job) -> Path:
-    """Return the file of calibration samples, made now if the export has none or another number was requested.
-
-    Raises:
-        StageError: stage 'export': there are none, or one does not fit the others.
-    """
+    """Return the file of calibration samples, made now if the export has none or another number was requested; raises StageError."""
     folder = job.export_folder
     requested = (read_json(folder / NOTES) or {}).get("requested")
     if not (folder / FILE).exists() or requested != job.model.samples.calibration:
@@ -48,16 +44,11 @@ def ensure(job: Job) -> Path:
 
 
 def warnings(job: Job) -> list[str]:
-    """Return the warnings about the calibration samples that were made."""
     return list((read_json(job.export_folder / NOTES) or {}).get("warnings", []))
 
 
 def write(job: Job, source: Source, samples: Samples, golden: Sequence[Sample], folder: Path) -> None:
-    """Write the calibration samples: no duplicates, no golden samples.
-
-    Raises:
-        StageError: stage 'export': none is left for a precision that needs them, or one does not fit the golden samples.
-    """
+    """Write the calibration samples, without duplicates and golden ones; raises StageError if none is left or one does not fit."""
     known = {fingerprint(sample) for sample in golden}
     found: dict[str, Sample] = {}
     constant = saturated = 0

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from builders import answers
-from builders.graphs import batch_axis
 from builders.stage import Job
 from planwright.errors import Fault, StageError
 from planwright.golden import Golden
@@ -28,11 +28,7 @@ MASK = 1e30  # attention masks add the lowest float on purpose; they are clamped
 
 
 def convert(job: Job, source: Path, target: Path) -> Mapping[str, Any]:
-    """Write the graph at the model's precision and check it against the golden answers.
-
-    Raises:
-        StageError: stage 'graph': no calibration data, a value out of range, a TensorRT too old, or wrong answers.
-    """
+    """Write the graph at the model's precision; raises StageError if that is not possible or it misses the golden answers."""
     precision = job.model.precision
     _require_version(job)
     if precision == "int8":
@@ -67,13 +63,10 @@ def _check_answers(job: Job, target: Path) -> None:
     # not ALL: onnxruntime (1.31) segfaults on some FP16 graphs. Not EXTENDED for FP8: it drops the Relu before a Q, as if FP8's zero
     # were its lowest value, which gives wrong answers, or makes integer operators that refuse FP8
     engine = OrtEngine(target, level="basic" if job.model.precision == "fp8" else "extended")
-    golden = Golden.load(job.export_folder / "golden.npz")
-    tolerances = {name: job.model.tolerance(name) for name in golden.groups[0].outputs}
-    size = batch_axis.run_size(job.model.batch, engine.inputs)
-    checks = answers.check_batches(engine.run, golden, tolerances, [size])
+    checks = answers.check_engine(job, engine, Golden.load(job.export_folder / "golden.npz"))
     what, fix = f"{job.model.name} in {job.model.precision}", answers.precision_fix(job.model)
     command = job.model.build_command("--from", "graph", "--until", "graph")
-    answers.require("graph", what, checks, lambda output: job.model.where("accept", output), command, fix)
+    answers.require("graph", what, checks, partial(job.model.where, "accept"), command, fix)
 
 
 def _low_float(job: Job, source: Path, target: Path) -> dict[str, Any]:

@@ -28,18 +28,13 @@ LEAST_CHANNELS, MOST_TAPS = 16, 32  # limits of the FP8 kernels, the same as in 
 
 
 def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
-    """Write the Q/DQ graph of the model.
-
-    Raises:
-        StageError: stage 'graph': no node of the model can run in FP8.
-    """
+    """Write the Q/DQ graph of the model; raises StageError if no node of it can run in FP8."""
     import onnx
 
     from builders.graphs.check import opset_of, rewrite
 
-    with int8.prepared(
-        source, target.parent
-    ) as graph:  # the graph that INT8 calibrates, so that its ranges can be used
+    # the graph that INT8 calibrates, so that its ranges can be used
+    with int8.prepared(source, target.parent) as graph:
         if not int8.weighted_nodes(graph):
             raise StageError("graph", _nothing(job))
         ranges = int8.calibrate(job, graph)
@@ -49,23 +44,12 @@ def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
         raise StageError("graph", _nothing(job))
     onnx.checker.check_model(model, full_check=True)
     rewrite(model, target)
-    return {
-        "calibration": job.model.calibration.method,
-        "ranges": ranges.stem,
-        "qdq_pairs": pairs,
-        "kept_high": kept,
-        "opset": opset_of(model),
-    }
+    method = {"calibration": job.model.calibration.method, "ranges": ranges.stem}
+    return {**method, "qdq_pairs": pairs, "kept_high": kept, "opset": opset_of(model)}
 
 
 def quantize(model: Any, highest: Mapping[str, float], keep: Collection[str]) -> tuple[int, list[str]]:
-    """Add the pairs in place; return their number and the weighted nodes that stay in FP32.
-
-    Args:
-        model: ModelProto at opset 19 or later.
-        highest: Activation -> largest magnitude on calibration data; a node without one is skipped.
-        keep: Nodes that stay in FP32.
-    """
+    """Add the pairs in place; return their number and the weighted nodes that stay in FP32: those in `keep` or without a peak in `highest`."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     done: set[str] = set()
@@ -123,11 +107,7 @@ def _pair(graph: Any, name: str, scale: float) -> list[Any]:
 
 
 def _raised(job: Job, model: Any) -> Any:
-    """Return the model at an opset and IR version that support FP8.
-
-    Raises:
-        StageError: stage 'graph': an operator has no newer version.
-    """
+    """Return the model at an opset and IR version that support FP8; raises StageError if an operator has no newer version."""
     import onnx
 
     from builders.graphs.check import opset_of
@@ -135,11 +115,8 @@ def _raised(job: Job, model: Any) -> Any:
     try:
         raised = model if opset_of(model) >= OPSET else onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises unrelated classes
-        where = job.model.where("export", "opset")
-        fault = Fault(
-            f"the graph cannot be converted to opset {OPSET}", where, str(error), f"set export.opset to {OPSET}"
-        )
-        raise StageError("graph", fault) from None
+        what, fix = f"the graph cannot be converted to opset {OPSET}", f"set export.opset to {OPSET}"
+        raise StageError("graph", Fault(what, job.model.where("export", "opset"), str(error), fix)) from None
     raised.ir_version = max(raised.ir_version, IR_VERSION)
     return raised
 

@@ -39,30 +39,20 @@ CALIBRATED = [*WEIGHTED, *POOLS]  # more tensors than are quantized by weight: r
 
 
 def convert(job: Job, source: Path, target: Path) -> dict[str, Any]:
-    """Write the Q/DQ graph of the model.
-
-    Raises:
-        StageError: stage 'graph': no node of the model can run in INT8.
-    """
+    """Write the Q/DQ graph of the model; raises StageError if no node of it can run in INT8."""
     with prepared(source, target.parent) as graph:
         keep = matching(graph, job.model.keep_fp32)
         if not set(weighted_nodes(graph)) - set(keep):  # the calibrator fails if there is nothing to calibrate
             raise StageError("graph", _nothing(job, keep))
         ranges = calibrate(job, graph)
         pairs, residual = quantize(job, graph, ranges, target, keep)
-    return {
-        "calibration": job.model.calibration.method,
-        "ranges": ranges.stem,
-        "qdq_pairs": pairs,
-        "skip_edges": residual,
-        "kept_high": keep,
-    }
+    method = {"calibration": job.model.calibration.method, "ranges": ranges.stem}
+    return {**method, "qdq_pairs": pairs, "skip_edges": residual, "kept_high": keep}
 
 
 def _nothing(job: Job, keep: Collection[str]) -> Fault:
-    why = f"the graph has no {', '.join(WEIGHTED[:-1])} or {WEIGHTED[-1]} with weights" + (
-        " except those in keep_fp32" if keep else ""
-    )
+    others = " except those in keep_fp32" if keep else ""
+    why = f"the graph has no {', '.join(WEIGHTED[:-1])} or {WEIGHTED[-1]} with weights{others}"
     fix = "use fp32 or fp16: an INT8 engine would compute the same as FP32"
     return Fault(f"no node of {job.model.name} can run in INT8", job.model.where("precision"), why, fix)
 
@@ -94,9 +84,8 @@ def weighted_nodes(graph: Path) -> list[str]:
     import onnx
 
     left = set(_products_of_activations(graph))
-    return [
-        node.name for node in onnx.load(str(graph)).graph.node if node.op_type in WEIGHTED and node.name not in left
-    ]
+    nodes = onnx.load(str(graph)).graph.node
+    return [node.name for node in nodes if node.op_type in WEIGHTED and node.name not in left]
 
 
 def matching(graph: Path, patterns: Sequence[str]) -> list[str]:
@@ -168,13 +157,8 @@ def calibrate(job: Job, graph: Path) -> Path:
 
     file = calibration.ensure(job)
     samples = Golden.load(file)
-    parts = {
-        "graph": job.cache.of(graph, read=True),
-        "samples": job.cache.of(file),
-        "method": job.model.calibration.method,
-        "operators": CALIBRATED,
-        "holds": "ranges",
-    }
+    parts: dict[str, Any] = {"graph": job.cache.of(graph, read=True), "samples": job.cache.of(file)}
+    parts |= {"method": job.model.calibration.method, "operators": CALIBRATED, "holds": "ranges"}
     cache = job.build / "calibration" / f"{digest(parts)}.json"
     if cache.exists():
         return cache
@@ -211,12 +195,7 @@ class _OneChunk:
 
 
 def quantize_residuals(model: Any, peaks: Mapping[str, float]) -> int:
-    """Add the pairs in place and return how many edges they quantize.
-
-    Args:
-        model: ModelProto with Q/DQ pairs.
-        peaks: Tensor -> largest magnitude on calibration data; a tensor without one is skipped.
-    """
+    """Add the pairs in place, except for tensors without a peak on calibration data; return how many edges they quantize."""
     graph = model.graph
     producers = {output: node for node in graph.node for output in node.output}
     pairs = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
@@ -272,20 +251,14 @@ def _quantize_input(graph: Any, node: Any, index: int, pairs: dict[str, Any], pe
     name = node.input[index]
     present = pairs.get(name)
     if present is not None:
-        consumers = [
-            other for other in graph.node if present.output[0] in other.input and other.op_type == "DequantizeLinear"
-        ]
-        node.input[index] = consumers[0].output[0]
+        readers = (other for other in graph.node if present.output[0] in other.input)
+        node.input[index] = next(other.output[0] for other in readers if other.op_type == "DequantizeLinear")
         return 1
     if not peaks.get(name):
         return 0
     zero = onnx.numpy_helper.from_array(np.array(0, np.int8), f"{name}__zero")
     quantize_node, dequantize = qdq_pair(graph, name, peaks[name] / INT8_MAX, zero)
-    place = next(
-        i
-        for i, other in enumerate(graph.node)
-        if other is node or other.name == node.name and list(other.output) == list(node.output)
-    )
+    place = next(i for i, other in enumerate(graph.node) if other.name == node.name and other.output == node.output)
     graph.node.insert(place, dequantize)
     graph.node.insert(place, quantize_node)
     # insert copies the message, and the pair may serve another edge

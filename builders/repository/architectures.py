@@ -18,19 +18,13 @@ from planwright.errors import Fault, StageError
 
 def names(job: Job) -> dict[str, str]:
     """Return compute capability -> file name in the version folder; empty where config.yaml names no architectures."""
+    found = {each: f"model.sm{each.replace('.', '')}.plan" for each in job.model.compile.architectures}
     own = job.target.versions().get("compute_capability", "")
-    return {
-        each: job.target.filename if each == own else f"model.sm{each.replace('.', '')}.plan"
-        for each in job.model.compile.architectures
-    }
+    return found | ({own: job.target.filename} if own in found else {})
 
 
 def others(job: Job) -> dict[str, Path]:
-    """Return file name -> plan for every architecture but this machine's.
-
-    Raises:
-        StageError: stage 'publish': a plan is missing, or has other inputs or outputs than this machine's.
-    """
+    """Return file name → plan for all other architectures; raises StageError if one is missing or has other tensors than this one's."""
     found, faults = {}, []
     for capability, name in names(job).items():
         if name == job.target.filename:

@@ -7,7 +7,7 @@ Out     one `Finding` per disagreement, with both places named.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,6 @@ class Finding:
     where: str
     why: str
     fix: str
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def lint(jobs: Iterable[Job], repository: Path) -> Iterator[Finding]:
@@ -114,9 +111,8 @@ class _Model:
         for item in declared:
             tensor = known.pop(item.name, None)
             if tensor is None:
-                yield self._found(
-                    f"config.pbtxt has {kind} '{item.name}'", self.path, "the engine has none of that name"
-                )
+                why = "the engine has none of that name"
+                yield self._found(f"config.pbtxt has {kind} '{item.name}'", self.path, why)
                 continue
             own = item.reshape.shape if item.HasField("reshape") or not tensor.shape else item.dims
             dims = [-1, *own] if config.max_batch_size else list(own)

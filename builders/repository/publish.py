@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builders.graphs import batch_axis
 from builders.repository import architectures, config_pbtxt, revisions, serve_check
 from builders.repository import versions as repository_versions
 from builders.repository.revisions import Revision
 from builders.repository.trial import FLAG, TrialServer
 from builders.repository.versions import Published
 from builders.stage import Job, installed, record_of
-from builders.stages.compile import batch_kind, read_tensors
+from builders.stages.compile import read_tensors
 from planwright import __version__
 from planwright.config_pbtxt import parse, specific
 from planwright.errors import Fault, MachineError
@@ -39,11 +40,7 @@ Proof = dict[str, Any]
 class PublishResult:
     """What publishing did: 'published' (new version), 'served' (adopted one), 'config' (policy only) or 'kept'.
 
-    Attributes:
-        action: One of these.
-        version: The newest version that is served.
-        removed: Versions that were pruned.
-        proof: What the trial load found; None where nothing changed.
+    `version` is the newest one served, `removed` were pruned; `proof` is what the trial load found, None if nothing changed.
     """
 
     action: str
@@ -69,11 +66,7 @@ class Parts:
 
 
 def plan(job: Job) -> str:
-    """Return what `publish` would do, for ``--plan``.
-
-    Raises:
-        SpecError: `serve` does not fit the engine.
-    """
+    """Return what `publish` would do, for ``--plan``; raises SpecError if `serve` does not fit the engine."""
     serve_check.check(job)
     published = Published(job.repository / job.model.name)
     parts = _parts(job, read=False)
@@ -87,12 +80,7 @@ def plan(job: Job) -> str:
 
 
 def current(job: Job, *, tried: bool = True) -> bool:
-    """True where the repository already serves exactly this, judged by remembered hashes.
-
-    Args:
-        job: The model's build.
-        tried: Whether a server must have loaded it before it was published.
-    """
+    """Return True if the repository serves exactly this, by remembered hashes, and with `tried` if a server loaded it before."""
     published = Published(job.repository / job.model.name)
     served = published.served()
     if not served:
@@ -118,13 +106,12 @@ def publish(job: Job, trial: TrialServer) -> PublishResult:
     parts = _parts(job, read=True)
     try:
         version = published.find(parts.identity)
-        action = "kept" if version in published.served() else "served"
-        proof: Proof | None
+        action = "published" if version is None else "kept" if version in published.served() else "served"
+        proof: Proof | None = None
         if version is None:
             version, proof = _new_version(job, published, parts, trial)
-            action, body = "published", _render(job, parts, _served(job, published, version))
-        else:
-            body = _render(job, parts, _served(job, published, version))
+        body = _render(job, parts, _served(job, published, version))
+        if proof is None:
             proof = _proof_of(job, published, body, trial)
         changed = _serve(published, body, proof)
         removed = repository_versions.prune(published, max(job.model.keep_versions, job.model.versions))
@@ -189,7 +176,7 @@ def _render(job: Job, parts: Parts, versions: list[int]) -> str:
     inputs, outputs = read_tensors(job.compile_folder)
     labels: dict[str, list[str]] = read_json(job.export_folder / "labels.json") or {}
     named = {output: f"{versions[-1]}/{_label_file(labels, output)}" for output in labels}
-    return config_pbtxt.render(job, inputs, outputs, versions, named)
+    return config_pbtxt.printed(config_pbtxt.message(job, inputs, outputs, versions, named))
 
 
 def _new_version(job: Job, published: Published, parts: Parts, trial: TrialServer) -> tuple[int, Proof]:
@@ -202,7 +189,7 @@ def _new_version(job: Job, published: Published, parts: Parts, trial: TrialServe
         served = _served(job, published, version)
         body = _render(job, parts, served)
         proof = trial.prove(job, body, {v: folder if v == version else published.folder / str(v) for v in served})
-        _write_record(folder, {**published_record(folder), "trial_load": proof})
+        _write_record(folder, {**read_json(folder / BUILD), "trial_load": proof})
         if first:
             revisions.write(staging, Revision(body, tried=proof.get("skipped") != FLAG))
             staging.rename(published.folder)
@@ -233,8 +220,10 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str, Any]:
     """Return build.json: what was built from what, by what, and how accurate it is."""
     inputs, outputs = read_tensors(job.compile_folder)
-    records = {name: record_of(path) for name, path in _folders(job).items()}
-    kind = batch_kind(job, inputs)
+    folders = {"export": job.export_folder, "graph": job.graph_folder, "compile": job.compile_folder}
+    records = {name: record_of(path) for name, path in {**folders, "verify": job.verify_folder}.items()}
+    results = {name: record.get("result", {}) for name, record in records.items()}
+    kind = batch_axis.kind(job.model.batch, inputs)
     return {
         "model": job.model.name,
         "version": version,
@@ -244,36 +233,16 @@ def build_record(job: Job, parts: Parts, version: int, folder: Path) -> dict[str
         "target": job.target.name,
         "precision": job.model.precision,
         "source": job.model.source,
-        "weights": records["export"].get("result", {}).get("weights", "real"),
+        "weights": results["export"].get("weights", "real"),
         "batch": {"kind": kind, "max": job.model.batch.largest if kind != "none" else 0},
         "inputs": [tensor.as_dict() for tensor in inputs],
         "outputs": [tensor.as_dict() for tensor in outputs],
         "tolerances": parts.tolerances,
         "slo": job.model.slo.model_dump(exclude_none=True),
-        "checks": records["verify"].get("result", {}),
-        "realised": records["compile"].get("result", {}).get("realised", {}),
-        "warnings": [
-            text for stage in ("export", "graph") for text in records[stage].get("result", {}).get("warnings", [])
-        ],
+        "checks": results["verify"],
+        "realised": results["compile"].get("realised", {}),
+        "warnings": [*results["export"].get("warnings", []), *results["graph"].get("warnings", [])],
         "hashes": {file.name: job.cache.of(file, read=True) for file in sorted(folder.iterdir())},
-        "versions": {
-            "python": platform.python_version(),
-            **job.target.versions(),
-            **installed("tritonclient", "numpy"),
-        },
+        "versions": {"python": platform.python_version()} | job.target.versions() | installed("tritonclient", "numpy"),
         "stages": {name: {k: v for k, v in record.items() if k != "result"} for name, record in records.items()},
     }
-
-
-def _folders(job: Job) -> dict[str, Path]:
-    return {
-        "export": job.export_folder,
-        "graph": job.graph_folder,
-        "compile": job.compile_folder,
-        "verify": job.verify_folder,
-    }
-
-
-def published_record(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / BUILD).read_text())
-    return record

@@ -22,14 +22,7 @@ from planwright.integrity import CONFIG
 
 @dataclass(frozen=True)
 class RollbackResult:
-    """What a rollback did.
-
-    Attributes:
-        model: The model.
-        before: Version that was served.
-        now: Version that is served.
-        fields: Fields of config.pbtxt that are other than before.
-    """
+    """What a rollback did: the versions served before and now, and the fields of config.pbtxt that changed."""
 
     model: str
     before: int
@@ -46,21 +39,15 @@ class RollbackResult:
 
 
 def rollback(repository: Path, model: str) -> RollbackResult:
-    """Serve what was served before the last publish.
-
-    Raises:
-        SpecError: No such model (exit 2).
-        PlanwrightError: Nothing older is whole, or config.pbtxt, which names it, is gone (exit 1).
-    """
+    """Serve what was served before the last publish; raises SpecError for an unknown model, PlanwrightError if nothing older is whole."""
     published = Published(repository / model)
     if not published.exists:
         if integrity.published(published.folder):
             lost = integrity.config_damage(published.folder, ())
             raise PlanwrightError(*(integrity.fault(model, each) for each in lost))
         known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
-        raise SpecError(
-            Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known))
-        )
+        what = f"there is no published model '{model}'"
+        raise SpecError(Fault(what, str(repository), fix=did_you_mean(model, known)))
     now = revisions.read(published.folder)
     before, config = published.served(), published.config()
     state = now.earlier() if now is not None else None
@@ -84,8 +71,7 @@ def _differing(before: Any, now: Any) -> list[str]:
 
 def _stuck(published: Published, older: bool) -> Fault:
     served = published.served()
-    why = f"versions on disk: {', '.join(map(str, published.versions()))}; " + (
-        "none of the older ones is whole" if older else "none is older"
-    )
+    none = "none of the older ones is whole" if older else "none is older"
+    why = f"versions on disk: {', '.join(map(str, published.versions()))}; {none}"
     what = f"{published.folder.name} cannot go back from version {served[-1] if served else 0}"
     return Fault(what, str(published.folder), why, "build the earlier state again from its config.yaml")

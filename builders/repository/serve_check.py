@@ -22,26 +22,15 @@ from planwright.tensors import TensorSpec, datatype_from_config
 _WORDS = {
     "model_warmup": ("warmup", "warm-up"),
     "instance_group": ("instance group", "gpu id"),
-    "dynamic_batching": (
-        "dynamic batching",
-        "priority",
-        "queue policy",
-        "preserve_ordering",
-        "timeout expired",
-        "queue size",
-    ),
+    "dynamic_batching": ("dynamic batching", "priority", "queue policy", "preserve_ordering", "timeout expired", "queue size"),
     "sequence_batching": ("sequence batching", "sequence slot"),
     "response_cache": ("response cache",),
     "optimization": ("execution accelerator", "cuda graph"),
-}
+}  # fmt: skip
 
 
 def check(job: Job) -> None:
-    """Refuse what only the engine's tensors show to be wrong.
-
-    Raises:
-        SpecError: Every such line of config.yaml (exit 2).
-    """
+    """Refuse what only the engine's tensors show to be wrong; raises SpecError with every such line of config.yaml (exit 2)."""
     from tritonclient.grpc import model_config_pb2
 
     model, (inputs, outputs) = job.model, read_tensors(job.compile_folder)

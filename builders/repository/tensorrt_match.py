@@ -16,11 +16,7 @@ PACKAGED_PARTS = 3  # up to 10.7 the package index names three parts of the vers
 
 
 def check(job: Job) -> None:
-    """Refuse a plan that the server would refuse.
-
-    Raises:
-        StageError: stage 'publish'; both versions are named (exit 1).
-    """
+    """Refuse a plan that the server would refuse; raises StageError that names both versions."""
     if job.target.name != "tensorrt" or job.server.tensorrt is None:
         return
     here, there = job.target.versions()["tensorrt"], job.server.tensorrt

@@ -22,9 +22,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from builders.repository import config_pbtxt, serve_check
@@ -72,18 +71,16 @@ class GoldenCheck:
         self._process.communicate()
 
     def check(self, model: str, repository: Path, server_file: Path) -> int:
-        """Send golden samples at batch 1 and max over HTTP; returns how many checks passed.
-
-        Raises:
-            UnansweredError: An answer is wrong or missing, or there is none within an hour.
-        """
+        """Send golden samples at batch 1 and max over HTTP; return how many checks passed, or raise UnansweredError."""
         words = ["validate", model, "--json", "--transport", "http", "--batch", "1", "--batch", "max", "--trust-repository",
                  "--repository", str(repository.resolve()), "--server-file", str(server_file.resolve())]  # fmt: skip
         try:
             out, err = self._process.communicate(json.dumps(words) + "\n", timeout=ANSWER_S)
         except subprocess.TimeoutExpired:
             raise UnansweredError(f"no answer within {ANSWER_S:g} s") from None
-        document = _document(out)
+        document: dict[str, Any] = {}
+        with suppress(json.JSONDecodeError):
+            document = json.loads(out)
         rows = document.get("rows", [])
         bad = next((row for row in rows if row["verdict"] in ("WRONG", "FAILED")), None)
         if bad is not None:
@@ -94,21 +91,8 @@ class GoldenCheck:
         return len(rows)
 
 
-def _document(text: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError:
-        return {}
-    return found
-
-
 class TrialServer:
-    """The trial server of one command; it is started when it is first needed.
-
-    Args:
-        build: Folder of intermediate files, on the same disk as what is linked.
-        wanted: False under ``--no-trial-load``.
-    """
+    """The trial server of one command, started when first needed; `build` must be on the same disk as what is linked."""
 
     def __init__(self, build: Path, *, wanted: bool = True) -> None:
         self._build, self.wanted = build, wanted
@@ -121,9 +105,7 @@ class TrialServer:
     def __enter__(self) -> TrialServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._golden is not None:
             self._golden.close()
         self._stop()
@@ -141,12 +123,7 @@ class TrialServer:
             self._golden = GoldenCheck()
 
     def prove(self, job: Job, text: str, versions: Mapping[int, Path]) -> dict[str, Any]:
-        """Load a model and let it answer golden samples at batch 1 and max.
-
-        Args:
-            job: The model's build.
-            text: config.pbtxt.
-            versions: Version → folder with its files.
+        """Load a model and let it answer golden samples at batch 1 and max; `text` is its config.pbtxt, `versions` has their folders.
 
         Returns:
             A JSON value for build.json; ``skipped`` says why nothing was loaded.
@@ -175,9 +152,8 @@ class TrialServer:
         pool = [f"--cuda-memory-pool-byte-size=0:{_POOL_BYTES}"] if devices() else []
         flags = ["--model-control-mode=explicit", "--model-repository", str(self._folder / "repository"),
                  "--exit-timeout-secs=0", "--allow-grpc=false", *pool]  # fmt: skip
-        return self._stack.enter_context(
-            own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
-        )
+        server = own_server(*flags, file=self._folder / "server.json", log=self._folder / "serving.txt")
+        return self._stack.enter_context(server)
 
     def _server(self, job: Job) -> ServerInfo:
         assert self._starting is not None
@@ -193,12 +169,11 @@ class TrialServer:
         except UnreachableError as error:
             why = f"the server ended while it loaded the model ({error}): {_log_tail(server)}"
             self._stop()
-            raise StageError("serve", _refused(job, why)) from None
+            raise _failed(job, "does not load in the server found here", why) from None
         except RefusedError as error:
-            raise StageError("serve", _refused(job, str(error))) from None
+            raise _failed(job, "does not load in the server found here", str(error)) from None
 
     def _check(self, job: Job, server: ServerInfo) -> int:
-        """Return how many checks passed."""
         answers, self._golden = self._golden or GoldenCheck(), None
         try:
             return answers.check(job.model.name, self._folder / "repository", self._folder / "server.json")
@@ -206,7 +181,8 @@ class TrialServer:
             why = str(error)
             if ServerInfo.read(self._folder / "server.json") is None:
                 why = f"the server ended while it answered: {_log_tail(server)}"
-            raise StageError("serve", _unanswered(job, why)) from None
+            failure = "loads in the server found here, and does not answer its golden samples"
+            raise _failed(job, failure, why) from None
         finally:
             answers.close()
 
@@ -287,20 +263,12 @@ def _no_server(job: Job, error: MachineError) -> Fault:
     fault = error.faults[0]
     fix = f"make setup; or publish without it: {job.model.build_command('--no-trial-load')}"
     why = "\n".join(filter(None, [fault.what, fault.why]))
-    return Fault(
-        "the trial load needs a server, and none starts here", why=why, fix=fix, check="python -m serving --help"
-    )
+    what = "the trial load needs a server, and none starts here"
+    return Fault(what, why=why, fix=fix, check="python -m serving --help")
 
 
-def _refused(job: Job, why: str) -> Fault:
-    what = f"{job.model.name} does not load in the server found here; nothing was published"
-    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
-
-
-def _unanswered(job: Job, why: str) -> Fault:
-    what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
-    return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
-
-
-def _fix(job: Job) -> str:
-    return f"correct config.yaml according to the server's message; or publish it as it is: {job.model.build_command('--no-trial-load')}"
+def _failed(job: Job, failure: str, why: str) -> StageError:
+    anyway = job.model.build_command("--no-trial-load")
+    fix = f"correct config.yaml according to the server's message; or publish it as it is: {anyway}"
+    what = f"{job.model.name} {failure}; nothing was published"
+    return StageError("serve", Fault(what, serve_check.place_of(job.model, why), why, fix, job.model.build_command()))

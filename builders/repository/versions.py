@@ -10,6 +10,7 @@ kill at any instant leaves the repository as it was or fully new.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -71,11 +72,7 @@ class Published:
 
 
 def staging(build: Path, repository: Path, model: str) -> Path:
-    """Return a fresh folder for assembly, proved to be on the repository's file system.
-
-    Raises:
-        MachineError: Not writable, no space, or on another file system, where a rename would not be atomic.
-    """
+    """Return a fresh folder for assembly; raises MachineError if it is not writable or a rename into the repository is not atomic."""
     folder = build / ".staging" / f"{model}-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -91,8 +88,6 @@ def staging(build: Path, repository: Path, model: str) -> Path:
 
 
 def _unwritable(build: Path, repository: Path, error: OSError) -> Fault:
-    import errno
-
     if error.errno == errno.EXDEV:
         why = f"{build} and {repository} are on different file systems, so a version could be seen half written"
         fix = "put the build folder on the same disk (--build)"

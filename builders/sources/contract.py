@@ -26,11 +26,7 @@ STAGE = {"reference": "torch"}  # of functions whose errors are not the export's
 
 
 def model_class(module: ModuleType, base: type, blame: Blame) -> type[Any]:
-    """Return the class ``Model`` of a zoo file.
-
-    Raises:
-        StageError: There is none, it is not a `Source`, or it lacks a function.
-    """
+    """Return the class ``Model`` of a zoo file; raises StageError if there is none, or it is not a complete `Source`."""
     found = getattr(module, "Model", None)
     here = [item for item in vars(module).values() if inspect.isclass(item) and item.__module__ == module.__name__]
     if found is None:

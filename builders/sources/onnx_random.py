@@ -25,24 +25,7 @@ FREE_AXIS = 8  # default size of a free axis
 HIGH = {"i": 8, "u": 256}
 SEED = 17
 # besides the graph's own words: letters of one, two, three and four bytes
-WORDS = [
-    "yes",
-    "no",
-    "maybe",
-    "red",
-    "green",
-    "blue",
-    "größe",
-    "naïve",
-    "日本",
-    "東京",
-    "🙂",
-    "a-b",
-    "x1",
-    "Straße",
-    "ждать",
-    "né",
-]
+WORDS = ["yes", "no", "maybe", "red", "green", "blue", "größe", "naïve", "日本", "東京", "🙂", "a-b", "x1", "Straße", "ждать", "né"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,12 +47,13 @@ class RandomInput:
         return [axis for axis in self.axes if isinstance(axis, str)]
 
 
+Inputs = Sequence[RandomInput]
+
+
 class RandomSamples(Sequence[Sample]):
     """Samples that are made when they are accessed."""
 
-    def __init__(
-        self, inputs: Sequence[RandomInput], spec: ModelSpec, words: Sequence[str], numbers: Sequence[int]
-    ) -> None:
+    def __init__(self, inputs: Inputs, spec: ModelSpec, words: Sequence[str], numbers: Sequence[int]) -> None:
         self._inputs, self._numbers, self._words = inputs, numbers, words
         self._shapes, self._ranges = shapes(inputs, spec), ranges(inputs, spec)
 
@@ -112,7 +96,7 @@ def _texts(rng: np.random.Generator, words: Sequence[str], shape: tuple[int, ...
     return found.reshape(shape)
 
 
-def shapes(inputs: Sequence[RandomInput], spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+def shapes(inputs: Inputs, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return the shape of each input in a sample, with ``options.dims`` for its free axes.
 
     ``dims`` names an input (one size for all its free axes, or a list with one for each) or the symbol of an axis.
@@ -135,7 +119,7 @@ def _sizes(item: RandomInput, dims: Mapping[str, Any]) -> Iterator[int]:
         yield dims.get(str(axis), FREE_AXIS) if size is None else size
 
 
-def _dims_faults(inputs: Sequence[RandomInput], dims: Any, spec: ModelSpec) -> Iterator[Fault]:
+def _dims_faults(inputs: Inputs, dims: Any, spec: ModelSpec) -> Iterator[Fault]:
     if not isinstance(dims, Mapping):
         yield _fault(spec, "dims is not a mapping", ("dims",), "", "write dims: {H: 64, W: 96} or dims: {x: [64, 96]}")
         return
@@ -149,9 +133,8 @@ def _dims_faults(inputs: Sequence[RandomInput], dims: Any, spec: ModelSpec) -> I
             what = f"dims names '{name}', which is neither an input nor a free axis"
             yield _fault(spec, what, ("dims", name), why, fix)
         elif any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-            yield _fault(
-                spec, f"dims of '{name}' is {value!r}", ("dims", name), "", "write whole numbers of at least 1"
-            )
+            fix = "write whole numbers of at least 1"
+            yield _fault(spec, f"dims of '{name}' is {value!r}", ("dims", name), "", fix)
         elif isinstance(value, list) and len(value) != len(own[name].free):
             free = ", ".join(axis or "unnamed" for axis in own[name].free) or "none"
             what = f"dims of '{name}' has {len(value)} sizes, the input {len(own[name].free)} free axes"
@@ -159,7 +142,7 @@ def _dims_faults(inputs: Sequence[RandomInput], dims: Any, spec: ModelSpec) -> I
             yield _fault(spec, what, ("dims", name), why, fix)
 
 
-def ranges(inputs: Sequence[RandomInput], spec: ModelSpec) -> dict[str, tuple[float, float]]:
+def ranges(inputs: Inputs, spec: ModelSpec) -> dict[str, tuple[float, float]]:
     """Return ``options.ranges``: input -> (lowest, first above the highest).
 
     Raises:

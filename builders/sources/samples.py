@@ -77,23 +77,15 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def checked(found: Any, names: Sequence[str], where: str, check: str) -> tuple[Samples | None, list[Fault]]:
-    """Return usable samples, or None and what is wrong with `found`.
-
-    Args:
-        found: What `samples()` returned.
-        names: The model's inputs; if empty, those of the first golden sample.
-        where: Place of the faults.
-        check: Command of the faults.
-    """
+    """Return usable samples, or None and what is wrong; if `names` is empty, the inputs are those of the first golden sample."""
     if not isinstance(found, Samples):
         fix = "return Samples(calibration=[...], golden=[...]), from builders.sources.base import Samples"
         why = "the function ends without 'return'" if found is None else ""
         return None, [Fault(f"samples() returns {_described(found)}, not Samples", where, why, fix, check)]
-    parts = {"golden": found.golden, "test": found.test}
-    faults = [Fault(*fault, check) for fault in _faults(found, parts, names, where)]
+    faults = [Fault(*fault, check) for fault in _faults(found, names, where)]
     if faults:
         return None, faults
-    golden, test = ([native(sample) for sample in rows] for rows in parts.values())
+    golden, test = ([native(sample) for sample in rows] for rows in (found.golden, found.test))
     return replace(found, golden=golden, test=test), []
 
 
@@ -118,9 +110,8 @@ def _native(array: Array) -> Array:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
 
 
-def _faults(
-    found: Samples, parts: Mapping[str, Any], names: Sequence[str], where: str
-) -> Iterator[tuple[str, str, str, str]]:
+def _faults(found: Samples, names: Sequence[str], where: str) -> Iterator[tuple[str, str, str, str]]:
+    parts: dict[str, Any] = {"golden": found.golden, "test": found.test}
     for part, rows in {**parts, "calibration": found.calibration}.items():
         if not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
             yield f"{part} is {_described(rows)}", where, "samples need len() and an index", "make it a list"

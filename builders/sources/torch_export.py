@@ -29,21 +29,17 @@ def export(source: Source, module: Any, args: tuple[Any, ...], path: Path) -> No
     """Export with the exporter set in config.yaml."""
     import torch
 
-    common = {
-        "opset_version": source.spec.export.opset,
-        "input_names": list(source.input_names),
-        "output_names": list(source.output_names),
-    }
+    names = {"input_names": list(source.input_names), "output_names": list(source.output_names)}
+    common = {"opset_version": source.spec.export.opset, **names}
     if source.spec.export.exporter == "dynamo":
         free = [dict.fromkeys(axes(source, name), torch.export.Dim.DYNAMIC) for name in source.input_names]
         shapes = _like_arguments(module, free)
         large = sum(p.numel() * p.element_size() for p in module.parameters()) > INLINE_LIMIT_BYTES
-        torch.onnx.export(
-            module, args, str(path), dynamo=True, verbose=False, external_data=large, dynamic_shapes=shapes, **common
-        )
+        common |= {"verbose": False, "external_data": large, "dynamic_shapes": shapes}
+        torch.onnx.export(module, args, str(path), dynamo=True, **common)
     else:
-        names = (*source.input_names, *source.output_names)
-        named = {name: axes(source, name) for name in names if axes(source, name)}
+        tensors = (*source.input_names, *source.output_names)
+        named = {name: axes(source, name) for name in tensors if axes(source, name)}
         torch.onnx.export(module, args, str(path), dynamo=False, dynamic_axes=named, **common)
 
 

@@ -131,9 +131,7 @@ def nms(dets: Any, scores: Any, iou_threshold: float) -> Any:
     return order[torch.from_numpy(alive)]
 
 
-def roi_align(
-    features: Any, rois: Any, scale: float, height: int, width: int, sampling_ratio: int, aligned: bool
-) -> Any:
+def roi_align(features: Any, rois: Any, scale: float, height: int, width: int, samples: int, aligned: bool) -> Any:
     """Return ``(rois, channels, height, width)``: each region averaged into a grid.
 
     Args:
@@ -142,7 +140,7 @@ def roi_align(
         scale: From the image's coordinates to those of `features`.
         height: Rows of the grid.
         width: Columns of the grid.
-        sampling_ratio: Samples per cell and axis; if not positive, as many as the cell has rows or columns.
+        samples: Per cell and axis; if not positive, as many as the cell has rows or columns.
         aligned: True shifts coordinates by half a pixel.
     """
     regions = rois.detach().float().numpy()
@@ -150,8 +148,8 @@ def roi_align(
     inner = features.detach().permute(0, 2, 3, 1).contiguous()  # channels last: two matrix products per region
     found = inner.new_empty((len(regions), height, width, inner.shape[3]))
     for index, (x1, y1, x2, y2) in enumerate(corners):
-        top, rows = _weights(y1, y2, height, inner.shape[1], sampling_ratio, aligned)
-        left, columns = _weights(x1, x2, width, inner.shape[2], sampling_ratio, aligned)
+        top, rows = _weights(y1, y2, height, inner.shape[1], samples, aligned)
+        left, columns = _weights(x1, x2, width, inner.shape[2], samples, aligned)
         image = inner[int(regions[index, 0])]
         seen = image[top : top + rows.shape[1], left : left + columns.shape[1]]
         by_row = rows.to(inner) @ seen.flatten(1)
@@ -159,9 +157,7 @@ def roi_align(
     return found.permute(0, 3, 1, 2).contiguous()
 
 
-def roi_align_shape(
-    features: Any, rois: Any, scale: float, height: int, width: int, sampling_ratio: int, aligned: bool
-) -> Any:
+def roi_align_shape(features: Any, rois: Any, scale: float, height: int, width: int, *_: Any) -> Any:
     """Return an empty tensor of the shape that `roi_align` has."""
     return features.new_empty((rois.shape[0], features.shape[1], height, width))
 

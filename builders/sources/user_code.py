@@ -66,9 +66,7 @@ class Blame:
         """Return the StageError for a source that breaks its contract."""
         return StageError(stage, Fault(f"{self.source}: {what}", where, why, fix, self.check))
 
-    def error(
-        self, what: str, error: BaseException, *, stage: str = "export", fix: str = "", where: str = ""
-    ) -> StageError:
+    def error(self, what: str, error: BaseException, *, stage: str, fix: str = "", where: str = "") -> StageError:
         """Return the StageError for `error`, whose stack trace is added to the log; `fix` and `where` override what is derived from it."""
         place = self.record(error)
         seen = f"; the full stack trace is in {self.log}" if self.log else ""

@@ -41,13 +41,7 @@ _hooks: list[Any] = []
 
 
 def imported(start: Path, roots: Sequence[Path], is_users: Callable[[Path], bool]) -> list[Path]:
-    """Return the files that `start` imports.
-
-    Args:
-        start: The zoo file.
-        roots: Folders on Python's path with user modules: the checkout, the folder of a user's own file.
-        is_users: Returns whether a file counts.
-    """
+    """Return the files that `start` imports and `is_users` accepts; `roots` are folders on Python's path with user modules."""
     found: dict[Path, None] = {}
     ahead = [start]
     while ahead:
@@ -107,12 +101,7 @@ def _resolved(name: tuple[str, ...], roots: Sequence[Path]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def watched(code: Path, model: str = "") -> Iterator[None]:
-    """Record what is opened in this block.
-
-    Args:
-        code: The zoo file.
-        model: The model that it runs for; empty during the import, which all models of that file share.
-    """
+    """Record what zoo file `code` opens in this block for `model`; empty during the import, which all models of that file share."""
     if not _hooks:
         _hooks.append(_opened)
         sys.addaudithook(_opened)
@@ -125,14 +114,7 @@ def watched(code: Path, model: str = "") -> Iterator[None]:
 
 
 def opened_for(code: Path, model: str, root: Path, *others: Path) -> dict[str, Path]:
-    """Return the user's files that were read for a model, by their path from `root`.
-
-    Args:
-        code: The zoo file.
-        model: The model.
-        root: Folder of config.yaml.
-        others: Folders of Planwright's own output, whose files do not count.
-    """
+    """Return the user's files read for a model, by their path from `root`; those below `others`, Planwright's own output, do not count."""
     seen = [_seen.get((code, name), _Seen()) for name in ("", model)]
     written = {path for each in seen for path in each.written}
     paths = sorted({_source(path) for each in seen for path in each.read - written})

@@ -53,17 +53,8 @@ def read_tensors(folder: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
     return inputs, outputs
 
 
-def batch_kind(job: Job, inputs: list[TensorSpec] | tuple[TensorSpec, ...]) -> batch_axis.Kind:
-    """Return how the engine batches: 'dynamic', 'fixed' (pad and split) or 'none' (one request, one tensor set)."""
-    return batch_axis.kind(job.model.batch, inputs)
-
-
 def _check_batch(job: Job, engine: Engine) -> None:
-    """Refuse an engine that cannot batch as config.yaml says.
-
-    Raises:
-        StageError: Batching requested for an engine without a free batch axis, or another fixed batch than the engine's.
-    """
+    """Refuse an engine without the batch axis, or with another fixed batch, than config.yaml says; raises StageError."""
     model = job.model
     if model.batch.fixed is not None:
         other = [t for t in engine.inputs if not t.shape or t.shape[0] != model.batch.fixed]
@@ -73,14 +64,11 @@ def _check_batch(job: Job, engine: Engine) -> None:
             raise StageError("engine", Fault(what, model.where("batch", "fixed"), why, fix))
         return
     wants = model.batch.axis and (model.batch.given or "dynamic_batching" in model.serve)
-    if wants and batch_kind(job, engine.inputs) == "none":
+    if wants and batch_axis.kind(model.batch, engine.inputs) == "none":
         place = model.where("batch") if model.batch.given else model.where("serve", "dynamic_batching")
         fixed = next(t for t in engine.inputs if not t.shape or t.shape[0] != -1)
-        axis = (
-            f"axis 0 of input '{fixed.name}' is {fixed.shape[0]}"
-            if fixed.shape
-            else f"input '{fixed.name}' is a scalar"
-        )
+        named = f"input '{fixed.name}'"
+        axis = f"axis 0 of {named} is {fixed.shape[0]}" if fixed.shape else f"{named} is a scalar"
         fix = "write 'batch: none' and no dynamic_batching to serve it as it is, or export it with a free first axis"
         what, why = "batching requested for a model without a batch axis", f"{axis}; the engine declares {fixed}"
         raise StageError("engine", Fault(what, place, why, fix))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from builders.error_log import reason
 from builders.graphs.external_data import locations
 from builders.precision import calibration
 from builders.sources import user_files
-from builders.sources.base import Sample, Samples, Source, source_files
+from builders.sources.base import Samples, Source, source_files
 from builders.stage import Job, Stage, installed
 from builders.stages import golden_checks
 from planwright.errors import Fault, PlanwrightError, StageError
@@ -80,22 +80,15 @@ def _explaining_errors(job: Job, source: Source, path: Path) -> Iterator[None]:
 
 
 def _save_samples(folder: Path, source: Source, samples: Samples) -> None:
-    write_json(folder / "shapes.json", _shapes([*samples.golden, *samples.test, *_listed(samples)]))
+    # input -> the shape of every sample that costs nothing to make, from which TensorRT's profiles are derived
+    rows = [*samples.golden, *samples.test]
+    rows += samples.calibration if isinstance(samples.calibration, list | tuple) else ()
+    write_json(folder / "shapes.json", {name: [list(np.shape(row[name])) for row in rows] for name in rows[0]})
     if samples.test:
         truth = [{"truth": np.asarray(value)} for value in samples.truth]
         Golden(group_by_shape(samples.test, truth), {"batched": source.batched}).save(folder / "test.npz")
     if source.labels():
         (folder / "labels.json").write_text(json.dumps({k: list(v) for k, v in source.labels().items()}))
-
-
-def _listed(samples: Samples) -> Sequence[Sample]:
-    """Return the calibration samples if they cost nothing, being a list already."""
-    return samples.calibration if isinstance(samples.calibration, list | tuple) else ()
-
-
-def _shapes(samples: Sequence[Sample]) -> dict[str, list[list[int]]]:
-    """Return input -> the shape of every sample, from which TensorRT's profiles are derived."""
-    return {name: [list(np.shape(sample[name])) for sample in samples] for name in samples[0]}
 
 
 def _inputs(job: Job) -> dict[str, Path]:
@@ -165,13 +158,5 @@ def _spec_part(job: Job) -> dict[str, Any]:
 
 
 EXPORT = Stage(
-    name="export",
-    revision=3,
-    folder=lambda job: job.export_folder,
-    spec_part=_spec_part,
-    inputs=_inputs,
-    tools=_tools,
-    run=_run,
-    shared=True,
-    seen=Job.files_read,
+    "export", 3, lambda job: job.export_folder, _spec_part, _inputs, _tools, _run, shared=True, seen=Job.files_read
 )

@@ -36,11 +36,7 @@ EQUAL_SHARE = 0.05  # of the golden pairs; fewer need no warning
 
 
 def distinct(job: Job, samples: Samples) -> tuple[Samples, list[str]]:
-    """Return the samples with every golden one once, and a warning if some were repeated: equal answers hide a swap.
-
-    Raises:
-        StageError: stage 'export': fewer than two different golden samples are left.
-    """
+    """Return the samples with each golden one once, and a warning if some repeat: equal answers hide a swap. Raises StageError if only one is left."""
     golden = list({fingerprint(sample): sample for sample in reversed(samples.golden)}.values())[::-1]
     repeated = len(samples.golden) - len(golden)
     if len(golden) < LEAST_GOLDEN:
@@ -80,21 +76,19 @@ def _same(job: Job, golden: Sequence[Sample]) -> Callable[[str], Tolerance]:
 
 
 def reference_answers(job: Job, source: Source, samples: Sequence[Sample]) -> tuple[list[Sample], Golden, list[str]]:
-    """Run the original model on the golden samples.
-
-    Returns:
-        The samples that were used, the golden set, and a warning if it has fewer samples than were given.
+    """Return the golden samples that were used, the original model's answers, and a warning if some were left out.
 
     Raises:
         StageError: stage 'torch': an answer is NaN, so the weights or the preprocessing are wrong.
     """
     probe = probe_of(job, source, samples)
     first = _answer_of(source, samples[0], probe)
-    kept = [samples[i] for i in spread(len(samples), _affordable(samples[0], first, len(samples)))]
+    size = _size(samples[0]) + _size(first)
+    kept = [samples[i] for i in spread(len(samples), max(LEAST_GOLDEN, LIMIT_BYTES // max(size, 1)))]
     warnings = []
     if len(kept) < len(samples):
-        size = human_bytes(_size(samples[0]) + _size(first))
-        warnings.append(f"{len(kept)} of {len(samples)} golden samples used: one takes {size}, the limit for all is {human_bytes(LIMIT_BYTES)}")  # fmt: skip
+        limit = f"one takes {human_bytes(size)}, the limit for all is {human_bytes(LIMIT_BYTES)}"
+        warnings.append(f"{len(kept)} of {len(samples)} golden samples used: {limit}")
     rows = console.progress(job.line("export", "reference answers"), kept, len(kept))
     outputs = [_answer_of(source, sample, probe) for sample in rows]
     _require_numbers(job, kept, outputs)
@@ -111,10 +105,6 @@ def _answer_of(source: Source, sample: Sample, probe: batch_axis.Probe) -> Array
     return first_sample(answer)
 
 
-def _affordable(sample: Sample, answer: Arrays, count: int) -> int:
-    return min(count, max(LEAST_GOLDEN, LIMIT_BYTES // max(_size(sample) + _size(answer), 1)))
-
-
 def _size(arrays: Arrays) -> int:
     return sum(np.asarray(array).nbytes for array in arrays.values())
 
@@ -122,10 +112,8 @@ def _size(arrays: Arrays) -> int:
 def _require_numbers(job: Job, samples: Sequence[Sample], outputs: Sequence[Arrays]) -> None:
     """Refuse NaN, unless the sample holds NaN or infinity, which a model may pass on. -inf is an ordinary mask."""
     for name in outputs[0]:
-        broken = sum(
-            _has(np.isnan, answer[name]) and not _not_finite(sample)
-            for sample, answer in zip(samples, outputs, strict=True)
-        )
+        pairs = zip(samples, outputs, strict=True)
+        broken = sum(_has(np.isnan, answer[name]) and not _not_finite(sample) for sample, answer in pairs)
         if broken:
             why = f"{broken} of {len(outputs)} golden answers hold NaN, before any conversion; their samples hold no NaN or infinity"
             fix = "correct the weights or the preprocessing: the original model itself returns NaN"
@@ -135,11 +123,8 @@ def _require_numbers(job: Job, samples: Sequence[Sample], outputs: Sequence[Arra
 def _infinite(outputs: Sequence[Arrays]) -> list[str]:
     """Return a warning per output that is +inf, which is seldom intended."""
     counts = {name: sum(_has(np.isposinf, answer[name]) for answer in outputs) for name in outputs[0]}
-    return [
-        f"output '{name}' is infinite in {count} of {len(outputs)} golden answers"
-        for name, count in counts.items()
-        if count
-    ]
+    among = f"of {len(outputs)} golden answers"
+    return [f"output '{name}' is infinite in {count} {among}" for name, count in counts.items() if count]
 
 
 def _not_finite(sample: Sample) -> bool:
@@ -164,16 +149,13 @@ def check_file(job: Job, source: Source, path: Path, samples: Samples, golden: G
         batch_axis.check(probe, samples.golden, _probed(job, source))
     sizes = [0] if not source.batched else [fixed] if fixed else sorted({1, 3, job.model.batch.largest})
     _require_memory(job, golden, max(sizes))
-    answers.require(
-        "onnx",
-        "answers in a batch differ from answers alone" if foreign else "the ONNX file differs from the original model",
-        answers.check_batches(engine.run, golden, {name: tolerance(name) for name in golden.groups[0].outputs}, sizes),
-        lambda _: where,
-        command,
-        batch_axis.UNMIXED
-        if foreign
-        else "make the model compute the same with and without its exporter, or use the other exporter",
-    )
+    what, fix = "answers in a batch differ from answers alone", batch_axis.UNMIXED
+    if not foreign:
+        what = "the ONNX file differs from the original model"
+        fix = "make the model compute the same with and without its exporter, or use the other exporter"
+    tolerances = {name: tolerance(name) for name in golden.groups[0].outputs}
+    checks = answers.check_batches(engine.run, golden, tolerances, sizes)
+    answers.require("onnx", what, checks, lambda _: where, command, fix)
 
 
 def _require_memory(job: Job, golden: Golden, size: int) -> None:
@@ -188,11 +170,7 @@ def _require_memory(job: Job, golden: Golden, size: int) -> None:
 
 
 def check_distinct(job: Job) -> None:
-    """Fail if golden answers are too alike for a swapped one to be noticed.
-
-    Raises:
-        StageError: stage 'export', naming a pair that no output distinguishes.
-    """
+    """Raise a StageError that names a pair of golden answers too alike for a swap to be noticed."""
     golden = Golden.load(job.export_folder / "golden.npz")
     alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
     if alike is not None and alike.fatal:
@@ -214,11 +192,7 @@ def equal_answers(golden: Golden) -> list[str]:
 
 
 def check_declared(source: Source, model: Any, golden: Golden) -> None:
-    """Compare every axis but the batch, whose length `builders.graphs.batch_axis` measures.
-
-    Raises:
-        StageError: stage 'onnx': an axis is fixed in the file and has another length in a sample or an answer.
-    """
+    """Refuse an axis fixed at another length than the samples have; `builders.graphs.batch_axis` measures the batch. Raises StageError."""
     faults = [_axis_fault(source, *found) for found in _fixed_axes(source, model, golden)]
     if faults:
         raise StageError("onnx", *faults)

@@ -7,6 +7,7 @@ Out     ``verify.json``: worst figures per output, batch invariance, the task me
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from builders import answers
 from builders.graphs import batch_axis
 from builders.graphs.external_data import with_data
 from builders.stage import Job, Stage
-from builders.stages.compile import batch_kind
 from builders.targets import Engine
 from planwright import console
 from planwright.errors import Fault, StageError, did_you_mean
@@ -37,10 +37,11 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
     run = console.counted(job.line("verify", "golden answers"), engine.run, runs)
     checks = answers.check_batches(run, golden, tolerances, sizes)
     command, fix = job.model.build_command("--from", "compile", "--until", "verify"), answers.precision_fix(job.model)
-    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, _where(job), command, fix)
+    where = partial(job.model.where, "accept")
+    answers.require("engine", f"{job.model.name} at {job.model.precision}", checks, where, command, fix)
     if sizes[-1] > 1 and len(sizes) > 1:
         invariance = answers.check_invariance(engine.run, golden, tolerances, sizes[-1])
-        answers.require("engine", "an answer depends on its neighbours in the batch", invariance, _where(job), command)
+        answers.require("engine", "an answer depends on its neighbours in the batch", invariance, where, command)
     score = _score(job, engine)
     engine.close()
     result = {"batches": sizes, "outputs": [check.as_dict() for check in checks], "score": score}
@@ -50,15 +51,11 @@ def _run(job: Job, folder: Path) -> Mapping[str, Any]:
 
 def batch_sizes(job: Job, engine: Engine) -> list[int]:
     """Return the batch sizes to check: min, middle and max; [N] if fixed; [0] without a batch axis."""
-    kind = batch_kind(job, engine.inputs)
+    kind = batch_axis.kind(job.model.batch, engine.inputs)
     if kind == "none":
         return [0]
     low, _, high = job.model.batch.bounds
     return [high] if kind == "fixed" else sorted({low, (low + high) // 2, high})
-
-
-def _where(job: Job) -> Any:
-    return lambda output: job.model.where("accept", output)
 
 
 def _check_names(job: Job, engine: Engine, golden: Golden) -> None:
@@ -74,11 +71,7 @@ def _check_names(job: Job, engine: Engine, golden: Golden) -> None:
 
 
 def _score(job: Job, engine: Engine) -> dict[str, float]:
-    """Return the task metric on the held-out samples.
-
-    Raises:
-        StageError: The metric is below `score` in config.yaml.
-    """
+    """Return the task metric on the held-out samples; raises StageError if it is below `score` in config.yaml."""
     path = job.export_folder / "test.npz"
     if not path.exists():
         return {}
@@ -106,11 +99,7 @@ def _answered(engine: Engine, group: Group, size: int) -> Iterator[Arrays]:
 
 
 def _check_accept(job: Job, outputs: Collection[str]) -> None:
-    """Refuse thresholds that apply to nothing.
-
-    Raises:
-        StageError: ``accept`` names an output that the model does not have, or ``score`` a metric that it does not compute.
-    """
+    """Refuse an ``accept`` for an output that the model lacks, or a ``score`` for a metric that it does not compute; raises StageError."""
     metric = job.load_source().metric
     check = job.model.build_command("--until", "verify")
     faults = [
@@ -126,12 +115,9 @@ def _check_accept(job: Job, outputs: Collection[str]) -> None:
         raise StageError("verify", *faults)
 
 
-def _tolerances(job: Job) -> dict[str, dict[str, float | None]]:
-    return {name: job.model.tolerance(name).as_dict() for name in ("", *job.model.accept)}
-
-
 def _spec_part(job: Job) -> dict[str, Any]:
-    return {"batch": list(job.model.batch.bounds), "accept": _tolerances(job), "score": job.model.score}
+    accept = {name: job.model.tolerance(name).as_dict() for name in ("", *job.model.accept)}
+    return {"batch": list(job.model.batch.bounds), "accept": accept, "score": job.model.score}
 
 
 def _inputs(job: Job) -> dict[str, Path]:

@@ -55,7 +55,6 @@ class OnnxRuntimeTarget:
         return 24
 
     def key(self) -> str:
-        """Folder below ``compile/<precision>/``: one for all machines, the graph is the engine."""
         return "onnxruntime"
 
     def versions(self) -> dict[str, str]:
@@ -73,11 +72,7 @@ class OnnxRuntimeTarget:
 
 
 def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: str = "all") -> Any:
-    """Return an ``onnxruntime.InferenceSession`` on the CPU, optimised up to `level` (``basic``, ``extended`` or ``all``).
-
-    Raises:
-        StageError: ONNX Runtime refuses the file; the fault names the cause.
-    """
+    """Return an InferenceSession on the CPU, optimised up to `level`; raises StageError that says why ONNX Runtime refuses the file."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -44,10 +44,7 @@ class Model(TorchSource):
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "sentence-transformers", "scikit-learn")
     input_names = ("input_ids", "attention_mask")
     output_names = ("embedding",)
-    dynamic_axes: ClassVar[dict[str, dict[int, str]]] = {
-        "input_ids": {1: "sequence"},
-        "attention_mask": {1: "sequence"},
-    }
+    dynamic_axes: ClassVar[dict[str, dict[int, str]]] = dict.fromkeys(input_names, {1: "sequence"})
     metric = "ordering"
     _encoder: Any = None
 

@@ -88,10 +88,8 @@ class Model(Source):
             return self._run(inputs)
         count = len(next(iter(inputs.values())))
         filled = {name: np.resize(array, (size, *array.shape[1:])) for name, array in inputs.items()}
-        return {
-            name: array[:count] if np.shape(array)[:1] == (size,) else array
-            for name, array in self._run(filled).items()
-        }
+        answers = self._run(filled).items()
+        return {name: array[:count] if np.shape(array)[:1] == (size,) else array for name, array in answers}
 
     def _run(self, inputs: Arrays) -> Arrays:
         try:

@@ -110,7 +110,7 @@ def test_every_missing_input_is_named_at_once(tmp_path: Path, monkeypatch: pytes
 
 def test_a_setting_of_bench_claims_no_cuda_graph() -> None:
     """Whether there is one is known when it was captured: the figures say so, the setting does not."""
-    from builders.diagnostics.bench_figures import BenchSetting
+    from builders.diagnostics.lanes import BenchSetting
 
     settings: list[Any] = [BenchSetting(8, 2), BenchSetting(8, 2, graphs=False)]
     assert {str(setting) for setting in settings} == {"batch 8, 2 streams"}

@@ -190,7 +190,7 @@ def calibrated(trt: Any) -> dict[str, Any] | None:
         made = calibrator(trt, {"method": "entropy", "cache": str(cache)}, feed, lambda *step: told.append([*step]))
         before = made.read_calibration_cache()
         made.write_calibration_cache(b"TRT-8600-EntropyCalibration2")
-        feed._given = len(feed.batches) - 2
+        feed.given = len(feed.batches) - 2
         told.clear()
         feed.next = lambda names: None  # type: ignore[method-assign]  # there is no GPU to feed
         last = made.get_batch(["image"])

@@ -74,5 +74,5 @@ def test_the_config_names_the_files(job: Job) -> None:
 
     put(job, "90", TENSORS)
     inputs, outputs = read_tensors(job.compile_folder)
-    text = config_pbtxt.render(job, inputs, outputs, [1], {})
+    text = config_pbtxt.printed(config_pbtxt.message(job, inputs, outputs, [1], {}))
     assert dict(parse(text).cc_model_filenames) == {"8.6": "model.sm86.plan", "9.0": "model.plan"}

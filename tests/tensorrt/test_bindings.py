@@ -135,12 +135,11 @@ CALLS = (
 # module -> how an object is called there -> its class; what is done to these must stand in CALLS
 RECEIVERS = {
     "builders/targets/tensorrt/build.py": {"builder": "Builder", "network": "INetworkDefinition", "config": "IBuilderConfig",
-                              "parser": "OnnxParser", "profile": "IOptimizationProfile", "tensor": "ITensor"},
+                              "parser": "OnnxParser", "profile": "IOptimizationProfile", "tensor": "ITensor",
+                              "cache": "ITimingCache", "timing.cache": "ITimingCache"},
     "builders/targets/tensorrt/versions.py": {"config": "IBuilderConfig", "network": "INetworkDefinition", "error": "ParserError",
                                  "layer": "ILayer"},
     "builders/zoo/digits_api.py": {"network": "INetworkDefinition", "pool": "IPoolingLayer"},
-    "builders/targets/tensorrt/timing_cache.py": {"config": "IBuilderConfig", "cache": "ITimingCache", "others": "ITimingCache",
-                                     "loaded.cache": "ITimingCache"},
     "planwright/trt/plan.py": {"self._runtime": "Runtime", "self.engine": "ICudaEngine", "engine": "ICudaEngine"},
     "planwright/trt/runner.py": {"self._context": "IExecutionContext", "inspector": "EngineInspector",
                                  "plan.engine": "ICudaEngine", "self.plan.engine": "ICudaEngine"},

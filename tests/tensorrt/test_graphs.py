@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from builders.diagnostics import sensitivity
-from builders.diagnostics.sensitivity_engine import confirm
+from builders.diagnostics.sensitivity import confirm
 from builders.precision import float16, int8
 from tests._project import Project
 from tests.tensorrt.conftest import job_of

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from builders.repository import tensorrt_match
-from builders.targets.tensorrt import profiles, proof
+from builders.targets.tensorrt import layers, profiles
 from builders.targets.tensorrt.explain import explain, explain_text
 from builders.targets.tensorrt.layers import precision_of, realised, rows
 from planwright.config.spec import ModelSpec
@@ -107,16 +107,16 @@ def test_layers_that_are_kept_high_are_not_asked() -> None:
 
 def test_a_share_that_is_too_low_is_refused() -> None:
     with pytest.raises(StageError, match="the engine is not in fp16") as caught:
-        proof.check(table({FP16: 1.0, FP32: 1.0}), spec("fp16"))
+        layers.prove(table({FP16: 1.0, FP32: 1.0}), spec("fp16"))
     assert caught.value.stage == "engine"
     assert "/conv1 runs in fp32 (1.000 ms)" in str(caught.value)
     assert "50% of the convolution and matrix time is in fp16, 90% is required" in str(caught.value)
 
 
 def test_what_is_proved_and_what_cannot_be_seen_passes() -> None:
-    proved = proof.check(table({FP16: 9.5, FP32: 0.5}), spec("fp16"))["realised"]
+    proved = layers.prove(table({FP16: 9.5, FP32: 0.5}), spec("fp16"))["realised"]
     assert (proved["verdict"], proved["share"]) == ("proved", pytest.approx(0.95))
-    opaque = proof.check(rows([OPAQUE], {OPAQUE["Name"]: 1.0}), spec("fp16"))["realised"]
+    opaque = layers.prove(rows([OPAQUE], {OPAQUE["Name"]: 1.0}), spec("fp16"))["realised"]
     assert (opaque["verdict"], opaque["share"], opaque["opaque"]) == ("opaque", None, 1.0)
 
 

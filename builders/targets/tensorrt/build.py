@@ -5,20 +5,24 @@ Out     the plan, ``layers.json`` beside it, and one JSON line per event on stdo
 
 It may crash or be killed without harm: the parent renames nothing before ``done``. TensorRT's calls return None instead
 of raising, so ``failed`` carries the error lines of its log.
+
+The timing cache, one file per GPU, TensorRT and CUDA version, saves timing kernels again. A lock keeps two builds from overwriting each
+other's; caches are merged only if the file changed during the build: 8.6 logs errors of its Myelin part when it merges a cache with itself.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.targets.tensorrt import timing_cache
 from builders.targets.tensorrt.versions import NEEDS, Version, version_of
 
 _PR_SET_PDEATHSIG = 1
@@ -34,7 +38,6 @@ class RefusedError(Exception):
 
 
 def main(path: Path) -> int:
-    """Build one plan."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # ends with a killed parent
     job = json.loads(path.read_text())
     import tensorrt as trt
@@ -56,7 +59,6 @@ def main(path: Path) -> int:
 
 
 def emit(event: str, **parts: Any) -> None:
-    """Write one event."""
     sys.stdout.write(json.dumps({"event": event, **parts}) + "\n")
     sys.stdout.flush()
 
@@ -101,7 +103,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     _profiles(builder, network, config, job["profiles"])
     feed = _calibrate(trt, version, _Parts(builder, network, config, log), job)
     version.watch(config, log._listen.progress)
-    cache = timing_cache.load(config, job["timing_cache"])
+    cache = _load_timing_cache(config, job["timing_cache"])
     _check_device(builder, precision)
     serialized = builder.build_serialized_network(network, config)
     del weights
@@ -112,7 +114,7 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
     plan = bytes(memoryview(serialized))
     Path(job["plan"]).write_bytes(plan)
     built_s = time.monotonic() - started
-    timing_cache.save(config, cache, job["timing_cache"])
+    _save_timing_cache(config, cache, job["timing_cache"])
     from builders.targets.tensorrt import layers
 
     rows = layers.measure(plan, job, log)
@@ -124,8 +126,6 @@ def _build(trt: Any, version: Version, log: Any, job: dict[str, Any]) -> dict[st
 
 
 class _Parts(NamedTuple):
-    """TensorRT's objects of one build."""
-
     builder: Any
     network: Any
     config: Any
@@ -217,6 +217,39 @@ def _profiles(builder: Any, network: Any, config: Any, profiles: list[dict[str, 
                 profile.set_shape(name, *(tuple(bounds[key]) for key in ("min", "opt", "max")))
         if config.add_optimization_profile(profile) < 0:
             raise RefusedError("profile", [], profile=shapes)
+
+
+@dataclass(frozen=True)
+class _TimingCache:
+    cache: Any
+    began: bytes
+
+
+def _load_timing_cache(config: Any, options: dict[str, Any]) -> _TimingCache | None:
+    """Set the cache on `config` and return it; None where it is switched off."""
+    if options["mode"] == "off":
+        return None
+    path = Path(options["file"])
+    began = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(began)
+    config.set_timing_cache(cache, False)
+    return _TimingCache(cache, began)
+
+
+def _save_timing_cache(config: Any, timing: _TimingCache | None, options: dict[str, Any]) -> None:
+    """Merge the cache into its file; nothing where it is read-only or off."""
+    if timing is None or options["mode"] == "read_only":
+        return
+    path = Path(options["file"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        now = path.read_bytes() if path.exists() else b""
+        if now != timing.began:
+            timing.cache.combine(config.create_timing_cache(now), True)
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        scratch.write_bytes(bytes(memoryview(timing.cache.serialize())))
+        scratch.replace(path)
 
 
 if __name__ == "__main__":

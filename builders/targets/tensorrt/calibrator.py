@@ -26,26 +26,23 @@ class Feed:
     Attributes:
         batches: Input name -> array, per batch.
         left_out: Samples of another shape, or beyond the last full batch.
+        given: How many batches have been fed.
     """
 
     def __init__(self, samples: Path, shapes: Shapes) -> None:
         self.batches, self.left_out = full_batches(samples, shapes)
         self.error: Exception | None = None
         self._buffers: dict[str, Any] = {}
-        self._given = 0
-
-    @property
-    def given(self) -> int:
-        return self._given
+        self.given = 0
 
     def next(self, names: Sequence[str]) -> list[int] | None:
         """Return the addresses of the next batch in the order of `names`; None after the last."""
         from planwright.trt import cuda
 
-        if self._given >= len(self.batches):
+        if self.given >= len(self.batches):
             return None
-        batch = self.batches[self._given]
-        self._given += 1
+        batch = self.batches[self.given]
+        self.given += 1
         try:
             for name in names:
                 array = np.ascontiguousarray(batch[name])
@@ -63,12 +60,7 @@ class Feed:
 
 
 def full_batches(samples: Path, shapes: Shapes) -> tuple[list[dict[str, Any]], int]:
-    """Return the full batches of just these shapes, and how many samples they leave out.
-
-    Args:
-        samples: The export's ``calibration.npz``.
-        shapes: Input name -> shape, the batch first where there is one.
-    """
+    """Return the full batches of exactly these shapes (the batch first where there is one), and how many samples they leave out."""
     from planwright.golden import Golden
 
     found: list[dict[str, Any]] = []
@@ -89,14 +81,7 @@ def full_batches(samples: Path, shapes: Shapes) -> tuple[list[dict[str, Any]], i
 
 
 def calibrator(trt: Any, job: Mapping[str, Any], feed: Feed, report: Callable[[str, int, int], Any]) -> Any:
-    """Return the calibrator of the method that the job names; it exists in TensorRT 8.6 and 10 only.
-
-    Args:
-        trt: The imported module.
-        job: ``{"method", "cache"}``.
-        feed: The batches.
-        report: Called with (phase, step, steps).
-    """
+    """Return the calibrator of the job's method, for TensorRT 8.6 and 10; `report` is called with (phase, step, steps)."""
     base: Any = trt.IInt8EntropyCalibrator2 if job["method"] == "entropy" else trt.IInt8MinMaxCalibrator
     cache = Path(job["cache"])
 

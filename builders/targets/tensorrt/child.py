@@ -16,18 +16,11 @@ from typing import Any
 from builders.targets.tensorrt.explain import explain
 from planwright import console
 from planwright.errors import Fault, StageError, missing_package
-from planwright.files import write_json
-
-ROOT = Path(__file__).resolve().parents[3]
+from planwright.files import ROOT, write_json
 
 
 def run(job: dict[str, Any], folder: Path, where: Any) -> dict[str, Any]:
-    """Build one plan in a child process.
-
-    Args:
-        job: What ``builders.targets.tensorrt.build`` reads.
-        folder: For the job's file and the child's log.
-        where: Names a place in config.yaml, for faults.
+    """Build one plan in a child process; `folder` gets the job's file and the child's log.
 
     Raises:
         StageError: stage 'engine': TensorRT refused, or its process died.

@@ -55,21 +55,15 @@ def explain(event: Mapping[str, Any], job: Mapping[str, Any], where: Callable[..
     lines = list(dict.fromkeys(event["lines"]))
     text = "; ".join(lines) or f"TensorRT gave no reason at step '{event['step']}'"
     nodes = [f"{operator} {node}".strip() for operator, node, _ in event.get("nodes", [])]
-    named = f" ({', '.join(nodes[:3])})" if nodes else ""
-    return _fault(text, where, job["check"], named)
+    return explain_text(text, where, job["check"], f" ({', '.join(nodes[:3])})" if nodes else "")
 
 
-def explain_text(text: str, where: Callable[..., str], check: str = CHECK) -> Fault:
-    return _fault(text, where, check)
-
-
-def _fault(text: str, where: Callable[..., str], check: str, named: str = "") -> Fault:
+def explain_text(text: str, where: Callable[..., str], check: str = CHECK, nodes: str = "") -> Fault:
     for pattern, what, fix, loc in _KNOWN:
         if re.search(pattern, text):
-            return Fault(what + named, where(*loc), _short(text), fix, check)
-    return Fault(
-        "TensorRT refused" + named, where(), _short(text), "see its whole log beside the engine: tensorrt.log", check
-    )
+            return Fault(what + nodes, where(*loc), _short(text), fix, check)
+    fix = "see its whole log beside the engine: tensorrt.log"
+    return Fault("TensorRT refused" + nodes, where(), _short(text), fix, check)
 
 
 def _short(text: str, limit: int = 600) -> str:

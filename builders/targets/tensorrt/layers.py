@@ -1,7 +1,7 @@
 """What an engine computes: its layers, their precision, their time.
 
 In      a plan built with detailed verbosity.
-Out     one row per layer, and `Realised`: the share of convolution and matrix time in the requested precision.
+Out     one row per layer, and `Realised`: the share of convolution and matrix time in the requested precision; `prove` refuses too little.
 
 On 8.6 a graph that says FP16 may silently be built in FP32; this finds out. The precision of a layer is read
 from its kernel's name where that has it, else from the type of its first input. Where TensorRT fuses a whole subgraph
@@ -14,10 +14,13 @@ import fnmatch
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
+from planwright.config.spec import ModelSpec
+from planwright.errors import Fault, StageError
 
 LEAST_SHARE = 0.9  # of convolution and matrix time in the requested precision
 RUNS, WARM_UP = 20, 5
@@ -108,6 +111,30 @@ def realised(table: Sequence[Mapping[str, Any]], precision: str, high: Sequence[
     return Realised(share, by.get("opaque", 0.0), sum(row["ms"] for row in table), rounded)
 
 
+def prove(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what the engine realised; `kept_high` names the nodes that the graph stage left high.
+
+    A plan whose weighted layers are all fused into opaque ones is recorded as 'opaque' and not refused: nothing in it can
+    be read, and its evidence is size and speed against fp32 (``python -m builders bench``).
+
+    Raises:
+        StageError: Layers can be read, and too little of their time is in the requested precision.
+    """
+    patterns = [*spec.keep_fp32, *kept_high]
+    found = realised(table, spec.precision, patterns)
+    verdict = "proved" if found.proved else "opaque" if found.share is None else "absent"
+    if verdict == "absent":
+        assert found.share is not None
+        high = [row for row in table if counts(row, patterns) and row["precision"] not in (spec.precision, "int8")]
+        worst = sorted(high, key=lambda row: -row["ms"])[:3]
+        why = (f"{found.share:.0%} of the convolution and matrix time is in {spec.precision}, {LEAST_SHARE:.0%} is required; "
+               + ", ".join(f"{row['name']} runs in {row['precision']} ({row['ms']:.3f} ms)" for row in worst))  # fmt: skip
+        raise StageError("engine", Fault(f"the engine is not in {spec.precision}", spec.where("precision"), why,
+                                         "request the precision that is there, or raise compile.optimization_level",
+                                         f"python -m builders layers {spec.name}"))  # fmt: skip
+    return {"realised": {"verdict": verdict, **asdict(found)}}
+
+
 def counts(row: Mapping[str, Any], high: Sequence[str]) -> bool:
     """Return whether the precision of a row counts: it is weighted, and holds no node that is kept high.
 
@@ -173,9 +200,8 @@ def _times(trt: Any, plan: Any, runner: Any) -> dict[str, float]:
 
 def example(plan: Any, seed: int = 0) -> dict[str, Any]:
     known = plan.profiles[0] if plan.profiles else {}
-    return random_inputs(
-        plan.inputs, {t.name: known[t.name][1] if t.name in known else t.shape for t in plan.inputs}, seed
-    )
+    shapes = {t.name: known[t.name][1] if t.name in known else t.shape for t in plan.inputs}
+    return random_inputs(plan.inputs, shapes, seed)
 
 
 def random_inputs(tensors: Any, shapes: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -185,9 +211,8 @@ def random_inputs(tensors: Any, shapes: Mapping[str, Any], seed: int) -> dict[st
     for tensor in tensors:
         shape = shapes[tensor.name]
         if tensor.dtype.kind == "f":
-            feeds[tensor.name] = rng.standard_normal(shape, dtype=np.float32).astype(tensor.dtype)
+            values: Any = rng.standard_normal(shape, dtype=np.float32)
         else:
-            feeds[tensor.name] = rng.integers(0, 256 if tensor.datatype == "UINT8" else 2, shape, np.int16).astype(
-                tensor.dtype
-            )
+            values = rng.integers(0, 256 if tensor.datatype == "UINT8" else 2, shape, np.int16)
+        feeds[tensor.name] = values.astype(tensor.dtype)
     return feeds

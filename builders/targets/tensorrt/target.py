@@ -84,7 +84,6 @@ class TensorRTTarget:
         return next(opset for least, opset in OPSETS if number >= least)
 
     def key(self) -> str:
-        """Return ``trt8.6.0-sm90``."""
         capability = self.device.capability.replace(".", "") if self.device else UNKNOWN
         return f"trt{self.version}-sm{capability}"
 
@@ -97,13 +96,8 @@ class TensorRTTarget:
         return {**found, "cuda": device.cuda, **gpu}
 
     def compile(self, graph: Path, folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
-        """Build the plan and prove its precision; returns figures for the record.
-
-        Raises:
-            StageError: TensorRT refused, died, or built another precision than requested.
-            MachineError: No GPU or no TensorRT here (exit 3).
-        """
-        from builders.targets.tensorrt import child, proof
+        """Build the plan and prove its precision; raises StageError, or MachineError without a GPU or TensorRT (exit 3)."""
+        from builders.targets.tensorrt import child, layers
 
         self._require()
         kept_high = read_json(graph.parent / "stage.json").get("result", {}).get("kept_high", [])
@@ -127,14 +121,9 @@ class TensorRTTarget:
             spec.where,
         )
         write_json(folder / PLUGINS, options["plugins"])
-        return {**done, **proof.check(read_json(folder / "layers.json"), spec, kept_high)}
+        return {**done, **layers.prove(read_json(folder / "layers.json"), spec, kept_high)}
 
     def load(self, folder: Path) -> TrtEngine:
-        """Load the plan in `folder`.
-
-        Raises:
-            StageError: TensorRT refuses it.
-        """
         self._require()
         from builders.targets.tensorrt.explain import explain_text
         from planwright.trt.plan import PlanError

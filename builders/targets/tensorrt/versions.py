@@ -37,11 +37,7 @@ class Version:
         """Nothing to do: a strongly typed network keeps the graph's types."""
 
     def calibrate(self, network: Any, config: Any, calibrator: Any, profile: Any, high: Collection[str]) -> None:
-        """Refuse: the graph has the ranges.
-
-        Raises:
-            LookupError: Always; strongly typed networks take no calibrator, and 11 has none.
-        """
+        """Raise LookupError: strongly typed networks take no calibrator, as the graph has the ranges; 11 has none."""
         raise LookupError(f"TensorRT {self.trt.__version__} takes no calibrator of its own")
 
     def watch(self, config: Any, report: Callable[[str, int, int], bool]) -> bool:
@@ -50,11 +46,7 @@ class Version:
         return True
 
     def hardware_compatibility(self, config: Any, level: str) -> None:
-        """Let the plan run on other GPUs too.
-
-        Raises:
-            LookupError: This version has no such level.
-        """
+        """Let the plan run on other GPUs too; raises LookupError if this version has no such level."""
         known = self.trt.HardwareCompatibilityLevel.__members__
         if level.upper() not in known:
             raise LookupError(f"TensorRT {self.trt.__version__} has no hardware_compatibility {level}")
@@ -132,11 +124,7 @@ class Version8(Version):
         return False
 
     def strip(self, config: Any) -> None:
-        """Refuse.
-
-        Raises:
-            LookupError: Stripped plans begin with TensorRT 10.
-        """
+        """Raise LookupError: stripped plans begin with TensorRT 10."""
         raise LookupError(f"TensorRT {self.trt.__version__} cannot strip the weights from a plan")
 
     def parser_error(self, error: Any) -> tuple[str, str, str]:
@@ -151,11 +139,7 @@ class Version8(Version):
 
 
 def version_of(trt: Any) -> Version:
-    """Return the adapter for an imported ``tensorrt``.
-
-    Raises:
-        LookupError: Older than 8.6.
-    """
+    """Return the adapter for an imported ``tensorrt``; raises LookupError if it is older than 8.6."""
     major, minor = (int(part) for part in trt.__version__.split(".")[:2])
     if (major, minor) < (8, 6):
         raise LookupError(f"TensorRT {trt.__version__} is too old: 8.6 is the oldest that is known here")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from planwright.tensors import TensorSpec
 SLOTS = 3  # batches in flight per stream: one copied in, one computed, one copied out
 POOL = 6  # distinct random input batches per stream
 
+Run = Callable[[dict[str, Any]], Any]
 Times = tuple[float, ...]  # of one batch: latency, enqueue, H2D, compute, D2H in ms
 
 
@@ -53,41 +54,38 @@ class Figures:
     h2d_ms: float
     compute_ms: float
     d2h_ms: float
-    gpu_memory_mib: int
-    graphs: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    gpu_memory_mib: int = 0
+    graphs: bool = False
 
 
 class Lane(Protocol):
     def send(self) -> None:
         """Start the next batch."""
-        ...
 
     def receive(self) -> Times:
         """Wait for it and return its times."""
-        ...
 
 
-def measure_lanes(
-    lanes: Sequence[Lane],
-    batch: int,
-    *,
-    seconds: float,
-    warm_up_s: float = 0.5,
-    memory_mib: int = 0,
-    graphs: bool = False,
-) -> Figures:
-    """Keep every lane busy and return the figures."""
-    drive(lanes, warm_up_s)
+def measure_lanes(lanes: Sequence[Lane], batch: int, *, seconds: float, warm_up_s: float = 0.5) -> Figures:
+    _drive(lanes, warm_up_s)
     started = time.perf_counter()
-    rows = drive(lanes, seconds)
+    rows = _drive(lanes, seconds)
     elapsed_s = time.perf_counter() - started
-    return figures(rows, batch, elapsed_s, memory_mib=memory_mib, graphs=graphs)
+    table = np.array(rows)
+    latency, means = table[:, 0], table.mean(axis=0)
+
+    def ms(value: Any) -> float:
+        return round(float(value), 4)
+
+    return Figures(
+        samples_per_s=round(len(rows) * batch / elapsed_s, 1), batches=len(rows),
+        latency_min_ms=ms(latency.min()), latency_max_ms=ms(latency.max()), latency_mean_ms=ms(means[0]),
+        latency_median_ms=ms(np.median(latency)), latency_p99_ms=ms(np.percentile(latency, 99)),
+        enqueue_ms=ms(means[1]), h2d_ms=ms(means[2]), compute_ms=ms(means[3]), d2h_ms=ms(means[4]),
+    )  # fmt: skip
 
 
-def drive(lanes: Sequence[Lane], seconds: float) -> list[Times]:
+def _drive(lanes: Sequence[Lane], seconds: float) -> list[Times]:
     """Keep every lane busy for a time and return a row per finished batch."""
     rows: list[Times] = []
     for lane in lanes:
@@ -101,37 +99,8 @@ def drive(lanes: Sequence[Lane], seconds: float) -> list[Times]:
     return rows
 
 
-def figures(
-    rows: Sequence[Times], batch: int, elapsed_s: float, *, memory_mib: int = 0, graphs: bool = False
-) -> Figures:
-    """Return throughput and the statistics of the batches' times."""
-    table = np.array(rows)
-    latency, means = table[:, 0], table.mean(axis=0)
-
-    def ms(value: Any) -> float:
-        return round(float(value), 4)
-
-    return Figures(
-        samples_per_s=round(len(rows) * batch / elapsed_s, 1),
-        batches=len(rows),
-        latency_min_ms=ms(latency.min()),
-        latency_max_ms=ms(latency.max()),
-        latency_mean_ms=ms(means[0]),
-        latency_median_ms=ms(np.median(latency)),
-        latency_p99_ms=ms(np.percentile(latency, 99)),
-        enqueue_ms=ms(means[1]),
-        h2d_ms=ms(means[2]),
-        compute_ms=ms(means[3]),
-        d2h_ms=ms(means[4]),
-        gpu_memory_mib=memory_mib,
-        graphs=graphs,
-    )
-
-
 class HostLane:
-    def __init__(
-        self, run: Callable[[dict[str, Any]], Any], pool: Sequence[dict[str, Any]], workers: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, run: Run, pool: Sequence[dict[str, Any]], workers: ThreadPoolExecutor) -> None:
         self._run, self._pool, self._workers, self._turn = run, pool, workers, 0
         self._pending: Future[float] | None = None
 
@@ -166,9 +135,7 @@ def random_pool(datatypes: Mapping[str, str], shapes: Mapping[str, tuple[int, ..
     return [random_inputs(tensors, shapes, seed) for seed in range(POOL)]
 
 
-def measure_host(
-    run: Callable[[dict[str, Any]], Any], pool: Sequence[dict[str, Any]], setting: BenchSetting, seconds: float
-) -> Figures:
+def measure_host(run: Run, pool: Sequence[dict[str, Any]], setting: BenchSetting, seconds: float) -> Figures:
     """Measure what answers on the host, from a batch of inputs to its answers."""
     with ThreadPoolExecutor(setting.streams) as workers:
         lanes = [HostLane(run, pool, workers) for _ in range(setting.streams)]
