@@ -68,7 +68,6 @@ def _require(steps: Sequence[str]) -> None:
 
 
 def prepare() -> int:
-    """Run export and graph of every model, here."""
     command = [
         sys.executable,
         "builders/build_all.py",
@@ -85,7 +84,6 @@ def prepare() -> int:
 
 
 def build(step: BenchmarkStep) -> None:
-    """Build twelve plans and one of fixed shapes; note what verify and the layer table say."""
     for name in [*(f"{m}_{p}" for m in MODELS for p in PRECISIONS), "resnet50_fp16_fixed"]:
         report = build_model(name)
         step.row(
@@ -105,7 +103,6 @@ def _score(verify: dict[str, Any]) -> float:
 
 
 def engine(step: BenchmarkStep) -> None:
-    """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
     from builders.diagnostics.bench_engine import measure_plan
     from builders.diagnostics.bench_figures import BenchSetting
 
@@ -135,7 +132,6 @@ def engine(step: BenchmarkStep) -> None:
 
 
 def cache(step: BenchmarkStep) -> None:
-    """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
     from builders.diagnostics.bench_engine import measure_plan
     from builders.diagnostics.bench_figures import BenchSetting
 

@@ -142,7 +142,6 @@ def _state(repository: Path) -> tuple[list[int], str]:
 
 
 def _fault(repository: Path, before: tuple[list[int], str], server: ServerInfo) -> str:
-    """Return what is wrong, or an empty string."""
     published, after = Published(repository / "digits"), _state(repository)
     new = max(before[0]) + 1
     allowed = [before[0], *([number] for number in range(new, new + 3))]  # an orphan's number is not used twice

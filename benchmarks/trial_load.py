@@ -54,7 +54,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _seconds(rounds: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Return seconds per side and round."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for name in interleaved(list(sides), rounds):
         found[name].append(sides[name]())

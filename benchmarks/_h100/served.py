@@ -37,7 +37,6 @@ CASES: tuple[tuple[str, list[str], float], ...] = (
 
 
 def served(step: BenchmarkStep) -> None:
-    """Find the best number of instances for each case, then measure it and the engine alone, interleaved."""
     tuning = {count: _all_cases(count) for count in INSTANCES}
     step.row(tuning={case: {count: rates[case] for count, rates in tuning.items()} for case, _, _ in CASES})
     best = {case: max(INSTANCES, key=lambda count: tuning[count][case]) for case, _, _ in CASES}
@@ -93,7 +92,6 @@ def _rate(server: ServerInfo, flags: list[str]) -> float:
 
 
 def clients(step: BenchmarkStep) -> None:
-    """Validate golden answers over every transport, then load all models and check every tenth answer."""
     names = ("digits_int8", "digits_fp16", "minilm_fp16", "resnet50_fp16", "resnet50_int8")
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as scratch:
         folder = Path(scratch)

@@ -94,7 +94,6 @@ def _loaded(record: Record) -> str:
 
 
 def other_ways(routes: Record, torch: Record, search: Record) -> list[str]:
-    """Return the section on other ways to a plan, PyTorch beside the plan, and what INT8 must keep in FP32."""
     raced = [
         (r["engine"], r["precision"], r["batch"], f"{r['samples_per_s']:.0f}", r["range"], f"{r['p50_ms']:.2f}")
         for r in torch["rows"]
@@ -115,7 +114,6 @@ def other_ways(routes: Record, torch: Record, search: Record) -> list[str]:
 
 
 def _proof(row: Record) -> tuple[str, str, str]:
-    """Return the cells that say what an engine computes and how accurate it is."""
     by = ", ".join(f"{name} {value:.0%}" for name, value in row["realised"]["by_precision"].items())
     cosine = min(output["cosine"] for output in row["verify"]["outputs"])
     return by, f"{cosine:.6f}", ", ".join(f"{name} {value:.4f}" for name, value in row["verify"]["score"].items())
@@ -132,7 +130,6 @@ def _kept(row: Record) -> str:
 
 
 def tuned(record: Record, search: Record, tune: Record, pair: Record) -> list[str]:
-    """Return what each setting of the server reached, what tune chose, and both measured again."""
     rows = [
         (r["label"], ", ".join(f"{rate:.0f}" for rate in r["rates_per_s"]), f"{r['latency_us'] / 1e3:.1f}", "yes" if r["within"] else "no")
         for r in record["rows"]
@@ -161,7 +158,6 @@ def tuned(record: Record, search: Record, tune: Record, pair: Record) -> list[st
 
 
 def graphs(record: Record) -> list[str]:
-    """Return what CUDA graphs and instances gave through CUDA shared memory, with the GPU's power."""
     points = [row["sweep"] for row in record["rows"]]
     return section(
         "CUDA graphs and power, on one H100",

@@ -27,7 +27,6 @@ PREFIX = "h100_bench_"  # of the records that benchmarks/tune.py writes itself
 
 
 def exhaustive(step: BenchmarkStep) -> None:
-    """Measure all sixteen settings, the good ones twice."""
     build_model(MODEL)
     if not step.need(_benchmark("--until", "search") == 0, "the exhaustive search is stored"):
         return
@@ -45,7 +44,6 @@ def tune(step: BenchmarkStep) -> None:
 
 
 def pair(step: BenchmarkStep) -> None:
-    """Measure tune's pick, the best of the exhaustive search and Triton's defaults again, interleaved."""
     build_model(MODEL)
     if not step.need(_benchmark("--tuned") == 0, "pick, best and defaults were measured"):
         return
@@ -69,7 +67,6 @@ def _benchmark(*flags: str) -> int:
 
 
 def graphs(step: BenchmarkStep) -> None:
-    """Sweep over CUDA graphs, requests in CUDA shared memory; a row per point with watts and joules."""
     build_model(MODEL)
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as runs:
         load = [

@@ -52,7 +52,6 @@ class GridRunner:
         return measure(self.served, load, self._args.repository, self._scratch, self._gpu)
 
     def rounds(self, candidates: Sequence[Candidate], count: int) -> list[list[Measurement]]:
-        """Measure all candidates interleaved; returns one list per candidate."""
         found: list[list[Measurement]] = [[] for _ in candidates]
         for number, index in enumerate(interleaved(range(len(candidates)), count), 1):
             found[index].append(self.once(candidates[index]))
@@ -64,16 +63,11 @@ class GridRunner:
 
 @contextmanager
 def runner(args: argparse.Namespace, name: str) -> Iterator[GridRunner]:
-    """Serve a model on a server of its own and measure it there."""
-    with (
-        scratch_folder() as folder,
-        open_model(args.repository, name, folder, None) as served,
-    ):
+    with scratch_folder() as folder, open_model(args.repository, name, folder, None) as served:
         yield GridRunner(args, served, folder)
 
 
 def slo_of(args: argparse.Namespace, name: str) -> tune_slo.Slo:
-    """Return the SLO that config.yaml gives the model."""
     newest = published.served(args.repository, name)
     return tune_slo.of_model(args.repository / name, newest.build if newest else {})
 

@@ -36,8 +36,6 @@ DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 
 class ComparedUser(User):
-    """One connection, a closed loop."""
-
     abstract = True
     host = f"http://{SETTINGS.grpc_url}"
     wait_time = constant(0)

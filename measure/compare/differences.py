@@ -18,8 +18,6 @@ from planwright.errors import Fault
 
 @dataclass(frozen=True)
 class Difference:
-    """A condition that is not the same on both sides."""
-
     what: str
     base: str
     new: str
@@ -73,7 +71,6 @@ def differences(base: Sequence[Record], new: Sequence[Record]) -> list[Differenc
 
 
 def common(base: Sequence[Record], new: Sequence[Record]) -> list[Key]:
-    """Return the models and protocols that both sides measured."""
     return [key for key in _keys(base) if key in set(_keys(new))]
 
 

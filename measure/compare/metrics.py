@@ -238,7 +238,6 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _unknown(pair: dict[str, Any]) -> Iterator[str]:
-    """Yield one line per reason, with the figures it concerns."""
     rows = [row for row in _judged(pair) if row["word"] == UNKNOWN]
     for why in dict.fromkeys(row["why"] for row in rows):
         names = ", ".join(row["name"] for row in rows if row["why"] == why)
@@ -246,7 +245,6 @@ def _unknown(pair: dict[str, Any]) -> Iterator[str]:
 
 
 def value_text(figure: dict[str, Any], side: str) -> str:
-    """Format a figure of one side with its unit."""
     value = figure[side]
     if figure["unit"] == "µs":
         return f"{value / 1000:.2f} ms" if value < 100_000 else f"{value / 1000:.0f} ms"
@@ -262,5 +260,4 @@ def bounds_text(figure: dict[str, Any]) -> str:
 
 
 def change_text(figure: dict[str, Any]) -> str:
-    """Return ``-20.0%``."""
     return "–" if figure["change"] is None else f"{figure['change']:+.1%}"

@@ -102,7 +102,6 @@ def change(base: Sequence[float], new: Sequence[float], confidence: float) -> In
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """Return bounds of the mean of several runs."""
     middle = statistics.fmean(values)
     reach = _t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(middle - reach, middle + reach)

@@ -44,7 +44,6 @@ def add_command(commands: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run both and print the figures; exit code 1 where either had a failed request."""
     if find_spec("mlperf_loadgen") is None:
         fix = "make setup, or: .venv/bin/pip install mlcommons-loadgen"
         raise MachineError(

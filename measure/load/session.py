@@ -219,7 +219,6 @@ class Connection:
             time.sleep(PAUSE_AFTER_FAILURE_S)
 
     def _bind(self, payload: Payload) -> PreparedRequest:
-        """Return the request as this user's client sends it."""
         found = payload.request if payload.own else payload.request.using(self._model)
         self._mine[id(payload)] = found
         return found
@@ -246,7 +245,6 @@ class Connection:
         return error
 
     def _judged(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
-        """Let the scenario judge an answer to its own inputs."""
         try:
             wrong = _called(
                 self._scenario, self._scenario.check, lambda: self._scenario.check(payload.group.inputs, answers)

@@ -42,7 +42,6 @@ def choose(environment: Any, names: Sequence[str]) -> None:
 
 
 def tags_of(user: Any) -> list[str]:
-    """Return the tags of a user class's tasks."""
     return [tag for task in user.tasks for tag in sorted(getattr(task, "locust_tag_set", ()))]
 
 
@@ -52,19 +51,16 @@ def transport_of(user: Any) -> str:
 
 
 def models_of(user: Any, names: Sequence[str]) -> tuple[str, ...]:
-    """Return which of a run's models a user class calls."""
     own = getattr(user, "models", ())
     return tuple(name for name in names if not own or name in own)
 
 
 def covered(users: Sequence[Any], names: Sequence[str]) -> list[str]:
-    """Return which of a run's models any of these user classes calls."""
     called = {name for user in users if transport_of(user) for name in models_of(user, names)}
     return [name for name in names if name in called]
 
 
 def pairs(users: Sequence[Any], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return every model and transport that these user classes cover."""
     found = {
         (name, transport) for user in users if (transport := transport_of(user)) for name in models_of(user, names)
     }

@@ -106,7 +106,6 @@ def _add_axes(parser: argparse.ArgumentParser, *, instances: Numbers, otherwise:
 
 
 def _add_load(parser: argparse.ArgumentParser, *, duration_s: float) -> None:
-    """Add how each point is measured, and the folders."""
     add = parser.add_argument
     add("--protocol", choices=tuple(TRANSPORTS), default="grpc",
         help="shm and cuda are shared memory, on the server's own machine (default: %(default)s)")  # fmt: skip

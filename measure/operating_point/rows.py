@@ -106,7 +106,6 @@ def conditions(load: Load) -> dict[str, Any]:
 
 
 def skipped(found: Sequence[Measurement], build: Mapping[str, Any]) -> list[str]:
-    """Return which figures are missing, and why."""
     why = serving_setting.best_batches(build)[1]
     first = [f"share of batches other than the profile's opt: {why}"] if why else []
     return [*first, *dict.fromkeys(reason for measured in found for reason in measured.usage.skipped)]

@@ -36,8 +36,6 @@ class Api(Protocol):
 
 
 class Grpc:
-    """Over gRPC."""
-
     name = "gRPC"
 
     def __init__(self, url: str) -> None:

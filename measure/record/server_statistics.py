@@ -110,7 +110,6 @@ class Tally:
         self._changes: dict[str, list[str]] = {model: [] for model in first.series}
 
     def add(self, snapshot: Snapshot) -> None:
-        """Count what came since the last one."""
         for model, versions in snapshot.series.items():
             before = self._last.series[model]
             self._changes[model] += [f"version {gone} was unloaded" for gone in before if gone not in versions]
@@ -165,8 +164,6 @@ class Counted:
 
 
 class Counters:
-    """The counters of one run."""
-
     def __init__(self, settings: Settings) -> None:
         self.server = Server(settings.http_url, settings.grpc_url)
         self._names = [name for name, _ in settings.models]

@@ -101,7 +101,6 @@ def new_folder(runs: Path, name: str) -> Path:
 
 
 def header(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Return what every report begins with."""
     return {
         "id": folder.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -113,7 +112,6 @@ def header(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(folder: Path, report: dict[str, Any], *, page: bool = True) -> None:
-    """Write report.json and make report.html from it."""
     write_json(folder / "report.json", report)
     if page:
         write_atomic(folder / "report.html", render(report).encode())

@@ -32,7 +32,6 @@ SERVER = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 def add_command(commands: Any) -> None:
-    """Add ``export`` to the command line."""
     p = commands.add_parser("export", help="write runs as perf_analyzer's CSV file")
     p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder below runs/, or a report.json")
     p.add_argument("--csv", required=True, type=Path, metavar="FILE", help="where to write it")
@@ -44,7 +43,6 @@ def add_command(commands: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
     chosen = _choose(read(args.runs, _NO_SETTINGS), args.model, args.protocol)
     first = _same(chosen)
     header = [first, *COLUMNS, *(VERBOSE if args.verbose_csv else ())]

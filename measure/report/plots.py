@@ -14,7 +14,6 @@ from measure.report.svg import COLOURS, FAINT, draw
 
 
 def run(report: RunReport) -> dict[str, str]:
-    """Draw a run: latency distribution, time series, server split, batch sizes."""
     rows = [row for row in report.models if row.histogram]
     plots = {}
     if rows:

@@ -15,7 +15,6 @@ NAMED = 12  # above that many points, labels would cover each other
 
 
 def sweep(report: dict[str, Any]) -> dict[str, str]:
-    """Draw a sweep: throughput and latency of each point, and one against the other."""
     shown = [point for point in report["points"] if not point.get("refused")]
     if not shown:
         return {}
@@ -27,7 +26,6 @@ def sweep(report: dict[str, Any]) -> dict[str, str]:
 
 
 def tune(report: dict[str, Any]) -> dict[str, str]:
-    """Draw a tune: throughput against latency of all that was tried and of what was measured again, and the SLO."""
     key, limit_us = f"{report['slo']['percentile']}_us", report["slo"]["limit_us"]
     shown = [point for point in report["points"] if point["throughput_per_s"]["mean"]]
     plots = {"tune_tried": draw(_both, shown, key, limit_us)} if shown else {}

@@ -68,7 +68,6 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Return ``digits over grpc``."""
         return f"{self.model} over {self.protocol}"
 
 
@@ -82,7 +81,6 @@ class Record:
 
     @property
     def id(self) -> str:
-        """Return the name of the run."""
         return str(self.report.get("id", ""))
 
     @property

@@ -196,7 +196,6 @@ class ModelFigures(_Part):
 
     @property
     def name(self) -> str:
-        """``digits over grpc``."""
         return f"{self.model} over {self.protocol}"
 
     @property
@@ -406,7 +405,6 @@ class TuneReport(_Settings):
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of report.json."""
     adapter = TypeAdapter[Any](Annotated[RunReport | SweepReport | TuneReport, Field(discriminator="kind")])
     found = adapter.json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Planwright report.json", **found}

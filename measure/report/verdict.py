@@ -33,7 +33,6 @@ LOUD = "THE CLIENT IS THE LIMIT"
 
 
 def verdict(report: RunReport, *, stopped_by: str, lost_server: bool, steady: bool) -> Verdict:
-    """Return status and reasons."""
     failures = [stopped_by] if stopped_by else []
     if lost_server:
         failures.append("the server did not answer at the end of the run")

@@ -118,7 +118,6 @@ def _best_line(pick: dict[str, Any], slo: Slo, *, sure: bool) -> str:
 
 
 def _reservations(pick: dict[str, Any], unknown: list[str], slo: Slo) -> list[str]:
-    """Return what keeps the verdict from being a pass."""
     found, latency = [], pick[f"{slo.percentile}_us"]
     if unknown:
         names = " and ".join(unknown)

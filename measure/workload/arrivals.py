@@ -61,7 +61,6 @@ def constant(rate: Profile, models: Sequence[str], share: Share) -> Iterator[Arr
 
 
 def trace(lines: Sequence[Arrival], share: Share) -> Iterator[Arrival]:
-    """Return every n-th line of a trace."""
     return iter(lines[share.number :: share.of])
 
 
