@@ -56,10 +56,10 @@ def main(argv: Sequence[str]) -> int:
     rows = [_served(args, name) for name in models]
     rows += _sdk(args) if inputs.models(args.repository, SMALL) else []
     show_ratios("embedded", rows)
-    value = {
-        **stamp(), "pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds, "rows": rows,
-    }  # fmt: skip
-    return inputs.conclude("embedded", value, met=all(r["met"] for r in rows), check=args.check)
+    settings = {"pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds}
+    return inputs.conclude(
+        "embedded", {**stamp(), **settings, "rows": rows}, met=all(r["met"] for r in rows), check=args.check
+    )
 
 
 def _served(args: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -155,10 +155,8 @@ class ShmLoad:
     def __init__(self, server: ServerInfo, name: str, folder: Path, batch: int) -> None:
         from clients import TritonModel
 
-        self._batch = batch
-        self._models = [
-            TritonModel(name, server.grpc_url, protocol="grpc", shared_memory="system") for _ in range(IN_FLIGHT)
-        ]
+        self._batch, numbers = batch, range(IN_FLIGHT)
+        self._models = [TritonModel(name, server.grpc_url, protocol="grpc", shared_memory="system") for _ in numbers]
         self._groups = [group.inputs for group in _largest(Golden.load(folder / "golden.npz")).batches(batch)]
 
     def run(self, seconds: float) -> float:

@@ -63,9 +63,8 @@ def main(argv: Sequence[str]) -> int:
     inputs = Inputs()
     with scratch_folder() as scratch:
         outcomes, faults = _rounds(scratch, args.builds, random.Random(args.seed))
-    console.say(
-        f"{args.builds} builds killed: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-    )
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+    console.say(f"{args.builds} builds killed: {counts}")
     for fault in faults:
         console.say(f"FAULT {fault}")
     if not outcomes:  # no build was killed, so nothing was measured
@@ -166,8 +165,7 @@ def _served(repository: Path, server: ServerInfo) -> str:
         rows = list(validate(repository, ["digits"], ["http"], Addresses(server.http_url, server.grpc_url)))
     except PlanwrightError as error:
         return str(error.faults[0])
-    wrong = [json.dumps(row.as_dict()) for row in rows if row.verdict != "ok"]
-    return "; ".join(wrong)
+    return "; ".join(json.dumps(row.as_dict()) for row in rows if row.verdict != "ok")
 
 
 if __name__ == "__main__":

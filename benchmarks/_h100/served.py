@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks._h100.steps import REPOSITORY, BenchmarkStep, build_model, plan_path
 from benchmarks._parts.common import ROOT, perf_analyzer, run_module, serve
+from clients.options import TRANSPORTS
 from measure.operating_point import locust_process
 from planwright import console
 from planwright.errors import MachineError, StageError
@@ -28,6 +29,7 @@ from planwright.server_info import ServerInfo
 MODEL, BATCH = "resnet50_fp16", 64
 INSTANCES = (3, 4, 6)
 ROUNDS = 3
+KEPT = ("model", "transport", "batch", "verdict", "reason", "cosine", "relative")  # of a row of validate
 # case, perf_analyzer's flags, smallest share of the engine alone (or images/s)
 CASES: tuple[tuple[str, list[str], float], ...] = (
     ("cuda", ["-b", str(BATCH), "--shared-memory=cuda", "--output-shared-memory-size=262144", "--concurrency-range=12"], 0.8),
@@ -103,14 +105,10 @@ def clients(step: BenchmarkStep) -> None:
             done = run_module("clients", "validate", "--json", *where)
             document = json.loads(done.stdout)
             for row in document["rows"]:
-                step.row(
-                    **{k: row[k] for k in ("model", "transport", "batch", "verdict", "reason", "cosine", "relative")}
-                )
+                step.row(**{key: row[key] for key in KEPT})
             transports = {row["transport"] for row in document["rows"] if row["verdict"] == "ok"}
             step.require(done.returncode == 0 and document["failures"] == 0, "validate: no wrong answer")
-            step.require(
-                transports == {"http", "grpc", "shm", "cuda"}, f"every transport answered: {sorted(transports)}"
-            )
+            step.require(transports == set(TRANSPORTS), f"every transport answered: {sorted(transports)}")
             _load(step, server, folder)
 
 

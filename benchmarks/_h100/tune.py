@@ -53,36 +53,15 @@ def pair(step: BenchmarkStep) -> None:
 
 
 def _benchmark(*flags: str) -> int:
-    command = [
-        sys.executable,
-        "benchmarks/tune.py",
-        "--model",
-        MODEL,
-        "--repository",
-        str(REPOSITORY),
-        "--prefix",
-        PREFIX,
-    ]
-    return subprocess.run([*command, *LOAD, *GRID, *TUNE, *flags], cwd=ROOT, timeout=TIMEOUT_S).returncode
+    places = ["--model", MODEL, "--repository", str(REPOSITORY), "--prefix", PREFIX]
+    command = [sys.executable, "benchmarks/tune.py", *places, *LOAD, *GRID, *TUNE, *flags]
+    return subprocess.run(command, cwd=ROOT, timeout=TIMEOUT_S).returncode
 
 
 def graphs(step: BenchmarkStep) -> None:
     build_model(MODEL)
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as runs:
-        load = [
-            "--protocol",
-            "cuda",
-            "--batch",
-            "8",
-            "--processes",
-            "4",
-            "--users",
-            "32",
-            "--repeats",
-            "2",
-            "--duration-s",
-            "3",
-        ]
+        load = ["--protocol", "cuda", *LOAD[2:], "--users", "32", "--repeats", "2", "--duration-s", "3"]
         grid = ["--instances", "1,3", "--cuda-graphs", "off,on"]
         places = ["--json", "--runs", runs, "--repository", str(REPOSITORY)]
         done = run_module("loadtest", "sweep", MODEL, *places, *load, *grid, timeout_s=TIMEOUT_S)

@@ -91,9 +91,7 @@ def _builds(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Differenc
         rows = [[record.rows[key] for record in records if key in record.rows] for records in (base, new)]
         for name in BUILD:
             yield _between(f"{name} of {key[0]}", *((row.build[name] for row in side) for side in rows))
-        limits = (
-            (f"{exact(scaled(row.slo_us, '0.001'))} ms" if row.slo_us else "none" for row in side) for side in rows
-        )
+        limits = ([f"{exact(scaled(r.slo_us, '0.001'))} ms" if r.slo_us else "none" for r in side] for side in rows)
         yield _between(f"SLO of {key[0]}", *limits)
 
 

@@ -82,11 +82,9 @@ class Run:
         else:
             self.load.make_queue(user_selection.covered(environment.user_classes, self.settings.weighted))
             watch = gevent.spawn(self.load.watch, lambda: self._finished(environment))
-        self._greenlets = [
-            watch,
-            gevent.spawn(prune_periodically, runner.stats),
-            *([] if is_worker(environment) else [gevent.spawn(self._counters.follow)]),
-        ]
+        self._greenlets = [watch, gevent.spawn(prune_periodically, runner.stats)]
+        if not is_worker(environment):
+            self._greenlets.append(gevent.spawn(self._counters.follow))
 
     def _finished(self, environment: Any) -> None:
         """End a local run whose load is over; a worker's ends with the last worker's."""

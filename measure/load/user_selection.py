@@ -13,11 +13,12 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from measure.workload.transports import BY_DEFAULT, TRANSPORTS
+from clients.options import TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError, did_you_mean
 
 BASE_MODULE = "measure.load.user"
+BY_DEFAULT = ("http", "grpc")  # shared memory works only on the server's own machine
 
 
 def choose(environment: Any, names: Sequence[str]) -> None:
@@ -36,9 +37,8 @@ def choose(environment: Any, names: Sequence[str]) -> None:
     faults = [fault for user in environment.user_classes for fault in _faults(user, names)]
     if faults:
         raise SystemExit(console.fail(SpecError(*faults)))
-    environment.user_classes[:] = [
-        user for user in environment.user_classes if _wanted(tags_of(user), wanted, refused, named=named)
-    ]
+    users = environment.user_classes
+    users[:] = [user for user in users if _wanted(tags_of(user), wanted, refused, named=named)]
 
 
 def tags_of(user: Any) -> list[str]:
@@ -61,9 +61,7 @@ def covered(users: Sequence[Any], names: Sequence[str]) -> list[str]:
 
 
 def pairs(users: Sequence[Any], names: Sequence[str]) -> list[tuple[str, str]]:
-    found = {
-        (name, transport) for user in users if (transport := transport_of(user)) for name in models_of(user, names)
-    }
+    found = {(name, transport_of(user)) for user in users if transport_of(user) for name in models_of(user, names)}
     return sorted(found, key=lambda pair: names.index(pair[0]))
 
 

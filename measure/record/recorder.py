@@ -232,10 +232,8 @@ def curve(latencies: Any) -> Iterator[tuple[float, float]]:
 
 def bars(latencies: Any) -> list[tuple[int, int]]:
     """Return (µs, count) of every value that occurred."""
-    return [
-        (int(item.value_iterated_to), int(item.count_added_in_this_iter_step))
-        for item in latencies.get_recorded_iterator()
-    ]
+    items = latencies.get_recorded_iterator()
+    return [(int(item.value_iterated_to), int(item.count_added_in_this_iter_step)) for item in items]
 
 
 def up_to(latencies: Any, limit_us: float) -> int:

@@ -39,9 +39,8 @@ class VersionCounters:
         if any(value < before.counts[name] for name, value in self.counts.items()):
             return None
         counts = {name: value - before.counts[name] for name, value in self.counts.items()}
-        return VersionCounters(
-            counts, {size: _minus(found, before.batches.get(size, (0, 0))) for size, found in self.batches.items()}
-        )
+        batches = {size: _minus(found, before.batches.get(size, (0, 0))) for size, found in self.batches.items()}
+        return VersionCounters(counts, batches)
 
     def plus(self, other: VersionCounters) -> VersionCounters:
         counts = {name: value + other.counts[name] for name, value in self.counts.items()}
@@ -138,11 +137,8 @@ class Tally:
     def _figures(self, model: str, load_s: float) -> dict[str, Any]:
         sums, instances = self._sums[model], max(self._instances.get(model, 1), 1)
         answered = [version for version, series in sums.items() if series.counts["requests"]]
-        about = {
-            "instances": instances,
-            "versions": sorted(answered, key=int),
-            "changes": list(dict.fromkeys(self._changes[model])),
-        }
+        changes = list(dict.fromkeys(self._changes[model]))
+        about = {"instances": instances, "versions": sorted(answered, key=int), "changes": changes}
         return {**_means(list(sums.values()), load_s * instances), **about}
 
 
@@ -192,9 +188,8 @@ class Counters:
             if tally is None or last is None:
                 return Counted(versions=versions, note=self._note, lost=tally is not None)
             tally.add(last)
-            behind = [
-                name for name in self._names if tally.requests(name) < answers.get(name, 0) and not tally.changed(name)
-            ]
+            unchanged = [name for name in self._names if not tally.changed(name)]
+            behind = any(tally.requests(name) < answers.get(name, 0) for name in unchanged)
             if not behind or time.monotonic() > deadline_s:
                 return Counted(tally.figures(load_s), versions)
             time.sleep(AGAIN_S)

@@ -77,9 +77,8 @@ def _not_one(record: Record, rows: Sequence[Row], model: str | None, protocol: s
     names = [f"--model {row.model} --protocol {row.protocol}" for row in record.rows.values()]
     if rows:
         why = f"a file of perf_analyzer is about one model over one protocol, and {len(rows)} were measured"
-        return Fault(
-            "the run covers several models; choose one", record.where, why, "choose one of\n" + "\n".join(names)
-        )
+        fix = "\n".join(["choose one of", *names])
+        return Fault("the run covers several models; choose one", record.where, why, fix)
     wanted = f"--model {model or 'ANY'} --protocol {protocol or 'ANY'}"
     return Fault(f"the run did not measure {wanted}", record.where, fix=did_you_mean(wanted, names))
 

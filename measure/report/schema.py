@@ -57,10 +57,8 @@ class Lateness(_Part):
     @classmethod
     def of(cls, histogram: Any) -> Lateness:
         """Return the figures of an HdrHistogram; zeros where nothing is in it."""
-        if not histogram.get_total_count():
-            return cls()
-        p50, p99 = (float(histogram.get_value_at_percentile(PERCENTILES[name])) for name in ("p50", "p99"))
-        return cls(p50=p50, p99=p99, max=float(histogram.get_max_value()))
+        found = LatencyFigures.of(histogram)
+        return cls(p50=found.p50, p99=found.p99, max=found.max)
 
 
 class LatencyFigures(_Part):
