@@ -57,9 +57,8 @@ def main(argv: Sequence[str]) -> int:
     rows += _sdk(args) if inputs.models(args.repository, SMALL) else []
     show_ratios("embedded", rows)
     settings = {"pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds}
-    return inputs.conclude(
-        "embedded", {**stamp(), **settings, "rows": rows}, met=all(r["met"] for r in rows), check=args.check
-    )
+    value = {**stamp(), **settings, "rows": rows}
+    return inputs.conclude("embedded", value, met=all(r["met"] for r in rows), check=args.check)
 
 
 def _served(args: argparse.Namespace, name: str) -> dict[str, Any]:

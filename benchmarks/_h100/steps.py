@@ -78,9 +78,8 @@ def build_model(name: str, *, build: Path = BUILD, fresh: bool = False, force: b
     if build != BUILD:
         _copy_inputs(name, build, fresh=fresh)
     flags = ["--from", "compile", "--until", "verify", "--force"] if force or fresh else []
-    done = subprocess.run(
-        command(name, *flags, build=build), cwd=ROOT, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
-    )
+    words = command(name, *flags, build=build)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
     console.say(done.stderr[-1500:].strip())
     try:
         report: dict[str, Any] = json.loads(done.stdout)["models"][0]

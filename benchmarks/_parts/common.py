@@ -172,11 +172,7 @@ class Inputs:
             self.missing.append(Fault(f"{count} cores are needed", why=why, fix="run it on another machine"))
 
     def require(self) -> None:
-        """Stop where anything is missing.
-
-        Raises:
-            MachineError: With everything that is missing (exit 3).
-        """
+        """Raise a `MachineError` with everything that is missing (exit 3)."""
         if self.missing:
             raise MachineError(*self.missing)
 

@@ -113,9 +113,9 @@ class Payloads:
         for size in dict(self._settings.batches):
             groups = list(golden.batches(min(size, model.info.limit)))
             groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
-            requests = (prepare(sample_inputs(model.info, group)) for group in groups)
+            inputs = (sample_inputs(model.info, group) for group in groups)
             found[size] = [
-                Payload(ready, group, own, _rows(group)) for ready, group in zip(requests, groups, strict=True)
+                Payload(prepare(i), group, own, _rows(group)) for i, group in zip(inputs, groups, strict=True)
             ]
         # a common multiple, so that a size's share does not depend on how many groups the golden samples make of it
         longest = math.lcm(*map(len, found.values()))

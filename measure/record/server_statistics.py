@@ -14,16 +14,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from measure.record.server_api import UNREADABLE, Api, Grpc
 from measure.workload.settings import Settings
-from planwright.triton_admin import Document, TritonAdmin
+from planwright.triton_admin import Document, RefusedError, TritonAdmin
 
 TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
 COUNTS = ("requests", "failures", "inferences", "executions")
 EVERY_S = 2.0  # between readings while the load goes on: one costs about a millisecond
 SETTLE_S, AGAIN_S = 1.0, 0.1  # a server counts an answer shortly after it has sent it
+TIMEOUT_S = 10.0
+# what a server that is gone, or something else that listens there, can make of a request
+UNREADABLE = (RefusedError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 Read = TypeVar("Read")
 
 
@@ -68,6 +70,57 @@ class Snapshot:
     def newest(self, model: str) -> str:
         """Return the newest version that is loaded; empty where none is."""
         return max(self.series.get(model, {}), key=int, default="")
+
+
+class Api(Protocol):
+    """What a server says of itself over one protocol, as JSON documents; what cannot be read raises one of `UNREADABLE`."""
+
+    name: str
+
+    def metadata(self) -> Document:
+        """Return the server's name and version."""
+
+    def statistics(self) -> Document:
+        """Return ``model_stats``: all versions of all models that are loaded."""
+
+    def config(self, model: str) -> Document:
+        """Return the config of a model that is loaded."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class Grpc:
+    """`Api` for a server whose HTTP does not answer; `TritonAdmin` is the one over HTTP."""
+
+    name = "gRPC"
+
+    def __init__(self, url: str) -> None:
+        from tritonclient.grpc import InferenceServerClient
+
+        self._client = InferenceServerClient(url.partition("://")[2] or url, ssl=url.startswith("grpcs://"))
+
+    def metadata(self) -> Document:
+        return self._call("get_server_metadata")
+
+    def statistics(self) -> Document:
+        return self._call("get_inference_statistics")
+
+    def config(self, model: str) -> Document:
+        return dict(self._call("get_model_config", model)["config"])
+
+    def close(self) -> None:
+        """Close the channel, which would keep the process from ending."""
+        self._client.close()
+
+    def _call(self, method: str, *model: str) -> Document:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            document: Document = getattr(self._client, method)(*model, as_json=True, client_timeout=TIMEOUT_S)
+        except InferenceServerException as error:
+            raise ConnectionError(str(error)) from None
+        return document
 
 
 @dataclass(frozen=True)
