@@ -72,8 +72,8 @@ def _latency(axes: Any, rows: Sequence[ModelFigures]) -> None:
         values = [us / 1000 for us, _ in row.histogram]
         weights = [count for _, count in row.histogram]
         edges = _edges(min(values), max(values))
-        look = {"histtype": "stepfilled", "alpha": 0.35, "color": colour, "label": _label(row)}
-        axes.hist(values, bins=edges, weights=weights, **look)
+        style = {"histtype": "stepfilled", "alpha": 0.35, "color": colour, "label": _label(row)}
+        axes.hist(values, bins=edges, weights=weights, **style)
         axes.axvline(row.latency_us.p99 / 1000, color=colour, linestyle="--", linewidth=1)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
@@ -176,12 +176,8 @@ def sweep(report: dict[str, Any]) -> dict[str, str]:
     shown = [point for point in report["points"] if not point.get("refused")]
     if not shown:
         return {}
-    both = draw(_both, shown, "p99_us", None)
-    return {
-        "sweep_throughput": draw(_point_rates, shown),
-        "sweep_latency": draw(_point_latencies, shown),
-        "sweep_both": both,
-    }
+    alone = {"sweep_throughput": draw(_point_rates, shown), "sweep_latency": draw(_point_latencies, shown)}
+    return {**alone, "sweep_both": draw(_both, shown, "p99_us", None)}
 
 
 def tune(report: dict[str, Any]) -> dict[str, str]:
