@@ -50,7 +50,12 @@ class ComparedUser(User):
         self.connect()
         RUN.connected(self.environment.runner)
 
+    def on_stop(self) -> None:
+        """Close the channel; otherwise the process does not end."""
+        self.connection.close()
+
     def connect(self) -> None:
+        """Open `connection`."""
         raise NotImplementedError
 
     def answer(self, sample: Any) -> int:
@@ -75,11 +80,7 @@ class Stock(ComparedUser):
     """tritonclient's own way: tensors for each request, ``infer``, arrays."""
 
     def connect(self) -> None:
-        self.client = stock.InferenceServerClient(SETTINGS.grpc_url)
-
-    def on_stop(self) -> None:
-        """Close the channel; otherwise the process does not end."""
-        self.client.close()
+        self.connection = stock.InferenceServerClient(SETTINGS.grpc_url)
 
     @tag("grpc")
     @task
@@ -93,7 +94,7 @@ class Stock(ComparedUser):
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
         outputs = [stock.InferRequestedOutput(name) for name in self.outputs]
-        answer = self.client.infer(self.name, inputs, outputs=outputs)
+        answer = self.connection.infer(self.name, inputs, outputs=outputs)
         return sum(int(answer.as_numpy(name).nbytes) for name in self.outputs)
 
 
@@ -106,12 +107,8 @@ class Bare(ComparedUser):
             request.inputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
         self.request = request.SerializeToString()
-        self.channel = grpc.insecure_channel(SETTINGS.grpc_url)
-        self.call = self.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-
-    def on_stop(self) -> None:
-        """Close the channel; otherwise the process does not end."""
-        self.channel.close()
+        self.connection = grpc.insecure_channel(SETTINGS.grpc_url)
+        self.call = self.connection.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
     @tag("bare")
     @task

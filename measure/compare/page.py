@@ -14,7 +14,7 @@ from measure.report import plots
 from measure.report.build import templates
 
 BASE, NEW = plots.COLOURS[:2]
-TONES = {"better": "good", "worse": "bad", "cannot say": "doubt", "no change": ""}
+TONES = {"better": "good", "worse": "bad", "cannot say": "unclear", "no change": ""}
 
 
 def render(comparison: dict[str, Any]) -> str:

@@ -49,8 +49,11 @@ def main(args: argparse.Namespace) -> int:
     chosen.sort(key=lambda pair: pair[1].throughput_per_s)
     rows = [_row(record, row)[: len(header)] for record, row in chosen]
     write(args.csv, _text(header, rows).encode())
-    for record, _ in chosen:
-        _warn(record)
+    for record in (record for record, _ in chosen if len(record.rows) > 1):
+        console.warn(
+            f"{record.where} measured several models or protocols at once: the first column is what this one had of the load, "
+            "and the server's times are over all protocols"
+        )
     console.say(f"{args.csv}: {console.many(len(rows), 'row')}")
     if args.json:
         console.emit_json({"csv": str(args.csv), "rows": [dict(zip(header, row, strict=True)) for row in rows]})
@@ -120,14 +123,6 @@ def _load(record: Record, row: Row) -> str:
     if record.load["arrivals"] != "closed":
         return f"{configured if alone and configured else requests_per_s:g}"
     return str(record.report["users"] if alone else max(1, round(requests_per_s * row.latency_us["mean"] / 1e6)))
-
-
-def _warn(record: Record) -> None:
-    if len(record.rows) > 1:
-        console.warn(
-            f"{record.where} measured several models or protocols at once: the first column is what this one had of the load, "
-            "and the server's times are over all protocols"
-        )
 
 
 def _text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -264,7 +264,7 @@ def test_a_healthy_run_passes() -> None:
         ({"row__measured": 60}, "inconclusive", "too few for a 99th percentile"),
     ],
 )
-def test_what_is_bad_or_doubtful_is_told(changes: dict[str, Any], status: str, words: str) -> None:
+def test_failures_and_uncertain_figures_are_reported(changes: dict[str, Any], status: str, words: str) -> None:
     found, reasons = judged(**changes)
     assert found == status
     assert words in reasons
@@ -282,7 +282,7 @@ def test_what_is_bad_or_doubtful_is_told(changes: dict[str, Any], status: str, w
         {"client__checking": {"automatic": True, "count": 10, "share": 0.03, "low": 0.02, "high": 0.04}},
     ],
 )
-def test_what_lies_at_the_edge_of_a_run_is_no_doubt(changes: dict[str, Any]) -> None:
+def test_what_lies_at_the_edge_of_a_run_is_not_inconclusive(changes: dict[str, Any]) -> None:
     assert judged(**changes) == ("pass", "")
 
 
