@@ -113,9 +113,8 @@ class Payloads:
         for size in dict(self._settings.batches):
             groups = list(golden.batches(min(size, model.info.limit)))
             groups = random.sample(groups, min(OWN_PAYLOADS, len(groups))) if own else groups
-            inputs = (sample_inputs(model.info, group) for group in groups)
             found[size] = [
-                Payload(prepare(i), group, own, _rows(group)) for i, group in zip(inputs, groups, strict=True)
+                Payload(prepare(sample_inputs(model.info, group)), group, own, _rows(group)) for group in groups
             ]
         # a common multiple, so that a size's share does not depend on how many groups the golden samples make of it
         longest = math.lcm(*map(len, found.values()))
@@ -157,9 +156,10 @@ class Connection:
         self._recorder, self._checker = shared.recorder, shared.checker
         self._shared, self._scenario = shared, scenario
         memory, over_http = TRANSPORTS[scenario.transport], scenario.transport == "http"
+        address = settings.http_url if over_http else settings.grpc_url
         self._model = TritonModel(
-            name, settings.http_url if over_http else settings.grpc_url, protocol="http" if over_http else "grpc", shared_memory=memory,
-            retries=0, timeout_s=settings.test.timeout_s, allow_nan=True,  # golden samples may hold NaN for a missing value
+            name, address, protocol="http" if over_http else "grpc", shared_memory=memory, retries=0, timeout_s=settings.test.timeout_s,
+            allow_nan=True,  # golden samples may hold NaN where the model takes it for a missing value
         )  # fmt: skip
         # a prepared request of a sequence model has an id, which no two requests in flight may share
         own = memory is not None or self._model.info.sequence
