@@ -3,8 +3,8 @@
 In      a model's config as the server reports it, the published build.json.
 Out     `ServingSetting`; the config that applies it; the batch sizes that the engine's profiles are tuned for.
 
-A server that is given no preferred sizes writes ``[max_batch_size]`` into its own config. That is not the user's choice, and the server
-would refuse it with a lower max_batch_size, so it is read as "none".
+A server that is given no preferred sizes writes ``[max_batch_size]`` into its own config. Nobody chose that, and the server would
+refuse it with a lower max_batch_size, so it is read as "none".
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ def test_a_healthy_run_passes() -> None:
         ({"row__measured": 60}, "inconclusive", "too few for a 99th percentile"),
     ],
 )
-def test_failures_and_uncertain_figures_are_reported(changes: dict[str, Any], status: str, words: str) -> None:
+def test_what_is_bad_or_doubtful_is_told(changes: dict[str, Any], status: str, words: str) -> None:
     found, reasons = judged(**changes)
     assert found == status
     assert words in reasons
