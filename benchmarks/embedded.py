@@ -56,9 +56,8 @@ def main(argv: Sequence[str]) -> int:
     rows = [_served(args, name) for name in models]
     rows += _sdk(args) if inputs.models(args.repository, SMALL) else []
     show_ratios("embedded", rows)
-    value = {
-        **stamp(), "pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds, "rows": rows,
-    }  # fmt: skip
+    settings = {"pinning": "server core 0, client core 1, in-process core 0", "rounds": args.rounds}
+    value = {**stamp(), **settings, "rows": rows}
     return inputs.conclude("embedded", value, met=all(r["met"] for r in rows), check=args.check)
 
 
@@ -155,10 +154,8 @@ class ShmLoad:
     def __init__(self, server: ServerInfo, name: str, folder: Path, batch: int) -> None:
         from clients import TritonModel
 
-        self._batch = batch
-        self._models = [
-            TritonModel(name, server.grpc_url, protocol="grpc", shared_memory="system") for _ in range(IN_FLIGHT)
-        ]
+        self._batch, numbers = batch, range(IN_FLIGHT)
+        self._models = [TritonModel(name, server.grpc_url, protocol="grpc", shared_memory="system") for _ in numbers]
         self._groups = [group.inputs for group in _largest(Golden.load(folder / "golden.npz")).batches(batch)]
 
     def run(self, seconds: float) -> float:

@@ -68,30 +68,18 @@ def _require(steps: Sequence[str]) -> None:
 
 
 def prepare() -> int:
-    """Run export and graph of every model, here."""
-    command = [
-        sys.executable,
-        "builders/build_all.py",
-        "--config",
-        str(CONFIG),
-        "--build",
-        str(BUILD),
-        "--target",
-        "tensorrt",
-    ]
+    command = [sys.executable, "builders/build_all.py", "--config", str(CONFIG), "--build", str(BUILD)]
     names = [f"{model}_{precision}" for model in MODELS for precision in PRECISIONS]
     names += ["resnet50_fp16_fixed", "no_such_op", "digits_bf16", "digits_api", "digits_native"]
-    return subprocess.run([*command, "--until", "graph", *names, *random_weights(*names)], cwd=ROOT).returncode
+    flags = ["--target", "tensorrt", "--until", "graph", *names, *random_weights(*names)]
+    return subprocess.run([*command, *flags], cwd=ROOT).returncode
 
 
 def build(step: BenchmarkStep) -> None:
-    """Build twelve plans and one of fixed shapes; note what verify and the layer table say."""
     for name in [*(f"{m}_{p}" for m in MODELS for p in PRECISIONS), "resnet50_fp16_fixed"]:
         report = build_model(name)
-        step.row(
-            model=name, status=report["status"], seconds=report["seconds"], faults=report["errors"], verify=report["verify"],
-            realised=report["realised"], plan_bytes=report["plan_bytes"], build_seconds=report["build_seconds"],
-        )  # fmt: skip
+        kept = ("status", "seconds", "verify", "realised", "plan_bytes", "build_seconds")
+        step.row(model=name, faults=report["errors"], **{key: report[key] for key in kept})
         step.require(report["status"] != "failed", f"{name} is built and verified")
     figures = {row["model"]: row["verify"] for row in step.rows}
     lost = _score(figures["digits_fp32"]) - _score(figures["digits_int8"])
@@ -105,7 +93,6 @@ def _score(verify: dict[str, Any]) -> float:
 
 
 def engine(step: BenchmarkStep) -> None:
-    """Measure ResNet-50 alone: batch 1 and the best batch, fp32 to int8; dynamic against fixed shapes."""
     from builders.diagnostics.bench_engine import measure_plan
     from builders.diagnostics.lanes import BenchSetting
 
@@ -115,9 +102,8 @@ def engine(step: BenchmarkStep) -> None:
     ]  # fmt: skip
     cases += [(f"resnet50_{p}", BenchSetting(1, 1, True)) for p in PRECISIONS]
     cases += [(f"resnet50_{p}", BenchSetting(128, 1, True)) for p in ("fp32", "tf32")]
-    cases += [
-        (name, BenchSetting(128, s, True)) for name in ("resnet50_fp16", "resnet50_fp16_fixed") for s in (1, 2, 4)
-    ]
+    shapes = ("resnet50_fp16", "resnet50_fp16_fixed")  # dynamic, static
+    cases += [(name, BenchSetting(128, streams, True)) for name in shapes for streams in (1, 2, 4)]
     found: dict[int, list[Any]] = {}
     for _ in range(ROUNDS):
         for index, (name, setting) in enumerate(cases):
@@ -135,7 +121,6 @@ def engine(step: BenchmarkStep) -> None:
 
 
 def cache(step: BenchmarkStep) -> None:
-    """Build ResNet-50 fp16 cold and then with the cache it left, and compare the plans' speed in turn."""
     from builders.diagnostics.bench_engine import measure_plan
     from builders.diagnostics.lanes import BenchSetting
 
@@ -149,14 +134,12 @@ def cache(step: BenchmarkStep) -> None:
     for index in interleaved(range(len(paths)), ROUNDS):
         rates[index].append(measure_plan(paths[index], BenchSetting(128, 1, True), seconds=SECONDS).samples_per_s)
     seconds = [cold["build_seconds"], *(each["build_seconds"] for each in warm)]
-    step.row(
-        cold_seconds=seconds[0], warm_seconds=seconds[1:], cold_samples_per_s=rates[0], warm_samples_per_s=rates[1]
-    )
+    found = {"cold_seconds": seconds[0], "warm_seconds": seconds[1:]}
+    step.row(**found, cold_samples_per_s=rates[0], warm_samples_per_s=rates[1])
     step.figure("warm build over cold", max(seconds[1:]) / seconds[0], "<=", TARGETS["cache"])
     middle = [statistics.median(each) for each in rates]
-    step.figure(
-        "difference in speed of the warm plan from the cold one", abs(middle[1] / middle[0] - 1), "<=", TARGETS["drift"]
-    )
+    drift = abs(middle[1] / middle[0] - 1)
+    step.figure("difference in speed of the warm plan from the cold one", drift, "<=", TARGETS["drift"])
 
 
 STEPS: dict[str, Callable[[BenchmarkStep], None]] = {

@@ -63,9 +63,8 @@ def main(argv: Sequence[str]) -> int:
     inputs = Inputs()
     with scratch_folder() as scratch:
         outcomes, faults = _rounds(scratch, args.builds, random.Random(args.seed))
-    console.say(
-        f"{args.builds} builds killed: " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-    )
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+    console.say(f"{args.builds} builds killed: {counts}")
     for fault in faults:
         console.say(f"FAULT {fault}")
     if not outcomes:  # no build was killed, so nothing was measured
@@ -142,7 +141,6 @@ def _state(repository: Path) -> tuple[list[int], str]:
 
 
 def _fault(repository: Path, before: tuple[list[int], str], server: ServerInfo) -> str:
-    """Return what is wrong, or an empty string."""
     published, after = Published(repository / "digits"), _state(repository)
     new = max(before[0]) + 1
     allowed = [before[0], *([number] for number in range(new, new + 3))]  # an orphan's number is not used twice
@@ -167,8 +165,7 @@ def _served(repository: Path, server: ServerInfo) -> str:
         rows = list(validate(repository, ["digits"], ["http"], Addresses(server.http_url, server.grpc_url)))
     except PlanwrightError as error:
         return str(error.faults[0])
-    wrong = [json.dumps(row.as_dict()) for row in rows if row.verdict != "ok"]
-    return "; ".join(wrong)
+    return "; ".join(json.dumps(row.as_dict()) for row in rows if row.verdict != "ok")
 
 
 if __name__ == "__main__":

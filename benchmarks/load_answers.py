@@ -43,14 +43,12 @@ def main(argv: Sequence[str]) -> int:
         shutil.copytree(args.repository, swapped)
         swap_rows(swapped / MODEL)
         runs = {"healthy": _runs(args.repository, args.healthy), "swapped": _runs(swapped, args.swapped)}
-    figures = {
-        "accused": sum(row["failures"] + row["wrong"] > 0 for row in runs["healthy"]),
-        "caught": sum(row["wrong"] > 0 for row in runs["swapped"]),
-    }
-    met = not figures["accused"] and figures["caught"] == args.swapped
-    console.say(f"{verdict(met)}  healthy runs reported: {figures['accused']} of {args.healthy}; swapped runs caught: "
-                f"{figures['caught']} of {args.swapped}")  # fmt: skip
-    value = {**stamp(), "load": LOAD, **figures, "met": met, "runs": runs}
+    accused = sum(row["failures"] + row["wrong"] > 0 for row in runs["healthy"])
+    caught = sum(row["wrong"] > 0 for row in runs["swapped"])
+    met = not accused and caught == args.swapped
+    healthy = f"healthy runs reported: {accused} of {args.healthy}"
+    console.say(f"{verdict(met)}  {healthy}; swapped runs caught: {caught} of {args.swapped}")
+    value = {**stamp(), "load": LOAD, "accused": accused, "caught": caught, "met": met, "runs": runs}
     return inputs.conclude("load_answers", value, met=met, check=args.check)
 
 

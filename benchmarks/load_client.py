@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._parts.common import Inputs, parser, perf_analyzer, ratio_row, scratch_folder, serve, show_ratios, stamp
 from clients import published
 from measure.operating_point import locust_process
+from measure.operating_point.locust_process import FILE
 from planwright import console
 from planwright.server_info import ServerInfo
 
@@ -70,25 +71,14 @@ def _round(args: argparse.Namespace, server: ServerInfo, scratch: Path, *, pinne
     return found
 
 
-def _load(
-    args: argparse.Namespace,
-    scratch: Path,
-    prefix: list[str],
-    model: str,
-    protocol: str,
-    file: str = locust_process.FILE,
-) -> dict[str, float]:
+def _load(args: argparse.Namespace, scratch: Path, prefix: list[str], model: str, protocol: str, file: str = FILE) -> dict[str, float]:  # fmt: skip
     """Return samples per second and requests per second of client CPU."""
     runs = Path(tempfile.mkdtemp(dir=scratch))
     environment = locust_process.environment(model, runs, args.repository, scratch / "server.json", warmup_s="2")
     command = [*prefix, *locust_process.command(USERS, protocol, "-t", f"{args.seconds + 2:.0f}s", file=file)]
     report = locust_process.run(command, environment, runs, args.seconds + 120)
-    rows = report["models"]
-    requests = sum(row["requests"] for row in rows)
-    return {
-        "throughput_per_s": sum(row["throughput_per_s"] for row in rows),
-        "per_core_s": requests / max(report["client"]["cpu_s"], 1e-9),
-    }
+    requests, rate = (sum(row[key] for row in report["models"]) for key in ("requests", "throughput_per_s"))
+    return {"throughput_per_s": rate, "per_core_s": requests / max(report["client"]["cpu_s"], 1e-9)}
 
 
 def _perf_analyzer(args: argparse.Namespace, server: ServerInfo, scratch: Path, prefix: list[str], protocol: str) -> float:  # fmt: skip
@@ -112,10 +102,7 @@ def _golden(repository: Path, model: str) -> dict[str, Any]:
     version = published.served(repository, model)
     assert version is not None
     rows = [
-        {
-            name: {"content": array[0].ravel().tolist(), "shape": list(array.shape[1:])}
-            for name, array in group.inputs.items()
-        }
+        {name: {"content": a[0].ravel().tolist(), "shape": list(a.shape[1:])} for name, a in group.inputs.items()}
         for group in version.golden().samples()
     ]
     random.Random(1).shuffle(rows)

@@ -33,6 +33,7 @@ from planwright.decimals import exact
 from planwright.own_server import free_ports
 from planwright.server_info import ServerInfo
 
+Row = dict[str, Any]
 MODEL, CONNECTIONS = "digits", 600
 STALL_S, PERIOD_S, PERIODS = 1.0, 20.0, 3
 RATE = 500.0
@@ -80,21 +81,13 @@ def _round(args: argparse.Namespace, server: ServerInfo) -> dict[str, Any]:
     sides = {"ours": ours, "loadgen": loadgen, "closed": closed}
     p99_ms = {side: figures_of({**sides, "truth": truth}, side)["p99"] / 1e3 for side in SIDES}
     console.say("p99 in ms: " + ", ".join(f"{side} {value:.1f}" for side, value in p99_ms.items()))
-    return {
-        **sides,
-        "truth": truth,
-        "capacity_per_s": capacity["answers_per_s"],
-        "calm_p50_us": calm["latency_us"]["p50"],
-    }
+    server_alone = {"capacity_per_s": capacity["answers_per_s"], "calm_p50_us": calm["latency_us"]["p50"]}
+    return {**sides, "truth": truth, **server_alone}
 
 
-def _closed(
-    load: dict[str, Any], file: Path, repository: Path, url: str, *, users: int, warmup_s: float = 0.0
-) -> dict[str, Any]:
-    settings = {"url": url, "warmup_s": str(warmup_s)}
-    return crosscheck.drive(
-        {**load, "connections": users}, file, repository, settings, "-t", f"{load['duration_s']:.0f}s"
-    )
+def _closed(load: Row, file: Path, repository: Path, url: str, *, users: int, warmup_s: float = 0.0) -> Row:
+    settings, length = {"url": url, "warmup_s": str(warmup_s)}, f"{load['duration_s']:.0f}s"
+    return crosscheck.drive({**load, "connections": users}, file, repository, settings, "-t", length)
 
 
 @contextmanager

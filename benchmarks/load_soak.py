@@ -52,9 +52,8 @@ def _watch(args: argparse.Namespace, scratch: Path) -> list[tuple[float, int]]:
     settings = {"check": "0.1", "arrivals": "poisson", "rate": f"{exact(args.rate)}:{args.duration_s}s"}
     environment = locust_process.environment(MODEL, scratch, args.repository, scratch / "server.json", **settings)
     with (scratch / "locust.txt").open("wb") as log:
-        process = subprocess.Popen(
-            locust_process.command(32, "http"), cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
+        command = locust_process.command(32, "http")
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     began_s, said_s, readings = time.monotonic(), 0.0, []
     while not ended(process):
         time.sleep(READ_EVERY_S)

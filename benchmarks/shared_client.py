@@ -24,12 +24,7 @@ from planwright import console
 from planwright.server_info import ServerInfo
 
 MODEL = "digits"
-WAYS = {
-    "http": ("http", None),
-    "grpc": ("grpc", None),
-    "http+shm": ("http", "system"),
-    "grpc+shm": ("grpc", "system"),
-}
+WAYS = {"http": ("http", None), "grpc": ("grpc", None), "http+shm": ("http", "system"), "grpc+shm": ("grpc", "system")}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,7 +52,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(server: ServerInfo, repository: Path, transport: str, counts: dict[str, Any]) -> dict[str, Any]:
-    """Run one client over one transport; returns a row of the record."""
     protocol, memory = WAYS[transport]
     url = server.grpc_url if protocol == "grpc" else server.http_url
     options = {"url": url, "protocol": protocol, "shared_memory": memory}

@@ -67,37 +67,27 @@ def _embedded(record: dict[str, Any]) -> list[str]:
 
 
 def _honesty(record: dict[str, Any]) -> list[str]:
-    sides = {
-        "ours": "our open loop",
-        "loadgen": "MLPerf LoadGen",
-        "truth": "simulated truth",
-        "closed": "our closed loop",
-    }
+    names = ("our open loop", "MLPerf LoadGen", "simulated truth", "our closed loop")
     rows = []
-    for side, name in sides.items():
+    for side, name in zip(("ours", "loadgen", "truth", "closed"), names, strict=True):
         found = [r[side] if side == "truth" else r[side]["latency_us"] for r in record["rounds"]]
-        rows.append(
-            [name, *(" / ".join(f"{each[p] / 1e3:.1f}" for each in found) for p in ("p50", "p90", "p99", "p99.9"))]
-        )
+        figures = [[f"{each[p] / 1e3:.1f}" for each in found] for p in ("p50", "p90", "p99", "p99.9")]
+        rows.append([name, *map(" / ".join, figures)])
+    compared = [(f["what"], *spread(f, 4), f"within {f['off']:.1%}", met(f)) for f in record["figures"]]
     return section(
         "A stall, as seen by open and closed loops",
         f"`python benchmarks/load_honesty.py`: digits over HTTP at {record['rate']:g} requests per second behind a proxy that stalls for "
         f"{record['stall_s']:g} s every\n{record['period_s']:g} s. Milliseconds, one number per round. "
         "The closed loop sends nothing during a stall, so it hardly sees it.",
         table("side | p50: | p90: | p99: | p99.9:", rows),
-        table(
-            "what | median: | range over rounds: | target: | result",
-            [(f["what"], *spread(f, 4), f"within {f['off']:.1%}", met(f)) for f in record["figures"]],
-        ),
+        table("what | median: | range over rounds: | target: | result", compared),
         f"{when(record)}.",
     )
 
 
 def _client(record: dict[str, Any]) -> list[str]:
-    rows = [
-        (r["what"], *spread(r), *(("–", "–") if r["target"] is None else (f">= {r['target']:g}", met(r))))
-        for r in record["rows"]
-    ]
+    targets = [("–", "–") if r["target"] is None else (f">= {r['target']:g}", met(r)) for r in record["rows"]]
+    rows = [(r["what"], *spread(r), *target) for r, target in zip(record["rows"], targets, strict=True)]
     pinned = "server and client on one core each" if record["pinned"] else "not pinned"
     return section(
         "The load generator itself",
@@ -149,31 +139,28 @@ def _soak(record: dict[str, Any]) -> list[str]:
 
 
 def _tune(record: dict[str, Any]) -> list[str]:
-    ratios = {
+    sides = {
         "over_best": ("pick", "best"),
         "over_default": ("pick", "default"),
         "best_over_default": ("best", "default"),
     }
 
     def cells(row: dict[str, Any]) -> list[str]:
-        labels = row["labels"]
-        same = {name: labels[one] == labels[other] for name, (one, other) in ratios.items()}
-        return ["the same" if same[name] else ratio_words(row[name]) for name in ratios]
+        same = [len({row["labels"][side] for side in pair}) == 1 for pair in sides.values()]
+        return ["the same" if equal else ratio_words(row[name]) for name, equal in zip(sides, same, strict=True)]
 
     rows = [
         (r["model"], r["slo"], r["points"], f"{r['took_s'] / 60:.1f}", r["rounds"], *cells(r), r["labels"]["pick"])
         for r in record["rows"]
     ]
+    ratios = "pick / best: | pick / defaults: | best / defaults:"
     missed = [f"{r['model']}: {name}" for r in record["rows"] for name, met in r["targets"].items() if not met]
     return section(
         "tune against an exhaustive search",
         "`python benchmarks/tune.py`: every setting of a grid is measured and stored; tune chooses in at most 12 points and 5 minutes; then its "
         "pick,\nthe best of the grid and Triton's defaults are measured again, interleaved. Ratios with their 95% intervals; "
         "'the same' is one setting.",
-        table(
-            "model | SLO | points: | minutes: | rounds: | pick / best: | pick / defaults: | best / defaults: | pick",
-            rows,
-        ),
+        table(f"model | SLO | points: | minutes: | rounds: | {ratios} | pick", rows),
         f"Targets missed: {'; '.join(missed) or 'none'}. {when(record)}.",
     )
 

@@ -41,10 +41,8 @@ def main(argv: Sequence[str]) -> int:
     args = p.parse_args(argv)
     with scratch_folder() as scratch:
         shares: list[float] = []
-        builds = _seconds(
-            args.builds,
-            {"without": lambda: _build(scratch, "--no-trial-load"), "with": lambda: _build(scratch, shares=shares)},
-        )
+        sides = {"without": lambda: _build(scratch, "--no-trial-load"), "with": lambda: _build(scratch, shares=shares)}
+        builds = _seconds(args.builds, sides)
         start = Starts(_ten_models(scratch), scratch)
         starts = _seconds(args.starts, {"trusted": start.trusted, "cached": start.cached, "uncached": start.uncached})
     rows = [*_build_rows(builds, shares), *_start_rows(starts)]
@@ -54,7 +52,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _seconds(rounds: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Return seconds per side and round."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for name in interleaved(list(sides), rounds):
         found[name].append(sides[name]())
@@ -84,10 +81,7 @@ def _ten_models(scratch: Path) -> Path:
     config = ["version: 1", "models:"]
     for number in range(MODELS):
         weights = np.random.default_rng(number).normal(size=(WIDTH, DEPTH)).astype(np.float32)
-        x, y = (
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width])
-            for name, width in (("x", WIDTH), ("y", DEPTH))
-        )
+        x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", w]) for n, w in (("x", WIDTH), ("y", DEPTH)))
         node = helper.make_node("MatMul", ["x", "w"], ["y"])
         graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(weights, "w")])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)

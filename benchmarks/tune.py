@@ -22,28 +22,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._parts import exhaustive
-from benchmarks._parts.common import (
-    ROOT,
-    Inputs,
-    parser,
-    ratio_words,
-    record,
-    run_module,
-    scratch_folder,
-    stamp,
-    verdict,
-)
+from benchmarks._parts import common, exhaustive
+from benchmarks._parts.common import Inputs, ratio_words, record, run_module, scratch_folder, stamp, verdict
+from clients.options import TRANSPORTS
 from measure import statistics
 from measure.operating_point.flags import delays_us, numbers
 from measure.operating_point.measurement import Measurement
 from measure.operating_point.rows import seconds_in_words
 from measure.tune import slo as tune_slo
 from measure.tune.search import Candidate
-from measure.workload.transports import TRANSPORTS
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, StageError
 
+Row = dict[str, Any]
 MODELS = ("digits", "minilm", "resnet50")
 REACHES, ABOVE, MUCH = 0.98, 0.93, 1.9
 POINTS, MINUTES, SLACK = 12, 5.0, 1.05  # a measurement that has begun is finished
@@ -66,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def command_line() -> console.Parser:
-    p = parser(__doc__)
+    p = common.parser(__doc__)
     add = p.add_argument
     add("--model", action="append", metavar="MODEL", help="repeatable (default: digits, minilm and resnet50)")
     add("--aa", action="store_true", help="compare a setting with itself instead")
@@ -75,14 +66,9 @@ def command_line() -> console.Parser:
     add("--rounds", type=int, default=8, help="interleaved rounds at the end (default: %(default)s)")
     add("--points", type=int, default=POINTS, help="of tune (default: %(default)s)")
     add("--minutes", type=float, default=MINUTES, help="of tune (default: %(default)s)")
-    add(
-        "--instances",
-        type=numbers("--instances", "numbers", "1,2", 64),
-        default=INSTANCES,
-        metavar="1,2,4",
-        help="of the grid",
-    )
-    add("--users", type=numbers("--users", "numbers", "8,32", 4096), default=USERS, metavar="8,32", help="of the grid")
+    instances, users = numbers("--instances", "numbers", "1,2", 64), numbers("--users", "numbers", "8,32", 4096)
+    add("--instances", type=instances, default=INSTANCES, metavar="1,2,4", help="of the grid")
+    add("--users", type=users, default=USERS, metavar="8,32", help="of the grid")
     add("--queue-delay-us", type=delays_us, default=DELAYS_US, metavar="off,500", help="of the grid")
     add("--whole-batch", action="store_true", help="leave half of max_batch_size out of the grid")
     add("--protocol", choices=tuple(TRANSPORTS), default="grpc", help="of the load (default: %(default)s)")
@@ -161,9 +147,7 @@ def _model(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return {**row, "targets": {**row["targets"], "few": few}, "met": row["met"] and few}
 
 
-def _row(
-    name: str, tuned: dict[str, Any], slo: tune_slo.Slo, roles: dict[str, Candidate], measured: dict[Candidate, list[Measurement]]
-) -> dict[str, Any]:  # fmt: skip
+def _row(name: str, tuned: Row, slo: tune_slo.Slo, roles: dict[str, Candidate], measured: dict[Candidate, list[Measurement]]) -> Row:  # fmt: skip
     rates = {role: [m.throughput_per_s for m in measured[candidate]] for role, candidate in roles.items()}
     over_best, over_default = _ratio(rates["best"], rates["pick"]), _ratio(rates["default"], rates["pick"])
     best_over_default = _ratio(rates["default"], rates["best"])
@@ -220,12 +204,11 @@ def _aa(args: argparse.Namespace, name: str) -> bool:
             console.say(f"{number + 1}/{args.comparisons}  {verdicts[-1]['words']}")
     gains, losses = (sum(str(each["words"]).startswith(what) for each in verdicts) for what in ("gain", "loss"))
     met = gains <= FALSE_GAINS
-    console.say(
-        f"{name}: {len(verdicts)} comparisons of a setting with itself: {gains} gains, {losses} losses ({verdict(met)})"
-    )
+    counts = f"{gains} gains, {losses} losses ({verdict(met)})"
+    console.say(f"{name}: {len(verdicts)} comparisons of a setting with itself: {counts}")
     if not args.quick:
         value = {**stamp(), "model": name, "gains": gains, "losses": losses, "met": met, "verdicts": verdicts}
-        console.say(f"record: {record('tune_aa', value).relative_to(ROOT)}")
+        console.say(f"record: {record('tune_aa', value).relative_to(common.ROOT)}")
     return met
 
 

@@ -94,9 +94,8 @@ def change(base: Sequence[float], other: Sequence[float], confidence: float = GA
     error = math.sqrt(sum(parts))
     if not reference or not error:
         return None
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (base, other), strict=True)
-    )
+    terms = (part**2 / (len(values) - 1) for part, values in zip(parts, (base, other), strict=True))
+    freedom = sum(parts) ** 2 / sum(terms)
     reach = t_quantile(confidence, max(freedom, 1.0)) * error
     low, high = ((mean - reference + sign * reach) / reference for sign in (-1, 1))
     return Change((mean - reference) / reference, low, high)

@@ -27,6 +27,7 @@ from measure.operating_point.rows import INTERRUPTED, seconds_in_words
 from measure.operating_point.server import ConfigurableModel, open_model, published_setting
 from measure.operating_point.setting import ServingSetting
 from measure.operating_point.usage import first_gpu
+from measure.report.build import build_of
 from measure.report.verdict import LOUD
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Fault, PlanwrightError, SpecError, StageError
@@ -58,8 +59,7 @@ class SweepResult:
 def main(args: argparse.Namespace) -> int:
     args.repository = flags.repository(args)
     published.select(args.repository, [args.model])
-    version = published.served(args.repository, args.model)
-    build = version.build if version else {}
+    build = build_of(args.repository, args.model)
     load = Load(args.users, args.protocol, args.batch, args.duration_s, args.warmup_s, args.processes)
     _settings(args, published_setting(args.repository, args.model), build)
     result, problem = SweepResult(), None
@@ -90,9 +90,8 @@ def _settings(args: argparse.Namespace, base: ServingSetting, build: dict[str, A
     flags.check_load(args)
     if not 1 <= args.users <= 4096:
         raise SpecError(Fault(f"--users {args.users}", fix="give a number from 1 to 4096"))
-    settings = serving_setting.grid(
-        base, args.instances, args.max_batch, args.queue_delay_us, args.preferred, args.cuda_graphs
-    )
+    axes = (args.instances, args.max_batch, args.queue_delay_us, args.preferred, args.cuda_graphs)
+    settings = serving_setting.grid(base, *axes)
     serving_setting.check(settings, base, build, args.batch)
     return settings
 
@@ -161,10 +160,8 @@ def _verdict(points: list[dict[str, Any]], base: dict[str, Any], stopped_by: str
     none = others and not unknown and not any(p["word"] == statistics.MORE for p in others)
     reasons = [f"no gain: no setting is clearly faster than {base['label']}"] if none else []
     if unknown:
-        labels = ", ".join(unknown)
-        reasons.append(
-            f"cannot say how {labels} compare with {base['label']}: use more --repeats or a longer --duration-s"
-        )
+        sides = f"{', '.join(unknown)} compare with {base['label']}"
+        reasons.append(f"cannot say how {sides}: use more --repeats or a longer --duration-s")
     shown = others if len(others) <= SHOWN else [p for p in others if p["word"] != statistics.SAME]
     reasons += [f"{p['label']} against {base['label']}: {p['comparison']} infer/sec" for p in shown]
     limited = [p["label"] for p in points if p["client_limited"]]
@@ -179,10 +176,8 @@ def _show_table(report: dict[str, Any]) -> None:
     title = f"{report['model']}, {report['users']} users over {report['protocol']}"
     optional: list[tuple[str, Cell]] = [("off opt", _off)] if report["best_batches"] else []
     if any(point["joules_per_inference"] is not None for point in report["points"]):
-        optional += [
-            ("W", lambda p: _number(p["gpu_w"], 0)),
-            ("J/infer", lambda p: _number(p["joules_per_inference"], 4)),
-        ]
+        optional.append(("W", lambda p: _number(p["gpu_w"], 0)))
+        optional.append(("J/infer", lambda p: _number(p["joules_per_inference"], 4)))
     columns = ["setting", "infer/sec (95%)", "p50 ms", "p99 ms", "batch", *(name for name, _ in optional), "failed",
                "server, client cores", "GiB", f"against {report['base']}"]  # fmt: skip
     console.table(title, columns, [_cells(point, [read for _, read in optional]) for point in report["points"]])

@@ -21,25 +21,18 @@ SCORE_LOST, TIMEOUT_S = 0.005, 420
 
 
 def routes(step: BenchmarkStep) -> None:
-    """Build a network from its source, and one that TensorRT calibrates; neither may lose accuracy."""
     scores = {}
     for name in ("digits_fp32", "digits_api", "digits_native"):
         report = build_model(name)
         step.require(report["status"] != "failed", f"{name} is built and verified")
-        step.row(
-            route=name,
-            status=report["status"],
-            faults=report["errors"],
-            verify=report["verify"],
-            realised=report["realised"],
-        )
+        kept = {key: report[key] for key in ("status", "verify", "realised")}
+        step.row(route=name, faults=report["errors"], **kept)
         scores[name] = float(report["verify"].get("score", {}).get("accuracy", 0.0))
     for name in ("digits_api", "digits_native"):
         step.figure(f"accuracy lost by {name}", scores["digits_fp32"] - scores[name], "<=", SCORE_LOST)
 
 
 def torch(step: BenchmarkStep) -> None:
-    """Measure ResNet-50 as a plan, and in PyTorch, eager and compiled, interleaved."""
     build_model("resnet50_fp16")
     python = os.environ.get("TORCH_PYTHON", sys.executable)
     flags = ["--batch", "1,128", "--streams", "1", "--seconds", "0.7", "--torch", "--torch-python", python]
@@ -55,7 +48,6 @@ def torch(step: BenchmarkStep) -> None:
 
 
 def search(step: BenchmarkStep) -> None:
-    """Find what INT8 must keep in FP32 in minilm, judged by engines built here."""
     found = _builders(step, "search", "minilm_int8", "--engine")
     if found:
         step.row(search="minilm_int8", keep_fp32=found["keep_fp32"], engine=found["engine"])

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks._h100.steps import REPOSITORY, BenchmarkStep, build_model, plan_path
 from benchmarks._parts.common import ROOT, perf_analyzer, run_module, serve
+from clients.options import TRANSPORTS
 from measure.operating_point import locust_process
 from planwright import console
 from planwright.errors import MachineError, StageError
@@ -28,6 +29,7 @@ from planwright.server_info import ServerInfo
 MODEL, BATCH = "resnet50_fp16", 64
 INSTANCES = (3, 4, 6)
 ROUNDS = 3
+KEPT = ("model", "transport", "batch", "verdict", "reason", "cosine", "relative")  # of a row of validate
 # case, perf_analyzer's flags, smallest share of the engine alone (or images/s)
 CASES: tuple[tuple[str, list[str], float], ...] = (
     ("cuda", ["-b", str(BATCH), "--shared-memory=cuda", "--output-shared-memory-size=262144", "--concurrency-range=12"], 0.8),
@@ -37,7 +39,6 @@ CASES: tuple[tuple[str, list[str], float], ...] = (
 
 
 def served(step: BenchmarkStep) -> None:
-    """Find the best number of instances for each case, then measure it and the engine alone, interleaved."""
     tuning = {count: _all_cases(count) for count in INSTANCES}
     step.row(tuning={case: {count: rates[case] for count, rates in tuning.items()} for case, _, _ in CASES})
     best = {case: max(INSTANCES, key=lambda count: tuning[count][case]) for case, _, _ in CASES}
@@ -93,7 +94,6 @@ def _rate(server: ServerInfo, flags: list[str]) -> float:
 
 
 def clients(step: BenchmarkStep) -> None:
-    """Validate golden answers over every transport, then load all models and check every tenth answer."""
     names = ("digits_int8", "digits_fp16", "minilm_fp16", "resnet50_fp16", "resnet50_int8")
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as scratch:
         folder = Path(scratch)
@@ -105,14 +105,10 @@ def clients(step: BenchmarkStep) -> None:
             done = run_module("clients", "validate", "--json", *where)
             document = json.loads(done.stdout)
             for row in document["rows"]:
-                step.row(
-                    **{k: row[k] for k in ("model", "transport", "batch", "verdict", "reason", "cosine", "relative")}
-                )
+                step.row(**{key: row[key] for key in KEPT})
             transports = {row["transport"] for row in document["rows"] if row["verdict"] == "ok"}
             step.require(done.returncode == 0 and document["failures"] == 0, "validate: no wrong answer")
-            step.require(
-                transports == {"http", "grpc", "shm", "cuda"}, f"every transport answered: {sorted(transports)}"
-            )
+            step.require(transports == set(TRANSPORTS), f"every transport answered: {sorted(transports)}")
             _load(step, server, folder)
 
 

@@ -26,8 +26,6 @@ BUILD_TIMEOUT_S = 460
 
 
 class BenchmarkStep:
-    """Rows, figures compared with targets, and the targets missed."""
-
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows: list[dict[str, Any]] = []
@@ -41,13 +39,11 @@ class BenchmarkStep:
         console.say(f"{self.name}: {json.dumps(short)}")
 
     def figure(self, what: str, value: float, sign: str, target: float) -> None:
-        """Add a figure and compare it with its target."""
         met = value >= target if sign == ">=" else value <= target
         self.figures.append({"what": what, "value": round(value, 5), "sign": sign, "target": target, "met": met})
         self.require(met, f"{what}: {value:.5g} {sign} {target:g}")
 
     def require(self, met: bool, what: str) -> bool:
-        """Print whether a condition is met, and return it."""
         console.say(f"{self.name}: {verdict(met)}  {what}")
         if not met:
             self.missed.append(f"{self.name}: {what}")
@@ -82,9 +78,8 @@ def build_model(name: str, *, build: Path = BUILD, fresh: bool = False, force: b
     if build != BUILD:
         _copy_inputs(name, build, fresh=fresh)
     flags = ["--from", "compile", "--until", "verify", "--force"] if force or fresh else []
-    done = subprocess.run(
-        command(name, *flags, build=build), cwd=ROOT, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
-    )
+    words = command(name, *flags, build=build)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
     console.say(done.stderr[-1500:].strip())
     try:
         report: dict[str, Any] = json.loads(done.stdout)["models"][0]

@@ -6,6 +6,7 @@ Out     Markdown lines.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks._parts.common import ratio_words
@@ -17,15 +18,13 @@ Record = dict[str, Any]
 
 def overview(build: Record, engine: Record, served: Record, cache: Record, clients: Record, wrong: Record) -> list[str]:
     figures = [figure for record in (build, engine, served, cache) for figure in record["figures"]]
+    rows = [(f["what"], f"{f['value']:g}", f"{f['sign']} {f['target']:g}") for f in figures]
     faults = len([row for row in wrong["rows"] if "fault" in row]) + 2
     return section(
         "TensorRT on one H100",
         "`python benchmarks/h100.py --prepare` where PyTorch is installed, then `python benchmarks/h100.py` on the GPU machine. ResNet-50 has seeded\n"
         "random weights and takes uint8 images; host copies are on, inputs are fresh random batches, every return value is checked.",
-        table(
-            "what | measured: | target:",
-            [(f["what"], f"{f['value']:g}", f"{f['sign']} {f['target']:g}") for f in figures],
-        ),
+        table("what | measured: | target:", rows),
         *_built(build),
         *_alone(engine),
         *_through_triton(served),
@@ -65,21 +64,20 @@ def _through_triton(record: Record) -> tuple[str, list[str]]:
         "single": "256 single images in flight",
     }
     rows = [
-        (
-            names[r["case"]],
-            r["instances"],
-            ", ".join(f"{v:.0f}" for v in r["images_per_s"]),
-            f"{r['share_of_engine']:.3f}",
-        )
+        (names[r["case"]], r["instances"], _rates(r["images_per_s"]), f"{r['share_of_engine']:.3f}")
         for r in record["rows"]
         if "case" in r
     ]
-    alone = ", ".join(f"{v:.0f}" for v in next(r["engine_alone"] for r in record["rows"] if "engine_alone" in r))
+    alone = _rates(next(r["engine_alone"] for r in record["rows"] if "engine_alone" in r))
     text = (
         f"Served by the embedded server with the Python-based backend, beside the engine alone in the same step ({alone}\n"
         "images/s at batch 64, one stream):"
     )
     return text, table("case | instances: | images/s, three rounds: | of the engine alone:", rows)
+
+
+def _rates(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values)
 
 
 def _loaded(record: Record) -> str:
@@ -94,7 +92,6 @@ def _loaded(record: Record) -> str:
 
 
 def other_ways(routes: Record, torch: Record, search: Record) -> list[str]:
-    """Return the section on other ways to a plan, PyTorch beside the plan, and what INT8 must keep in FP32."""
     raced = [
         (r["engine"], r["precision"], r["batch"], f"{r['samples_per_s']:.0f}", r["range"], f"{r['p50_ms']:.2f}")
         for r in torch["rows"]
@@ -115,7 +112,6 @@ def other_ways(routes: Record, torch: Record, search: Record) -> list[str]:
 
 
 def _proof(row: Record) -> tuple[str, str, str]:
-    """Return the cells that say what an engine computes and how accurate it is."""
     by = ", ".join(f"{name} {value:.0%}" for name, value in row["realised"]["by_precision"].items())
     cosine = min(output["cosine"] for output in row["verify"]["outputs"])
     return by, f"{cosine:.6f}", ", ".join(f"{name} {value:.4f}" for name, value in row["verify"]["score"].items())
@@ -132,12 +128,13 @@ def _kept(row: Record) -> str:
 
 
 def tuned(record: Record, search: Record, tune: Record, pair: Record) -> list[str]:
-    """Return what each setting of the server reached, what tune chose, and both measured again."""
     rows = [
-        (r["label"], ", ".join(f"{rate:.0f}" for rate in r["rates_per_s"]), f"{r['latency_us'] / 1e3:.1f}", "yes" if r["within"] else "no")
+        (r["label"], _rates(r["rates_per_s"]), f"{r['latency_us'] / 1e3:.1f}", "yes" if r["within"] else "no")
         for r in record["rows"]
-    ]  # fmt: skip
+    ]
     chosen, compared = tune["rows"][0], pair["rows"][0]
+    defaults = f"the best of Triton's defaults ({compared['labels']['default']})"
+    over = [("the best of the grid", ratio_words(compared["over_best"])), (defaults, ratio_words(compared["over_default"]))]  # fmt: skip
     return section(
         "Settings of the server, on one H100",
         f"Every setting of a grid for resnet50_fp16, those near the best twice. Load: {search['load']} per measurement. SLO {search['slo']}.",
@@ -146,22 +143,12 @@ def tuned(record: Record, search: Record, tune: Record, pair: Record) -> list[st
         f"`python -m loadtest tune` searches beyond the grid: in {chosen['points']} points and {chosen['took_s']:.0f} s it chose "
         f"{compared['labels']['pick']}.\nMeasured again in {compared['rounds']} interleaved rounds, ratios with their 95% intervals; its p99 "
         f"{compared['pick_latency_us']['mean'] / 1e3:.1f} ms:",
-        table(
-            "tune's pick over | ratio:",
-            [
-                ("the best of the grid", ratio_words(compared["over_best"])),
-                (
-                    f"the best of Triton's defaults ({compared['labels']['default']})",
-                    ratio_words(compared["over_default"]),
-                ),
-            ],
-        ),
+        table("tune's pick over | ratio:", over),
         f"{_when(pair)}.",
     )
 
 
 def graphs(record: Record) -> list[str]:
-    """Return what CUDA graphs and instances gave through CUDA shared memory, with the GPU's power."""
     points = [row["sweep"] for row in record["rows"]]
     return section(
         "CUDA graphs and power, on one H100",
@@ -177,7 +164,7 @@ def graphs(record: Record) -> list[str]:
 def _swept(point: Record, base: Record) -> tuple[str, ...]:
     values = [each["throughput_per_s"]["values"] for each in (base, point)]
     return (
-        point["label"], ", ".join(f"{rate:.0f}" for rate in values[1]), f"{point['mean_batch']:.0f}", f"{point['gpu_w']:.0f}",
+        point["label"], _rates(values[1]), f"{point['mean_batch']:.0f}", f"{point['gpu_w']:.0f}",
         f"{point['joules_per_inference']:.4f}", "-" if point is base else statistics.compare(*values),
     )  # fmt: skip
 

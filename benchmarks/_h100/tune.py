@@ -27,7 +27,6 @@ PREFIX = "h100_bench_"  # of the records that benchmarks/tune.py writes itself
 
 
 def exhaustive(step: BenchmarkStep) -> None:
-    """Measure all sixteen settings, the good ones twice."""
     build_model(MODEL)
     if not step.need(_benchmark("--until", "search") == 0, "the exhaustive search is stored"):
         return
@@ -45,7 +44,6 @@ def tune(step: BenchmarkStep) -> None:
 
 
 def pair(step: BenchmarkStep) -> None:
-    """Measure tune's pick, the best of the exhaustive search and Triton's defaults again, interleaved."""
     build_model(MODEL)
     if not step.need(_benchmark("--tuned") == 0, "pick, best and defaults were measured"):
         return
@@ -55,37 +53,15 @@ def pair(step: BenchmarkStep) -> None:
 
 
 def _benchmark(*flags: str) -> int:
-    command = [
-        sys.executable,
-        "benchmarks/tune.py",
-        "--model",
-        MODEL,
-        "--repository",
-        str(REPOSITORY),
-        "--prefix",
-        PREFIX,
-    ]
-    return subprocess.run([*command, *LOAD, *GRID, *TUNE, *flags], cwd=ROOT, timeout=TIMEOUT_S).returncode
+    places = ["--model", MODEL, "--repository", str(REPOSITORY), "--prefix", PREFIX]
+    command = [sys.executable, "benchmarks/tune.py", *places, *LOAD, *GRID, *TUNE, *flags]
+    return subprocess.run(command, cwd=ROOT, timeout=TIMEOUT_S).returncode
 
 
 def graphs(step: BenchmarkStep) -> None:
-    """Sweep over CUDA graphs, requests in CUDA shared memory; a row per point with watts and joules."""
     build_model(MODEL)
     with tempfile.TemporaryDirectory(prefix="planwright-h100-") as runs:
-        load = [
-            "--protocol",
-            "cuda",
-            "--batch",
-            "8",
-            "--processes",
-            "4",
-            "--users",
-            "32",
-            "--repeats",
-            "2",
-            "--duration-s",
-            "3",
-        ]
+        load = ["--protocol", "cuda", *LOAD[2:], "--users", "32", "--repeats", "2", "--duration-s", "3"]
         grid = ["--instances", "1,3", "--cuda-graphs", "off,on"]
         places = ["--json", "--runs", runs, "--repository", str(REPOSITORY)]
         done = run_module("loadtest", "sweep", MODEL, *places, *load, *grid, timeout_s=TIMEOUT_S)

@@ -82,9 +82,8 @@ def _memory_taken() -> Iterator[None]:
     """Hold nearly all GPU memory in another process while the block runs."""
     code = ("import sys; sys.path.insert(0, '.')\nfrom planwright.trt import cuda\ncuda.use(0)\nfree, _ = cuda.memory_bytes()\n"
             "kept = cuda.Device(free - (300 << 20))\nprint('taken', flush=True)\nsys.stdin.read()")  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
     assert process.stdout is not None
     process.stdout.readline()
     try:
@@ -102,12 +101,8 @@ def _served(step: BenchmarkStep) -> None:
             shutil.copytree(ROOT / REPOSITORY / name, folder / name)
         _edit(folder / "digits_fp16", lambda data: data[: len(data) // 2])
         _edit(folder / "digits_int8", lambda data: bytes(32) + data[32:])
-        flags = [
-            "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in names),
-            "--strict-readiness=false",
-        ]
-        with serve(folder, *flags, "--trust-repository") as server:
+        flags = ["--trust-repository", "--model-control-mode=explicit", "--strict-readiness=false"]
+        with serve(folder, *flags, *(f"--load-model={name}" for name in names)) as server:
             index = _index(server)
             step.row(repository_index=index)
             for name in names[:2]:

@@ -83,9 +83,8 @@ class Burst:
         if prepared:
             group, request = self.prepared[random.integers(len(self.prepared))]
             return agrees(group, request.infer())
-        group = self.job.group.take(
-            random.integers(len(self.job.group), size=random.integers(1, MOST_ROWS + 1)).tolist()
-        )
+        chosen = random.integers(len(self.job.group), size=random.integers(1, MOST_ROWS + 1))
+        group = self.job.group.take(chosen.tolist())
         return agrees(group, self.model.infer_batch(group.inputs))
 
 

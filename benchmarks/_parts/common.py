@@ -15,16 +15,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from clients import published
+from measure.report.build import installed, processor, utc_now
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError
 from planwright.files import write_json
@@ -33,19 +32,18 @@ from planwright.server_info import ServerInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+CHECK = "exit 1 where a target is missed"
 WITHOUT_WEIGHTS = "resnet50"  # its weights come from torchvision's host; speed does not depend on their values
+Completed = subprocess.CompletedProcess[str]
 PACKAGES = ("onnxruntime", "torch", "numpy", "tritonclient", "geventhttpclient", "grpcio", "locust")
 
 
-def parser(
-    doc: str | None, *, check: str = "exit 1 where a target is missed", repository: bool = True
-) -> console.Parser:
+def parser(doc: str | None, *, check: str = CHECK, repository: bool = True) -> console.Parser:
     """Return a script's command line, described by the first line of its docstring; without `check` there is no ``--check``."""
     p = console.Parser(prog=f"benchmarks/{Path(sys.argv[0]).name}", description=(doc or "").partition("\n")[0])
     if repository:
-        p.add_argument(
-            "--repository", type=Path, default=ROOT / "model_repository", help="where the models are published"
-        )
+        published_in = ROOT / "model_repository"
+        p.add_argument("--repository", type=Path, default=published_in, help="where the models are published")
     if check:
         p.add_argument("--check", action="store_true", help=check)
     return p
@@ -75,9 +73,7 @@ def serve(repository: Path, *flags: str, prefix: Sequence[str] = (), file: Path 
             yield info
 
 
-def run_module(
-    *words: str, timeout_s: float | None = None, show_errors: bool = False
-) -> subprocess.CompletedProcess[str]:
+def run_module(*words: str, timeout_s: float | None = None, show_errors: bool = False) -> Completed:
     """Run ``python -m`` in the checkout and capture its output; with `show_errors` its stderr goes to the terminal."""
     errors = None if show_errors else subprocess.PIPE
     command = [sys.executable, "-m", *words]
@@ -129,9 +125,8 @@ def show_ratios(title: str, rows: Sequence[dict[str, Any]]) -> None:
     cells = []
     for row in rows:
         target = "" if row["target"] is None else f"{row['sign']} {row['target']:g} {verdict(row['met'])}"
-        cells.append(
-            [row["what"], f"{row['ratio']:.3f}", f"{row['low']:.3f} – {row['high']:.3f}", target, row["detail"]]
-        )
+        bounds = f"{row['low']:.3f} – {row['high']:.3f}"
+        cells.append([row["what"], f"{row['ratio']:.3f}", bounds, target, row["detail"]])
     console.table(title, columns, cells)
 
 
@@ -173,16 +168,11 @@ class Inputs:
     def cores(self, count: int) -> None:
         here = len(os.sched_getaffinity(0))
         if here < count:
-            self.missing.append(
-                Fault(f"{count} cores are needed", why=f"this process may use {here}", fix="run it on another machine")
-            )
+            why = f"this process may use {here}"
+            self.missing.append(Fault(f"{count} cores are needed", why=why, fix="run it on another machine"))
 
     def require(self) -> None:
-        """Stop where anything is missing.
-
-        Raises:
-            MachineError: With everything that is missing (exit 3).
-        """
+        """Raise a `MachineError` with everything that is missing (exit 3)."""
         if self.missing:
             raise MachineError(*self.missing)
 
@@ -205,11 +195,11 @@ class Inputs:
 def stamp() -> dict[str, Any]:
     """Return when, where and with which versions something was measured."""
     return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cpu": _cpu(),
+        "created": utc_now(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": installed(PACKAGES),
     }
 
 
@@ -231,17 +221,3 @@ def ratio_words(ratio: dict[str, float]) -> str:
     '1.006 (0.963 – 1.050)'
     """
     return f"{ratio['mean']:.3f} ({ratio['low']:.3f} – {ratio['high']:.3f})"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

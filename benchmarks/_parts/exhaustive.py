@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._parts.common import read_record, record, scratch_folder, stamp
-from clients import published
 from measure.operating_point.measurement import Load, Measurement, interleaved, measure
 from measure.operating_point.rows import seconds_in_words
 from measure.operating_point.server import ConfigurableModel, open_model
 from measure.operating_point.setting import ServingSetting, setting_of
 from measure.operating_point.usage import first_gpu
+from measure.report.build import build_of
 from measure.tune import slo as tune_slo
 from measure.tune.search import Candidate
 from planwright import console
@@ -52,7 +52,6 @@ class GridRunner:
         return measure(self.served, load, self._args.repository, self._scratch, self._gpu)
 
     def rounds(self, candidates: Sequence[Candidate], count: int) -> list[list[Measurement]]:
-        """Measure all candidates interleaved; returns one list per candidate."""
         found: list[list[Measurement]] = [[] for _ in candidates]
         for number, index in enumerate(interleaved(range(len(candidates)), count), 1):
             found[index].append(self.once(candidates[index]))
@@ -64,18 +63,12 @@ class GridRunner:
 
 @contextmanager
 def runner(args: argparse.Namespace, name: str) -> Iterator[GridRunner]:
-    """Serve a model on a server of its own and measure it there."""
-    with (
-        scratch_folder() as folder,
-        open_model(args.repository, name, folder, None) as served,
-    ):
+    with scratch_folder() as folder, open_model(args.repository, name, folder, None) as served:
         yield GridRunner(args, served, folder)
 
 
 def slo_of(args: argparse.Namespace, name: str) -> tune_slo.Slo:
-    """Return the SLO that config.yaml gives the model."""
-    newest = published.served(args.repository, name)
-    return tune_slo.of_model(args.repository / name, newest.build if newest else {})
+    return tune_slo.of_model(args.repository / name, build_of(args.repository, name))
 
 
 def search(
@@ -94,14 +87,8 @@ def search(
     _measure(runner, readings, list(reversed(near)))
     rows = [_searched(candidate, found, slo) for candidate, found in readings.items()]
     plain = [row for row, candidate in zip(rows, candidates, strict=True) if candidate.setting == default]
-    value = {
-        **stamp(),
-        **same,
-        "seconds": time.monotonic() - began_s,
-        "rows": rows,
-        "best": _top(rows),
-        "best_default": _top(plain),
-    }
+    best = {"best": _top(rows), "best_default": _top(plain)}
+    value = {**stamp(), **same, "seconds": time.monotonic() - began_s, "rows": rows, **best}
     if not args.quick:
         record(f"{args.prefix}tune_exhaustive_{name}", value)
     return value
@@ -109,8 +96,7 @@ def search(
 
 def about(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Return what must be the same for a stored measurement to be reused."""
-    newest, machine = published.served(args.repository, name), stamp()
-    identity = newest.build.get("identity", "") if newest else ""
+    identity, machine = build_of(args.repository, name).get("identity", ""), stamp()
     return {"identity": identity, "cpu": machine["cpu"], "cores": machine["cores"], "slo": slo_of(args, name).text,
             "load": load_words(args)}  # fmt: skip
 

@@ -36,8 +36,6 @@ DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 
 class ComparedUser(User):
-    """One connection, a closed loop."""
-
     abstract = True
     host = f"http://{SETTINGS.grpc_url}"
     wait_time = constant(0)
@@ -52,7 +50,12 @@ class ComparedUser(User):
         self.connect()
         RUN.connected(self.environment.runner)
 
+    def on_stop(self) -> None:
+        """Close the channel; otherwise the process does not end."""
+        self.connection.close()
+
     def connect(self) -> None:
+        """Open `connection`."""
         raise NotImplementedError
 
     def answer(self, sample: Any) -> int:
@@ -77,11 +80,7 @@ class Stock(ComparedUser):
     """tritonclient's own way: tensors for each request, ``infer``, arrays."""
 
     def connect(self) -> None:
-        self.client = stock.InferenceServerClient(SETTINGS.grpc_url)
-
-    def on_stop(self) -> None:
-        """Close the channel; otherwise the process does not end."""
-        self.client.close()
+        self.connection = stock.InferenceServerClient(SETTINGS.grpc_url)
 
     @tag("grpc")
     @task
@@ -95,7 +94,7 @@ class Stock(ComparedUser):
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
         outputs = [stock.InferRequestedOutput(name) for name in self.outputs]
-        answer = self.client.infer(self.name, inputs, outputs=outputs)
+        answer = self.connection.infer(self.name, inputs, outputs=outputs)
         return sum(int(answer.as_numpy(name).nbytes) for name in self.outputs)
 
 
@@ -108,12 +107,8 @@ class Bare(ComparedUser):
             request.inputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
         self.request = request.SerializeToString()
-        self.channel = grpc.insecure_channel(SETTINGS.grpc_url)
-        self.call = self.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-
-    def on_stop(self) -> None:
-        """Close the channel; otherwise the process does not end."""
-        self.channel.close()
+        self.connection = grpc.insecure_channel(SETTINGS.grpc_url)
+        self.call = self.connection.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
     @tag("bare")
     @task

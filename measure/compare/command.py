@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from measure.compare.metrics import bounds_text, change_text, compare, value_text
+from measure.report.build import utc_now
 from measure.report.records import BASELINE, LAYOUT, Record, read, write
 from planwright import console
 from planwright.decimals import exact
@@ -66,8 +66,7 @@ def store(args: argparse.Namespace) -> int:
         status = record.report["verdict"].get("status")
         if status != "pass":
             console.warn(f'{record.where} is not a reliable baseline: its verdict is "{status}"')
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    several = {"schema": LAYOUT, "kind": BASELINE, "created": created, "runs": [record.report for record in records]}
+    several = {"schema": LAYOUT, "kind": BASELINE, "created": utc_now(), "runs": [record.report for record in records]}
     value = records[0].report if len(records) == 1 else several
     write(args.to, (json.dumps(value, indent=2) + "\n").encode())
     console.say(f"{args.to}: {console.many(len(records), 'run')}")

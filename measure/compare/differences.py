@@ -18,8 +18,6 @@ from planwright.errors import Fault
 
 @dataclass(frozen=True)
 class Difference:
-    """A condition that is not the same on both sides."""
-
     what: str
     base: str
     new: str
@@ -73,7 +71,6 @@ def differences(base: Sequence[Record], new: Sequence[Record]) -> list[Differenc
 
 
 def common(base: Sequence[Record], new: Sequence[Record]) -> list[Key]:
-    """Return the models and protocols that both sides measured."""
     return [key for key in _keys(base) if key in set(_keys(new))]
 
 
@@ -94,9 +91,7 @@ def _builds(base: Sequence[Record], new: Sequence[Record]) -> Iterator[Differenc
         rows = [[record.rows[key] for record in records if key in record.rows] for records in (base, new)]
         for name in BUILD:
             yield _between(f"{name} of {key[0]}", *((row.build[name] for row in side) for side in rows))
-        limits = (
-            (f"{exact(scaled(row.slo_us, '0.001'))} ms" if row.slo_us else "none" for row in side) for side in rows
-        )
+        limits = ([f"{exact(scaled(r.slo_us, '0.001'))} ms" if r.slo_us else "none" for r in side] for side in rows)
         yield _between(f"SLO of {key[0]}", *limits)
 
 

@@ -12,7 +12,6 @@ unless a side has fewer than three runs: then each figure's own estimate of the 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from measure import statistics as stats
 from measure.compare import differences as environment_differences
 from measure.compare import noise
 from measure.compare.noise import CONFIDENCE, Interval
+from measure.report.build import utc_now
 from measure.report.records import Key, Record, Row
 from planwright.decimals import exact, scaled
 from planwright.errors import Fault, SpecError
@@ -68,7 +68,7 @@ def compare(base: Sequence[Record], new: Sequence[Record], *, strict: bool = Fal
     confidence = 1 - (1 - CONFIDENCE) / (len(keys) * apart)
     pairs = [_pair(key, base, new, confidence) for key in keys]
     return {
-        "schema": SCHEMA_VERSION, "kind": "comparison", "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "schema": SCHEMA_VERSION, "kind": "comparison", "created": utc_now(),
         "confidence": CONFIDENCE, "noise": "between runs" if several else "within runs",
         "base": [_summary(record) for record in base], "new": [_summary(record) for record in new],
         "warnings": [{**asdict(difference), "text": difference.words} for difference in differences],
@@ -118,10 +118,8 @@ def _pair(key: Key, base: Sequence[Record], new: Sequence[Record], confidence: f
     ]  # fmt: skip
     slo = _slo(rows[0], rows[1], next(figure.word for figure in figures if figure.name == "p99"))
     curves = {name: [row.percentiles for row in side] for name, side in zip(("base", "new"), rows, strict=True)}
-    return {
-        "model": key[0], "protocol": key[1], "figures": [asdict(figure) for figure in figures],
-        "slo": slo, "curves": curves,
-    }  # fmt: skip
+    shown = [asdict(figure) for figure in figures]
+    return {"model": key[0], "protocol": key[1], "figures": shown, "slo": slo, "curves": curves}
 
 
 def _value(row: Row, name: str) -> float:
@@ -173,9 +171,7 @@ def _count(name: str, bad: Sequence[int], of: Sequence[int]) -> Figure:
     """Compare failures or wrong answers: any where there were none is worse, else the shares decide."""
     if not all(of):
         side = "base" if not of[0] else "new"
-        why = (
-            f"no answer was checked in the {side}" if name == "wrong answers" else f"no request was sent in the {side}"
-        )
+        why = f"no {'answer was checked' if name == 'wrong answers' else 'request was sent'} in the {side}"
         word = WORSE if bad[1] and not bad[0] else UNKNOWN
         return Figure(name, "count", bad[0], bad[1], None, None, None, word, why)
     shares = noise.share((bad[0], of[0]), (bad[1], of[1]))
@@ -238,7 +234,6 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _unknown(pair: dict[str, Any]) -> Iterator[str]:
-    """Yield one line per reason, with the figures it concerns."""
     rows = [row for row in _judged(pair) if row["word"] == UNKNOWN]
     for why in dict.fromkeys(row["why"] for row in rows):
         names = ", ".join(row["name"] for row in rows if row["why"] == why)
@@ -246,7 +241,6 @@ def _unknown(pair: dict[str, Any]) -> Iterator[str]:
 
 
 def value_text(figure: dict[str, Any], side: str) -> str:
-    """Format a figure of one side with its unit."""
     value = figure[side]
     if figure["unit"] == "µs":
         return f"{value / 1000:.2f} ms" if value < 100_000 else f"{value / 1000:.0f} ms"
@@ -262,5 +256,4 @@ def bounds_text(figure: dict[str, Any]) -> str:
 
 
 def change_text(figure: dict[str, Any]) -> str:
-    """Return ``-20.0%``."""
     return "–" if figure["change"] is None else f"{figure['change']:+.1%}"

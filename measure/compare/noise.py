@@ -31,7 +31,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from measure import statistics as stats
-from measure.report.records import Row, Span
+from measure.report.records import Row
+from measure.report.schema import Second
 
 CONFIDENCE = 0.99
 BLOCK_S, MAX_BLOCKS, MIN_BLOCKS = 3.0, 20, 6
@@ -102,7 +103,6 @@ def change(base: Sequence[float], new: Sequence[float], confidence: float) -> In
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """Return bounds of the mean of several runs."""
     middle = statistics.fmean(values)
     reach = _t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(middle - reach, middle + reach)
@@ -162,7 +162,7 @@ def _effective_size(row: Row, share: float, total: int) -> int | None:
     return max(1, int(total * uncertainty / max(1.0, variance / if_independent)))
 
 
-def _below(span: Span, value_us: float) -> float:
+def _below(span: Second, value_us: float) -> float:
     """Return the share of a second's answers below a value, by the log-normal distribution through its p50 and p99."""
     if span.answers < 3 or span.p99_us <= max(span.p50_us, 1.0):
         return float(value_us >= span.p50_us)
@@ -172,7 +172,7 @@ def _below(span: Span, value_us: float) -> float:
     return _NORMAL.cdf(first + place * (last - first))
 
 
-def _spread(values: Sequence[float], spans: Sequence[Span]) -> Spread | None:
+def _spread(values: Sequence[float], spans: Sequence[Second]) -> Spread | None:
     """Return the standard error of the mean of successive values; None where they make too few blocks."""
     width_s = spans[0].width_s if spans else 1.0
     size = max(math.ceil(BLOCK_S / width_s), len(values) // MAX_BLOCKS)

@@ -7,42 +7,28 @@ Out     HTML with inline SVG; everything from outside is escaped.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from measure.compare.metrics import bounds_text, change_text, value_text
-from measure.report import svg
-from planwright.decimals import exact
+from measure.report import plots
+from measure.report.build import templates
 
-BASE, NEW = svg.COLOURS[:2]
-MARKS = (50, 90, 99, 99.9, 99.99)
-WORDS = {"better": "good", "worse": "bad", "cannot say": "doubt", "no change": ""}
+BASE, NEW = plots.COLOURS[:2]
+TONES = {"better": "good", "worse": "bad", "cannot say": "unclear", "no change": ""}
 
 
 def render(comparison: dict[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
-        autoescape=select_autoescape(default=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        exact=exact, change=change_text, bounds=bounds_text, tone=lambda word: WORDS.get(word, "")
-    )
+    environment = templates()
+    environment.filters.update(change=change_text, bounds=bounds_text, tone=lambda word: TONES.get(word, ""))
     environment.globals["value"] = value_text
-    plots = [plot for pair in comparison["models"] for plot in _pair(pair)]
-    return environment.get_template("compare.html.j2").render(
-        comparison=comparison, plots=plots, raw=json.dumps(comparison, indent=2)
-    )
+    drawn = [plot for pair in comparison["models"] for plot in _pair(pair)]
+    page = environment.get_template("compare.html.j2")
+    return str(page.render(comparison=comparison, plots=drawn, raw=json.dumps(comparison, indent=2)))
 
 
 def _pair(pair: dict[str, Any]) -> list[str]:
-    found = [svg.draw(_changes, pair)]
-    if any(pair["curves"]["base"]) or any(pair["curves"]["new"]):
-        found.insert(0, svg.draw(_percentiles, pair))
-    return found
+    curves = [curve for side in pair["curves"].values() for curve in side]
+    return [plots.draw(painter, pair) for painter in ((_percentiles, _changes) if any(curves) else (_changes,))]
 
 
 def _percentiles(axes: Any, pair: dict[str, Any]) -> None:
@@ -53,14 +39,8 @@ def _percentiles(axes: Any, pair: dict[str, Any]) -> None:
             x, y = zip(*points, strict=True) if points else ((), ())
             axes.plot(x, y, color=colour, marker="o", markersize=3, label=side if not number else None)
     if pair["slo"]:
-        axes.axhline(pair["slo"]["p99_ms"], color=svg.INK, linewidth=1, linestyle=":", label="SLO for p99")
-    axes.set_xscale("log")
-    axes.set_xticks([1 / (1 - share / 100) for share in MARKS], [f"{share:g}%" for share in MARKS])
-    axes.minorticks_off()
-    axes.set_xlabel("of requests are faster")
-    axes.set_ylabel("ms")
-    axes.set_ylim(bottom=0)
-    axes.legend()
+        axes.axhline(pair["slo"]["p99_ms"], color=plots.INK, linewidth=1, linestyle=":", label="SLO for p99")
+    plots.percentile_axes(axes, "of requests are faster")
 
 
 def _changes(axes: Any, pair: dict[str, Any]) -> None:
@@ -76,7 +56,7 @@ def _changes(axes: Any, pair: dict[str, Any]) -> None:
         ends = [middle if row[end] is None else row[end] * 100 for end in ("low", "high")]
         axes.plot(ends, [place, place], color=colour, linewidth=2)
         axes.plot([middle], [place], "o", color=colour, markersize=5)
-    axes.axvline(0, color=svg.INK, linewidth=1)
+    axes.axvline(0, color=plots.INK, linewidth=1)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("percent of the base; lines: 99% intervals")

@@ -34,9 +34,7 @@ def add_command(commands: Any) -> None:
     p.add_argument("model", metavar="MODEL")
     p.add_argument("--rate", type=float, default=100.0, help="requests per second (default: %(default)s)")
     p.add_argument("--duration-s", type=float, default=20.0, help="length of each run (default: %(default)s)")
-    p.add_argument(
-        "--connections", type=int, default=64, help="maximum number of requests in flight (default: %(default)s)"
-    )
+    p.add_argument("--connections", type=int, default=64, help="requests in flight at most (default: %(default)s)")
     p.add_argument("--protocol", choices=("http", "grpc"), default="http")
     p.add_argument("--server-file", type=Path, default=SERVER_FILE, help="written by python -m serving")
     console.add_json_flag(p)
@@ -44,21 +42,15 @@ def add_command(commands: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run both and print the figures; exit code 1 where either had a failed request."""
     if find_spec("mlperf_loadgen") is None:
-        fix = "make setup, or: .venv/bin/pip install mlcommons-loadgen"
-        raise MachineError(
-            Fault("MLPerf LoadGen is not installed", why="the package mlcommons-loadgen is missing", fix=fix)
-        )
+        why, fix = "the package mlcommons-loadgen is missing", "make setup, or: .venv/bin/pip install mlcommons-loadgen"
+        raise MachineError(Fault("MLPerf LoadGen is not installed", why=why, fix=fix))
     server = ServerInfo.read(args.server_file)
     if server is None:
         raise MachineError(Fault("no server is running here", str(args.server_file), fix="python -m serving"))
     repository = Path(server.repository)
     published.select(repository, [args.model])
-    load = {
-        "model": args.model, "rate": args.rate, "duration_s": args.duration_s, "connections": args.connections,
-        "protocol": args.protocol,
-    }  # fmt: skip
+    load = {name: getattr(args, name) for name in ("model", "rate", "duration_s", "connections", "protocol")}
     rows = [ours(load, args.server_file, repository), loadgen(load, server, repository)]
     _show(args, rows)
     return EXIT_FAILED if any(row["failures"] for row in rows) else EXIT_OK
@@ -67,12 +59,8 @@ def main(args: argparse.Namespace) -> int:
 def ours(load: dict[str, Any], server_file: Path, repository: Path, url: str = "") -> dict[str, Any]:
     """Run our open loop; `url` replaces the server's HTTP address."""
     rate = f"{exact(load['rate'])}:{exact(load['duration_s'])}s"
-    settings = {
-        "arrivals": load.get("arrivals", "poisson"),
-        "warmup_s": "0",
-        "rate": rate,
-        **({"url": url} if url else {}),
-    }
+    settings = {"arrivals": load.get("arrivals", "poisson"), "warmup_s": "0", "rate": rate}
+    settings |= {"url": url} if url else {}
     return {"by": "planwright, open loop", **drive(load, server_file, repository, settings)}
 
 

@@ -82,7 +82,6 @@ class Workers:
 
 
 def drive(job: dict[str, Any], workers: Workers) -> dict[str, Any]:
-    """Run LoadGen's server scenario and return its figures."""
     import mlperf_loadgen as lg
 
     settings = lg.TestSettings()
@@ -106,7 +105,6 @@ def drive(job: dict[str, Any], workers: Workers) -> dict[str, Any]:
 
 
 def read_summary(text: str) -> dict[str, Any]:
-    """Return rate and percentiles of LoadGen's summary."""
     found: dict[str, Any] = {f"p{float(p):g}": int(ns) / 1e3 for p, ns in _PERCENTILE.findall(text)}
     rate = re.search(r"^Completed samples per second\s*: ([\d.]+)", text, re.MULTILINE)
     latencies = {name: _figure(text, title) for title, name in _FIGURES.items()}

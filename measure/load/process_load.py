@@ -62,12 +62,9 @@ class ProcessLoad:
         if trace:
             self.queue = ArrivalQueue(arrivals.trace(trace, self.share), names, trace[-1].due_s)
         elif rate is not None:
-            constant = self._settings.test.kind == "constant"
-            due = (
-                arrivals.constant(rate, names, self.share)
-                if constant
-                else arrivals.poisson(rate, names, self.share, seed)
-            )
+            due = arrivals.poisson(rate, names, self.share, seed)
+            if self._settings.test.kind == "constant":
+                due = arrivals.constant(rate, names, self.share)
             self.queue = ArrivalQueue(due, names, rate.length_s)
 
     def connected(self, wanted: int) -> None:

@@ -59,7 +59,6 @@ class Run:
             part.reset()
 
     def listen(self, events: Any) -> None:
-        """Register with locust."""
         events.test_start.add_listener(self.start)
         events.test_stopping.add_listener(lambda **_: self.load.end())
         events.test_stop.add_listener(self.stop)
@@ -69,7 +68,6 @@ class Run:
         events.init.add_listener(self._initialise)
 
     def start(self, environment: Any, **_: Any) -> None:
-        """Take the server's counters and begin to record."""
         inspect.stack()  # locust calls it as it stops users; the first call reads source files for 30 ms, in which no answer is seen
         self._reset()
         self._started_s = time.monotonic()
@@ -84,11 +82,9 @@ class Run:
         else:
             self.load.make_queue(user_selection.covered(environment.user_classes, self.settings.weighted))
             watch = gevent.spawn(self.load.watch, lambda: self._finished(environment))
-        self._greenlets = [
-            watch,
-            gevent.spawn(prune_periodically, runner.stats),
-            *([] if is_worker(environment) else [gevent.spawn(self._counters.follow)]),
-        ]
+        self._greenlets = [watch, gevent.spawn(prune_periodically, runner.stats)]
+        if not is_worker(environment):
+            self._greenlets.append(gevent.spawn(self._counters.follow))
 
     def _finished(self, environment: Any) -> None:
         """End a local run whose load is over; a worker's ends with the last worker's."""
@@ -96,7 +92,6 @@ class Run:
             gevent.spawn(environment.runner.quit)
 
     def connected(self, runner: Any) -> None:
-        """Count a user that is ready to send."""
         self.load.connected(runner.target_user_count)
 
     def give_up(self, environment: Any, error: PlanwrightError) -> None:
@@ -202,7 +197,6 @@ class Run:
 
 
 def prune_periodically(stats: Any) -> None:
-    """Call `prune` again and again; a greenlet that the run kills."""
     while True:
         gevent.sleep(PRUNE_EVERY_S)
         prune(stats)

@@ -23,12 +23,12 @@ import gevent
 
 from clients import ClientError, ConnectionFailed, InvalidRequest, PreparedRequest, RequestTimeout, TritonModel
 from clients import published as repository
+from clients.options import TRANSPORTS
 from clients.validate import check_answers, sample_inputs
 from measure.load.user_selection import place_of
 from measure.record.answer_checks import Checker, GoldenAnswers
 from measure.record.recorder import Recorder
 from measure.workload.settings import Settings
-from measure.workload.transports import TRANSPORTS
 from planwright.errors import Fault, PlanwrightError, SpecError
 from planwright.golden import Golden, Group
 
@@ -77,18 +77,19 @@ class Payload:
     right: set[tuple[bytes, ...]] = field(default_factory=set)
 
 
+Prepared = tuple[list[Payload], repository.PublishedVersion]  # and the version that answers
+
+
 class Payloads:
     """Prepared requests per model and protocol, built once per process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._built: dict[tuple[type, str, str], tuple[list[Payload], repository.PublishedVersion]] = {}
+        self._built: dict[tuple[type, str, str], Prepared] = {}
         self._turn = threading.Lock()
         self._newest: dict[str, tuple[float, GoldenAnswers | None]] = {}
 
-    def of(
-        self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
-    ) -> tuple[list[Payload], repository.PublishedVersion]:
+    def of(self, scenario: Scenario, name: str, model: TritonModel, *, own: bool) -> Prepared:
         """Return the payloads of a model and the version that answers; `own` makes some for this connection alone."""
         if own:
             return self._make(scenario, name, model, own=True)
@@ -98,10 +99,8 @@ class Payloads:
                 self._built[key] = self._make(scenario, name, model, own=False)
         return self._built[key]
 
-    def _make(
-        self, scenario: Scenario, name: str, model: TritonModel, *, own: bool
-    ) -> tuple[list[Payload], repository.PublishedVersion]:
-        version = self._version(name, model)
+    def _make(self, scenario: Scenario, name: str, model: TritonModel, *, own: bool) -> Prepared:
+        version = repository.version(self._settings.repository, name, model.versions()[-1])
         given = _called(scenario, scenario.inputs, lambda: scenario.inputs(model))
         if given is None:
             return self._prepared(model, version.golden(), own=own), version
@@ -125,20 +124,14 @@ class Payloads:
             for payload in found[size] * (weight * longest // len(found[size]))
         ]
 
-    def _version(self, name: str, model: TritonModel) -> repository.PublishedVersion:
-        return repository.version(self._settings.repository, name, model.versions()[-1])
-
     def switched(self, name: str, model: TritonModel, known: str) -> GoldenAnswers | None:
         """Return the answers of a version that has taken over from `known`; None where that is still the newest one."""
         read_s, found = self._newest.get(name, (-math.inf, None))
         if clock() - read_s > LOOK_AGAIN_S:
             version = model.versions()[-1]
             if found is None or found.version.version != version:
-                found = (
-                    None
-                    if version == known
-                    else GoldenAnswers(repository.version(self._settings.repository, name, version))
-                )
+                folder = self._settings.repository
+                found = None if version == known else GoldenAnswers(repository.version(folder, name, version))
             self._newest[name] = clock(), found
         return found
 
@@ -162,17 +155,12 @@ class Connection:
         self._key = name, scenario.transport
         self._recorder, self._checker = shared.recorder, shared.checker
         self._shared, self._scenario = shared, scenario
-        protocol, memory = TRANSPORTS[scenario.transport]
-        url = settings.grpc_url if protocol == "grpc" else settings.http_url
+        memory, over_http = TRANSPORTS[scenario.transport], scenario.transport == "http"
+        address = settings.http_url if over_http else settings.grpc_url
         self._model = TritonModel(
-            name,
-            url,
-            protocol=protocol,
-            shared_memory=memory,
-            retries=0,
-            timeout_s=settings.test.timeout_s,
-            allow_nan=True,
-        )  # golden samples may hold NaN where the model takes it for a missing value
+            name, address, protocol="http" if over_http else "grpc", shared_memory=memory, retries=0, timeout_s=settings.test.timeout_s,
+            allow_nan=True,  # golden samples may hold NaN where the model takes it for a missing value
+        )  # fmt: skip
         # a prepared request of a sequence model has an id, which no two requests in flight may share
         own = memory is not None or self._model.info.sequence
         self._choices, self._version = shared.payloads.of(scenario, name, self._model, own=own)
@@ -219,7 +207,6 @@ class Connection:
             time.sleep(PAUSE_AFTER_FAILURE_S)
 
     def _bind(self, payload: Payload) -> PreparedRequest:
-        """Return the request as this user's client sends it."""
         found = payload.request if payload.own else payload.request.using(self._model)
         self._mine[id(payload)] = found
         return found
@@ -246,13 +233,11 @@ class Connection:
         return error
 
     def _judged(self, payload: Payload, answers: Any) -> WrongAnswerError | None:
-        """Let the scenario judge an answer to its own inputs."""
+        scenario = self._scenario
         try:
-            wrong = _called(
-                self._scenario, self._scenario.check, lambda: self._scenario.check(payload.group.inputs, answers)
-            )
+            wrong = _called(scenario, scenario.check, lambda: scenario.check(payload.group.inputs, answers))
         except PlanwrightError as error:
-            self._shared.give_up(self._scenario.environment, error)
+            self._shared.give_up(scenario.environment, error)
             raise UnknownAnswerError from None
         return WrongAnswerError(f"wrong answer: {wrong}") if wrong else None
 

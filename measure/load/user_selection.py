@@ -13,11 +13,12 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from measure.workload.transports import BY_DEFAULT, TRANSPORTS
+from clients.options import TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError, did_you_mean
 
 BASE_MODULE = "measure.load.user"
+BY_DEFAULT = ("http", "grpc")  # shared memory works only on the server's own machine
 
 
 def choose(environment: Any, names: Sequence[str]) -> None:
@@ -36,13 +37,11 @@ def choose(environment: Any, names: Sequence[str]) -> None:
     faults = [fault for user in environment.user_classes for fault in _faults(user, names)]
     if faults:
         raise SystemExit(console.fail(SpecError(*faults)))
-    environment.user_classes[:] = [
-        user for user in environment.user_classes if _wanted(tags_of(user), wanted, refused, named=named)
-    ]
+    users = environment.user_classes
+    users[:] = [user for user in users if _wanted(tags_of(user), wanted, refused, named=named)]
 
 
 def tags_of(user: Any) -> list[str]:
-    """Return the tags of a user class's tasks."""
     return [tag for task in user.tasks for tag in sorted(getattr(task, "locust_tag_set", ()))]
 
 
@@ -52,22 +51,17 @@ def transport_of(user: Any) -> str:
 
 
 def models_of(user: Any, names: Sequence[str]) -> tuple[str, ...]:
-    """Return which of a run's models a user class calls."""
     own = getattr(user, "models", ())
     return tuple(name for name in names if not own or name in own)
 
 
 def covered(users: Sequence[Any], names: Sequence[str]) -> list[str]:
-    """Return which of a run's models any of these user classes calls."""
     called = {name for user in users if transport_of(user) for name in models_of(user, names)}
     return [name for name in names if name in called]
 
 
 def pairs(users: Sequence[Any], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return every model and transport that these user classes cover."""
-    found = {
-        (name, transport) for user in users if (transport := transport_of(user)) for name in models_of(user, names)
-    }
+    found = {(name, transport_of(user)) for user in users if transport_of(user) for name in models_of(user, names)}
     return sorted(found, key=lambda pair: names.index(pair[0]))
 
 

@@ -23,12 +23,10 @@ KEY, STOP, LAST, SHARE = "planwright", "planwright_stop", "planwright_last", "pl
 
 
 def is_worker(environment: Any) -> bool:
-    """Return whether this process takes a part of a load that another one leads."""
     return type(environment.runner).__name__ == "WorkerRunner"
 
 
 def is_master(environment: Any) -> bool:
-    """Return whether this process leads workers, and has no users itself."""
     return type(environment.runner).__name__ == "MasterRunner"
 
 
@@ -45,12 +43,10 @@ class Workers:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a run."""
         self._began, self._finished, self._collected = set[str](), set[str](), set[str]()
         self.stats, self.window_s = LoadRecord(), 0.0
 
     def listen(self, runner: Any) -> None:
-        """Take their last records."""
         runner.register_message(LAST, lambda msg, **_: self._take_last(msg.node_id, msg.data))
 
     def begin(self, runner: Any) -> None:
@@ -60,7 +56,6 @@ class Workers:
             runner.send_message(SHARE, [index, runner.worker_count], client_id=client.id)
 
     def watch(self, runner: Any) -> None:
-        """End the test when the load of every worker is over."""
         while not self._finished or len(self._finished) < runner.worker_count:
             gevent.sleep(LAG_EVERY_S)
         gevent.spawn(runner.quit)
@@ -97,7 +92,6 @@ class Worker:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a run."""
         self.done = False
 
     def listen(self, environment: Any) -> None:
@@ -106,7 +100,6 @@ class Worker:
         environment.runner.register_message(SHARE, lambda msg, **_: setattr(self._load, "share", Share(*msg.data)))
 
     def report(self, data: dict[str, Any], **_: Any) -> None:
-        """Add what was recorded to one of locust's reports."""
         part = self._load.part(last=self._stopped())
         data[KEY] = {"tracks": self._load.recorder.drain(), **part}
 

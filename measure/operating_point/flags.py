@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from measure.workload.transports import TRANSPORTS
+from clients.options import TRANSPORTS
 from planwright import console
 from planwright.errors import Fault, SpecError
 from planwright.repository_folder import repository_folder
@@ -87,9 +87,8 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     add("--users", type=numbers("--users", "numbers of requests in flight", "4,8,16", 4096), default=(), metavar="4,8,16",
         help="requests in flight to choose from (default: powers of two)")  # fmt: skip
     _add_axes(parser, instances=(), otherwise="what suits the machine")
-    add(
-        "--write", action="store_true", help="write the setting to config.yaml if it gains, keeping comments and layout"
-    )
+    add("--write", action="store_true",
+        help="write the setting to config.yaml if it gains, keeping comments and layout")  # fmt: skip
     add("--config", type=Path, default=CONFIG, help="the file for --write (default: %(default)s)")
     _add_load(parser, duration_s=3.0)
 
@@ -106,7 +105,6 @@ def _add_axes(parser: argparse.ArgumentParser, *, instances: Numbers, otherwise:
 
 
 def _add_load(parser: argparse.ArgumentParser, *, duration_s: float) -> None:
-    """Add how each point is measured, and the folders."""
     add = parser.add_argument
     add("--protocol", choices=tuple(TRANSPORTS), default="grpc",
         help="shm and cuda are shared memory, on the server's own machine (default: %(default)s)")  # fmt: skip
@@ -136,13 +134,8 @@ def check_load(args: argparse.Namespace) -> None:
     Raises:
         SpecError: All of them at once (exit 2).
     """
-    limits = {
-        "batch": (1, 1 << 20),
-        "processes": (1, 64),
-        "repeats": (1, 1000),
-        "duration_s": (0.5, 3600),
-        "warmup_s": (0, 3600),
-    }
+    limits: dict[str, tuple[float, float]] = {"batch": (1, 1 << 20), "processes": (1, 64), "repeats": (1, 1000)}
+    limits |= {"duration_s": (0.5, 3600), "warmup_s": (0, 3600)}
     faults = []
     for name, (low, high) in limits.items():
         value = getattr(args, name)

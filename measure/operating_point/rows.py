@@ -21,6 +21,7 @@ from measure.report.schema import SCHEMA_VERSION
 from planwright import console
 
 INTERRUPTED = "stopped by Ctrl-C"
+Value = dict[str, Any]
 
 
 def point(setting: ServingSetting, found: Sequence[Measurement], build: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,13 +69,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def save_report(
-    args: argparse.Namespace,
-    kind: str,
-    server: dict[str, Any],
-    body: dict[str, Any],
-    show_tables: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
+def save_report(args: argparse.Namespace, kind: str, server: Value, body: Value, show_tables: Callable[[Value], None]) -> Value:  # fmt: skip
     """Write report.json and report.html, print the tables and the verdict; returns the JSON value."""
     folder = report_build.new_folder(args.runs, f"{kind}-{args.model}")
     header = report_build.header(folder, server)
@@ -106,7 +101,6 @@ def conditions(load: Load) -> dict[str, Any]:
 
 
 def skipped(found: Sequence[Measurement], build: Mapping[str, Any]) -> list[str]:
-    """Return which figures are missing, and why."""
     why = serving_setting.best_batches(build)[1]
     first = [f"share of batches other than the profile's opt: {why}"] if why else []
     return [*first, *dict.fromkeys(reason for measured in found for reason in measured.usage.skipped)]

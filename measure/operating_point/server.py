@@ -33,8 +33,6 @@ EXPLICIT = "start it with --model-control-mode=explicit"
 
 
 class ConfigurableModel:
-    """A model on a server whose setting can be changed."""
-
     def __init__(self, server: ServerInfo, model: str) -> None:
         self.server, self.model = server, model
         self.base = self.config()
@@ -64,7 +62,6 @@ class ConfigurableModel:
             raise StageError("load", Fault("the server did not apply the setting", self.server.http_url, why, fix))
 
     def restore(self) -> None:
-        """Restore the config that the model had, and verify it."""
         with _ignore_sigint():
             self._override(self.base)
             now = self.config()

@@ -60,7 +60,6 @@ class ServingSetting:
 
 
 def setting_of(config: Mapping[str, Any]) -> ServingSetting:
-    """Return the setting in a server's config."""
     batching, largest = config.get("dynamic_batching"), int(config.get("max_batch_size", 0))
     preferred = tuple(int(size) for size in (batching or {}).get("preferred_batch_size", []))
     return ServingSetting(

@@ -55,22 +55,17 @@ class Meter:
         """Return what was used; GPU power is the mean between two moments of ``time.monotonic``."""
         skipped = []
         if not self._cpu:
-            skipped.append(
-                "server CPU and memory: its processes are not on this machine, or its server file is unknown"
-            )
+            why = "its processes are not on this machine, or its server file is unknown"
+            skipped.append(f"server CPU and memory: {why}")
         if self.gpu is None:
             skipped.append("GPU power: NVIDIA's driver is not on this machine")
         inside = [row for row in self._energy if from_s <= row[0] <= to_s]
         watts = None
         if len(inside) > 1 and inside[-1][0] > inside[0][0]:
             watts = (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
-        return Usage(
-            max(0.0, self._cpu[-1] - self._cpu[0]) if self._cpu else None,
-            max(self._memory, default=None),
-            watts,
-            max((row[2] for row in self._energy), default=None),
-            tuple(skipped),
-        )
+        used_s = max(0.0, self._cpu[-1] - self._cpu[0]) if self._cpu else None
+        gpu_bytes = max((row[2] for row in self._energy), default=None)
+        return Usage(used_s, max(self._memory, default=None), watts, gpu_bytes, tuple(skipped))
 
 
 def processes(root: int) -> list[psutil.Process]:

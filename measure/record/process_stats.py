@@ -40,12 +40,9 @@ class LoadRecord:
     processes: int = 0
 
     def encode(self) -> dict[str, Any]:
-        return {
-            "sums": [getattr(self, name) for name in SUMS],
-            "busiest": self.busiest,
-            "histograms": [each.encode().decode("ascii") for each in (self.late, self.lag)],
-            "cost": list(astuple(self.cost)),
-        }
+        sums, histograms = [getattr(self, name) for name in SUMS], [self.late, self.lag]
+        encoded = [each.encode().decode("ascii") for each in histograms]
+        return {"sums": sums, "busiest": self.busiest, "histograms": encoded, "cost": list(astuple(self.cost))}
 
     def add(self, encoded: dict[str, Any]) -> None:
         for name, value in zip(SUMS, encoded["sums"], strict=True):

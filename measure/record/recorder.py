@@ -32,7 +32,6 @@ Key = tuple[str, str]  # model, transport
 
 
 def histogram() -> Any:
-    """Return an empty histogram."""
     return HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
 
 
@@ -91,12 +90,10 @@ class Track:
 
     @property
     def latencies(self) -> Any:
-        """The histogram of `measured_us`."""
         return self.measured_us.settled()
 
     @property
     def service(self) -> Any:
-        """The histogram of `service_us`."""
         return self.service_us.settled()
 
     def encode(self) -> dict[str, Any]:
@@ -159,7 +156,6 @@ class Recorder:
 
     @property
     def over(self) -> bool:
-        """True where the load has ended."""
         return 0 < self.ended <= clock()
 
     @property
@@ -176,7 +172,6 @@ class Recorder:
         self._track(key).cancels += under_way_s < max(CANCELLED_S, self._slowest_s.get(key, 0.0))
 
     def checked(self, key: Key) -> None:
-        """Count an answer that was checked."""
         self._track(key).checked += 1
 
     def answered(
@@ -197,7 +192,6 @@ class Recorder:
             track.service_us.add(taken_us)
 
     def failed(self, key: Key, began: float, latency_us: float, error: str, *, wrong: bool = False) -> None:
-        """Record a request that failed, or whose answer is `wrong`."""
         track = self._track(key)
         track.requests += 1
         track.failures += 1
@@ -220,7 +214,6 @@ class Recorder:
         return parts
 
     def merge(self, parts: list[list[Any]]) -> None:
-        """Add what a worker drained."""
         for model, transport, encoded in parts:
             self._track((model, transport)).add(encoded)
 
@@ -239,12 +232,9 @@ def curve(latencies: Any) -> Iterator[tuple[float, float]]:
 
 def bars(latencies: Any) -> list[tuple[int, int]]:
     """Return (µs, count) of every value that occurred."""
-    return [
-        (int(item.value_iterated_to), int(item.count_added_in_this_iter_step))
-        for item in latencies.get_recorded_iterator()
-    ]
+    items = latencies.get_recorded_iterator()
+    return [(int(item.value_iterated_to), int(item.count_added_in_this_iter_step)) for item in items]
 
 
 def up_to(latencies: Any, limit_us: float) -> int:
-    """Return how many latencies are no longer than `limit_us`."""
     return sum(count for us, count in bars(latencies) if us <= limit_us)

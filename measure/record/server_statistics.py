@@ -14,16 +14,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from measure.record.server_api import UNREADABLE, Api, Grpc
 from measure.workload.settings import Settings
-from planwright.triton_admin import Document, TritonAdmin
+from planwright.triton_admin import Document, RefusedError, TritonAdmin
 
 TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
 COUNTS = ("requests", "failures", "inferences", "executions")
 EVERY_S = 2.0  # between readings while the load goes on: one costs about a millisecond
 SETTLE_S, AGAIN_S = 1.0, 0.1  # a server counts an answer shortly after it has sent it
+TIMEOUT_S = 10.0
+# what a server that is gone, or something else that listens there, can make of a request
+UNREADABLE = (RefusedError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 Read = TypeVar("Read")
 
 
@@ -39,9 +41,8 @@ class VersionCounters:
         if any(value < before.counts[name] for name, value in self.counts.items()):
             return None
         counts = {name: value - before.counts[name] for name, value in self.counts.items()}
-        return VersionCounters(
-            counts, {size: _minus(found, before.batches.get(size, (0, 0))) for size, found in self.batches.items()}
-        )
+        batches = {size: _minus(found, before.batches.get(size, (0, 0))) for size, found in self.batches.items()}
+        return VersionCounters(counts, batches)
 
     def plus(self, other: VersionCounters) -> VersionCounters:
         counts = {name: value + other.counts[name] for name, value in self.counts.items()}
@@ -69,6 +70,57 @@ class Snapshot:
     def newest(self, model: str) -> str:
         """Return the newest version that is loaded; empty where none is."""
         return max(self.series.get(model, {}), key=int, default="")
+
+
+class Api(Protocol):
+    """What a server says of itself over one protocol, as JSON documents; what cannot be read raises one of `UNREADABLE`."""
+
+    name: str
+
+    def metadata(self) -> Document:
+        """Return the server's name and version."""
+
+    def statistics(self) -> Document:
+        """Return ``model_stats``: all versions of all models that are loaded."""
+
+    def config(self, model: str) -> Document:
+        """Return the config of a model that is loaded."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class Grpc:
+    """`Api` for a server whose HTTP does not answer; `TritonAdmin` is the one over HTTP."""
+
+    name = "gRPC"
+
+    def __init__(self, url: str) -> None:
+        from tritonclient.grpc import InferenceServerClient
+
+        self._client = InferenceServerClient(url.partition("://")[2] or url, ssl=url.startswith("grpcs://"))
+
+    def metadata(self) -> Document:
+        return self._call("get_server_metadata")
+
+    def statistics(self) -> Document:
+        return self._call("get_inference_statistics")
+
+    def config(self, model: str) -> Document:
+        return dict(self._call("get_model_config", model)["config"])
+
+    def close(self) -> None:
+        """Close the channel, which would keep the process from ending."""
+        self._client.close()
+
+    def _call(self, method: str, *model: str) -> Document:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            document: Document = getattr(self._client, method)(*model, as_json=True, client_timeout=TIMEOUT_S)
+        except InferenceServerException as error:
+            raise ConnectionError(str(error)) from None
+        return document
 
 
 @dataclass(frozen=True)
@@ -110,7 +162,6 @@ class Tally:
         self._changes: dict[str, list[str]] = {model: [] for model in first.series}
 
     def add(self, snapshot: Snapshot) -> None:
-        """Count what came since the last one."""
         for model, versions in snapshot.series.items():
             before = self._last.series[model]
             self._changes[model] += [f"version {gone} was unloaded" for gone in before if gone not in versions]
@@ -139,11 +190,8 @@ class Tally:
     def _figures(self, model: str, load_s: float) -> dict[str, Any]:
         sums, instances = self._sums[model], max(self._instances.get(model, 1), 1)
         answered = [version for version, series in sums.items() if series.counts["requests"]]
-        about = {
-            "instances": instances,
-            "versions": sorted(answered, key=int),
-            "changes": list(dict.fromkeys(self._changes[model])),
-        }
+        changes = list(dict.fromkeys(self._changes[model]))
+        about = {"instances": instances, "versions": sorted(answered, key=int), "changes": changes}
         return {**_means(list(sums.values()), load_s * instances), **about}
 
 
@@ -165,8 +213,6 @@ class Counted:
 
 
 class Counters:
-    """The counters of one run."""
-
     def __init__(self, settings: Settings) -> None:
         self.server = Server(settings.http_url, settings.grpc_url)
         self._names = [name for name, _ in settings.models]
@@ -195,9 +241,8 @@ class Counters:
             if tally is None or last is None:
                 return Counted(versions=versions, note=self._note, lost=tally is not None)
             tally.add(last)
-            behind = [
-                name for name in self._names if tally.requests(name) < answers.get(name, 0) and not tally.changed(name)
-            ]
+            unchanged = [name for name in self._names if not tally.changed(name)]
+            behind = any(tally.requests(name) < answers.get(name, 0) for name in unchanged)
             if not behind or time.monotonic() > deadline_s:
                 return Counted(tally.figures(load_s), versions)
             time.sleep(AGAIN_S)

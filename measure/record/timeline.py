@@ -16,8 +16,6 @@ MOST_ROWS = 600
 
 
 class Series:
-    """Rows of equal width."""
-
     def __init__(self, width_s: int = 1) -> None:
         self.width_s = width_s
         self._rows: dict[int, Counter[int]] = {}

@@ -10,7 +10,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,18 +21,8 @@ from clients import published
 from measure.record.process_stats import LoadRecord
 from measure.record.recorder import Track, bars, curve, up_to
 from measure.record.server_statistics import Counted
-from measure.report import plots, point_plots
-from measure.report.schema import (
-    SCHEMA_VERSION,
-    Checking,
-    ClientFigures,
-    LatencyFigures,
-    Lateness,
-    LoadFigures,
-    ModelFigures,
-    RunReport,
-    Second,
-)
+from measure.report import plots, schema
+from measure.report.schema import LatencyFigures, Lateness, LoadFigures, ModelFigures, RunReport, Second
 from measure.report.verdict import passed, stability, verdict
 from measure.workload.settings import Settings
 from planwright import config_pbtxt
@@ -101,19 +92,17 @@ def new_folder(runs: Path, name: str) -> Path:
 
 
 def header(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Return what every report begins with."""
     return {
         "id": folder.name,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": utc_now(),
         "environment": {
-            "cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform(), "python": platform.python_version(),
-            "server": identity, "versions": {name: found for name in ("locust", "tritonclient", "numpy", "grpcio", "gevent") if (found := _version(name))},
+            "cpu": processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform(), "python": platform.python_version(),
+            "server": identity, "versions": installed(("locust", "tritonclient", "numpy", "grpcio", "gevent")),
         },
     }  # fmt: skip
 
 
 def save(folder: Path, report: dict[str, Any], *, page: bool = True) -> None:
-    """Write report.json and make report.html from it."""
     write_json(folder / "report.json", report)
     if page:
         write_atomic(folder / "report.html", render(report).encode())
@@ -127,7 +116,7 @@ def remake(folder: Path) -> Path:
     """
     path = folder / "report.json" if folder.is_dir() else folder
     report = read_json(path)
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA_VERSION:
+    if not isinstance(report, dict) or report.get("schema") != schema.SCHEMA_VERSION:
         why = "it is missing, cut short, or of another version"
         raise SpecError(Fault("there is no report.json to read", str(path), why, "name a folder below runs/"))
     write_atomic(path.with_name("report.html"), render(report).encode())
@@ -135,24 +124,23 @@ def remake(folder: Path) -> Path:
 
 
 def render(report: dict[str, Any]) -> str:
-    """Return the HTML of a report; everything that came from outside is escaped."""
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-
-    folder = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=select_autoescape(default=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["ms"] = lambda us: f"{us / 1000:.2f}" if us < 100_000 else f"{us / 1000:.0f}"
-    environment.filters["exact"] = exact
     environment.filters["count"] = lambda value: f"{value:,.0f}"
     run = RunReport.model_validate(report) if report["kind"] == "run" else None
-    drawn = plots.run(run) if run else point_plots.DRAW[report["kind"]](report)
-    return environment.get_template("report.html.j2").render(
-        report=report, plots=drawn, passed=passed(run) if run else "", raw=json.dumps(report, indent=2)
-    )
+    drawn, shown = plots.DRAW[report["kind"]](run or report), passed(run) if run else ""
+    page = environment.get_template("report.html.j2")
+    return str(page.render(report=report, plots=drawn, passed=shown, raw=json.dumps(report, indent=2)))
+
+
+def templates() -> Any:
+    """Return the jinja2 environment of all pages; everything that came from outside is escaped."""
+    from jinja2 import Environment, FileSystemLoader
+
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["exact"] = exact
+    return environment
 
 
 def _load(settings: Settings, collected: Collected) -> LoadFigures:
@@ -168,11 +156,11 @@ def _load(settings: Settings, collected: Collected) -> LoadFigures:
     )  # fmt: skip
 
 
-def _client(record: LoadRecord, *, automatic: bool) -> ClientFigures:
+def _client(record: LoadRecord, *, automatic: bool) -> schema.ClientFigures:
     share, low, high = (round(figure, 5) for figure in record.cost.share())
-    return ClientFigures(
+    return schema.ClientFigures(
         cpu_s=round(record.cpu_s, 3), cpu_share=round(record.busiest, 4), processes=record.processes, loop_lag_us=Lateness.of(record.lag),
-        checking=Checking(count=record.cost.count, share=share, low=low, high=high, automatic=automatic),
+        checking=schema.Checking(count=record.cost.count, share=share, low=low, high=high, automatic=automatic),
     )  # fmt: skip
 
 
@@ -183,10 +171,8 @@ def _model(settings: Settings, collected: Collected, model: str, transport: str,
     slo = slo_of(folder, build)
     answered = track.latencies.get_total_count()
     within = up_to(track.latencies, scaled(slo["p99_ms"], "1000")) if slo else answered
-    throughput_per_s, series = (
-        track.samples / collected.window_s,
-        [Second.model_validate(each) for each in track.series.as_rows()],
-    )
+    throughput_per_s = track.samples / collected.window_s
+    series = [Second.model_validate(each) for each in track.series.as_rows()]
     return ModelFigures.model_validate({
         "model": model,
         "protocol": transport,
@@ -219,10 +205,13 @@ def _model(settings: Settings, collected: Collected, model: str, transport: str,
 def _build(folder: Path, served: str) -> dict[str, Any]:
     """Return build.json of the version that is served, or of the one that config.pbtxt serves where that is not known."""
     found = read_json(folder / served / "build.json") if served else None
-    if isinstance(found, dict):
-        return found
-    version = published.served(folder.parent, folder.name)
-    return version.build if version else {}
+    return found if isinstance(found, dict) else build_of(folder.parent, folder.name)
+
+
+def build_of(repository: Path, model: str) -> dict[str, Any]:
+    """Return build.json of the newest version that config.pbtxt serves; empty where there is none."""
+    newest = published.served(repository, model)
+    return newest.build if newest else {}
 
 
 def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
@@ -234,15 +223,21 @@ def slo_of(folder: Path, build: Mapping[str, Any]) -> dict[str, float]:
     return {} if limit_ms is None else {"p99_ms": limit_ms}
 
 
-def _cpu() -> str:
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Return name → version of those of the packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -32,7 +32,6 @@ SERVER = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 def add_command(commands: Any) -> None:
-    """Add ``export`` to the command line."""
     p = commands.add_parser("export", help="write runs as perf_analyzer's CSV file")
     p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder below runs/, or a report.json")
     p.add_argument("--csv", required=True, type=Path, metavar="FILE", help="where to write it")
@@ -44,15 +43,17 @@ def add_command(commands: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
     chosen = _choose(read(args.runs, _NO_SETTINGS), args.model, args.protocol)
     first = _same(chosen)
     header = [first, *COLUMNS, *(VERBOSE if args.verbose_csv else ())]
     chosen.sort(key=lambda pair: pair[1].throughput_per_s)
     rows = [_row(record, row)[: len(header)] for record, row in chosen]
     write(args.csv, _text(header, rows).encode())
-    for record, _ in chosen:
-        _warn(record)
+    for record in (record for record, _ in chosen if len(record.rows) > 1):
+        console.warn(
+            f"{record.where} measured several models or protocols at once: the first column is what this one had of the load, "
+            "and the server's times are over all protocols"
+        )
     console.say(f"{args.csv}: {console.many(len(rows), 'row')}")
     if args.json:
         console.emit_json({"csv": str(args.csv), "rows": [dict(zip(header, row, strict=True)) for row in rows]})
@@ -79,9 +80,8 @@ def _not_one(record: Record, rows: Sequence[Row], model: str | None, protocol: s
     names = [f"--model {row.model} --protocol {row.protocol}" for row in record.rows.values()]
     if rows:
         why = f"a file of perf_analyzer is about one model over one protocol, and {len(rows)} were measured"
-        return Fault(
-            "the run covers several models; choose one", record.where, why, "choose one of\n" + "\n".join(names)
-        )
+        fix = "\n".join(["choose one of", *names])
+        return Fault("the run covers several models; choose one", record.where, why, fix)
     wanted = f"--model {model or 'ANY'} --protocol {protocol or 'ANY'}"
     return Fault(f"the run did not measure {wanted}", record.where, fix=did_you_mean(wanted, names))
 
@@ -123,14 +123,6 @@ def _load(record: Record, row: Row) -> str:
     if record.load["arrivals"] != "closed":
         return f"{configured if alone and configured else requests_per_s:g}"
     return str(record.report["users"] if alone else max(1, round(requests_per_s * row.latency_us["mean"] / 1e6)))
-
-
-def _warn(record: Record) -> None:
-    if len(record.rows) > 1:
-        console.warn(
-            f"{record.where} measured several models or protocols at once: the first column is what this one had of the load, "
-            "and the server's times are over all protocols"
-        )
 
 
 def _text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from measure.report.schema import SCHEMA_VERSION, ModelFigures, RunReport
+from measure.report.schema import SCHEMA_VERSION, ModelFigures, RunReport, Second
 from planwright.decimals import scaled
 from planwright.errors import Fault, SpecError
 from planwright.files import read_json, write_atomic
@@ -26,17 +26,6 @@ LATENCIES = ("p50", "p90", "p95", "p99", "mean")
 BUILD = ("version", "precision", "target", "weights", "batch")
 BASELINE, LAYOUT = "baseline", 1
 _NAME_A_RUN = "name a folder below runs/, or a report.json"
-
-
-@dataclass(frozen=True)
-class Span:
-    """One row of a run's time series."""
-
-    start_s: float
-    width_s: float
-    answers: int
-    p50_us: float
-    p99_us: float
 
 
 @dataclass(frozen=True)
@@ -63,12 +52,11 @@ class Row:
     samples_per_request: float
     latency_us: dict[str, float]
     histogram: list[tuple[int, int]]
-    spans: list[Span]
+    spans: list[Second]
     percentiles: list[tuple[float, float]]
 
     @property
     def name(self) -> str:
-        """Return ``digits over grpc``."""
         return f"{self.model} over {self.protocol}"
 
 
@@ -82,7 +70,6 @@ class Record:
 
     @property
     def id(self) -> str:
-        """Return the name of the run."""
         return str(self.report.get("id", ""))
 
     @property
@@ -157,7 +144,6 @@ def _record(where: str, value: Any, instead: str) -> Record | Fault:
 def _row(run: RunReport, row: ModelFigures) -> Row:
     end_s = run.duration_s if run.window_s is None else run.warmup_s + run.window_s
     limit_ms = row.slo.get("p99_ms")
-    spans = [Span(each.t_s, each.width_s, each.answers, each.p50_us, each.p99_us) for each in row.series]
     return Row(
         model=row.model,
         protocol=row.protocol,
@@ -171,6 +157,6 @@ def _row(run: RunReport, row: ModelFigures) -> Row:
         samples_per_request=row.samples_each,
         latency_us={name: getattr(row.latency_us, name) for name in LATENCIES},
         histogram=row.histogram,
-        spans=[span for span in spans if run.warmup_s <= span.start_s and span.start_s + span.width_s <= end_s],
+        spans=[each for each in row.series if run.warmup_s <= each.t_s and each.t_s + each.width_s <= end_s],
         percentiles=row.percentiles,
     )

@@ -57,10 +57,8 @@ class Lateness(_Part):
     @classmethod
     def of(cls, histogram: Any) -> Lateness:
         """Return the figures of an HdrHistogram; zeros where nothing is in it."""
-        if not histogram.get_total_count():
-            return cls()
-        p50, p99 = (float(histogram.get_value_at_percentile(PERCENTILES[name])) for name in ("p50", "p99"))
-        return cls(p50=p50, p99=p99, max=float(histogram.get_max_value()))
+        found = LatencyFigures.of(histogram)
+        return cls(p50=found.p50, p99=found.p99, max=found.max)
 
 
 class LatencyFigures(_Part):
@@ -196,7 +194,6 @@ class ModelFigures(_Part):
 
     @property
     def name(self) -> str:
-        """``digits over grpc``."""
         return f"{self.model} over {self.protocol}"
 
     @property
@@ -406,7 +403,6 @@ class TuneReport(_Settings):
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of report.json."""
     adapter = TypeAdapter[Any](Annotated[RunReport | SweepReport | TuneReport, Field(discriminator="kind")])
     found = adapter.json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Planwright report.json", **found}

@@ -16,16 +16,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from measure.record.answer_checks import LIMIT
-from measure.report.schema import ClientFigures, LoadFigures, ModelFigures, RunReport, Second, Verdict, Windows
+from measure.report.schema import ClientFigures, ModelFigures, RunReport, Second, Verdict, Windows
 from planwright.decimals import exact
 
 ENOUGH_FOR_P99 = 100  # below this a 99th percentile is one sample
 BUSY = 0.9  # share of a core from which the client itself may be what is measured
 SERVER_BUSY = 0.9  # share of its instances' time from which the server is the limit, however busy the client
-LATE_SHARE, LATE_US = (
-    0.1,
-    1000.0,
-)  # lateness of the median send against the median latency, where it is more than a millisecond
+LATE_SHARE, LATE_US = 0.1, 1000.0  # lateness of the median send: of the median latency, and at least a millisecond
 RATE_OFF = 0.005  # offered against configured
 STABLE, WINDOWS = 0.1, 3  # perf_analyzer's rule: three windows within 10%
 LEAST_WINDOW_S = 3
@@ -33,21 +30,24 @@ LOUD = "THE CLIENT IS THE LIMIT"
 
 
 def verdict(report: RunReport, *, stopped_by: str, lost_server: bool, steady: bool) -> Verdict:
-    """Return status and reasons."""
     failures = [stopped_by] if stopped_by else []
     if lost_server:
         failures.append("the server did not answer at the end of the run")
     for row in report.models:
         failures += _failures(row)
-    failures += _never_sent(report.load)
+    if report.load.unsent:
+        failures.append(
+            f"{report.load.unsent} of {report.load.due} requests were due and never sent, not even after the load had ended: the "
+            "server does not keep up with this rate, or there are too few connections (--users)"
+        )
     uncertain = [*_client(report), *_counted(report), *_offered(report), *_checking(report.client)]
     for row in report.models:
-        uncertain += _few(row)
+        if row.measured < ENOUGH_FOR_P99:
+            uncertain.append(f"{row.name}: {row.measured} requests after the warm-up are too few for a 99th percentile")
         uncertain += _unstable(row) if steady else []
     uncertain += _not_requested(report) if report.models else ["nothing was measured"]
-    return Verdict(
-        status="fail" if failures else "inconclusive" if uncertain else "pass", reasons=[*failures, *uncertain]
-    )
+    reasons = [*failures, *uncertain]
+    return Verdict(status="fail" if failures else "inconclusive" if uncertain else "pass", reasons=reasons)
 
 
 def passed(report: RunReport) -> str:
@@ -77,14 +77,6 @@ def _failures(row: ModelFigures) -> Iterator[str]:
         yield f"{name}: p99 is {p99_ms:.2f} ms, the SLO is {exact(limit_ms)} ms"
 
 
-def _never_sent(load: LoadFigures) -> Iterator[str]:
-    if load.unsent:
-        yield (
-            f"{load.unsent} of {load.due} requests were due and never sent, not even after the load had ended: the server does "
-            "not keep up with this rate, or there are too few connections (--users)"
-        )
-
-
 def _not_requested(report: RunReport) -> Iterator[str]:
     """Name the models, the transports, and the pairs of both that were to be covered and got no request."""
     pairs = [tuple(pair) for pair in report.not_requested]
@@ -98,11 +90,6 @@ def _not_requested(report: RunReport) -> Iterator[str]:
             yield f"{model} got no request over {transport}: run longer, or add users (--users)"
 
 
-def _few(row: ModelFigures) -> Iterator[str]:
-    if row.measured < ENOUGH_FOR_P99:
-        yield f"{row.name}: {row.measured} requests after the warm-up are too few for a 99th percentile"
-
-
 def _client(report: RunReport) -> Iterator[str]:
     client, load = report.client, report.load
     server_busy = max((row.busy_share for row in report.server.values()), default=None)
@@ -111,7 +98,7 @@ def _client(report: RunReport) -> Iterator[str]:
             f"{LOUD}, or the server is: the client used {client.cpu_share:.0%} of a core, and how busy the server was is not known; "
             "use locust --processes, or read the rates as a lower bound"
         )
-    elif client.cpu_share > BUSY and server_busy is not None and server_busy < SERVER_BUSY:
+    elif client.cpu_share > BUSY and (server_busy or 0.0) < SERVER_BUSY:
         yield (
             f"{LOUD}: it used {client.cpu_share:.0%} of a core while the server's instances computed {server_busy:.0%} of the "
             "time; use locust --processes, or read the rates as a lower bound"

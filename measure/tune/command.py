@@ -29,9 +29,10 @@ from measure.operating_point.rows import INTERRUPTED, seconds_in_words
 from measure.operating_point.server import ConfigurableModel, open_model, published_setting
 from measure.operating_point.setting import ServingSetting
 from measure.operating_point.usage import first_gpu
+from measure.report.build import build_of
 from measure.tune import report as tune_report
 from measure.tune import slo as tune_slo
-from measure.tune.outcome import TuneOutcome
+from measure.tune.report import TuneOutcome
 from measure.tune.search import NEW, SAME_LOAD, START, BudgetSpentError, Candidate, Reading, Search, Space, Trial
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Fault, PlanwrightError, SpecError, StageError
@@ -91,22 +92,18 @@ class Tuner:
         if kind == START:
             return
         found, tried = (self.search.best is not None, len(self.search.trials)) if self.search else (False, 0)
-        reserved = (
-            self.compared - 1 if found else 0
-        )  # what the pick is compared with, at its number of requests in flight
-        if kind in (NEW, SAME_LOAD) and tried >= self.args.points:
-            raise BudgetSpentError(f"all {console.many(self.args.points, 'point')} allowed were used")
-        if kind == NEW and tried >= self.args.points - reserved:
-            raise BudgetSpentError(
-                f"{reserved} of the {self.args.points} points allowed are reserved for the comparison"
-            )
+        points = self.args.points
+        # what the pick is compared with, at its number of requests in flight
+        reserved = self.compared - 1 if found else 0
+        if kind in (NEW, SAME_LOAD) and tried >= points:
+            raise BudgetSpentError(f"all {console.many(points, 'point')} allowed were used")
+        if kind == NEW and tried >= points - reserved:
+            raise BudgetSpentError(f"{reserved} of the {points} points allowed are reserved for the comparison")
         repeats = self.args.repeats if found else min(self.args.repeats, LEAST_REPEATS)
         needed = 1 + self.compared * repeats + (0 if kind == SAME_LOAD else reserved)
         if self.left_s < self.each_s * needed:
-            why = (
-                "is reserved for the final comparison" if found else "is too short for another point and its comparison"
-            )
-            raise BudgetSpentError(f"the rest of the {self.args.minutes:g} min {why}")
+            use = "reserved for the final comparison" if found else "too short for another point and its comparison"
+            raise BudgetSpentError(f"the rest of the {self.args.minutes:g} min is {use}")
 
     def measure(self, candidate: Candidate) -> Reading | None:
         """Measure once; None where the server refuses the setting."""
@@ -143,8 +140,7 @@ class Tuner:
 def main(args: argparse.Namespace) -> int:
     args.repository = flags.repository(args)
     published.select(args.repository, [args.model])
-    version = published.served(args.repository, args.model)
-    build = version.build if version else {}
+    build = build_of(args.repository, args.model)
     slo = tune_slo.parse(args.slo) if args.slo else tune_slo.of_model(args.repository / args.model, build)
     _check(args, published_setting(args.repository, args.model), build)
     if args.write:
@@ -191,9 +187,8 @@ def run(args: argparse.Namespace, slo: tune_slo.Slo, outcome: TuneOutcome) -> No
         load = Load(FIRST_USERS, args.protocol, args.batch, args.duration_s, args.warmup_s, args.processes)
         tuner = Tuner(args, served, slo, load, Path(scratch))
         outcome.identity, outcome.published, outcome.default = served.identity, served.published, served.learn_untuned()
-        console.say(
-            f"SLO {slo.text}; at most {args.points} points and {args.minutes:g} min; Triton's defaults: {outcome.default.label}"
-        )
+        limits = f"at most {args.points} points and {args.minutes:g} min"
+        console.say(f"SLO {slo.text}; {limits}; Triton's defaults: {outcome.default.label}")
         try:
             _search(tuner, outcome, space_of(args, outcome.published, outcome.default))
             _compare(tuner, outcome)
@@ -207,8 +202,8 @@ def _search(tuner: Tuner, outcome: TuneOutcome, space: Space) -> None:
     search = Search(space, tuner.slo.limit_us, tuner.measure, tuner.check_budget, tuner.say)
     outcome.search = tuner.search = search
     users = min(space.users, key=lambda count: abs(math.log(count / FIRST_USERS)))
-    starts = [Candidate(setting, users) for setting in (outcome.default, outcome.published) if setting is not None]
-    starts = list(dict.fromkeys(starts))
+    settings = dict.fromkeys((outcome.default, outcome.published))
+    starts = [Candidate(setting, users) for setting in settings if setting is not None]
     tuner.compared = len(starts) + 1
     search.run(starts)
     outcome.pick = search.best.candidate if search.best else None
@@ -237,9 +232,8 @@ def _compare(tuner: Tuner, outcome: TuneOutcome) -> None:
     while search is not None and outcome.pick is not None and outcome.pick not in compared:
         compared.add(outcome.pick)
         best = [outcome.pick, *(_best_of(search, setting) for setting in (outcome.default, outcome.published))]
-        _measure_again(
-            tuner, search, outcome, [candidate for candidate in dict.fromkeys(best) if candidate is not None]
-        )
+        candidates = [candidate for candidate in dict.fromkeys(best) if candidate is not None]
+        _measure_again(tuner, search, outcome, candidates)
         fresh = Trial(outcome.pick, outcome.finals[outcome.pick])
         if search.meets(fresh) or search.best is None or tuner.left_s < tuner.each_s * 2 * tuner.compared:
             break

@@ -1,6 +1,6 @@
-"""The report of a tune: every point that was tried, the final comparison, the verdict, the cost.
+"""The outcome and the report of a tune: every point that was tried, the final comparison, the verdict, the cost.
 
-In      the outcome of a tune.
+In      a `TuneOutcome`, filled in by `command` as the tune proceeds, so that an error or Ctrl-C loses nothing.
 Out     runs/<id>/report.json and report.html; the tables on the terminal.
 """
 
@@ -8,17 +8,50 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from measure import statistics
 from measure.operating_point import rows as point_rows
+from measure.operating_point.measurement import Load
+from measure.operating_point.setting import ServingSetting
 from measure.report.verdict import LOUD
-from measure.tune.outcome import TuneOutcome
 from measure.tune.search import Candidate, Reading, Search, Trial
 from measure.tune.slo import Slo
 from planwright import console
 
 NAMES = {"default": "Triton's default settings", "published": "the published setting"}
+
+
+@dataclass
+class TuneOutcome:
+    """What a tune found.
+
+    Attributes:
+        search: Every candidate that was tried.
+        default, published: The settings the pick is compared with.
+        finals: Candidate → the readings of the final comparison.
+        pick: The best candidate that met the SLO in the final comparison; None where none did.
+        stopped_by: Why it ended early.
+    """
+
+    search: Search | None = None
+    default: ServingSetting | None = None
+    published: ServingSetting | None = None
+    finals: dict[Candidate, list[Reading]] = field(default_factory=dict)
+    pick: Candidate | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    load: Load | None = None
+    took_s: float = 0.0
+    stopped_by: str = ""
+
+    @property
+    def any(self) -> bool:
+        return self.search is not None and any(trial.readings for trial in self.search.trials.values())
+
+    def final_trials(self) -> list[Trial]:
+        """Return the candidates of the final comparison with their fresh readings only."""
+        return [Trial(candidate, readings) for candidate, readings in self.finals.items()]
 
 
 def save(args: argparse.Namespace, slo: Slo, outcome: TuneOutcome, build: dict[str, Any]) -> dict[str, Any]:
@@ -109,24 +142,24 @@ def _verdict(report: dict[str, Any], search: Search, slo: Slo, outcome: TuneOutc
 
 
 def _best_line(pick: dict[str, Any], slo: Slo, *, sure: bool) -> str:
-    rate, latency = pick["throughput_per_s"], pick[f"{slo.percentile}_us"]
-    return (
-        f"{'best' if sure else 'highest measured'} within {slo.text}: {pick['label']} · {pick['users']} in flight: "
-        f"{rate['mean']:.0f} ± {rate['half_width']:.0f} infer/sec, "
-        f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms"
-    )
+    rate, what = pick["throughput_per_s"], f"{'best' if sure else 'highest measured'} within {slo.text}"
+    rates = f"{rate['mean']:.0f} ± {rate['half_width']:.0f} infer/sec"
+    return f"{what}: {pick['label']} · {pick['users']} in flight: {rates}, {_latency(pick, slo)}"
+
+
+def _latency(row: dict[str, Any], slo: Slo) -> str:
+    latency = row[f"{slo.percentile}_us"]
+    return f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms"
 
 
 def _reservations(pick: dict[str, Any], unknown: list[str], slo: Slo) -> list[str]:
-    """Return what keeps the verdict from being a pass."""
     found, latency = [], pick[f"{slo.percentile}_us"]
     if unknown:
         names = " and ".join(unknown)
         found.append(f"cannot say whether the pick is faster than {names}: use more --repeats or a longer --duration-s")
     if latency["mean"] + latency["half_width"] > slo.limit_us:
-        found.append(
-            f"cannot say whether it always meets {slo.text}: the interval of its {slo.percentile} extends beyond"
-        )
+        why = f"the interval of its {slo.percentile} extends beyond"
+        found.append(f"cannot say whether it always meets {slo.text}: {why}")
     if pick["client_limited"]:
         found.append(f"{LOUD}: it used {pick['client_cpu_share']:.0%} of a core; read the rate as a lower bound")
     return found
@@ -138,11 +171,8 @@ def _missed(finals: list[dict[str, Any]], search: Search, slo: Slo) -> str:
         return "no setting returned correct answers: see the points"
     if finals:
         row = min(finals, key=lambda row: row[f"{slo.percentile}_us"]["mean"])
-        latency = row[f"{slo.percentile}_us"]
-        return (
-            f"no setting met {slo.text} when it was measured again: the closest was {row['label']} · {row['users']} in flight, "
-            f"{slo.percentile} {latency['mean'] / 1000:.2f} ± {latency['half_width'] / 1000:.2f} ms"
-        )
+        closest = f"the closest was {row['label']} · {row['users']} in flight, {_latency(row, slo)}"
+        return f"no setting met {slo.text} when it was measured again: {closest}"
     if nearest.latency_us <= slo.limit_us:
         return f"no setting could be measured again, so none is known to meet {slo.text}"
     best = f"the best {slo.percentile} was {nearest.latency_us / 1000:.2f} ms"

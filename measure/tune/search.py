@@ -100,14 +100,8 @@ class Space:
 
     def step(self, candidate: Candidate, axis: str, by: int) -> Candidate | None:
         """Return the candidate `by` steps along `axis`; None beyond its end or where it would change nothing."""
-        along = {
-            BATCHING: self._batching,
-            USERS: self._users,
-            INSTANCES: self._instances,
-            WIDTH: self._width,
-            MAX_BATCH: self._max_batch,
-        }
-        return along[axis](candidate, by)
+        along = {USERS: self._users, INSTANCES: self._instances, BATCHING: self._batching, MAX_BATCH: self._max_batch}
+        return {**along, WIDTH: self._width}[axis](candidate, by)
 
     def _users(self, candidate: Candidate, by: int) -> Candidate | None:
         users = _neighbour(self.users, candidate.users, by)

@@ -61,7 +61,6 @@ def constant(rate: Profile, models: Sequence[str], share: Share) -> Iterator[Arr
 
 
 def trace(lines: Sequence[Arrival], share: Share) -> Iterator[Arrival]:
-    """Return every n-th line of a trace."""
     return iter(lines[share.number :: share.of])
 
 
@@ -74,9 +73,8 @@ def read_trace(path: Path, models: Sequence[str]) -> list[Arrival]:
     try:
         rows = list(csv.reader(path.read_text().splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(
-            Fault("the trace cannot be read", str(path), str(error), "name a CSV file: seconds[,model]")
-        ) from None
+        fix = "name a CSV file: seconds[,model]"
+        raise SpecError(Fault("the trace cannot be read", str(path), str(error), fix)) from None
     found: list[Arrival] = []
     faults: list[Fault] = []
     for number, row in enumerate(rows, 1):
@@ -87,9 +85,8 @@ def read_trace(path: Path, models: Sequence[str]) -> list[Arrival]:
         if arrival and found and arrival.due_s < found[-1].due_s:
             why = f"{exact(arrival.due_s)} s comes after {exact(found[-1].due_s)} s"
         if why:
-            faults.append(
-                Fault("the trace has a bad line", f"{path}:{number}", why, "write seconds[,model], times not falling")
-            )
+            fix = "write seconds[,model], times not falling"
+            faults.append(Fault("the trace has a bad line", f"{path}:{number}", why, fix))
         elif arrival:
             found.append(arrival)
     if faults:

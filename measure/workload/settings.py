@@ -65,7 +65,6 @@ class Settings:
 
     @cached_property
     def open_loop(self) -> bool:
-        """True where requests become due by a schedule of their own."""
         return self.test.kind != "closed"
 
     @cached_property
@@ -92,7 +91,6 @@ class Settings:
 
     @property
     def weighted(self) -> list[str]:
-        """The models' names, each repeated by its weight."""
         return [name for name, weight in self.models for _ in range(weight)]
 
     @property

@@ -15,7 +15,7 @@ import pytest
 
 from measure.compare import metrics, noise
 from measure.report import records
-from measure.report.records import Span
+from measure.report.schema import Second
 from planwright.errors import SpecError
 from planwright.server_info import ServerInfo
 from tests._project import ROOT
@@ -183,7 +183,7 @@ def test_the_interval_of_throughput_accounts_for_correlated_seconds() -> None:
         level, spans = dice.gauss(0, 10), []
         for second in range(60):
             level = 0.6 * level + 0.8 * dice.gauss(0, 10)
-            spans.append(Span(second, 1.0, round(200 + level), 1000.0, 2000.0))
+            spans.append(Second(t_s=second, answers=round(200 + level), p50_us=1000.0, p99_us=2000.0))
         mean = sum(span.answers for span in spans) / len(spans)
         found = noise.throughput(row_of(spans, mean))
         return found is not None and found.low is not None and found.high is not None and found.low < 200 < found.high
@@ -191,7 +191,7 @@ def test_the_interval_of_throughput_accounts_for_correlated_seconds() -> None:
     assert sum(covers() for _ in range(300)) >= 0.96 * 300
 
 
-def row_of(spans: list[Span], throughput_per_s: float) -> records.Row:
+def row_of(spans: list[Second], throughput_per_s: float) -> records.Row:
     return records.Row("m", "grpc", {}, None, 1, 0, 1, 0, throughput_per_s, 1.0, {}, [], spans, [])
 
 

@@ -196,7 +196,7 @@ def test_readings_in_between_see_another_load_and_keep_what_was_counted() -> Non
     assert (gone["requests"], gone["changes"]) == (55, ["version 1 was unloaded", "version 1 was loaded again"])
 
 
-def test_a_busy_client_beside_a_server_that_tells_nothing_is_a_doubt() -> None:
+def test_a_busy_client_beside_a_server_without_counters_is_inconclusive() -> None:
     from tests.measure.test_records import judge, report, typed
 
     found = {**report(client__cpu_share=0.97), "server": {}, "server_note": "the server's counters cannot be read: why"}

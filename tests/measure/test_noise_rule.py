@@ -17,7 +17,7 @@ from measure.operating_point.setting import ServingSetting
 from measure.operating_point.usage import Usage
 from measure.tune import command
 from measure.tune import report as tune_report
-from measure.tune.outcome import TuneOutcome
+from measure.tune.report import TuneOutcome
 from measure.tune.search import NEW, BudgetSpentError, Candidate, Reading, Search, Space, Trial
 from measure.tune.slo import Slo
 

@@ -282,7 +282,7 @@ def test_what_is_bad_or_doubtful_is_reported(changes: dict[str, Any], status: st
         {"client__checking": {"automatic": True, "count": 10, "share": 0.03, "low": 0.02, "high": 0.04}},
     ],
 )
-def test_what_lies_at_the_edge_of_a_run_is_no_doubt(changes: dict[str, Any]) -> None:
+def test_what_lies_at_the_edge_of_a_run_is_not_inconclusive(changes: dict[str, Any]) -> None:
     assert judged(**changes) == ("pass", "")
 
 
