@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from planwright import text
 from planwright.golden import Golden
-from planwright.tensors import Array
+from planwright.tensors import Array, encode_text, is_text
 
 _FLOATS = "fV"  # numpy kinds compared by distance; V is ml_dtypes' bfloat16
 DISTINCT_SHARE = 0.95  # share of golden pairs that must differ, or a swapped answer could pass (DESIGN section 1)
@@ -177,8 +176,8 @@ def failed(name: str, samples: int, reason: str) -> OutputCheck:
 
 
 def _compare_exact(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> OutputCheck:
-    if expected.dtype.kind in "OSU":
-        expected, actual = text.encoded(expected), text.encoded(actual)
+    if is_text(expected):
+        expected, actual = encode_text(expected), encode_text(actual)
     equal = float(np.mean(expected == actual)) if expected.size else 1.0
     passed = equal >= tolerance.equal
     reason = "" if passed else f"equal elements {equal:.4g} < {tolerance.equal:g}"

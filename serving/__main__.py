@@ -23,7 +23,7 @@ from types import FrameType
 
 from planwright import console
 from planwright.errors import EXIT_OK, Fault, StageError
-from planwright.polling import ended
+from planwright.own_server import ended
 from planwright.server_info import ServerInfo
 from serving import options, preflight, readiness, repository, server
 from serving.readiness import READY, ModelRow

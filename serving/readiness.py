@@ -13,8 +13,9 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from planwright import integrity, server_log
+from planwright import integrity
 from planwright.errors import Fault, PlanwrightError, SpecError, StageError
+from planwright.triton_admin import load_error
 from serving import repository
 from serving.options import ServeOptions
 from serving.repository import Refused
@@ -111,7 +112,7 @@ def _status(options: ServeOptions, model: dict[str, Any]) -> str:
     state = str(model.get("state") or "UNAVAILABLE")
     if state == READY:
         return READY
-    reason = server_log.sentence(str(model.get("reason", "")), str(options.log), model["name"])
+    reason = load_error(str(model.get("reason", "")), str(options.log), model["name"])
     return f"{state}: {reason}" if reason else state
 
 

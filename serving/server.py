@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from planwright.files import ROOT
-from planwright.polling import ended
+from planwright.own_server import ended
 from planwright.server_info import ADMIN_HEADER
 from planwright.triton_admin import RefusedError, TritonAdmin
 from serving import command, installation, processes

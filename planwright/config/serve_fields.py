@@ -46,9 +46,7 @@ TENSORRT_ONLY: tuple[tuple[str, ...], ...] = (
     ("instance_group", "*", "secondary_devices"),
 )
 # First server version that can read the field; an older one rejects the whole file (from each release's parser).
-FIELD_SINCE: dict[tuple[str, ...], tuple[int, int]] = {
-    ("model_metrics",): (2, 52),
-}
+FIELD_SINCE: dict[tuple[str, ...], tuple[int, int]] = {("model_metrics",): (2, 52)}
 
 
 def parse(serve: Mapping[str, Any]) -> Any:

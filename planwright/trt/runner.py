@@ -62,15 +62,7 @@ class Runner:
         capacity_bytes: Tensor name -> bytes at the profile's largest shapes.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        *,
-        profile: int = 0,
-        slots: int = 2,
-        timed: bool = False,
-        priority: int = 0,
-    ) -> None:
+    def __init__(self, plan: Plan, *, profile: int = 0, slots: int = 2, timed: bool = False, priority: int = 0) -> None:
         """Make the context.
 
         Args:
