@@ -62,9 +62,8 @@ def _has_masked(value: Any) -> bool:
     """True where `value`, or an array in a list, is masked somewhere."""
     if isinstance(value, np.ma.MaskedArray):
         return bool(np.ma.is_masked(value))
-    return isinstance(value, (list, tuple)) and any(
-        _has_masked(each) for each in value if isinstance(each, (np.ma.MaskedArray, list, tuple))
-    )
+    nested = value if isinstance(value, (list, tuple)) else ()
+    return any(_has_masked(each) for each in nested if isinstance(each, (np.ma.MaskedArray, list, tuple)))
 
 
 def sendable(model: str, name: str, array: Array, *, allow_nan: bool) -> tuple[Array, list[Fault]]:

@@ -104,10 +104,7 @@ def tls_failed(address: str, error: BaseException, *, retry_safe: bool = False) 
 
 def request_timeout(address: str, timeout_s: float) -> RequestTimeout:
     """No answer in time."""
-    why, fix = (
-        "the server may still be working on it",
-        "give a larger timeout_s, or check whether the server is overloaded",
-    )
+    why, fix = "the server may still be working on it", "give a larger timeout_s, or check the load of the server"
     return RequestTimeout(Fault(f"no answer within {timeout_s:g} s", address, why, fix))
 
 

@@ -23,35 +23,13 @@ from planwright.errors import Fault
 from planwright.tensors import Arrays, first_sample
 
 from . import errors, fork_safety
+from . import options as option_rules
 from . import request as request_rules
 from .addresses import address, is_encrypted
 from .encoded_request import EncodedRequest
-from .errors import (
-    ClientError,
-    ConnectionFailed,
-    InvalidRequest,
-    ModelUnavailable,
-    RequestTimeout,
-    SharedMemoryUnavailable,
-)
-from .options import (
-    READY_TIMEOUT_S,
-    RETRIES,
-    TIMEOUT_S,
-    ClientOptions,
-    Protocol,
-    SharedMemory,
-    Tls,
-    check_choices,
-    checked_flag,
-    checked_options,
-    checked_seconds,
-    checked_version,
-    invalid_argument,
-    ssl_context,
-)
-from .request import Chunk, ModelInfo
-from .sequence import SequenceStep, sequence_step
+from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
+from .options import READY_TIMEOUT_S, RETRIES, TIMEOUT_S, ClientOptions, Protocol, SharedMemory, Tls
+from .request import Chunk, ModelInfo, SequenceStep, sequence_step
 from .shared_memory.system import RegionPair, ServerRegistrar, SystemRegion
 from .transport import codec
 from .transport.pool import Pool
@@ -96,11 +74,11 @@ class TritonModel:
         version: str = "", timeout_s: float = TIMEOUT_S, retries: int = RETRIES, tls: Tls | None = None,
         headers: Mapping[str, str] | None = None, allow_nan: bool = False,
     ) -> None:  # fmt: skip
-        check_choices(model=model, url=url, protocol=protocol, shared_memory=shared_memory)
-        self.model, self.version, self.protocol = model, checked_version(version), protocol
-        self.allow_nan = checked_flag("allow_nan", allow_nan)
+        option_rules.check_choices(model=model, url=url, protocol=protocol, shared_memory=shared_memory)
+        self.model, self.version, self.protocol = model, option_rules.checked_version(version), protocol
+        self.allow_nan = option_rules.checked_flag("allow_nan", allow_nan)
         tls = Tls() if tls is None and is_encrypted(url) else tls
-        self.options = checked_options(timeout_s, retries, headers, tls)
+        self.options = option_rules.checked_options(timeout_s, retries, headers, tls)
         self.address = address(url, protocol)
         self._info: ModelInfo | None = None
         self._closed = False
@@ -203,7 +181,7 @@ class TritonModel:
         Raises:
             RequestTimeout: It does not in time; the fault gives the last answer.
         """
-        deadline, last = time.monotonic() + checked_seconds(timeout_s, zero=True), "no answer yet"
+        deadline, last = time.monotonic() + option_rules.checked_seconds(timeout_s, zero=True), "no answer yet"
         while time.monotonic() < deadline:
             try:
                 self._info = self._read_info()
@@ -323,7 +301,7 @@ def _connection_factory(address: str, protocol: Protocol, options: ClientOptions
         InvalidRequest: A TLS file cannot be used, or a package is missing.
     """
     fork_safety.preload((*_MODULES, *_PROTOCOL_MODULES[protocol]), protocol)
-    context = ssl_context(options.tls, http2=protocol == "grpc") if options.tls else None
+    context = option_rules.ssl_context(options.tls, http2=protocol == "grpc") if options.tls else None
     if protocol == "http":
         from .transport.http import HttpTransport
 
@@ -376,7 +354,7 @@ class PreparedRequest:
             InvalidRequest: The other client has another model or protocol, or memory would be shared.
         """
         if not isinstance(model, TritonModel):
-            raise invalid_argument("the other client", model, "give a TritonModel")
+            raise option_rules.invalid_argument("the other client", model, "give a TritonModel")
         own = self._model
         if (model.model, model.version, model.protocol) != (own.model, own.version, own.protocol):
             what = "a prepared request fits its own model and protocol only"
@@ -416,6 +394,5 @@ class PreparedRequest:
 
 def has_ended(error: BaseException) -> bool:
     """True where the server has finished the request, so that it no longer writes into its memory."""
-    return isinstance(error, ClientError) and not isinstance(
-        error, (ConnectionFailed, RequestTimeout, SharedMemoryUnavailable)
-    )
+    may_still_run = (ConnectionFailed, RequestTimeout, errors.SharedMemoryUnavailable)
+    return isinstance(error, ClientError) and not isinstance(error, may_still_run)

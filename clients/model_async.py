@@ -31,17 +31,13 @@ from .encoded_request import EncodedRequest
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
 from .model import TritonModel, has_ended
 from .options import READY_TIMEOUT_S, RETRIES, TIMEOUT_S, ClientOptions, Protocol, SharedMemory, Tls, checked_seconds
-from .request import Chunk, ModelInfo
-from .sequence import SequenceStep, sequence_step
+from .request import Chunk, ModelInfo, SequenceStep, sequence_step
 from .shared_memory.system import RegionPair
 from .transport.async_transports import AsyncGrpc, AsyncHttp
 
 MAX_IN_FLIGHT = 8  # requests of one call in flight: enough to keep several instances of a model busy
-# modules that requests would otherwise import; asyncio resolves host names, and the model's config is read, in concurrent.futures.thread
-_PROTOCOL_MODULES = {
-    "http": ("aiohttp", "yarl", "concurrent.futures.thread"),
-    "grpc": ("grpc.aio", "concurrent.futures.thread"),
-}
+# modules that requests would otherwise import; host names are resolved, and the model's config is read, in concurrent.futures.thread
+_MODULES = {"http": ("aiohttp", "yarl", "concurrent.futures.thread"), "grpc": ("grpc.aio", "concurrent.futures.thread")}
 
 
 class LoopState:
@@ -81,7 +77,7 @@ class AsyncTritonModel:
         # reads the model's config and registers shared memory
         self._sync = TritonModel(model, url, protocol=protocol, shared_memory=shared_memory, version=version, timeout_s=timeout_s,
                                  retries=retries, tls=tls, headers=headers, allow_nan=allow_nan)  # fmt: skip
-        fork_safety.preload(_PROTOCOL_MODULES[protocol], protocol)
+        fork_safety.preload(_MODULES[protocol], protocol)
         self.model, self.protocol = model, protocol
         self.options, self.address = self._sync.options, self._sync.address
         self._scratch: RegionPair | None = None

@@ -87,9 +87,8 @@ def require_whole(folder: Path, model: str, versions: Iterable[int | str] | None
 def damaged(version: PublishedVersion, why: str) -> Fault:
     """The published files do not fit together or cannot be read."""
     fix = f"python builders/build_all.py {version.model} --force"
-    return Fault(
-        f"{version.model} version {version.version}: the golden samples cannot be used", str(version.folder), why, fix
-    )
+    what = f"{version.model} version {version.version}: the golden samples cannot be used"
+    return Fault(what, str(version.folder), why, fix)
 
 
 def models(folder: Path) -> list[str]:
@@ -119,9 +118,8 @@ def select(folder: Path, names: list[str]) -> list[str]:
 
 def served(folder: Path, model: str) -> PublishedVersion | None:
     """Return the newest version that config.pbtxt serves, which answers also after a rollback; None where there is none."""
-    numbers = [
-        number for number in config_pbtxt.served(folder / model) if (folder / model / str(number) / BUILD).exists()
-    ]
+    path = folder / model
+    numbers = [number for number in config_pbtxt.served(path) if (path / str(number) / BUILD).exists()]
     return version(folder, model, str(max(numbers))) if numbers else None
 
 

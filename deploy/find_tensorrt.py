@@ -16,11 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STATUS = ("var/lib/dpkg/status", "var/lib/dpkg/status.d/*")
-HEADERS = (
-    "usr/include/*/NvInferVersion.h",
-    "usr/include/NvInferVersion.h",
-    "usr/local/tensorrt/include/NvInferVersion.h",
-)
+_HEADER = "NvInferVersion.h"
+HEADERS = tuple(f"{folder}/{_HEADER}" for folder in ("usr/include/*", "usr/include", "usr/local/tensorrt/include"))
 CUDA = ("usr/local/cuda-[0-9]*", "usr/local/cuda/version.json")
 EXIT_MACHINE = 3
 
@@ -34,18 +31,14 @@ class NotFoundError(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(
-        prog="find_tensorrt.py", description="Print the TensorRT binding that fits this system."
-    )
+    p = argparse.ArgumentParser(prog="find_tensorrt.py", description="Print the TensorRT binding for this system.")
     p.add_argument("--root", type=Path, default=Path("/"), help="root folder to look in (default: %(default)s)")
     args = p.parse_args(argv)
     try:
         print(requirement(args.root))
     except NotFoundError as error:
-        print(
-            f"error: {error}\n  fix    use an NVIDIA Triton image as BASE_IMAGE, which has one TensorRT",
-            file=sys.stderr,
-        )
+        fix = "use an NVIDIA Triton image as BASE_IMAGE, which has one TensorRT"
+        print(f"error: {error}\n  fix    {fix}", file=sys.stderr)
         return EXIT_MACHINE
     return 0
 

@@ -120,10 +120,8 @@ def _golden() -> Iterator[str]:
     """Draw the golden samples as one line from export to every place where answers are checked."""
     start, end = (22 + STEP * column + BOX_W / 2 for column in (1, 5))
     yield f'<path class="golden" d="M{start} {FLOW_Y + BOX_H + 40} V{GOLDEN_Y} H{end}"/>'
-    for column in (4, 5):
-        yield _arrow(
-            22 + STEP * column + BOX_W / 2, GOLDEN_Y, 22 + STEP * column + BOX_W / 2, FLOW_Y + BOX_H + 40, "gold"
-        )
+    for x in (22 + STEP * column + BOX_W / 2 for column in (4, 5)):
+        yield _arrow(x, GOLDEN_Y, x, FLOW_Y + BOX_H + 40, "gold")
     for column in (2, 4):
         x = 22 + STEP * column + BOX_W / 2 - 20
         yield _arrow(x, GOLDEN_Y, x, SERVE_Y, "gold")

@@ -39,10 +39,10 @@ class Group:
     def take(self, indices: Sequence[int]) -> Group:
         """Return the samples at `indices`, in that order; indices may repeat."""
         picked = list(indices)
-        return Group(
-            {name: array[picked] for name, array in self.inputs.items()},
-            {name: array[picked] for name, array in self.outputs.items()},
+        inputs, outputs = (
+            {name: array[picked] for name, array in side.items()} for side in (self.inputs, self.outputs)
         )
+        return Group(inputs, outputs)
 
 
 @dataclass(frozen=True)

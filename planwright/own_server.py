@@ -89,10 +89,8 @@ def _ready(process: subprocess.Popen[bytes], file: Path, log: Path | None) -> Se
         if info is not None and info.pid == process.pid:
             return info
         time.sleep(0.05)
-    why = log.read_text().strip() if log else ""
-    raise MachineError(
-        Fault("the server did not start", why=why, fix="start it directly to see why: python -m serving")
-    )
+    why, fix = log.read_text().strip() if log else "", "start it directly to see why: python -m serving"
+    raise MachineError(Fault("the server did not start", why=why, fix=fix))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

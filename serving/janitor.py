@@ -66,9 +66,8 @@ def _is_stub(words: list[str], prefix: str) -> bool:
 
 
 def _remove_environments() -> None:
-    servers = [
-        p.info["create_time"] for p in psutil.process_iter(["name", "create_time"]) if p.info["name"] == "tritonserver"
-    ]
+    found = [p.info for p in psutil.process_iter(["name", "create_time"])]
+    servers = [info["create_time"] for info in found if info["name"] == "tritonserver"]
     oldest = min(servers, default=time.time() + _CLOCK_S)
     for environment in Path("/tmp").glob("python_env_??????"):
         with contextlib.suppress(OSError):  # another user's, not empty, or gone by now

@@ -115,12 +115,7 @@ def _add_launcher_flags(p: argparse.ArgumentParser) -> None:
         help="time for open requests and connections at shutdown; 0 kills the server at once (default: %(default)s)")  # fmt: skip
     add("--server-file", type=Path, default=SERVER_FILE, metavar="FILE",
         help="where to write the server's addresses and admin key (default: %(default)s)")  # fmt: skip
-    add(
-        "--log-file",
-        type=Path,
-        metavar="FILE",
-        help="the server's own log (default: server.log beside the server file)",
-    )
+    add("--log-file", type=Path, metavar="FILE", help="the server's log (default: server.log beside the server file)")
     add("--until-stdin-ends", action="store_true",
         help="stop at end of file on standard input, for programs that start this one")  # fmt: skip
     add("--json", action="store_true", help="print one line of JSON on standard output when ready, then keep running")

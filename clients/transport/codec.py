@@ -23,8 +23,7 @@ from planwright.errors import Fault
 from planwright.tensors import Array, Arrays, TensorSpec, datatype_from_numpy
 
 from ..errors import InvalidRequest, unreadable_answer
-from ..request import Chunk, ModelInfo
-from ..sequence import SequenceStep
+from ..request import Chunk, ModelInfo, SequenceStep
 
 GRPC_SERVICE = "/inference.GRPCInferenceService/"
 GRPC_INFER = GRPC_SERVICE + "ModelInfer"

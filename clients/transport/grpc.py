@@ -167,9 +167,8 @@ class GrpcTransport:
             fix = "give the server's gRPC port, 8001 by default, or protocol='http'"
             return ConnectionFailed(Fault(f"no gRPC server at {self.address}", why=str(error), fix=fix))
         if self._context and kept is not None and not kept.greeted:
-            return errors.tls_failed(
-                self.address, error, retry_safe=True
-            )  # TLS 1.3 rejects a client after the handshake
+            # TLS 1.3 rejects a client after the handshake
+            return errors.tls_failed(self.address, error, retry_safe=True)
         return errors.connection_lost(self.address, error, answered=kept is not None and kept.answered)
 
     def _read(self, reply: Reply, model: str) -> memoryview:

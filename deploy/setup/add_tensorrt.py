@@ -166,11 +166,8 @@ def plan(choice: Choice) -> str:
 def add(choice: Choice, force: bool) -> None:
     """Install into each environment what is missing, and check that it can be imported."""
     with prepare.one_at_a_time():
-        todo = [
-            folder
-            for folder in ENVIRONMENTS
-            if prepare.stamp(folder, prepare.TENSORRT_STAMP) != wanted_stamp(folder, choice)
-        ]
+        stamps = {folder: prepare.stamp(folder, prepare.TENSORRT_STAMP) for folder in ENVIRONMENTS}
+        todo = [folder for folder, stamp in stamps.items() if stamp != wanted_stamp(folder, choice)]
         if not todo:
             prepare.say(f"TensorRT {choice.version} is in .venv and .venv-server")
             return

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--python",
         default="",
-        help="the Python to use (default: the first suitable of python3.12, python3.11, python3)",
+        help="the Python to use (default: the first of python3.12, python3.11, python3 that fits)",
     )
     add("--serve-only", action="store_true",
         help="only what compile, publish, serve and the clients need (Python 3.10 is enough)")  # fmt: skip
@@ -79,10 +79,9 @@ def server_lock(serve_only: bool) -> Path:
 
 def is_complete(locks: dict[Path, Path]) -> bool:
     """Return whether every part is there and made from the current constraints/."""
-    environments = all(
-        stamp(folder) == digest(lock) and (folder / "bin" / "python").exists() for folder, lock in locks.items()
-    )
-    return environments and stamp(ROOT / ".tritonserver") == SERVER_WHEEL
+    pythons = all((folder / "bin" / "python").exists() for folder in locks)
+    stamps = all(stamp(folder) == digest(lock) for folder, lock in locks.items())
+    return pythons and stamps and stamp(ROOT / ".tritonserver") == SERVER_WHEEL
 
 
 def install(found: machine.Python, locks: dict[Path, Path]) -> None:

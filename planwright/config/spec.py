@@ -118,9 +118,8 @@ class BatchSpec(_Frozen):
         given = [(name, size) for name, size in (("min", self.min), ("opt", self.opt), ("max", self.max)) if size]
         pairs = [(a, b) for index, a in enumerate(given) for b in given[index + 1 :] if a[1] > b[1]]
         (low, small), (high, large) = pairs[0]
-        return mistake(
-            f"{low} {small} is above {high} {large}; it needs min <= opt <= max", f"raise {high}, or lower {low}"
-        )
+        what = f"{low} {small} is above {high} {large}; it needs min <= opt <= max"
+        return mistake(what, f"raise {high}, or lower {low}")
 
     @property
     def bounds(self) -> tuple[int, int, int]:

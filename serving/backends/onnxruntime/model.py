@@ -140,9 +140,8 @@ class TritonPythonModel:
         if array.ndim == 0:
             array = array.reshape(dims)
         if array.ndim != len(dims) or any(d not in (-1, size) for d, size in zip(dims, array.shape, strict=True)):
-            raise RuntimeError(
-                f"the model answered output '{name}' with shape {list(array.shape)}, config.pbtxt says {dims}"
-            )
+            what = f"the model answered output '{name}' with shape {list(array.shape)}"
+            raise RuntimeError(f"{what}, config.pbtxt says {dims}")
         dtype = tensor_dtype(item["data_type"])
         return _encoded(array) if dtype is np.object_ else np.ascontiguousarray(array, dtype=dtype)
 

@@ -98,17 +98,13 @@ def _tensors(config: dict[str, Any], kind: str, actual: dict[str, Any]) -> list[
     faults = []
     for item in config[kind]:
         tensor = actual.get(item["name"])
+        label = f"inference {kind} '{item['name']}'"
         if tensor is None:
-            faults.append(
-                f"unexpected inference {kind} '{item['name']}', allowed {kind}s are: {', '.join(sorted(actual))}"
-            )
+            faults.append(f"unexpected {label}, allowed {kind}s are: {', '.join(sorted(actual))}")
             continue
         expected = _CONFIG_TYPE.get(tensor.type, tensor.type)
         if item["data_type"] != expected:
-            faults.append(
-                f"unexpected datatype {item['data_type']} for inference {kind} '{item['name']}', expecting {expected}"
-            )
-        faults += _dims(config, item, tensor, exact=kind == "output")
+            faults.append(f"unexpected datatype {item['data_type']} for {label}, expecting {expected}")
     return faults
 
 

@@ -41,9 +41,7 @@ class TritonPythonModel:
         self._inputs = [item["name"] for item in config["input"]]
         self._bf16 = {item["name"] for item in config["output"] if item["data_type"] == "TYPE_BF16"}
         self._shared = registered()
-        self._pipelines = {
-            profile: BatchPipeline(runner, config, self._shared) for profile, runner in self._runners.items()
-        }
+        self._pipelines = {key: BatchPipeline(runner, config, self._shared) for key, runner in self._runners.items()}
         self._profiles: dict[Any, int] = {}
         for text in ignored_options(config):
             pb_utils.Logger.log_info(f"{self._name}: {text}")
@@ -81,9 +79,8 @@ class TritonPythonModel:
                 groups.setdefault((profile, work.key), []).append(work)
             except Exception as error:
                 responses[place] = _failure(error)
-        return [
-            (self._pipelines[p], part) for (p, _), works in groups.items() for part in self._pipelines[p].parts(works)
-        ]
+        pairs = ((self._pipelines[profile], works) for (profile, _), works in groups.items())
+        return [(pipeline, part) for pipeline, works in pairs for part in pipeline.parts(works)]
 
     def _profile(self, shapes: dict[str, Any]) -> int:
         """Return the profile for these shapes; cached, because there are many requests and few shapes."""
