@@ -16,7 +16,6 @@ import functools
 import operator
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, TypeVar
 
 from planwright.errors import Fault
@@ -29,7 +28,7 @@ from .addresses import address, is_encrypted
 from .encoded_request import EncodedRequest
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
 from .options import READY_TIMEOUT_S, RETRIES, TIMEOUT_S, ClientOptions, Protocol, SharedMemory, Tls
-from .request import Chunk, ModelInfo, SequenceStep, sequence_step
+from .request import Args, Chunk, Inputs, ModelInfo, SequenceStep, sequence_step
 from .shared_memory.system import RegionPair, ServerRegistrar, SystemRegion
 from .transport import codec
 from .transport.pool import Pool
@@ -90,9 +89,7 @@ class TritonModel:
     def __enter__(self) -> TritonModel:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -141,9 +138,7 @@ class TritonModel:
         """Return a sender of independent requests: the client, or for a sequence model sequences of one request."""
         return self.sequence(start=True, end=True) if self.info.sequence else self
 
-    def infer_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
-    ) -> Arrays:
+    def infer_at(self, step: SequenceStep | None, args: Args, inputs: Inputs, *, sample: bool) -> Arrays:
         """Answer a batch, or one sample as a batch of one, at a step of a sequence."""
         arrays = request_rules.check_call(self.info, step, args, inputs, sample=sample, allow_nan=self.allow_nan)
         chunks = list(request_rules.split(self.info, arrays, step))
@@ -151,9 +146,7 @@ class TritonModel:
             return request_rules.join(chunks, self._send_all(chunks, None))
         return request_rules.join(chunks, self.memory.use(lambda regions: self._send_all(chunks, regions)))
 
-    def prepare_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
-    ) -> PreparedRequest:
+    def prepare_at(self, step: SequenceStep | None, args: Args, inputs: Inputs) -> PreparedRequest:
         """Encode a request at a step of a sequence."""
         arrays = request_rules.check_call(self.info, step, args, inputs, sample=False, allow_nan=self.allow_nan)
         return PreparedRequest(self, self.encode(self.info, request_rules.only_chunk(self.info, arrays, step)))

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from planwright.errors import Fault
@@ -31,7 +30,7 @@ from .encoded_request import EncodedRequest
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
 from .model import TritonModel, has_ended
 from .options import READY_TIMEOUT_S, RETRIES, TIMEOUT_S, ClientOptions, Protocol, SharedMemory, Tls, checked_seconds
-from .request import Chunk, ModelInfo, SequenceStep, sequence_step
+from .request import Args, Chunk, Inputs, ModelInfo, SequenceStep, sequence_step
 from .shared_memory.system import RegionPair
 from .transport.async_transports import AsyncGrpc, AsyncHttp
 
@@ -89,9 +88,7 @@ class AsyncTritonModel:
         await self.info()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def info(self) -> ModelInfo:
@@ -129,9 +126,7 @@ class AsyncTritonModel:
         """Return a sender of independent requests; see `TritonModel.standalone`."""
         return self.sequence(start=True, end=True) if (await self.info()).sequence else self
 
-    async def infer_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
-    ) -> Arrays:
+    async def infer_at(self, step: SequenceStep | None, args: Args, inputs: Inputs, *, sample: bool) -> Arrays:
         """Answer a batch, or one sample as a batch of one, at a step of a sequence."""
         info, allow_nan = await self.info(), self._sync.allow_nan
         arrays = request_rules.check_call(info, step, args, inputs, sample=sample, allow_nan=allow_nan)
@@ -139,9 +134,7 @@ class AsyncTritonModel:
         answers = await _gather_limited([partial(self._send_chunk, info, chunk) for chunk in chunks])
         return request_rules.join(chunks, answers)
 
-    async def prepare_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
-    ) -> AsyncPreparedRequest:
+    async def prepare_at(self, step: SequenceStep | None, args: Args, inputs: Inputs) -> AsyncPreparedRequest:
         """Encode a request at a step of a sequence."""
         info, allow_nan = await self.info(), self._sync.allow_nan
         arrays = request_rules.check_call(info, step, args, inputs, sample=False, allow_nan=allow_nan)

@@ -26,6 +26,8 @@ from .errors import InvalidRequest, ServerError, unreadable_answer
 from .options import checked_flag, printable, unreadable_mapping
 
 Shape = tuple[int, ...]
+Args = tuple[Any, ...]  # inputs by position
+Inputs = Mapping[str, Any]  # inputs by name
 _MAX_ID = 2**63 - 1  # gRPC carries it as an int64
 _MAX_ID_BYTES = 128  # of the server's text ids: triton-inference-server/core, src/infer_request.cc
 
@@ -131,7 +133,7 @@ def _shape(dims: Iterable[Any]) -> Shape:
     return tuple(int(dim) for dim in dims)
 
 
-def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+def named(info: ModelInfo, args: Args, inputs: Inputs) -> Mapping[str, Any]:
     """Return inputs by name, whichever way the caller passed them.
 
     Raises:
@@ -192,15 +194,9 @@ def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, b
 
 
 def check_call(
-    info: ModelInfo,
-    step: SequenceStep | None,
-    args: tuple[Any, ...],
-    inputs: Mapping[str, Any],
-    *,
-    sample: bool,
-    allow_nan: bool,
+    info: ModelInfo, step: SequenceStep | None, args: Args, inputs: Inputs, *, sample: bool, allow_nan: bool
 ) -> Arrays:
-    """Return the arrays of one call, checked; see `check_step`, and `check_sample` or else `check_batch`."""  # fmt: skip
+    """Return the arrays of one call, checked; see `check_step`, and `check_sample` or else `check_batch`."""
     check_step(info, step)
     check = check_sample if sample else check_batch
     return check(info, named(info, args, inputs), allow_nan=allow_nan)
@@ -253,7 +249,7 @@ def check_step(info: ModelInfo, step: SequenceStep | None) -> None:
         raise InvalidRequest(Fault(f"'{info.name}' does not support sequences", why=why, fix=fix))
 
 
-def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
+def check_batch(info: ModelInfo, inputs: Inputs, *, allow_nan: bool = False) -> Arrays:
     """Return contiguous arrays in the model's order, ``(samples, *shape)``, or ``shape`` without a batch axis, in the shapes of a request.
 
     Raises:
@@ -281,7 +277,7 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
     return to_wire_shapes(info, arrays)
 
 
-def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
+def check_sample(info: ModelInfo, inputs: Inputs, *, allow_nan: bool = False) -> Arrays:
     """Return a batch of one from a sample without a batch axis.
 
     Raises:
@@ -299,7 +295,7 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
     return check_batch(info, batched, allow_nan=allow_nan)
 
 
-def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
+def _name_faults(info: ModelInfo, inputs: Inputs) -> list[Fault]:
     names = [tensor.name for tensor in info.inputs]
     faults = [
         Fault(f"{info.name} has no input '{n}'", fix=did_you_mean(str(n), names)) for n in inputs if n not in names
