@@ -30,10 +30,11 @@ def as_array(model: str, name: str, value: Any) -> Array:
     """
     try:
         if _has_masked(value):
-            fix = "send array.filled(value), or leave out the masked samples"
-            raise InvalidRequest(
-                Fault(f"{model}: input '{name}' is masked", why="models do not support masks", fix=fix)
+            what, fix = (
+                f"{model}: input '{name}' is masked",
+                "send array.filled(value), or leave out the masked samples",
             )
+            raise InvalidRequest(Fault(what, why="models do not support masks", fix=fix))
         if isinstance(value, Mapping):  # numpy would take its keys
             raise TypeError(f"it is a {type(value).__name__}")
         array = _object_array(value) if _starts_with_text(value) else np.asarray(value)

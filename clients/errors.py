@@ -27,15 +27,9 @@ _UNKNOWN_MODEL = ("unknown model", "not ready", "has no available versions", "is
 _UNKNOWN_REGION = "unable to find shared memory region"
 _BAD_REQUEST = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "ALREADY_EXISTS")
 # texts of the grpc package, which tell an unreachable server from one that answers "unavailable"
-_TLS_TEXTS = ("handshake", "SSL", "TLS", "certificate")
-_UNREACHABLE_TEXTS = (
-    "failed to connect",
-    "Connection refused",
-    "errors resolving",
-    "DNS resolution",
-    "Name or service",
-)
-_BROKEN_TEXTS = (
+_TLS = ("handshake", "SSL", "TLS", "certificate")
+_UNREACHABLE = ("failed to connect", "Connection refused", "errors resolving", "DNS resolution", "Name or service")
+_BROKEN = (
     "Connection reset", "Socket closed", "recvmsg", "sendmsg", "GOAWAY", "End of TCP", "Broken pipe", "Stream removed",
 )  # fmt: skip
 
@@ -155,7 +149,7 @@ def error_from_grpc(code: str, text: str, model: str, address: str, timeout_s: f
         return request_timeout(address, timeout_s)
     if code == "UNAVAILABLE":
         for texts, failure in (
-            (_TLS_TEXTS, tls_failed), (_UNREACHABLE_TEXTS, connection_refused), (_BROKEN_TEXTS, connection_lost)
+            (_TLS, tls_failed), (_UNREACHABLE, connection_refused), (_BROKEN, connection_lost)
         ):  # fmt: skip
             if any(part in text for part in texts):
                 return failure(address, ConnectionError(text))

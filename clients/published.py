@@ -102,17 +102,13 @@ def select(folder: Path, names: list[str]) -> list[str]:
     Raises:
         SpecError: A name is unknown, or nothing is published (exit 2).
     """
-    known = models(folder)
+    known, where = models(folder), str(folder)
     if not known:
-        raise SpecError(Fault("nothing is published yet", str(folder), fix="python builders/build_all.py"))
+        raise SpecError(Fault("nothing is published yet", where, fix="python builders/build_all.py"))
     unknown = [name for name in names if name not in known]
-    if unknown:
-        raise SpecError(
-            *(
-                Fault(f"there is no published model '{name}'", str(folder), fix=did_you_mean(name, known))
-                for name in unknown
-            )
-        )
+    faults = [Fault(f"there is no published model '{name}'", where, fix=did_you_mean(name, known)) for name in unknown]
+    if faults:
+        raise SpecError(*faults)
     return names or known
 
 
@@ -141,9 +137,5 @@ def _no_build(path: Path) -> Fault:
     damage = [each for each in integrity.version_damage(path) if each.path == path / BUILD]
     if damage and (damage[0].kind != "missing" or int(number) in config_pbtxt.served(path.parent)):
         return integrity.fault(model, damage[0])
-    return Fault(
-        f"{model} version {number} is not in the repository",
-        str(path),
-        "the server may serve another repository",
-        "name its repository with --repository",
-    )
+    what, why = f"{model} version {number} is not in the repository", "the server may serve another repository"
+    return Fault(what, str(path), why, "name its repository with --repository")

@@ -134,9 +134,8 @@ def _packages(modules: Graph) -> Iterator[str]:
         yield _box(x, y, width, height, "box")
         yield _text(x + 12, y + 22, f"{name}/", "name")
         yield _text(x + 12, y + 40, DOES[name], "small")
-        folders = sorted(
-            {module.split(".")[1] for module in modules if module.startswith(f"{name}.") and module.count(".") > 1}
-        )
+        inner = [module for module in modules if module.startswith(f"{name}.") and module.count(".") > 1]
+        folders = sorted({module.split(".")[1] for module in inner})
         for row, line in enumerate(_wrapped([folder for folder in folders if not folder.startswith("_")], width - 24)):
             yield _text(x + 12, y + 58 + 15 * row, line, "small")
 

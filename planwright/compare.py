@@ -100,20 +100,12 @@ def compare(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> 
 def merge(checks: list[OutputCheck]) -> OutputCheck:
     """Fold checks of one output over several batches into one: worst errors, mean shares, first reason."""
     samples = sum(check.samples for check in checks)
-    share = {
-        key: sum(getattr(check, key) * check.samples for check in checks) / max(samples, 1) for key in ("top1", "equal")
-    }
-    return OutputCheck(
-        checks[0].output,
-        samples,
-        max(check.absolute for check in checks),
-        max(check.relative for check in checks),
-        min(check.cosine for check in checks),
-        share["top1"],
-        share["equal"],
-        all(check.passed for check in checks),
-        next((check.reason for check in checks if check.reason), ""),
-    )
+    top1 = sum(check.top1 * check.samples for check in checks) / max(samples, 1)
+    equal = sum(check.equal * check.samples for check in checks) / max(samples, 1)
+    errors = max(check.absolute for check in checks), max(check.relative for check in checks)
+    cosine, passed = min(check.cosine for check in checks), all(check.passed for check in checks)
+    reason = next((check.reason for check in checks if check.reason), "")
+    return OutputCheck(checks[0].output, samples, *errors, cosine, top1, equal, passed, reason)
 
 
 @dataclass(frozen=True)

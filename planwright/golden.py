@@ -38,10 +38,8 @@ class Group:
 
     def take(self, indices: Sequence[int]) -> Group:
         """Return the samples at `indices`, in that order; indices may repeat."""
-        picked = list(indices)
-        inputs, outputs = (
-            {name: array[picked] for name, array in side.items()} for side in (self.inputs, self.outputs)
-        )
+        rows = list(indices)
+        inputs, outputs = ({name: array[rows] for name, array in side.items()} for side in (self.inputs, self.outputs))
         return Group(inputs, outputs)
 
 

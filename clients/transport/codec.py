@@ -131,14 +131,11 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, shar
 
 def _read_layout(head: bytes) -> tuple[tuple[TensorSpec, int | None, Any], ...]:
     """Return, per output, its name and type, its number of raw bytes (None where it has none), and its values where they are JSON."""
-    return tuple(
-        (
-            TensorSpec(output["name"], output["datatype"], tuple(output["shape"])),
-            output.get("parameters", {}).get("binary_data_size"),
-            output.get("data"),
-        )
-        for output in json.loads(head)["outputs"]
-    )
+    found = []
+    for output in json.loads(head)["outputs"]:
+        spec = TensorSpec(output["name"], output["datatype"], tuple(output["shape"]))
+        found.append((spec, output.get("parameters", {}).get("binary_data_size"), output.get("data")))
+    return tuple(found)
 
 
 # answers of one shape have the same head, so reading one again is a look-up

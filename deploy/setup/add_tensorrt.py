@@ -152,15 +152,14 @@ def server_version() -> str:
 def plan(choice: Choice) -> str:
     size, _ = SIZES[choice.number[0]]
     beside = [f"{name}=={version}" for name, version in read(choice.lock).items()]
-    return "\n".join(
-        [
-            f"TensorRT {choice.version} ({choice.why})",
-            f"  into     {' and '.join(folder.name for folder in ENVIRONMENTS)}",
-            f"  install  {' '.join(choice.large)} cuda-python",
-            f"  pinned   {' '.join(beside)}",
-            f"  size     about {size} GB to download",
-        ]
-    )
+    lines = [
+        f"TensorRT {choice.version} ({choice.why})",
+        f"  into     {' and '.join(folder.name for folder in ENVIRONMENTS)}",
+        f"  install  {' '.join(choice.large)} cuda-python",
+        f"  pinned   {' '.join(beside)}",
+        f"  size     about {size} GB to download",
+    ]
+    return "\n".join(lines)
 
 
 def add(choice: Choice, force: bool) -> None:

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--python",
         default="",
-        help="the Python to use (default: the first of python3.12, python3.11, python3 that fits)",
+        help="the Python to use (default: python3.12, python3.11 or python3)",
     )
     add("--serve-only", action="store_true",
         help="only what compile, publish, serve and the clients need (Python 3.10 is enough)")  # fmt: skip
@@ -177,15 +177,10 @@ def one_at_a_time() -> Iterator[None]:
 
 def run(command: list[str], fix: str = "see the lines above (network, disk?), then make setup again") -> float:
     """Run, show large downloads as they begin, and return the bytes downloaded; on failure show the last lines and `fix`, and exit."""
-    settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
     lines, total = [], 0.0
     with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **settings},
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -17,9 +17,7 @@ _KERAS = "keras.models.load_model('{path}').export('{stem}') in Python writes a 
     "{how}", "--saved-model {stem}"
 )
 _TORCH = "write a Python file whose build_model() loads it and returns the torch.nn.Module, and name that as source (docs/add-a-model.md)"
-_SKLEARN = (
-    "skl2onnx.to_onnx(model, X[:1], options={{id(model): {{'zipmap': False}}}}) writes a scikit-learn model as ONNX"
-)
+_SKLEARN = "skl2onnx.to_onnx(model, X[:1], options={{id(model): {{'zipmap': False}}}}) writes a scikit-learn model"
 # suffix -> (what it is, how to convert it)
 _CONVERSIONS = {
     ".keras": ("a Keras model", _KERAS),
