@@ -67,7 +67,6 @@ DOES = {
 
 
 def draw() -> str:
-    """Return the picture as SVG text."""
     modules = module_graph(package_files())
     parts = [*_flow(), *_golden(), *_packages(modules), *_imports(child_graph(modules, ""))]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">'

@@ -39,7 +39,6 @@ class _Stopped(BaseException):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the server until it is stopped; returns the exit code."""
     console.set_json("--json" in argv)
     chosen, faults = options.parse(argv)
     machine = preflight.check(chosen, faults)

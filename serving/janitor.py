@@ -33,7 +33,6 @@ _CLOCK_S = 2.0  # the kernel reports the boot time in whole seconds
 
 
 def main(prefix: str, folder: str) -> None:
-    """Wait for the launcher and the server to end, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     pid = sys.stdin.readline().strip()

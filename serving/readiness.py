@@ -61,7 +61,6 @@ class StartupLog:
         return None
 
     def ended(self, code: int) -> PlanwrightError:
-        """Return the error for a server that ended while starting."""
         self.read()
         unknown = re.search(r"unrecognized option '?(--[\w-]+)", self._text)
         if unknown:
@@ -71,7 +70,6 @@ class StartupLog:
         return self._error(what, self._relevant(), "fix what the log reports, then start again")
 
     def timed_out(self, limit_s: float) -> PlanwrightError:
-        """Return the error for a server that was not ready in time."""
         what = f"the models were not loaded within {limit_s:g} s"
         return self._error(what, self._last_lines(), "raise --start-timeout-s, or read the log")
 
@@ -91,8 +89,6 @@ class StartupLog:
 
 
 class ModelRow(NamedTuple):
-    """One line of the table."""
-
     name: str
     version: str
     status: str
@@ -108,7 +104,6 @@ def rows(options: ServeOptions, index: list[dict[str, Any]], refused: Refused) -
 
 
 def _status(options: ServeOptions, model: dict[str, Any]) -> str:
-    """Return READY, or the state and its reason."""
     state = str(model.get("state") or "UNAVAILABLE")
     if state == READY:
         return READY

@@ -28,8 +28,6 @@ _INSTANCE_WORD = 8
 
 @dataclass(frozen=True)
 class Stub:
-    """One model process: instance name, model and version."""
-
     instance: str
     model: str
     version: str

@@ -241,11 +241,7 @@ class RegionPair:
 
 
 def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
-    """Create the file and map it.
-
-    Raises:
-        SharedMemoryUnavailable: It does not fit, or there is no shared memory at all.
-    """
+    """Create the file and map it; raises `SharedMemoryUnavailable` where it does not fit."""
     try:
         free = shutil.disk_usage(path.parent).free
         if size_bytes > free:  # filling /dev/shm would harm every other process that uses it

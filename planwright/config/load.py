@@ -163,7 +163,6 @@ class _Loader:
         return [model for model in found if model is not None]
 
     def scenarios(self) -> dict[str, ScenarioSpec]:
-        """Return the load tests by name."""
         node = self.root.get("loadtest")
         if node is not None and not isinstance(node.value, dict):
             fix = "peak: {arrivals: poisson, rate: 500}"

@@ -181,10 +181,8 @@ def target_faults(serve: Mapping[str, Any], target: str, where: Where) -> list[F
     """Return the fields of `serve` that `target` lacks."""
     on_gpu, fix = target == "tensorrt", "move it under targets.tensorrt.serve"
     device, refused = ("GPU", "KIND_CPU") if on_gpu else ("CPU", "KIND_GPU")
-    what, change = (
-        f"the {target} target runs on the {device} only",
-        "leave kind out" + ("" if on_gpu else f", or {fix}"),
-    )
+    what = f"the {target} target runs on the {device} only"
+    change = "leave kind out" if on_gpu else f"leave kind out, or {fix}"
     found = [Fault(what, where(*loc), f"kind is {kind}", change) for loc, kind in _kinds(serve) if kind == refused]
     for path in () if on_gpu else TENSORRT_ONLY:
         for loc in _present(serve, path):

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from ort_cancel import CancelWatch
 from ort_checks import check_config, check_numpy, control_inputs, tensor_dtype
-from ort_session import open_session
+from ort_session import CancelWatch, open_session
 
 _SOURCE_LOCATION = re.compile(r"\S*/\S+\.(?:cc|h|cpp):\d+\s*")
 
@@ -42,8 +41,6 @@ class _PendingRequest:
 
 
 class TritonPythonModel:
-    """One instance of one model."""
-
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; refuse a config.pbtxt that does not fit it and a numpy that the stub misreads."""
         check_numpy(pb_utils)
@@ -76,7 +73,6 @@ class TritonPythonModel:
         return [_failure(RuntimeError("the backend gave no answer")) if each is None else each for each in responses]
 
     def finalize(self) -> None:
-        """Release the model's memory before the process ends."""
         self._watch.stop()
         del self._session
 

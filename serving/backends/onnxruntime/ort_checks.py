@@ -41,7 +41,6 @@ _NUMPY = {config_type: dtype for _, config_type, dtype in _TYPES}
 
 
 def tensor_dtype(config_type: str) -> Any:
-    """Return the numpy type of a config.pbtxt type."""
     return _NUMPY[config_type]
 
 
@@ -105,6 +104,7 @@ def _tensors(config: dict[str, Any], kind: str, actual: dict[str, Any]) -> list[
         expected = _CONFIG_TYPE.get(tensor.type, tensor.type)
         if item["data_type"] != expected:
             faults.append(f"unexpected datatype {item['data_type']} for {label}, expecting {expected}")
+        faults += _dims(config, item, tensor, exact=kind == "output")
     return faults
 
 
