@@ -39,12 +39,7 @@ _RETRY_SAFE = operator.attrgetter("retry_safe")
 _MODULES = ("numpy.ma", "encodings.idna", "tritonclient.utils")
 _PROTOCOL_MODULES = {
     "http": (".transport.http", "geventhttpclient.response", "tritonclient.http"),
-    "grpc": (
-        ".transport.grpc",
-        "google.protobuf.json_format",
-        "google.protobuf.message",
-        "tritonclient.grpc.service_pb2",
-    ),
+    "grpc": (".transport.grpc", "google.protobuf.json_format", "tritonclient.grpc.service_pb2"),
 }
 
 

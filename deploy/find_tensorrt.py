@@ -44,31 +44,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def requirement(root: Path) -> str:
-    """Return the requirement for pip.
-
-    Raises:
-        NotFoundError: TensorRT or CUDA is missing, or there are several.
-    """
+    """Return the requirement for pip; raises `NotFoundError`."""
     return f"tensorrt_cu{cuda_major(root)}_bindings=={tensorrt_version(root)}"
 
 
 def tensorrt_version(root: Path) -> str:
-    """Return all four parts of the version: from packages, else from headers.
-
-    Raises:
-        NotFoundError: There is none, or there are several.
-    """
+    """Return all four parts of the version: from packages, else from headers."""
     found = {version for version, _ in _packages(root)} or set(_headers(root))
     return _only(found, "TensorRT", "installed packages libnvinfer* in /" + " and /".join(STATUS),
                  "NV_TENSORRT_MAJOR to NV_TENSORRT_BUILD in /" + ", /".join(HEADERS))  # fmt: skip
 
 
 def cuda_major(root: Path) -> str:
-    """Return the major version of CUDA that TensorRT's package was built for, else of the installed CUDA.
-
-    Raises:
-        NotFoundError: There is none, or there are several.
-    """
+    """Return the major version of CUDA that TensorRT's package was built for, else of the installed CUDA."""
     found = {cuda for _, cuda in _packages(root) if cuda} or set(_cuda_folders(root))
     return _only(found, "CUDA", "'+cuda' in the versions of the packages libnvinfer*", "/" + " and /".join(CUDA))
 

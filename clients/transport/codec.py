@@ -116,7 +116,7 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, shar
     """
     try:
         start = int(header_length) if header_length else len(content)
-        head = bytes(content[:start])  # geventhttpclient before 2.5 hands out a bytearray, which is no key
+        head = bytes(content[:start])  # geventhttpclient before 2.5 returns a bytearray, which cannot be a key
         found = {}
         for spec, size, data in _layout(head) if len(head) <= _LAYOUT_BYTES else _read_layout(head):
             if size is not None:

@@ -57,11 +57,7 @@ def parser() -> argparse.ArgumentParser:
     description = "Install everything that Planwright needs into this checkout."
     p = argparse.ArgumentParser(prog="make setup", description=description)
     add = p.add_argument
-    add(
-        "--python",
-        default="",
-        help="the Python to use (default: python3.12, python3.11 or python3)",
-    )
+    add("--python", default="", help="the Python to use (default: python3.12, python3.11 or python3)")
     add("--serve-only", action="store_true",
         help="only what compile, publish, serve and the clients need (Python 3.10 is enough)")  # fmt: skip
     add("--check", action="store_true", help="only report whether this machine is ready")
