@@ -283,7 +283,10 @@ class TritonModel:
 
 
 def _connection_factory(address: str, protocol: Protocol, options: ClientOptions) -> Callable[[], Any]:
-    """Return a function that makes connections; raises `InvalidRequest` for a TLS file or a package that cannot be used."""
+    """Return a function that makes connections; the TLS files are read once, for all of them.
+
+    Raises `InvalidRequest` where one of these files cannot be used, or a package is missing.
+    """
     fork_safety.preload((*_MODULES, *_PROTOCOL_MODULES[protocol]), protocol)
     context = option_rules.ssl_context(options.tls, http2=protocol == "grpc") if options.tls else None
     if protocol == "http":

@@ -241,7 +241,7 @@ class RegionPair:
 
 
 def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
-    """Create the file and map it; raises `SharedMemoryUnavailable` where it does not fit."""
+    """Create the file and map it; raises `SharedMemoryUnavailable` where it does not fit or /dev/shm is missing."""
     try:
         free = shutil.disk_usage(path.parent).free
         if size_bytes > free:  # filling /dev/shm would harm every other process that uses it
