@@ -67,7 +67,7 @@ MISTAKES = [
     ("endless anchor", model("options: &o {x: [1, *o]}"), "a value contains itself", 5),
     ("huge batch", model("batch: 99999999999"), "2147483647", 5),
     ("sequences of a fixed batch", model("batch: {fixed: 4}", "serve: {sequence_batching: {}}"), "one sample", 6),
-    ("extends nobody", model("extends: nobody"), "cannot extend 'nobody'", 5),
+    ("extends no_one", model("extends: no_one"), "cannot extend 'no_one'", 5),
     ("circle", "version: 1\nmodels:\n  a: {extends: b}\n  b: {extends: a}\n", "in a circle", 4),
     ("serve field", model("serve:", "  dynamic_batchin: {}"), "unknown field 'dynamic_batchin'", 6),
     ("serve nested", model("serve:", "  dynamic_batching: {max_queue_delay_us: 3}"), "max_queue_delay_microseconds", 6),
