@@ -25,7 +25,7 @@ from measure.operating_point import locust_process
 from measure.operating_point.usage import memory_bytes, processes
 from planwright import console
 from planwright.decimals import exact
-from planwright.polling import ended
+from planwright.own_server import ended
 
 MODEL, GROWTH = "digits", 1.02
 READ_EVERY_S, SAY_EVERY_S = 5.0, 300.0

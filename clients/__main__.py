@@ -31,13 +31,9 @@ def parser() -> argparse.ArgumentParser:
     p = console.Parser(prog="python -m clients", description="Call models served by Triton.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("validate", help="check golden answers through HTTP, gRPC and shared memory")
-    check.add_argument(
-        "models", nargs="*", metavar="MODEL", help="models to check; all published ones if none is named"
-    )
+    check.add_argument("models", nargs="*", metavar="MODEL", help="models to check; by default all that are published")
     check.add_argument("--transport", action="append", choices=tuple(TRANSPORTS), help="only this one (repeatable)")
-    check.add_argument(
-        "--trust-repository", action="store_true", help="do not compare the files with their published hashes"
-    )
+    check.add_argument("--trust-repository", action="store_true", help="do not check the hashes of published files")
     check.add_argument("--batch", action="append", type=_batch, metavar="SIZE",
                        help="only this batch size, a number or 'max', and no requests in flight together (repeatable)")  # fmt: skip
     check.add_argument("--verbose", action="store_true", help="a table row per batch size, not per transport")
@@ -123,10 +119,8 @@ def _fault(row: ValidationRow, args: argparse.Namespace) -> Fault:
         given["--server-file"] = args.server_file
     batches = (("--batch", size) for size in args.batch or ())
     flags = [*batches, *((name, value) for name, value in given.items() if value)]
-    what, place = (
-        f"{row.model}: the first failing stage is {row.transport}",
-        f"version {row.version}, batch {row.batch}",
-    )
+    what = f"{row.model}: the first failing stage is {row.transport}"
+    place = f"version {row.version}, batch {row.batch}"
     fix = "see the server's log; python -m builders lint compares the published files"
     check = " ".join([f"python -m clients validate {row.model}{stage}", *(f"{name} {value}" for name, value in flags)])
     return Fault(what, place, row.reason, fix, check)

@@ -30,10 +30,11 @@ def as_array(model: str, name: str, value: Any) -> Array:
     """
     try:
         if _has_masked(value):
-            fix = "send array.filled(value), or leave out the masked samples"
-            raise InvalidRequest(
-                Fault(f"{model}: input '{name}' is masked", why="models do not support masks", fix=fix)
+            what, fix = (
+                f"{model}: input '{name}' is masked",
+                "send array.filled(value), or leave out the masked samples",
             )
+            raise InvalidRequest(Fault(what, why="models do not support masks", fix=fix))
         if isinstance(value, Mapping):  # numpy would take its keys
             raise TypeError(f"it is a {type(value).__name__}")
         array = _object_array(value) if _starts_with_text(value) else np.asarray(value)
@@ -62,9 +63,8 @@ def _has_masked(value: Any) -> bool:
     """True where `value`, or an array in a list, is masked somewhere."""
     if isinstance(value, np.ma.MaskedArray):
         return bool(np.ma.is_masked(value))
-    return isinstance(value, (list, tuple)) and any(
-        _has_masked(each) for each in value if isinstance(each, (np.ma.MaskedArray, list, tuple))
-    )
+    nested = value if isinstance(value, (list, tuple)) else ()
+    return any(_has_masked(each) for each in nested if isinstance(each, (np.ma.MaskedArray, list, tuple)))
 
 
 def sendable(model: str, name: str, array: Array, *, allow_nan: bool) -> tuple[Array, list[Fault]]:

@@ -27,15 +27,9 @@ _UNKNOWN_MODEL = ("unknown model", "not ready", "has no available versions", "is
 _UNKNOWN_REGION = "unable to find shared memory region"
 _BAD_REQUEST = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "ALREADY_EXISTS")
 # texts of the grpc package, which tell an unreachable server from one that answers "unavailable"
-_TLS_TEXTS = ("handshake", "SSL", "TLS", "certificate")
-_UNREACHABLE_TEXTS = (
-    "failed to connect",
-    "Connection refused",
-    "errors resolving",
-    "DNS resolution",
-    "Name or service",
-)
-_BROKEN_TEXTS = (
+_TLS = ("handshake", "SSL", "TLS", "certificate")
+_UNREACHABLE = ("failed to connect", "Connection refused", "errors resolving", "DNS resolution", "Name or service")
+_BROKEN = (
     "Connection reset", "Socket closed", "recvmsg", "sendmsg", "GOAWAY", "End of TCP", "Broken pipe", "Stream removed",
 )  # fmt: skip
 
@@ -104,10 +98,7 @@ def tls_failed(address: str, error: BaseException, *, retry_safe: bool = False) 
 
 def request_timeout(address: str, timeout_s: float) -> RequestTimeout:
     """No answer in time."""
-    why, fix = (
-        "the server may still be working on it",
-        "give a larger timeout_s, or check whether the server is overloaded",
-    )
+    why, fix = "the server may still be working on it", "give a larger timeout_s, or check the load of the server"
     return RequestTimeout(Fault(f"no answer within {timeout_s:g} s", address, why, fix))
 
 
@@ -158,7 +149,7 @@ def error_from_grpc(code: str, text: str, model: str, address: str, timeout_s: f
         return request_timeout(address, timeout_s)
     if code == "UNAVAILABLE":
         for texts, failure in (
-            (_TLS_TEXTS, tls_failed), (_UNREACHABLE_TEXTS, connection_refused), (_BROKEN_TEXTS, connection_lost)
+            (_TLS, tls_failed), (_UNREACHABLE, connection_refused), (_BROKEN, connection_lost)
         ):  # fmt: skip
             if any(part in text for part in texts):
                 return failure(address, ConnectionError(text))

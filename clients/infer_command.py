@@ -112,9 +112,7 @@ def jsonable(array: Array) -> Any:
     """Return an array as a JSON value; bytes that are not UTF-8 become escapes."""
     if array.dtype.kind != "O":
         return array.tolist()
-    texts = [
-        item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else str(item) for item in array.ravel()
-    ]
+    texts = [each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else str(each) for each in array.flat]
     return np.array(texts, dtype=object).reshape(array.shape).tolist()
 
 

@@ -16,42 +16,19 @@ import functools
 import operator
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, TypeVar
 
 from planwright.errors import Fault
 from planwright.tensors import Arrays, first_sample
 
 from . import errors, fork_safety
+from . import options as option_rules
 from . import request as request_rules
 from .addresses import address, is_encrypted
 from .encoded_request import EncodedRequest
-from .errors import (
-    ClientError,
-    ConnectionFailed,
-    InvalidRequest,
-    ModelUnavailable,
-    RequestTimeout,
-    SharedMemoryUnavailable,
-)
-from .options import (
-    READY_TIMEOUT_S,
-    RETRIES,
-    TIMEOUT_S,
-    ClientOptions,
-    Protocol,
-    SharedMemory,
-    Tls,
-    check_choices,
-    checked_flag,
-    checked_options,
-    checked_seconds,
-    checked_version,
-    invalid_argument,
-    ssl_context,
-)
-from .request import Chunk, ModelInfo
-from .sequence import SequenceStep, sequence_step
+from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
+from .options import READY_TIMEOUT_S, RETRIES, TIMEOUT_S, ClientOptions, Protocol, SharedMemory, Tls
+from .request import Args, Chunk, Inputs, ModelInfo, SequenceStep, sequence_step
 from .shared_memory.system import RegionPair, ServerRegistrar, SystemRegion
 from .transport import codec
 from .transport.pool import Pool
@@ -62,12 +39,7 @@ _RETRY_SAFE = operator.attrgetter("retry_safe")
 _MODULES = ("numpy.ma", "encodings.idna", "tritonclient.utils")
 _PROTOCOL_MODULES = {
     "http": (".transport.http", "geventhttpclient.response", "tritonclient.http"),
-    "grpc": (
-        ".transport.grpc",
-        "google.protobuf.json_format",
-        "google.protobuf.message",
-        "tritonclient.grpc.service_pb2",
-    ),
+    "grpc": (".transport.grpc", "google.protobuf.json_format", "tritonclient.grpc.service_pb2"),
 }
 
 
@@ -96,11 +68,11 @@ class TritonModel:
         version: str = "", timeout_s: float = TIMEOUT_S, retries: int = RETRIES, tls: Tls | None = None,
         headers: Mapping[str, str] | None = None, allow_nan: bool = False,
     ) -> None:  # fmt: skip
-        check_choices(model=model, url=url, protocol=protocol, shared_memory=shared_memory)
-        self.model, self.version, self.protocol = model, checked_version(version), protocol
-        self.allow_nan = checked_flag("allow_nan", allow_nan)
+        option_rules.check_choices(model=model, url=url, protocol=protocol, shared_memory=shared_memory)
+        self.model, self.version, self.protocol = model, option_rules.checked_version(version), protocol
+        self.allow_nan = option_rules.checked_flag("allow_nan", allow_nan)
         tls = Tls() if tls is None and is_encrypted(url) else tls
-        self.options = checked_options(timeout_s, retries, headers, tls)
+        self.options = option_rules.checked_options(timeout_s, retries, headers, tls)
         self.address = address(url, protocol)
         self._info: ModelInfo | None = None
         self._closed = False
@@ -112,9 +84,7 @@ class TritonModel:
     def __enter__(self) -> TritonModel:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -163,9 +133,7 @@ class TritonModel:
         """Return a sender of independent requests: the client, or for a sequence model sequences of one request."""
         return self.sequence(start=True, end=True) if self.info.sequence else self
 
-    def infer_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
-    ) -> Arrays:
+    def infer_at(self, step: SequenceStep | None, args: Args, inputs: Inputs, *, sample: bool) -> Arrays:
         """Answer a batch, or one sample as a batch of one, at a step of a sequence."""
         arrays = request_rules.check_call(self.info, step, args, inputs, sample=sample, allow_nan=self.allow_nan)
         chunks = list(request_rules.split(self.info, arrays, step))
@@ -173,9 +141,7 @@ class TritonModel:
             return request_rules.join(chunks, self._send_all(chunks, None))
         return request_rules.join(chunks, self.memory.use(lambda regions: self._send_all(chunks, regions)))
 
-    def prepare_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
-    ) -> PreparedRequest:
+    def prepare_at(self, step: SequenceStep | None, args: Args, inputs: Inputs) -> PreparedRequest:
         """Encode a request at a step of a sequence."""
         arrays = request_rules.check_call(self.info, step, args, inputs, sample=False, allow_nan=self.allow_nan)
         return PreparedRequest(self, self.encode(self.info, request_rules.only_chunk(self.info, arrays, step)))
@@ -203,7 +169,7 @@ class TritonModel:
         Raises:
             RequestTimeout: It does not in time; the fault gives the last answer.
         """
-        deadline, last = time.monotonic() + checked_seconds(timeout_s, zero=True), "no answer yet"
+        deadline, last = time.monotonic() + option_rules.checked_seconds(timeout_s, zero=True), "no answer yet"
         while time.monotonic() < deadline:
             try:
                 self._info = self._read_info()
@@ -319,11 +285,10 @@ class TritonModel:
 def _connection_factory(address: str, protocol: Protocol, options: ClientOptions) -> Callable[[], Any]:
     """Return a function that makes connections; the TLS files are read once, for all of them.
 
-    Raises:
-        InvalidRequest: A TLS file cannot be used, or a package is missing.
+    Raises `InvalidRequest` where one of these files cannot be used, or a package is missing.
     """
     fork_safety.preload((*_MODULES, *_PROTOCOL_MODULES[protocol]), protocol)
-    context = ssl_context(options.tls, http2=protocol == "grpc") if options.tls else None
+    context = option_rules.ssl_context(options.tls, http2=protocol == "grpc") if options.tls else None
     if protocol == "http":
         from .transport.http import HttpTransport
 
@@ -376,7 +341,7 @@ class PreparedRequest:
             InvalidRequest: The other client has another model or protocol, or memory would be shared.
         """
         if not isinstance(model, TritonModel):
-            raise invalid_argument("the other client", model, "give a TritonModel")
+            raise option_rules.invalid_argument("the other client", model, "give a TritonModel")
         own = self._model
         if (model.model, model.version, model.protocol) != (own.model, own.version, own.protocol):
             what = "a prepared request fits its own model and protocol only"
@@ -416,6 +381,5 @@ class PreparedRequest:
 
 def has_ended(error: BaseException) -> bool:
     """True where the server has finished the request, so that it no longer writes into its memory."""
-    return isinstance(error, ClientError) and not isinstance(
-        error, (ConnectionFailed, RequestTimeout, SharedMemoryUnavailable)
-    )
+    may_still_run = (ConnectionFailed, RequestTimeout, errors.SharedMemoryUnavailable)
+    return isinstance(error, ClientError) and not isinstance(error, may_still_run)

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from planwright.errors import Fault
@@ -31,17 +30,13 @@ from .encoded_request import EncodedRequest
 from .errors import ClientError, ConnectionFailed, InvalidRequest, ModelUnavailable, RequestTimeout
 from .model import TritonModel, has_ended
 from .options import READY_TIMEOUT_S, RETRIES, TIMEOUT_S, ClientOptions, Protocol, SharedMemory, Tls, checked_seconds
-from .request import Chunk, ModelInfo
-from .sequence import SequenceStep, sequence_step
+from .request import Args, Chunk, Inputs, ModelInfo, SequenceStep, sequence_step
 from .shared_memory.system import RegionPair
 from .transport.async_transports import AsyncGrpc, AsyncHttp
 
 MAX_IN_FLIGHT = 8  # requests of one call in flight: enough to keep several instances of a model busy
-# modules that requests would otherwise import; asyncio resolves host names, and the model's config is read, in concurrent.futures.thread
-_PROTOCOL_MODULES = {
-    "http": ("aiohttp", "yarl", "concurrent.futures.thread"),
-    "grpc": ("grpc.aio", "concurrent.futures.thread"),
-}
+# modules that requests would otherwise import; host names are resolved, and the model's config is read, in concurrent.futures.thread
+_MODULES = {"http": ("aiohttp", "yarl", "concurrent.futures.thread"), "grpc": ("grpc.aio", "concurrent.futures.thread")}
 
 
 class LoopState:
@@ -81,7 +76,7 @@ class AsyncTritonModel:
         # reads the model's config and registers shared memory
         self._sync = TritonModel(model, url, protocol=protocol, shared_memory=shared_memory, version=version, timeout_s=timeout_s,
                                  retries=retries, tls=tls, headers=headers, allow_nan=allow_nan)  # fmt: skip
-        fork_safety.preload(_PROTOCOL_MODULES[protocol], protocol)
+        fork_safety.preload(_MODULES[protocol], protocol)
         self.model, self.protocol = model, protocol
         self.options, self.address = self._sync.options, self._sync.address
         self._scratch: RegionPair | None = None
@@ -93,9 +88,7 @@ class AsyncTritonModel:
         await self.info()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def info(self) -> ModelInfo:
@@ -133,9 +126,7 @@ class AsyncTritonModel:
         """Return a sender of independent requests; see `TritonModel.standalone`."""
         return self.sequence(start=True, end=True) if (await self.info()).sequence else self
 
-    async def infer_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any], *, sample: bool
-    ) -> Arrays:
+    async def infer_at(self, step: SequenceStep | None, args: Args, inputs: Inputs, *, sample: bool) -> Arrays:
         """Answer a batch, or one sample as a batch of one, at a step of a sequence."""
         info, allow_nan = await self.info(), self._sync.allow_nan
         arrays = request_rules.check_call(info, step, args, inputs, sample=sample, allow_nan=allow_nan)
@@ -143,9 +134,7 @@ class AsyncTritonModel:
         answers = await _gather_limited([partial(self._send_chunk, info, chunk) for chunk in chunks])
         return request_rules.join(chunks, answers)
 
-    async def prepare_at(
-        self, step: SequenceStep | None, args: tuple[Any, ...], inputs: Mapping[str, Any]
-    ) -> AsyncPreparedRequest:
+    async def prepare_at(self, step: SequenceStep | None, args: Args, inputs: Inputs) -> AsyncPreparedRequest:
         """Encode a request at a step of a sequence."""
         info, allow_nan = await self.info(), self._sync.allow_nan
         arrays = request_rules.check_call(info, step, args, inputs, sample=False, allow_nan=allow_nan)

@@ -23,6 +23,7 @@ from .errors import InvalidRequest
 Protocol = Literal["http", "grpc"]
 SharedMemory = Literal["system", "cuda"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+SHARED_MEMORIES: tuple[SharedMemory, ...] = get_args(SharedMemory)
 # every way to hand tensors to a server, by its name on command lines -> the shared memory that it uses
 TRANSPORTS: dict[str, SharedMemory | None] = {"http": None, "grpc": None, "shm": "system", "cuda": "cuda"}
 TIMEOUT_S, READY_TIMEOUT_S, RETRIES, BACKOFF_S = 60.0, 60.0, 2, 0.1
@@ -126,12 +127,8 @@ def checked_headers(headers: Mapping[Any, Any]) -> Mapping[str, str]:
     for name, value in headers.items():
         is_text = isinstance(name, str) and isinstance(value, str)
         if not (is_text and _HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
-            why = "a name may hold letters, digits and -, a value one line of ASCII"
-            raise InvalidRequest(
-                Fault(
-                    f"header {printable(name)} cannot be sent", why=why, fix="remove other characters and line breaks"
-                )
-            )
+            why, fix = "a name may hold letters, digits and -, a value one line of ASCII", "remove other characters"
+            raise InvalidRequest(Fault(f"header {printable(name)} cannot be sent", why=why, fix=fix))
     return headers
 
 
@@ -164,12 +161,9 @@ def check_choices(*, model: Any, url: Any, protocol: Any, shared_memory: Any) ->
         raise invalid_argument("url", url, "write host:port, such as localhost:8000")
     if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         raise InvalidRequest(Fault(f"there is no protocol {printable(protocol)}", fix="use http or grpc"))
-    if shared_memory is not None and (
-        not isinstance(shared_memory, str) or shared_memory not in get_args(SharedMemory)
-    ):
-        raise InvalidRequest(
-            Fault(f"there is no shared memory {printable(shared_memory)}", fix="use system, cuda, or None")
-        )
+    if shared_memory is not None and (not isinstance(shared_memory, str) or shared_memory not in SHARED_MEMORIES):
+        what, fix = f"there is no shared memory {printable(shared_memory)}", "use system, cuda, or None"
+        raise InvalidRequest(Fault(what, fix=fix))
 
 
 def _is_utf8(text: str) -> bool:

@@ -87,9 +87,8 @@ def require_whole(folder: Path, model: str, versions: Iterable[int | str] | None
 def damaged(version: PublishedVersion, why: str) -> Fault:
     """The published files do not fit together or cannot be read."""
     fix = f"python builders/build_all.py {version.model} --force"
-    return Fault(
-        f"{version.model} version {version.version}: the golden samples cannot be used", str(version.folder), why, fix
-    )
+    what = f"{version.model} version {version.version}: the golden samples cannot be used"
+    return Fault(what, str(version.folder), why, fix)
 
 
 def models(folder: Path) -> list[str]:
@@ -103,25 +102,20 @@ def select(folder: Path, names: list[str]) -> list[str]:
     Raises:
         SpecError: A name is unknown, or nothing is published (exit 2).
     """
-    known = models(folder)
+    known, where = models(folder), str(folder)
     if not known:
-        raise SpecError(Fault("nothing is published yet", str(folder), fix="python builders/build_all.py"))
+        raise SpecError(Fault("nothing is published yet", where, fix="python builders/build_all.py"))
     unknown = [name for name in names if name not in known]
-    if unknown:
-        raise SpecError(
-            *(
-                Fault(f"there is no published model '{name}'", str(folder), fix=did_you_mean(name, known))
-                for name in unknown
-            )
-        )
+    faults = [Fault(f"there is no published model '{name}'", where, fix=did_you_mean(name, known)) for name in unknown]
+    if faults:
+        raise SpecError(*faults)
     return names or known
 
 
 def served(folder: Path, model: str) -> PublishedVersion | None:
     """Return the newest version that config.pbtxt serves, which answers also after a rollback; None where there is none."""
-    numbers = [
-        number for number in config_pbtxt.served(folder / model) if (folder / model / str(number) / BUILD).exists()
-    ]
+    path = folder / model
+    numbers = [number for number in config_pbtxt.served(path) if (path / str(number) / BUILD).exists()]
     return version(folder, model, str(max(numbers))) if numbers else None
 
 
@@ -143,9 +137,5 @@ def _no_build(path: Path) -> Fault:
     damage = [each for each in integrity.version_damage(path) if each.path == path / BUILD]
     if damage and (damage[0].kind != "missing" or int(number) in config_pbtxt.served(path.parent)):
         return integrity.fault(model, damage[0])
-    return Fault(
-        f"{model} version {number} is not in the repository",
-        str(path),
-        "the server may serve another repository",
-        "name its repository with --repository",
-    )
+    what, why = f"{model} version {number} is not in the repository", "the server may serve another repository"
+    return Fault(what, str(path), why, "name its repository with --repository")

@@ -1,6 +1,6 @@
 """Check and split requests, and join answers; no network.
 
-In      a model's config as the server returns it, arrays from the caller.
+In      a model's config as the server returns it, arrays and a sequence's id from the caller.
 Out     `ModelInfo`, checked `Chunk`s, joined answers.
 
 The blocking and the asyncio client share everything here; they differ only in how they wait.
@@ -9,30 +9,27 @@ The blocking and the asyncio client share everything here; they differ only in h
 from __future__ import annotations
 
 import json
+import operator
+import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from planwright.config_pbtxt import FIXED_BATCH, SCALARS
 from planwright.errors import Fault, did_you_mean
-from planwright.tensors import (
-    Array,
-    Arrays,
-    TensorSpec,
-    add_batch_axis,
-    datatype_from_config,
-    datatype_from_numpy,
-    shape_fits,
-)
+from planwright.tensors import Array, Arrays, TensorSpec, datatype_from_config, datatype_from_numpy, shape_fits
 
 from .arrays import as_array, sendable
 from .errors import InvalidRequest, ServerError, unreadable_answer
-from .options import printable, unreadable_mapping
-from .sequence import SequenceStep
+from .options import checked_flag, printable, unreadable_mapping
 
 Shape = tuple[int, ...]
+Args = tuple[Any, ...]  # inputs by position
+Inputs = Mapping[str, Any]  # inputs by name
+_MAX_ID = 2**63 - 1  # gRPC carries it as an int64
+_MAX_ID_BYTES = 128  # of the server's text ids: triton-inference-server/core, src/infer_request.cc
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,23 @@ class ModelInfo:
     def limit(self) -> int:
         """Largest number of samples in one request."""
         return self.fixed_batch or (self.max_batch_size if not self.sequence else 0) or 1
+
+
+@dataclass(frozen=True)
+class SequenceStep:
+    """Where in a sequence a request stands, for models with ``sequence_batching``; an id of None is a new one for each request.
+
+    The server sends all requests of one id to the same instance of the model, in order. Without an id every request gets a new
+    sequence, which only makes sense where it both starts and ends it.
+    """
+
+    sequence_id: int | str | None
+    start: bool
+    end: bool
+
+    def with_id(self) -> SequenceStep:
+        """Return the same step, with a random id where it has none."""
+        return self if self.sequence_id is not None else replace(self, sequence_id=1 + secrets.randbelow(_MAX_ID))
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ def _shape(dims: Iterable[Any]) -> Shape:
     return tuple(int(dim) for dim in dims)
 
 
-def named(info: ModelInfo, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+def named(info: ModelInfo, args: Args, inputs: Inputs) -> Mapping[str, Any]:
     """Return inputs by name, whichever way the caller passed them.
 
     Raises:
@@ -180,18 +194,41 @@ def _reshaped(info: ModelInfo, specs: Iterable[TensorSpec], arrays: Arrays, *, b
 
 
 def check_call(
-    info: ModelInfo,
-    step: SequenceStep | None,
-    args: tuple[Any, ...],
-    inputs: Mapping[str, Any],
-    *,
-    sample: bool,
-    allow_nan: bool,
+    info: ModelInfo, step: SequenceStep | None, args: Args, inputs: Inputs, *, sample: bool, allow_nan: bool
 ) -> Arrays:
-    """Return the arrays of one call, checked; see `check_step`, and `check_sample` or else `check_batch`."""  # fmt: skip
+    """Return the arrays of one call, checked; see `check_step`, and `check_sample` or else `check_batch`."""
     check_step(info, step)
     check = check_sample if sample else check_batch
     return check(info, named(info, args, inputs), allow_nan=allow_nan)
+
+
+def sequence_step(sequence_id: Any, *, start: Any, end: Any) -> SequenceStep:
+    """Return a `SequenceStep`.
+
+    Raises:
+        InvalidRequest: The id is invalid, or is missing where the sequence has other requests.
+    """
+    start, end = checked_flag("start", start), checked_flag("end", end)
+    if sequence_id is None:
+        if not (start and end):
+            fix = "give the same id with every request of the sequence"
+            raise InvalidRequest(Fault("a sequence of several requests needs an id", fix=fix))
+        return SequenceStep(None, start, end)
+    if isinstance(sequence_id, str) and sequence_id:
+        if len(sequence_id.encode("utf-8", "replace")) <= _MAX_ID_BYTES and sequence_id.isprintable():
+            return SequenceStep(sequence_id, start, end)
+    elif not isinstance(sequence_id, (str, bool)) and 0 < (number := _integer(sequence_id)) <= _MAX_ID:
+        return SequenceStep(number, start, end)
+    fix = f"give a number from 1 to {_MAX_ID}, or text of at most {_MAX_ID_BYTES} bytes"
+    raise InvalidRequest(Fault(f"{printable(sequence_id)} is not the id of a sequence", fix=fix))
+
+
+def _integer(value: Any) -> int:
+    """Return an integer, 0 for anything else; arrays of several have an ``__index__`` too, which raises."""
+    try:
+        return operator.index(value)
+    except Exception:
+        return 0
 
 
 def check_step(info: ModelInfo, step: SequenceStep | None) -> None:
@@ -212,7 +249,7 @@ def check_step(info: ModelInfo, step: SequenceStep | None) -> None:
         raise InvalidRequest(Fault(f"'{info.name}' does not support sequences", why=why, fix=fix))
 
 
-def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
+def check_batch(info: ModelInfo, inputs: Inputs, *, allow_nan: bool = False) -> Arrays:
     """Return contiguous arrays in the model's order, ``(samples, *shape)``, or ``shape`` without a batch axis, in the shapes of a request.
 
     Raises:
@@ -240,7 +277,7 @@ def check_batch(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool =
     return to_wire_shapes(info, arrays)
 
 
-def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> Arrays:
+def check_sample(info: ModelInfo, inputs: Inputs, *, allow_nan: bool = False) -> Arrays:
     """Return a batch of one from a sample without a batch axis.
 
     Raises:
@@ -249,28 +286,25 @@ def check_sample(info: ModelInfo, inputs: Mapping[str, Any], *, allow_nan: bool 
     if not info.batches:
         why, fix = "its config.pbtxt has max_batch_size: 0", "call infer_batch with whole tensors"
         raise InvalidRequest(Fault(f"{info.name} has no batch axis", why=why, fix=fix))
-    batched = add_batch_axis({name: as_array(info.name, name, value) for name, value in inputs.items()})
+    batched = {name: as_array(info.name, name, value)[None] for name, value in inputs.items()}
     wrong = [t for t in info.inputs if t.name in batched and shape_fits((-1, *t.shape), batched[t.name].shape[1:])]
     if wrong:
-        what, why = (
-            f"{info.name}: infer_sample takes one sample without a batch axis",
-            f"{wrong[0].name} has one axis too many",
-        )
+        what = f"{info.name}: infer_sample takes one sample without a batch axis"
+        why = f"{wrong[0].name} has one axis too many"
         raise InvalidRequest(Fault(what, why=why, fix="call infer_batch, or take one sample out of the batch"))
     return check_batch(info, batched, allow_nan=allow_nan)
 
 
-def _name_faults(info: ModelInfo, inputs: Mapping[str, Any]) -> list[Fault]:
+def _name_faults(info: ModelInfo, inputs: Inputs) -> list[Fault]:
     names = [tensor.name for tensor in info.inputs]
-    unknown = [
-        Fault(f"{info.name} has no input '{name}'", fix=did_you_mean(str(name), names))
-        for name in inputs
-        if name not in names
+    faults = [
+        Fault(f"{info.name} has no input '{n}'", fix=did_you_mean(str(n), names)) for n in inputs if n not in names
     ]
-    missing = [tensor for tensor in info.inputs if tensor.name not in inputs]
-    return unknown + [
-        Fault(f"{info.name}: input '{t.name}' is missing", why=f"it is {t}", fix=f"pass {t.name}=...") for t in missing
-    ]
+    for tensor in info.inputs:
+        if tensor.name not in inputs:
+            what, fix = f"{info.name}: input '{tensor.name}' is missing", f"pass {tensor.name}=..."
+            faults.append(Fault(what, why=f"it is {tensor}", fix=fix))
+    return faults
 
 
 def _tensor_faults(info: ModelInfo, tensor: TensorSpec, array: Array) -> list[Fault]:
@@ -332,13 +366,9 @@ def join(chunks: Sequence[Chunk], answers: Sequence[Arrays]) -> Arrays:
         rows = chunks[0].rows
         return {name: array[:rows] if rows else array for name, array in answers[0].items()}
     try:
-        return {
-            name: np.concatenate([a[name][: c.rows] for c, a in zip(chunks, answers, strict=True)])
-            for name in answers[0]
-        }
+        pairs = [(chunk.rows, answer) for chunk, answer in zip(chunks, answers, strict=True)]
+        return {name: np.concatenate([answer[name][:rows] for rows, answer in pairs]) for name in answers[0]}
     except ValueError as error:
-        what, fix = (
-            "the answers of several requests do not fit together",
-            "send no more samples than the server takes in one request",
-        )
+        what = "the answers of several requests do not fit together"
+        fix = "send no more samples than the server takes in one request"
         raise ServerError(Fault(what, why=str(error), fix=fix)) from None

@@ -24,7 +24,6 @@ LOAD = ["--headless", "--users", "4", "--spawn-rate", "4", "--run-time", "10s", 
 
 
 def main() -> int:
-    """Run every step; the demo stops at the first failure, with its exit code."""
     step("build", [PYTHON, "builders/build_all.py"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` stops the server
     say("\n── serve: python -m serving --allow-client-shm")

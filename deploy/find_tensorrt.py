@@ -16,11 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STATUS = ("var/lib/dpkg/status", "var/lib/dpkg/status.d/*")
-HEADERS = (
-    "usr/include/*/NvInferVersion.h",
-    "usr/include/NvInferVersion.h",
-    "usr/local/tensorrt/include/NvInferVersion.h",
-)
+_HEADER = "NvInferVersion.h"
+HEADERS = tuple(f"{folder}/{_HEADER}" for folder in ("usr/include/*", "usr/include", "usr/local/tensorrt/include"))
 CUDA = ("usr/local/cuda-[0-9]*", "usr/local/cuda/version.json")
 EXIT_MACHINE = 3
 
@@ -34,48 +31,32 @@ class NotFoundError(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(
-        prog="find_tensorrt.py", description="Print the TensorRT binding that fits this system."
-    )
+    p = argparse.ArgumentParser(prog="find_tensorrt.py", description="Print the TensorRT binding for this system.")
     p.add_argument("--root", type=Path, default=Path("/"), help="root folder to look in (default: %(default)s)")
     args = p.parse_args(argv)
     try:
         print(requirement(args.root))
     except NotFoundError as error:
-        print(
-            f"error: {error}\n  fix    use an NVIDIA Triton image as BASE_IMAGE, which has one TensorRT",
-            file=sys.stderr,
-        )
+        fix = "use an NVIDIA Triton image as BASE_IMAGE, which has one TensorRT"
+        print(f"error: {error}\n  fix    {fix}", file=sys.stderr)
         return EXIT_MACHINE
     return 0
 
 
 def requirement(root: Path) -> str:
-    """Return the requirement for pip.
-
-    Raises:
-        NotFoundError: TensorRT or CUDA is missing, or there are several.
-    """
+    """Return the requirement for pip; raises `NotFoundError`."""
     return f"tensorrt_cu{cuda_major(root)}_bindings=={tensorrt_version(root)}"
 
 
 def tensorrt_version(root: Path) -> str:
-    """Return all four parts of the version: from packages, else from headers.
-
-    Raises:
-        NotFoundError: There is none, or there are several.
-    """
+    """Return all four parts of the version: from packages, else from headers."""
     found = {version for version, _ in _packages(root)} or set(_headers(root))
     return _only(found, "TensorRT", "installed packages libnvinfer* in /" + " and /".join(STATUS),
                  "NV_TENSORRT_MAJOR to NV_TENSORRT_BUILD in /" + ", /".join(HEADERS))  # fmt: skip
 
 
 def cuda_major(root: Path) -> str:
-    """Return the major version of CUDA that TensorRT's package was built for, else of the installed CUDA.
-
-    Raises:
-        NotFoundError: There is none, or there are several.
-    """
+    """Return the major version of CUDA that TensorRT's package was built for, else of the installed CUDA."""
     found = {cuda for _, cuda in _packages(root) if cuda} or set(_cuda_folders(root))
     return _only(found, "CUDA", "'+cuda' in the versions of the packages libnvinfer*", "/" + " and /".join(CUDA))
 

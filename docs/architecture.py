@@ -42,32 +42,21 @@ LEAVES = {
 }
 BOX_W, BOX_H, STEP = 116, 44, 140
 FLOW_Y, GOLDEN_Y, SERVE_Y = 56, 186, 240
-# Where each package stands: x, y, width, height.
+# Where each package stands, x, y, width, height, and what it is for.
 LAYERS_Y = 392
 PLACES = {
-    "loadtest": (22, LAYERS_Y, 180, 52),
-    "benchmarks": (222, LAYERS_Y, 756, 52),
-    "measure": (22, LAYERS_Y + 84, 380, 86),
-    "clients": (22, LAYERS_Y + 202, 180, 86),
-    "serving": (222, LAYERS_Y + 202, 180, 86),
-    "builders": (422, LAYERS_Y + 202, 376, 86),
-    "deploy": (818, LAYERS_Y + 202, 160, 86),
-    "planwright": (22, LAYERS_Y + 320, 956, 70),
-}
-DOES = {
-    "loadtest": "scenarios a user edits",
-    "benchmarks": "side-by-side measurements and their records",
-    "measure": "load, record, report, sweep, tune, compare",
-    "clients": "the SDK, validate",
-    "serving": "Triton without Docker",
-    "builders": "config.yaml → model_repository/",
-    "deploy": "set-up, images, demo",
-    "planwright": "the vocabulary that all share: errors, golden samples, tolerances, config.yaml",
+    "loadtest": (22, LAYERS_Y, 180, 52, "scenarios a user edits"),
+    "benchmarks": (222, LAYERS_Y, 756, 52, "side-by-side measurements and their records"),
+    "measure": (22, LAYERS_Y + 84, 380, 86, "load, record, report, sweep, tune, compare"),
+    "clients": (22, LAYERS_Y + 202, 180, 86, "the SDK, validate"),
+    "serving": (222, LAYERS_Y + 202, 180, 86, "Triton without Docker"),
+    "builders": (422, LAYERS_Y + 202, 376, 86, "config.yaml → model_repository/"),
+    "deploy": (818, LAYERS_Y + 202, 160, 86, "set-up, images, demo"),
+    "planwright": (22, LAYERS_Y + 320, 956, 70, "shared vocabulary: errors, golden samples, tolerances, config.yaml"),
 }
 
 
 def draw() -> str:
-    """Return the picture as SVG text."""
     modules = module_graph(package_files())
     parts = [*_flow(), *_golden(), *_packages(modules), *_imports(child_graph(modules, ""))]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">'
@@ -120,10 +109,8 @@ def _golden() -> Iterator[str]:
     """Draw the golden samples as one line from export to every place where answers are checked."""
     start, end = (22 + STEP * column + BOX_W / 2 for column in (1, 5))
     yield f'<path class="golden" d="M{start} {FLOW_Y + BOX_H + 40} V{GOLDEN_Y} H{end}"/>'
-    for column in (4, 5):
-        yield _arrow(
-            22 + STEP * column + BOX_W / 2, GOLDEN_Y, 22 + STEP * column + BOX_W / 2, FLOW_Y + BOX_H + 40, "gold"
-        )
+    for x in (22 + STEP * column + BOX_W / 2 for column in (4, 5)):
+        yield _arrow(x, GOLDEN_Y, x, FLOW_Y + BOX_H + 40, "gold")
     for column in (2, 4):
         x = 22 + STEP * column + BOX_W / 2 - 20
         yield _arrow(x, GOLDEN_Y, x, SERVE_Y, "gold")
@@ -132,13 +119,12 @@ def _golden() -> Iterator[str]:
 
 def _packages(modules: Graph) -> Iterator[str]:
     yield _text(22, LAYERS_Y - 22, "Imports: an arrow leads from a package to one that it imports", "title")
-    for name, (x, y, width, height) in PLACES.items():
+    for name, (x, y, width, height, purpose) in PLACES.items():
         yield _box(x, y, width, height, "box")
         yield _text(x + 12, y + 22, f"{name}/", "name")
-        yield _text(x + 12, y + 40, DOES[name], "small")
-        folders = sorted(
-            {module.split(".")[1] for module in modules if module.startswith(f"{name}.") and module.count(".") > 1}
-        )
+        yield _text(x + 12, y + 40, purpose, "small")
+        inner = [module for module in modules if module.startswith(f"{name}.") and module.count(".") > 1]
+        folders = sorted({module.split(".")[1] for module in inner})
         for row, line in enumerate(_wrapped([folder for folder in folders if not folder.startswith("_")], width - 24)):
             yield _text(x + 12, y + 58 + 15 * row, line, "small")
 
@@ -148,8 +134,8 @@ def _imports(packages: Graph) -> Iterator[str]:
     for name, targets in packages.items():
         for target in sorted(targets):
             if not any(target in _reached(packages, other) for other in targets - {target}):
-                x, y, width, height = PLACES[name]
-                other_x, other_y, other_width, _ = PLACES[target]
+                x, y, width, height, _ = PLACES[name]
+                other_x, other_y, other_width, *_ = PLACES[target]
                 middle = (max(x, other_x) + min(x + width, other_x + other_width)) / 2
                 yield _arrow(middle, y + height, middle, other_y)
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from planwright import text
 from planwright.golden import Golden
-from planwright.tensors import Array
+from planwright.tensors import Array, encode_text, is_text
 
 _FLOATS = "fV"  # numpy kinds compared by distance; V is ml_dtypes' bfloat16
 DISTINCT_SHARE = 0.95  # share of golden pairs that must differ, or a swapped answer could pass (DESIGN section 1)
@@ -101,20 +100,12 @@ def compare(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> 
 def merge(checks: list[OutputCheck]) -> OutputCheck:
     """Fold checks of one output over several batches into one: worst errors, mean shares, first reason."""
     samples = sum(check.samples for check in checks)
-    share = {
-        key: sum(getattr(check, key) * check.samples for check in checks) / max(samples, 1) for key in ("top1", "equal")
-    }
-    return OutputCheck(
-        checks[0].output,
-        samples,
-        max(check.absolute for check in checks),
-        max(check.relative for check in checks),
-        min(check.cosine for check in checks),
-        share["top1"],
-        share["equal"],
-        all(check.passed for check in checks),
-        next((check.reason for check in checks if check.reason), ""),
-    )
+    top1 = sum(check.top1 * check.samples for check in checks) / max(samples, 1)
+    equal = sum(check.equal * check.samples for check in checks) / max(samples, 1)
+    errors = max(check.absolute for check in checks), max(check.relative for check in checks)
+    cosine, passed = min(check.cosine for check in checks), all(check.passed for check in checks)
+    reason = next((check.reason for check in checks if check.reason), "")
+    return OutputCheck(checks[0].output, samples, *errors, cosine, top1, equal, passed, reason)
 
 
 @dataclass(frozen=True)
@@ -177,8 +168,8 @@ def failed(name: str, samples: int, reason: str) -> OutputCheck:
 
 
 def _compare_exact(name: str, expected: Array, actual: Array, tolerance: Tolerance) -> OutputCheck:
-    if expected.dtype.kind in "OSU":
-        expected, actual = text.encoded(expected), text.encoded(actual)
+    if is_text(expected):
+        expected, actual = encode_text(expected), encode_text(actual)
     equal = float(np.mean(expected == actual)) if expected.size else 1.0
     passed = equal >= tolerance.equal
     reason = "" if passed else f"equal elements {equal:.4g} < {tolerance.equal:g}"

@@ -4,7 +4,7 @@ In      arrays from the export stage, or a ``golden.npz`` that it wrote.
 Out     `Golden`: samples grouped by shape, batches cut from them.
 
 A sample never has a batch axis; `Group` stacks samples of one shape along a new first axis, so sentences of 16 and
-of 32 tokens make two groups. Text is stored as bytes and lengths (`planwright.text`), because object arrays would need pickle
+of 32 tokens make two groups. Text is stored as bytes and lengths (`tensors.pack_text`), because object arrays would need pickle
 and numpy's fixed-width text loses a NUL at its end; files of earlier versions hold fixed-width bytes and are still read.
 """
 
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from planwright import text
 from planwright.tensors import Array as Array
 from planwright.tensors import Arrays as Arrays
 from planwright.tensors import first_sample as first_sample
+from planwright.tensors import is_text, pack_text, unpack_text
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,9 @@ class Group:
 
     def take(self, indices: Sequence[int]) -> Group:
         """Return the samples at `indices`, in that order; indices may repeat."""
-        picked = list(indices)
-        return Group(
-            {name: array[picked] for name, array in self.inputs.items()},
-            {name: array[picked] for name, array in self.outputs.items()},
-        )
+        rows = list(indices)
+        inputs, outputs = ({name: array[rows] for name, array in side.items()} for side in (self.inputs, self.outputs))
+        return Group(inputs, outputs)
 
 
 @dataclass(frozen=True)
@@ -149,15 +147,15 @@ _BYTES, _LENGTHS = ".bytes", ".lengths"  # after the kind, in the names of the t
 
 
 def _stored(kind: str, place: str, array: Array) -> Arrays:
-    if not text.is_text(array):
+    if not is_text(array):
         return {f"{kind}/{place}": array}
-    content, lengths = text.packed(array)
+    content, lengths = pack_text(array)
     return {f"{kind}{_BYTES}/{place}": content, f"{kind}{_LENGTHS}/{place}": lengths}
 
 
 def _loaded(stored: Any, key: str) -> Array:
     kind, _, place = key.partition("/")
     if kind.endswith(_BYTES):
-        return text.unpacked(stored[key], stored[f"{kind.removesuffix(_BYTES)}{_LENGTHS}/{place}"])
+        return unpack_text(stored[key], stored[f"{kind.removesuffix(_BYTES)}{_LENGTHS}/{place}"])
     array: Array = stored[key]
-    return array.astype(object) if text.is_text(array) else array
+    return array.astype(object) if is_text(array) else array

@@ -196,11 +196,7 @@ def _judge(path: Path, right: Callable[[], bool]) -> list[Damage]:
         with path.open("rb") as stream:
             stream.read(1)
         return [] if right() else [Damage(path, "changed")]
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        ValueError,
-    ):  # ValueError: a damaged record names what cannot be a file
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name in a damaged record
         return [Damage(path, "missing")]
     except OSError:
         return [Damage(path, "unreadable")]

@@ -11,6 +11,7 @@ another process took a port meanwhile, the server is started again on other port
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -18,15 +19,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from planwright.errors import Fault, MachineError
 from planwright.files import ROOT
-from planwright.polling import ended
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 # above the launcher's own time-outs: for a launcher that hangs
 START_S, STOP_S = 240.0, 40.0
 ATTEMPTS = 3
+_BLOCKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TAKEN = re.compile(r"port \d+ is taken|already in use")
 
 
@@ -87,10 +89,8 @@ def _ready(process: subprocess.Popen[bytes], file: Path, log: Path | None) -> Se
         if info is not None and info.pid == process.pid:
             return info
         time.sleep(0.05)
-    why = log.read_text().strip() if log else ""
-    raise MachineError(
-        Fault("the server did not start", why=why, fix="start it directly to see why: python -m serving")
-    )
+    why, fix = log.read_text().strip() if log else "", "start it directly to see why: python -m serving"
+    raise MachineError(Fault("the server did not start", why=why, fix=fix))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -100,3 +100,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(STOP_S)
     process.kill()
     process.wait()
+
+
+def ended(process: subprocess.Popen[Any]) -> bool:
+    """Return whether `process` has ended, also in a program whose signal handlers raise.
+
+    An exception that a handler raises inside ``Popen.poll`` (such as KeyboardInterrupt) leaves its lock held (CPython 3.11),
+    and a later ``wait`` never returns. So signals are blocked during the poll; they are delivered right after.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    try:
+        return process.poll() is not None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -65,9 +65,5 @@ def _located(given: Path | None, server_file: Path | None, config: Path | None) 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--repository`` and ``--config`` for a command that reads what is published."""
     parser.add_argument("--config", type=Path, help="the config.yaml that the models were built from")
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        help="where models are published (default: beside --config; else what the server running here serves; "
-        "else model_repository)",
-    )
+    default = "beside --config; else what the server running here serves; else model_repository"
+    parser.add_argument("--repository", type=Path, help=f"where models are published (default: {default})")

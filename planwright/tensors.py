@@ -1,10 +1,14 @@
-"""Tensor names, types and shapes, and the one table of every library's type names.
+"""Tensor names, types and shapes, the one table of every library's type names, and tensors of text.
 
 In      type names of Triton's config.pbtxt (``TYPE_FP32``), of its protocol (``FP32``), of ONNX Runtime
-        (``tensor(float)``) and numpy dtypes.
-Out     `TensorSpec`, conversions between the names; the batch axis added and removed.
+        (``tensor(float)``) and numpy dtypes; text in any of numpy's forms: ``<U``, ``S``, or objects of str or bytes.
+Out     `TensorSpec`, conversions between the names; the batch axis added and removed; text as str for a model, as bytes
+        for comparing, as bytes with their lengths for an npz without pickle.
 
 Source of the table: Triton docs/user_guide/model_configuration.md, section Datatypes.
+
+numpy's fixed-width forms cannot hold text that ends with NUL, so packed text keeps every length. Bytes that are not UTF-8
+stay bytes: a BYTES tensor may carry anything.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+TEXT_KINDS = "OSU"  # numpy kinds that carry text
 
 # protocol name -> (ONNX Runtime element type, numpy dtype name); config.pbtxt has TYPE_<protocol>, and TYPE_STRING for BYTES
 _TYPES: dict[str, tuple[str, str]] = {
@@ -98,7 +103,7 @@ def datatype_from_numpy(dtype: np.dtype[Any]) -> str:
         >>> datatype_from_numpy(np.dtype("float32")), datatype_from_numpy(np.dtype("U3"))
         ('FP32', 'BYTES')
     """
-    return "BYTES" if dtype.kind in "OSU" else _FROM_NUMPY[dtype.name]
+    return "BYTES" if dtype.kind in TEXT_KINDS else _FROM_NUMPY[dtype.name]
 
 
 def datatype_from_config(config_type: str) -> str:
@@ -130,3 +135,75 @@ def add_batch_axis(sample: Arrays) -> Arrays:
 def first_sample(batch: Arrays) -> Arrays:
     """Return the first sample without a batch axis; a text stays an array, which a plain index would unwrap."""
     return {name: array[0, ...] for name, array in batch.items()}
+
+
+def is_text(array: Array) -> bool:
+    """Say whether an array carries text."""
+    return array.dtype.kind in TEXT_KINDS
+
+
+def decode_text(array: Array) -> Array:
+    """Return an object array of str.
+
+    Example:
+        >>> decode_text(np.array([b"ja", "größe"], object)).tolist()
+        ['ja', 'größe']
+    """
+    return _objects([_decode_item(item) for item in array.ravel()], array.shape)
+
+
+def _decode_item(item: Any) -> Any:
+    if not isinstance(item, bytes):
+        return str(item)
+    try:
+        return item.decode()
+    except UnicodeDecodeError:
+        return bytes(item)
+
+
+def utf8_error(array: Array) -> str:
+    """Return why an element is not text that UTF-8 can encode, empty where all are.
+
+    Example:
+        >>> utf8_error(np.array([b"ja", bytes([246])], object)).split(":")[1]
+        ' invalid start byte'
+    """
+    for index, item in enumerate(array.ravel().tolist()):
+        try:
+            item.decode() if isinstance(item, bytes) else item.encode()
+        except UnicodeError as error:
+            return f"element {index} is {item!r:.40}: {getattr(error, 'reason', error)}"
+    return ""
+
+
+def encode_text(array: Array) -> Array:
+    """Return an object array of bytes.
+
+    Raises:
+        UnicodeEncodeError: An element has a lone surrogate, which UTF-8 cannot encode.
+    """
+    return _objects([item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()], array.shape)
+
+
+def pack_text(array: Array) -> tuple[Array, Array]:
+    """Return the bytes of all elements, one after the other, and their lengths in the array's shape.
+
+    Raises:
+        UnicodeEncodeError: An element has a lone surrogate, which UTF-8 cannot encode.
+    """
+    flat = encode_text(array).ravel()
+    lengths = np.array([len(item) for item in flat], np.int64).reshape(array.shape)
+    return np.frombuffer(b"".join(flat), np.uint8), lengths
+
+
+def unpack_text(content: Array, lengths: Array) -> Array:
+    """Return what `pack_text` was given, as objects of bytes: the form in which text comes from a server."""
+    whole, ends = content.tobytes(), np.cumsum(lengths.ravel())
+    items = [whole[end - length : end] for end, length in zip(ends, lengths.ravel(), strict=True)]
+    return _objects(items, lengths.shape)
+
+
+def _objects(items: list[Any], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array.reshape(shape)

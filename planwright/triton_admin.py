@@ -4,13 +4,15 @@ In      an address or a `ServerInfo`, whose admin key opens the restricted calls
 Out     JSON values; `RefusedError` with Triton's own sentence, or `UnreachableError` where Triton does not answer.
 
 It speaks HTTP through the standard library. A server on this machine is never called through a proxy, whatever
-``http_proxy`` says.
+``http_proxy`` says. A model whose config.pbtxt the server cannot read or rejects never gets a state, so neither the
+repository index nor the load API has the reason: it is read from the server's log.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -19,10 +21,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from planwright import server_log
 from planwright.server_info import ServerInfo
 
 Document = dict[str, Any]
+_ERROR = re.compile(r"^E\d{4} .*?\] \"?(.*?)\"?$", re.MULTILINE)
+_POLLED = re.compile(r"^Poll failed for model directory '[^']*': ")
+_STATE = re.compile(r"^load failed for model '[^']*': version \d+ is at \w+ state: ")
+_FRAMES = re.compile(r"\n\s*At:\s*\n.*", re.DOTALL)  # the Python frames that a stub adds
 
 
 class RefusedError(Exception):
@@ -113,7 +118,7 @@ class TritonAdmin:
         except UnreachableError:
             raise
         except RefusedError as error:
-            reason = server_log.sentence(str(error), self._log, model, offset=offset)
+            reason = load_error(str(error), self._log, model, offset=offset)
             raise RefusedError(reason, error.status) from None
 
     def unload(self, model: str) -> None:
@@ -167,3 +172,36 @@ def _message(error: urllib.error.HTTPError) -> str:
         return str(json.loads(body)["error"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return f"{error.code} {body or error.reason}"
+
+
+def logged_error(text: str, model: str) -> str:
+    r"""Return the last error in the text of a log that names `model`.
+
+    Example:
+        >>> logged_error("E1125 08:04:30.6 12699 x.cc:1460] \"Poll failed for model directory 'a': no dims for a\"", "a")
+        'no dims for a'
+    """
+    named = [line for line in _ERROR.findall(text) if f"'{model}'" in line]
+    return _POLLED.sub("", named[-1]) if named else ""
+
+
+def _error_in_log(log: str, model: str, *, offset: int = 0) -> str:
+    """Return the last error in a log file, from `offset` on, that names `model`; empty where it cannot be read."""
+    try:
+        with Path(log).open("rb") as stream:
+            stream.seek(offset)
+            return logged_error(stream.read().decode(errors="replace"), model)
+    except OSError:
+        return ""
+
+
+def load_error(answer: str, log: str, model: str, *, offset: int = 0) -> str:
+    r"""Return why a load failed: from the load API or the index, or from the log where their answer has no reason.
+
+    Example:
+        >>> load_error("load failed for model 'a': version 1 is at UNAVAILABLE state: Invalid argument: no;\n", "", "a")
+        'Invalid argument: no'
+    """
+    given = _STATE.sub("", _FRAMES.sub("", answer)).strip().removesuffix(";")
+    only_in_log = not given or "failed to poll" in given
+    return (only_in_log and _error_in_log(log, model, offset=offset)) or given

@@ -23,7 +23,7 @@ from types import FrameType
 
 from planwright import console
 from planwright.errors import EXIT_OK, Fault, StageError
-from planwright.polling import ended
+from planwright.own_server import ended
 from planwright.server_info import ServerInfo
 from serving import options, preflight, readiness, repository, server
 from serving.readiness import READY, ModelRow
@@ -39,7 +39,6 @@ class _Stopped(BaseException):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the server until it is stopped; returns the exit code."""
     console.set_json("--json" in argv)
     chosen, faults = options.parse(argv)
     machine = preflight.check(chosen, faults)

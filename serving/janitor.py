@@ -33,7 +33,6 @@ _CLOCK_S = 2.0  # the kernel reports the boot time in whole seconds
 
 
 def main(prefix: str, folder: str) -> None:
-    """Wait for the launcher and the server to end, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     pid = sys.stdin.readline().strip()
@@ -66,9 +65,8 @@ def _is_stub(words: list[str], prefix: str) -> bool:
 
 
 def _remove_environments() -> None:
-    servers = [
-        p.info["create_time"] for p in psutil.process_iter(["name", "create_time"]) if p.info["name"] == "tritonserver"
-    ]
+    found = [p.info for p in psutil.process_iter(["name", "create_time"])]
+    servers = [info["create_time"] for info in found if info["name"] == "tritonserver"]
     oldest = min(servers, default=time.time() + _CLOCK_S)
     for environment in Path("/tmp").glob("python_env_??????"):
         with contextlib.suppress(OSError):  # another user's, not empty, or gone by now

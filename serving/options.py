@@ -42,20 +42,13 @@ class ServeOptions:
     """What to serve and how.
 
     Attributes:
-        repository: Model repository.
-        mode: ``none`` or ``explicit``.
         load: Models to load at start in explicit mode; ``*`` for all.
         ports: http, grpc, metrics.
         host: Address that all three bind to.
-        client_shm: Whether clients may register shared memory.
         start_timeout_s: Time until all models must be loaded.
         exit_timeout_s: Time that open requests and connections get at shutdown.
-        server_file: Where to write the server's addresses and admin key.
-        log: Where the server's own output goes.
         extra: Further flags of tritonserver, passed on unchanged.
         trust: Load models without comparing their files with what was published.
-        as_json: Print one JSON document when ready.
-        until_stdin_ends: Stop at end of file on standard input, which comes when the parent process ends.
         accepted: The models to load at start where others are refused; None: as `mode` and `load` say.
     """
 
@@ -82,7 +75,6 @@ class ServeOptions:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line; docs and tests read it too."""
     p = console.Parser(
         prog="python -m serving", allow_abbrev=False, epilog="Any other flag of tritonserver is passed on unchanged.",
         description="Start Triton on this machine, without Docker, and run until stopped. Environment: "
@@ -115,12 +107,7 @@ def _add_launcher_flags(p: argparse.ArgumentParser) -> None:
         help="time for open requests and connections at shutdown; 0 kills the server at once (default: %(default)s)")  # fmt: skip
     add("--server-file", type=Path, default=SERVER_FILE, metavar="FILE",
         help="where to write the server's addresses and admin key (default: %(default)s)")  # fmt: skip
-    add(
-        "--log-file",
-        type=Path,
-        metavar="FILE",
-        help="the server's own log (default: server.log beside the server file)",
-    )
+    add("--log-file", type=Path, metavar="FILE", help="the server's log (default: server.log beside the server file)")
     add("--until-stdin-ends", action="store_true",
         help="stop at end of file on standard input, for programs that start this one")  # fmt: skip
     add("--json", action="store_true", help="print one line of JSON on standard output when ready, then keep running")

@@ -13,8 +13,9 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from planwright import integrity, server_log
+from planwright import integrity
 from planwright.errors import Fault, PlanwrightError, SpecError, StageError
+from planwright.triton_admin import load_error
 from serving import repository
 from serving.options import ServeOptions
 from serving.repository import Refused
@@ -60,7 +61,6 @@ class StartupLog:
         return None
 
     def ended(self, code: int) -> PlanwrightError:
-        """Return the error for a server that ended while starting."""
         self.read()
         unknown = re.search(r"unrecognized option '?(--[\w-]+)", self._text)
         if unknown:
@@ -70,7 +70,6 @@ class StartupLog:
         return self._error(what, self._relevant(), "fix what the log reports, then start again")
 
     def timed_out(self, limit_s: float) -> PlanwrightError:
-        """Return the error for a server that was not ready in time."""
         what = f"the models were not loaded within {limit_s:g} s"
         return self._error(what, self._last_lines(), "raise --start-timeout-s, or read the log")
 
@@ -90,8 +89,6 @@ class StartupLog:
 
 
 class ModelRow(NamedTuple):
-    """One line of the table."""
-
     name: str
     version: str
     status: str
@@ -107,11 +104,10 @@ def rows(options: ServeOptions, index: list[dict[str, Any]], refused: Refused) -
 
 
 def _status(options: ServeOptions, model: dict[str, Any]) -> str:
-    """Return READY, or the state and its reason."""
     state = str(model.get("state") or "UNAVAILABLE")
     if state == READY:
         return READY
-    reason = server_log.sentence(str(model.get("reason", "")), str(options.log), model["name"])
+    reason = load_error(str(model.get("reason", "")), str(options.log), model["name"])
     return f"{state}: {reason}" if reason else state
 
 

@@ -36,13 +36,9 @@ _DEFAULT_COUNT = 2  # instances of an onnxruntime model on CPU where config.pbtx
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One folder of the repository.
+    """One folder of the repository, with every config that the server may choose (``config.pbtxt``, ``configs/*.pbtxt``).
 
-    Attributes:
-        name: The folder's name.
-        folder: Its path.
-        configs: Every config that the server may choose (``config.pbtxt``, ``configs/*.pbtxt``), parsed; an unreadable
-            one is left out, because the server itself then reports why the model is not ready.
+    An unreadable config is left out, because the server itself then reports why the model is not ready.
     """
 
     name: str

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from planwright.files import ROOT
-from planwright.polling import ended
+from planwright.own_server import ended
 from planwright.server_info import ADMIN_HEADER
 from planwright.triton_admin import RefusedError, TritonAdmin
 from serving import command, installation, processes
@@ -40,15 +40,7 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass
 class TritonServer:
-    """A running tritonserver.
-
-    Attributes:
-        process: tritonserver itself.
-        options: What it was started with.
-        identity: Its id, admin key and shared-memory prefix.
-        janitor: Cleans up when its input is closed.
-        version: Such as ``2.51.0``; known when it is ready.
-    """
+    """A running tritonserver; `janitor` cleans up when its input is closed, `version` is known when it is ready."""
 
     process: subprocess.Popen[bytes]
     options: ServeOptions
@@ -58,12 +50,10 @@ class TritonServer:
 
     @property
     def http_url(self) -> str:
-        """``host:port`` of HTTP."""
         return f"{self.options.reachable_host}:{self.options.ports[0]}"
 
     @property
     def admin(self) -> TritonAdmin:
-        """Its management API."""
         return TritonAdmin(self.http_url, {ADMIN_HEADER: self.identity.admin_key}, str(self.options.log), timeout_s=5)
 
     def wait_ready(self) -> list[dict[str, Any]]:
@@ -104,7 +94,6 @@ class TritonServer:
         self._clean(stubs)
 
     def kill(self) -> None:
-        """Kill the server and remove what it left."""
         stubs = processes.children(self.process.pid)
         self.process.kill()
         self._clean(stubs)

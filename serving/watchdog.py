@@ -28,8 +28,6 @@ _INSTANCE_WORD = 8
 
 @dataclass(frozen=True)
 class Stub:
-    """One model process: instance name, model and version."""
-
     instance: str
     model: str
     version: str
@@ -87,9 +85,8 @@ class Watchdog:
         """Return a suspect whose ready version has too few processes, "" where none is short, None where that is unknown."""
         admin = self._server.admin
         try:
-            ready = {
-                (str(row["name"]), str(row.get("version"))) for row in admin.index() if row.get("state") == "READY"
-            }
+            loaded = [row for row in admin.index() if row.get("state") == "READY"]
+            ready = {(str(row["name"]), str(row.get("version"))) for row in loaded}
             for stub in sorted(self._suspects, key=lambda stub: stub.instance):
                 place = (stub.model, stub.version)
                 groups = admin.config(*place).get("instance_group", []) if place in ready else []

@@ -19,12 +19,11 @@ from typing import IO, Any
 import numpy as np
 
 from builders.sources.samples import LEAST_GOLDEN, Sample, Samples, fingerprint, native, spread
-from planwright import text
 from planwright.config.spec import ModelSpec
 from planwright.console import many
 from planwright.errors import Fault, StageError
 from planwright.golden import Array
-from planwright.tensors import TensorSpec, shape_fits
+from planwright.tensors import TensorSpec, is_text, shape_fits, utf8_error
 
 _FUNCTIONS = {
     "_reconstruct": np.zeros(0).__reduce__()[0],
@@ -90,7 +89,7 @@ def _faults(arrays: Mapping[str, Array], place: str, inputs: Sequence[TensorSpec
             why = f"the file has {array.dtype}{list(array.shape)}, a sample is {tensor.numpy_dtype}{list(tensor.shape)}"
             fix = "make axis 0 the samples, followed by the input's own axes" + _cast(tensor, array)
             yield Fault(f"the samples of '{tensor.name}' do not fit", place, why, fix)
-        elif text.is_text(array) and (why := text.utf8_error(array)):
+        elif is_text(array) and (why := utf8_error(array)):
             fix = "decode it first: [item.decode('latin-1') for item in ...]"
             yield Fault(f"the samples of '{tensor.name}' are not valid text", place, why, fix)
     counts = {tensor.name: len(arrays[tensor.name]) for tensor in inputs if np.ndim(arrays.get(tensor.name, 0))}
@@ -101,7 +100,7 @@ def _faults(arrays: Mapping[str, Array], place: str, inputs: Sequence[TensorSpec
 
 def _type_fits(tensor: TensorSpec, array: Array) -> bool:
     if tensor.datatype == "BYTES":
-        return text.is_text(array)
+        return is_text(array)
     return bool(array.dtype.newbyteorder("=") == tensor.numpy_dtype)
 
 

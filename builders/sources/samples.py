@@ -16,10 +16,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from planwright import text
 from planwright.errors import Fault
 from planwright.golden import Array, Arrays
-from planwright.tensors import datatype_from_numpy
+from planwright.tensors import datatype_from_numpy, decode_text, is_text
 
 Sample = Arrays  # input name -> array without a batch axis
 LEAST_GOLDEN = 2  # a swap takes two answers
@@ -105,8 +104,8 @@ def fingerprint(sample: Sample) -> str:
 
 
 def _native(array: Array) -> Array:
-    if text.is_text(array):
-        return text.decoded(array)
+    if is_text(array):
+        return decode_text(array)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
 
 
@@ -157,7 +156,7 @@ def _array_fault(name: str, found: Any, first: Any) -> tuple[str, str, str] | No
         datatype_from_numpy(value.dtype)
     except KeyError:
         return f"input '{name}' is {value.dtype}", "Triton has no such type", "cast it to a number type, bool or str"
-    if text.is_text(value):
+    if is_text(value):
         return _text_fault(name, value, first)
     if value.dtype != first.dtype:
         why = f"golden[0] has {first.dtype}"
@@ -167,7 +166,7 @@ def _array_fault(name: str, found: Any, first: Any) -> tuple[str, str, str] | No
 
 def _text_fault(name: str, value: Array, first: Array) -> tuple[str, str, str] | None:
     """Refuse what is not text, and text that UTF-8 cannot encode, which no client could send."""
-    if not text.is_text(first):
+    if not is_text(first):
         return f"input '{name}' is text", f"golden[0] has {first.dtype}", "use one type for each input"
     for item in value.ravel():
         try:

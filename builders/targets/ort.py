@@ -20,11 +20,10 @@ import numpy as np
 from builders.error_log import reason
 from builders.graphs.check import command
 from builders.graphs.external_data import with_data
-from planwright import text
 from planwright.config.spec import ModelSpec
 from planwright.errors import Fault, StageError
 from planwright.golden import Arrays
-from planwright.tensors import TensorSpec, datatype_from_ort
+from planwright.tensors import TensorSpec, datatype_from_ort, decode_text, is_text
 
 
 class OrtEngine:
@@ -115,4 +114,4 @@ def _tensor(item: Any, path: Path) -> TensorSpec:
 def _text(array: Any) -> Any:
     """Return what onnxruntime takes: str for text, because bytes would silently become ``b'...'``."""
     array = np.asarray(array)  # numpy makes a bare number of an array without axes
-    return text.decoded(array) if text.is_text(array) else array
+    return decode_text(array) if is_text(array) else array

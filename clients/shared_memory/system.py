@@ -80,9 +80,8 @@ class ServerRegistrar:
 
     def _call(self, verb: str, **fields: Any) -> None:
         method = f"{self._grpc_name}{verb}"
-        self._connections.use(
-            lambda each: each.call(method, each.message(f"{method}Request", **fields), fields["name"])
-        )
+        kind = f"{method}Request"
+        self._connections.use(lambda each: each.call(method, each.message(kind, **fields), fields["name"]))
 
     def _document(self, key: str, size_bytes: int) -> dict[str, Any]:
         if self._kind == "cuda":
@@ -217,10 +216,10 @@ class RegionPair:
         for name, size in sizes.items():
             offsets[name] = total
             total += -(-size // _ALIGN_BYTES) * _ALIGN_BYTES
-        region = self._region(kind, total) if sizes else None
-        return (
-            {name: MemoryRange(region.name, offset, sizes[name]) for name, offset in offsets.items()} if region else {}
-        )
+        if not sizes:
+            return {}
+        name = self._region(kind, total).name
+        return {tensor: MemoryRange(name, offset, sizes[tensor]) for tensor, offset in offsets.items()}
 
     def _region(self, kind: str, size_bytes: int) -> Any:
         old = self._regions.get(kind)
@@ -242,11 +241,7 @@ class RegionPair:
 
 
 def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
-    """Create the file and map it.
-
-    Raises:
-        SharedMemoryUnavailable: It does not fit, or there is no shared memory at all.
-    """
+    """Create the file and map it; raises `SharedMemoryUnavailable` where it does not fit or /dev/shm is missing."""
     try:
         free = shutil.disk_usage(path.parent).free
         if size_bytes > free:  # filling /dev/shm would harm every other process that uses it
@@ -262,9 +257,7 @@ def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
 def _allocated(path: Path, size_bytes: int) -> mmap.mmap:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.posix_fallocate(
-            handle, 0, size_bytes
-        )  # memory that turns out to be missing on access kills the process with SIGBUS
+        os.posix_fallocate(handle, 0, size_bytes)  # memory that is missing on access kills the process with SIGBUS
         return mmap.mmap(handle, size_bytes)
     except OSError:
         path.unlink(missing_ok=True)

@@ -23,8 +23,7 @@ from planwright.errors import Fault
 from planwright.tensors import Array, Arrays, TensorSpec, datatype_from_numpy
 
 from ..errors import InvalidRequest, unreadable_answer
-from ..request import Chunk, ModelInfo
-from ..sequence import SequenceStep
+from ..request import Chunk, ModelInfo, SequenceStep
 
 GRPC_SERVICE = "/inference.GRPCInferenceService/"
 GRPC_INFER = GRPC_SERVICE + "ModelInfer"
@@ -117,7 +116,7 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, shar
     """
     try:
         start = int(header_length) if header_length else len(content)
-        head = bytes(content[:start])  # geventhttpclient before 2.5 hands out a bytearray, which is no key
+        head = bytes(content[:start])  # geventhttpclient before 2.5 returns a bytearray, which cannot be a key
         found = {}
         for spec, size, data in _layout(head) if len(head) <= _LAYOUT_BYTES else _read_layout(head):
             if size is not None:
@@ -132,14 +131,11 @@ def http_answer(info: ModelInfo, content: bytes, header_length: str | None, shar
 
 def _read_layout(head: bytes) -> tuple[tuple[TensorSpec, int | None, Any], ...]:
     """Return, per output, its name and type, its number of raw bytes (None where it has none), and its values where they are JSON."""
-    return tuple(
-        (
-            TensorSpec(output["name"], output["datatype"], tuple(output["shape"])),
-            output.get("parameters", {}).get("binary_data_size"),
-            output.get("data"),
-        )
-        for output in json.loads(head)["outputs"]
-    )
+    found = []
+    for output in json.loads(head)["outputs"]:
+        spec = TensorSpec(output["name"], output["datatype"], tuple(output["shape"]))
+        found.append((spec, output.get("parameters", {}).get("binary_data_size"), output.get("data")))
+    return tuple(found)
 
 
 # answers of one shape have the same head, so reading one again is a look-up

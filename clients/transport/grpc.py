@@ -109,11 +109,7 @@ class GrpcTransport:
         self.close()
 
     def _call(self, path: str, message: bytes, model: str) -> memoryview:
-        """Return the message of the answer, not yet parsed.
-
-        Raises:
-            ClientError: The call failed, or the answer is not one.
-        """
+        """Return the message of the answer, not yet parsed; raises `ClientError` where the call failed."""
         body = _PREFIX.pack(0, len(message)) + message
         deadline = time.monotonic() + self._options.timeout_s
         turn = self._turn
@@ -138,11 +134,7 @@ class GrpcTransport:
         return reply
 
     def _header_block(self, path: str) -> bytes:
-        """Return a method's header fields, encoded.
-
-        Raises:
-            InvalidRequest: The caller's own headers are too long.
-        """
+        """Return a method's header fields, encoded; raises `InvalidRequest` where the caller's own headers are too long."""
         fields = [(":method", "POST"), (":scheme", "https" if self._context else "http"), (":path", path), (":authority", self.address),
                   ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "planwright")]  # fmt: skip
         try:
@@ -167,17 +159,12 @@ class GrpcTransport:
             fix = "give the server's gRPC port, 8001 by default, or protocol='http'"
             return ConnectionFailed(Fault(f"no gRPC server at {self.address}", why=str(error), fix=fix))
         if self._context and kept is not None and not kept.greeted:
-            return errors.tls_failed(
-                self.address, error, retry_safe=True
-            )  # TLS 1.3 rejects a client after the handshake
+            # TLS 1.3 rejects a client after the handshake
+            return errors.tls_failed(self.address, error, retry_safe=True)
         return errors.connection_lost(self.address, error, answered=kept is not None and kept.answered)
 
     def _read(self, reply: Reply, model: str) -> memoryview:
-        """Return the message of a reply, not yet parsed.
-
-        Raises:
-            ClientError: The call failed, or the reply is not one.
-        """
+        """Return the message of a reply, not yet parsed; raises `ClientError` where the call failed."""
         if not reply.blocks or reply.blocks[-1].get("grpc-status") != "0":
             raise self._failure(reply, model)
         content = reply.parts[0] if len(reply.parts) == 1 else b"".join(reply.parts)

@@ -97,9 +97,7 @@ class HttpTransport:
         except TimeoutError:
             self.close()
             raise errors.request_timeout(self.address, self._options.timeout_s) from None
-        except (
-            BaseException
-        ):  # also Ctrl-C and a killed greenlet: the rest of the answer would be taken for the next one
+        except BaseException:  # also Ctrl-C and a killed greenlet: the rest of the answer would pass for the next one
             self.close()
             raise
         if answer.last:

@@ -201,11 +201,9 @@ class Connection:
         block = self._socket.recv(_BLOCK_BYTES)
         if not block:
             sent = self._rest if not self._greeted else b""  # such as a TLS alert
-            raise (
-                NotHttp2Error(f"the peer sent {sent!r}")
-                if sent
-                else ConnectionResetError("the server closed the connection")
-            )
+            if sent:
+                raise NotHttp2Error(f"the peer sent {sent!r}")
+            raise ConnectionResetError("the server closed the connection")
         self._take(block)
         if self._unsent:
             self._acknowledge(deadline)
@@ -342,11 +340,9 @@ def encode(fields: Iterable[tuple[str, str]]) -> bytes:
 
 
 def _greeting() -> bytes:
-    settings = ((_HEADER_TABLE_SIZE, 0), (_ENABLE_PUSH, 0), (_INITIAL_WINDOW_SIZE, _LARGEST))
-    window = (_LARGEST - _WINDOW).to_bytes(4, "big")
-    return _frame(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in settings)) + _frame(
-        _WINDOW_UPDATE, 0, 0, window
-    )
+    values = ((_HEADER_TABLE_SIZE, 0), (_ENABLE_PUSH, 0), (_INITIAL_WINDOW_SIZE, _LARGEST))
+    settings = _frame(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in values))
+    return settings + _frame(_WINDOW_UPDATE, 0, 0, (_LARGEST - _WINDOW).to_bytes(4, "big"))
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

@@ -54,9 +54,7 @@ class IdleConnectionMonitor:
         if start:  # not under the lock: gevent runs a new thread at once
             try:
                 threading.Thread(target=self._run, name="planwright-idle-connections", daemon=True).start()
-            except (
-                RuntimeError
-            ):  # no more threads, or the interpreter is shutting down: idle connections then stay open
+            except RuntimeError:  # no more threads, or the interpreter shuts down: idle connections then stay open
                 self.at_work = False
 
     def _run(self) -> None:

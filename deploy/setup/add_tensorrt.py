@@ -152,25 +152,21 @@ def server_version() -> str:
 def plan(choice: Choice) -> str:
     size, _ = SIZES[choice.number[0]]
     beside = [f"{name}=={version}" for name, version in read(choice.lock).items()]
-    return "\n".join(
-        [
-            f"TensorRT {choice.version} ({choice.why})",
-            f"  into     {' and '.join(folder.name for folder in ENVIRONMENTS)}",
-            f"  install  {' '.join(choice.large)} cuda-python",
-            f"  pinned   {' '.join(beside)}",
-            f"  size     about {size} GB to download",
-        ]
-    )
+    lines = [
+        f"TensorRT {choice.version} ({choice.why})",
+        f"  into     {' and '.join(folder.name for folder in ENVIRONMENTS)}",
+        f"  install  {' '.join(choice.large)} cuda-python",
+        f"  pinned   {' '.join(beside)}",
+        f"  size     about {size} GB to download",
+    ]
+    return "\n".join(lines)
 
 
 def add(choice: Choice, force: bool) -> None:
     """Install into each environment what is missing, and check that it can be imported."""
     with prepare.one_at_a_time():
-        todo = [
-            folder
-            for folder in ENVIRONMENTS
-            if prepare.stamp(folder, prepare.TENSORRT_STAMP) != wanted_stamp(folder, choice)
-        ]
+        stamps = {folder: prepare.stamp(folder, prepare.TENSORRT_STAMP) for folder in ENVIRONMENTS}
+        todo = [folder for folder, stamp in stamps.items() if stamp != wanted_stamp(folder, choice)]
         if not todo:
             prepare.say(f"TensorRT {choice.version} is in .venv and .venv-server")
             return

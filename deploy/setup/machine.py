@@ -40,8 +40,6 @@ print(found.name if found else ""); print(found.cuda if found else "")
 
 @dataclass(frozen=True)
 class Python:
-    """One Python on this machine, and what it has."""
-
     path: str
     minor: str
     version: str
@@ -151,7 +149,6 @@ def python_problems(found: Python | None, serve_only: bool) -> list[Missing]:
 
 
 def packaged_python() -> str:
-    """Return the suitable Python that this distribution packages."""
     release = Path("/etc/os-release")
     words = release.read_text() if release.exists() else ""
     return next((minor for name, minor in PACKAGED.items() if f"VERSION_CODENAME={name}" in words), "3.12")

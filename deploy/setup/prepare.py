@@ -57,11 +57,7 @@ def parser() -> argparse.ArgumentParser:
     description = "Install everything that Planwright needs into this checkout."
     p = argparse.ArgumentParser(prog="make setup", description=description)
     add = p.add_argument
-    add(
-        "--python",
-        default="",
-        help="the Python to use (default: the first suitable of python3.12, python3.11, python3)",
-    )
+    add("--python", default="", help="the Python to use (default: python3.12, python3.11 or python3)")
     add("--serve-only", action="store_true",
         help="only what compile, publish, serve and the clients need (Python 3.10 is enough)")  # fmt: skip
     add("--check", action="store_true", help="only report whether this machine is ready")
@@ -79,10 +75,9 @@ def server_lock(serve_only: bool) -> Path:
 
 def is_complete(locks: dict[Path, Path]) -> bool:
     """Return whether every part is there and made from the current constraints/."""
-    environments = all(
-        stamp(folder) == digest(lock) and (folder / "bin" / "python").exists() for folder, lock in locks.items()
-    )
-    return environments and stamp(ROOT / ".tritonserver") == SERVER_WHEEL
+    pythons = all((folder / "bin" / "python").exists() for folder in locks)
+    stamps = all(stamp(folder) == digest(lock) for folder, lock in locks.items())
+    return pythons and stamps and stamp(ROOT / ".tritonserver") == SERVER_WHEEL
 
 
 def install(found: machine.Python, locks: dict[Path, Path]) -> None:
@@ -178,15 +173,10 @@ def one_at_a_time() -> Iterator[None]:
 
 def run(command: list[str], fix: str = "see the lines above (network, disk?), then make setup again") -> float:
     """Run, show large downloads as they begin, and return the bytes downloaded; on failure show the last lines and `fix`, and exit."""
-    settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PYTHONUNBUFFERED": "1"}
     lines, total = [], 0.0
     with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **settings},
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

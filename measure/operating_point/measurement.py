@@ -24,7 +24,7 @@ from measure.operating_point import locust_process
 from measure.operating_point.server import ConfigurableModel
 from measure.operating_point.usage import Gpu, Meter, Usage
 from measure.report.verdict import LOUD
-from planwright.polling import ended
+from planwright.own_server import ended
 
 READ_EVERY_S, STOP_S, EXTRA_S = 0.25, 10.0, 120.0
 T = TypeVar("T")

@@ -163,7 +163,6 @@ class _Loader:
         return [model for model in found if model is not None]
 
     def scenarios(self) -> dict[str, ScenarioSpec]:
-        """Return the load tests by name."""
         node = self.root.get("loadtest")
         if node is not None and not isinstance(node.value, dict):
             fix = "peak: {arrivals: poisson, rate: 500}"
@@ -281,17 +280,13 @@ class _Loader:
             fix = f"add all four parts of it; to find it: docker run --rm {server.image} sh -c 'dpkg -l | grep libnvinfer'"
             add([Fault("server.tensorrt is missing", f"{server.where}  server", why, fix, self._check)])
         if model.precision in CALIBRATED and not model.samples.calibration:
-            what, why = (
-                f"{model.precision} without calibration samples",
-                f"{model.precision} needs them to find its ranges",
-            )
+            what = f"{model.precision} without calibration samples"
+            why = f"{model.precision} needs them to find its ranges"
             fix = "raise samples.calibration (at least 500 recommended), or choose another precision"
             add([Fault(what, model.where("samples", "calibration"), why, fix, self._check)])
         if self.target == "onnxruntime" and model.precision == "int8" and model.calibration.native:
-            what, why = (
-                "calibration.native needs TensorRT 8.6",
-                "without Q/DQ in the graph onnxruntime computes in FP32",
-            )
+            what = "calibration.native needs TensorRT 8.6"
+            why = "without Q/DQ in the graph onnxruntime computes in FP32"
             fix = "leave it out for this target"
             add([Fault(what, model.where("calibration", "native"), why, fix, self._check)])
         if self.target == "onnxruntime" and model.precision in ("fp16", "bf16", "tf32", "fp8"):

@@ -131,10 +131,8 @@ def batch_sizes(text: str) -> tuple[tuple[int, int], ...]:
     Raises:
         ValueError: It is not made of sizes, each once, with weights.
     """
-    parts = [piece.strip().partition("=") for piece in text.split(",")]
-    found = {
-        int(size): int(weight or 1) for size, _, weight in parts if size.isdecimal() and (weight or "1").isdecimal()
-    }
+    parts = [(size, weight or "1") for size, _, weight in (piece.strip().partition("=") for piece in text.split(","))]
+    found = {int(size): int(weight) for size, weight in parts if size.isdecimal() and weight.isdecimal()}
     if len(found) < len(parts) or not all(1 <= size <= LARGEST_BATCH and weight for size, weight in found.items()):
         raise ValueError(f"sizes are 1 to {LARGEST_BATCH}, each once, with weights above 0")
     return tuple(found.items())

@@ -17,27 +17,21 @@ _KERAS = "keras.models.load_model('{path}').export('{stem}') in Python writes a 
     "{how}", "--saved-model {stem}"
 )
 _TORCH = "write a Python file whose build_model() loads it and returns the torch.nn.Module, and name that as source (docs/add-a-model.md)"
-_SKLEARN = (
-    "skl2onnx.to_onnx(model, X[:1], options={{id(model): {{'zipmap': False}}}}) writes a scikit-learn model as ONNX"
-)
+_SKLEARN = "skl2onnx.to_onnx(model, X[:1], options={{id(model): {{'zipmap': False}}}}) writes a scikit-learn model"
+_PLAN = "name the ONNX file that it was built from: a plan fits one GPU and one TensorRT"
 # suffix -> (what it is, how to convert it)
 _CONVERSIONS = {
-    ".keras": ("a Keras model", _KERAS),
-    ".h5": ("a Keras model", _KERAS),
+    **dict.fromkeys((".keras", ".h5"), ("a Keras model", _KERAS)),
     ".tflite": ("a TensorFlow Lite model", _TF2ONNX.replace("{how}", "--tflite {path}")),
     ".pb": (
         "a TensorFlow graph",
         _TF2ONNX.replace("{how}", "--graphdef {path} --inputs IN:0 --outputs OUT:0") + "; if it is ONNX, rename it to .onnx",
     ),
-    ".pt": ("a PyTorch file", _TORCH),
-    ".pt2": ("a PyTorch file", _TORCH),
-    ".pth": ("a PyTorch file", _TORCH),
+    **dict.fromkeys((".pt", ".pt2", ".pth"), ("a PyTorch file", _TORCH)),
     ".ckpt": ("a PyTorch checkpoint", _TORCH),
     ".safetensors": ("weights without a model", _TORCH),
-    ".pkl": ("a pickled model", _SKLEARN),
-    ".joblib": ("a pickled model", _SKLEARN),
-    ".plan": ("a TensorRT plan", "name the ONNX file that it was built from: a plan fits one GPU and one TensorRT"),
-    ".engine": ("a TensorRT plan", "name the ONNX file that it was built from: a plan fits one GPU and one TensorRT"),
+    **dict.fromkeys((".pkl", ".joblib"), ("a pickled model", _SKLEARN)),
+    **dict.fromkeys((".plan", ".engine"), ("a TensorRT plan", _PLAN)),
 }  # fmt: skip
 
 

@@ -46,9 +46,7 @@ TENSORRT_ONLY: tuple[tuple[str, ...], ...] = (
     ("instance_group", "*", "secondary_devices"),
 )
 # First server version that can read the field; an older one rejects the whole file (from each release's parser).
-FIELD_SINCE: dict[tuple[str, ...], tuple[int, int]] = {
-    ("model_metrics",): (2, 52),
-}
+FIELD_SINCE: dict[tuple[str, ...], tuple[int, int]] = {("model_metrics",): (2, 52)}
 
 
 def parse(serve: Mapping[str, Any]) -> Any:
@@ -88,11 +86,8 @@ def faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
     """Return a fault for every field of `serve` that Triton cannot read, or that Planwright sets itself."""
     from tritonclient.grpc import model_config_pb2
 
-    found = [
-        Fault(f"serve.{key} cannot be set here", where("serve", key), REFUSED[key], "remove the line")
-        for key in serve
-        if key in REFUSED
-    ]
+    refused, fix = [key for key in serve if key in REFUSED], "remove the line"
+    found = [Fault(f"serve.{key} cannot be set here", where("serve", key), REFUSED[key], fix) for key in refused]
     rest = {key: value for key, value in serve.items() if key not in REFUSED}
     return found + list(_message_faults(rest, model_config_pb2.ModelConfig.DESCRIPTOR, ("serve",), where))
 
@@ -184,19 +179,12 @@ def _readable(text: str) -> str:
 
 def target_faults(serve: Mapping[str, Any], target: str, where: Where) -> list[Fault]:
     """Return the fields of `serve` that `target` lacks."""
-    if target == "tensorrt":
-        return [
-            Fault("the tensorrt target runs on the GPU only", where(*loc), f"kind is {kind}", "leave kind out")
-            for loc, kind in _kinds(serve)
-            if kind == "KIND_CPU"
-        ]
-    fix, what = "move it under targets.tensorrt.serve", "the onnxruntime target runs on the CPU only"
-    found = [
-        Fault(what, where(*loc), f"kind is {kind}", f"leave kind out, or {fix}")
-        for loc, kind in _kinds(serve)
-        if kind == "KIND_GPU"
-    ]
-    for path in TENSORRT_ONLY:
+    on_gpu, fix = target == "tensorrt", "move it under targets.tensorrt.serve"
+    device, refused = ("GPU", "KIND_CPU") if on_gpu else ("CPU", "KIND_GPU")
+    what = f"the {target} target runs on the {device} only"
+    change = "leave kind out" if on_gpu else f"leave kind out, or {fix}"
+    found = [Fault(what, where(*loc), f"kind is {kind}", change) for loc, kind in _kinds(serve) if kind == refused]
+    for path in () if on_gpu else TENSORRT_ONLY:
         for loc in _present(serve, path):
             what = f"{loc[-1]} is for the tensorrt target only"
             found.append(Fault(what, where("serve", *loc), "this build is for onnxruntime", fix))

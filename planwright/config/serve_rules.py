@@ -261,10 +261,9 @@ def _warm_up_tensor(item: Any, tensor: TensorSpec, loc: Loc) -> Iterator[Broken]
     if any(size < 0 for size in dims) or shape_fits(tensor.shape, dims):  # `_warm_ups` reports an open axis
         return
     batch = len(dims) == len(tensor.shape) + 1
-    why = f"the model has {tensor}" + (
-        "; batch_size is the number of samples, so dims has no batch axis" if batch else ""
-    )
-    yield (*loc, "dims"), f"warm-up input '{tensor.name}' has dims {list(dims)}", why, _example(tensor)
+    note = "; batch_size is the number of samples, so dims has no batch axis" if batch else ""
+    what, why = f"warm-up input '{tensor.name}' has dims {list(dims)}", f"the model has {tensor}{note}"
+    yield (*loc, "dims"), what, why, _example(tensor)
 
 
 def _example(tensor: TensorSpec) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,9 +51,7 @@ class ServerSpec(_Frozen):
     """The server that the repository is made for."""
 
     image: str | None = Field(default=None, description="Triton image, such as nvcr.io/nvidia/tritonserver:26.06-py3")
-    tensorrt: str | None = Field(
-        default=None, pattern=r"^\d+(\.\d+){2,3}$", description="TensorRT version in that image, all four parts"
-    )
+    tensorrt: str | None = Field(default=None, pattern=r"^\d+(\.\d+){2,3}$", description="its TensorRT, all four parts")
     _place: str = PrivateAttr(default="config.yaml")
 
     @property
@@ -78,9 +77,7 @@ class ExportSpec(_Frozen):
 class SamplesSpec(_Frozen):
     """How many real samples to use for each purpose, or the file with them."""
 
-    calibration: int = Field(
-        default=512, ge=0, description="samples that set INT8 and FP8 ranges; other precisions make none"
-    )
+    calibration: int = Field(default=512, ge=0, description="samples that set INT8 and FP8 ranges; others make none")
     golden: int = Field(default=32, ge=2, description="samples whose FP32 answers every later check uses")
     test: _Positive = Field(default=512, description="held-out samples for the task metric")
     file: str | None = Field(default=None, description="npz with one array per input, samples along the first axis")
@@ -96,10 +93,7 @@ class BatchSpec(_Frozen):
     opt: _Batch | None = Field(default=None, description="batch the engine is tuned for; max if not given")
     max: _Batch | None = Field(default=None, description="largest batch: Triton's max_batch_size")
     fixed: _Batch | None = Field(default=None, description="static batch; served with max_batch_size 0")
-    axis: bool = Field(
-        default=True,
-        description="false: the model has no batch axis and is served as it is, one tensor set per request",
-    )
+    axis: bool = Field(default=True, description="false: no batch axis; served as it is, one tensor set per request")
 
     @model_validator(mode="after")
     def _one_way(self) -> BatchSpec:
@@ -118,9 +112,8 @@ class BatchSpec(_Frozen):
         given = [(name, size) for name, size in (("min", self.min), ("opt", self.opt), ("max", self.max)) if size]
         pairs = [(a, b) for index, a in enumerate(given) for b in given[index + 1 :] if a[1] > b[1]]
         (low, small), (high, large) = pairs[0]
-        return mistake(
-            f"{low} {small} is above {high} {large}; it needs min <= opt <= max", f"raise {high}, or lower {low}"
-        )
+        what = f"{low} {small} is above {high} {large}; it needs min <= opt <= max"
+        return mistake(what, f"raise {high}, or lower {low}")
 
     @property
     def bounds(self) -> tuple[int, int, int]:
@@ -174,9 +167,7 @@ class CompileSpec(_Frozen):
     """How the engine is built."""
 
     optimization_level: int = Field(default=3, ge=0, le=5, description="TensorRT builder optimization level")
-    workspace_mib: _Positive | None = Field(
-        default=None, description="TensorRT workspace limit; the whole GPU if not given"
-    )
+    workspace_mib: _Positive | None = Field(default=None, description="workspace limit; the whole GPU if not given")
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
         default="none", description="other GPUs that may run the plan"
     )
@@ -193,18 +184,14 @@ class CompileSpec(_Frozen):
     timing_cache: Literal["read_write", "read_only", "off"] = Field(
         default="read_write", description="kept per GPU, TensorRT and CUDA version"
     )
-    profiles: list[dict[str, ProfileSpec]] | None = Field(
-        default=None, description="TensorRT profiles; derived from batch if not given"
-    )
+    profiles: list[dict[str, ProfileSpec]] | None = Field(default=None, description="derived from batch if not given")
 
 
 class CalibrationSpec(_Frozen):
     """How INT8 ranges are found."""
 
     method: Literal["minmax", "entropy"] = Field(default="entropy", description="how ranges are chosen")
-    native: bool = Field(
-        default=False, description="let TensorRT 8.6 calibrate instead of adding Q/DQ to the graph (the older way)"
-    )
+    native: bool = Field(default=False, description="let TensorRT 8.6 calibrate instead of adding Q/DQ to the graph")
 
 
 class AcceptSpec(_Frozen):
@@ -213,12 +200,8 @@ class AcceptSpec(_Frozen):
     relative: float | None = Field(default=None, ge=0, description="largest max|error| / max|expected| per sample")
     absolute: float | None = Field(default=None, ge=0, description="errors up to this always pass")
     cosine: float | None = Field(default=None, le=1, description="minimum cosine similarity per sample")
-    top1: float | None = Field(
-        default=None, ge=0, le=1, description="minimum share of samples with the same largest element"
-    )
-    equal: float | None = Field(
-        default=None, ge=0, le=1, description="minimum share of equal elements (integers, text)"
-    )
+    top1: float | None = Field(default=None, ge=0, le=1, description="minimum share of samples with the same argmax")
+    equal: float | None = Field(default=None, ge=0, le=1, description="minimum share of equal integers or texts")
 
 
 class SloSpec(_Frozen):
@@ -252,12 +235,8 @@ class ModelEntry(_Frozen):
     file: str | None = Field(default=None, description="zoo/onnx: the ONNX file, relative to config.yaml")
     options: dict[str, Any] = Field(default={}, description="settings of the source")
     precision: Precision = Field(default="fp32", description="precision that the engine computes in")
-    keep_fp32: list[str] = Field(
-        default=[], description="nodes or operators that stay in FP32 in a lower precision: name patterns with *"
-    )
-    autocast: bool = Field(
-        default=False, description="convert to FP16 and BF16 with NVIDIA ModelOpt's AutoCast (package nvidia-modelopt)"
-    )
+    keep_fp32: list[str] = Field(default=[], description="nodes or operators that stay in FP32: name patterns with *")
+    autocast: bool = Field(default=False, description="make FP16 and BF16 with ModelOpt's AutoCast (nvidia-modelopt)")
     batch: Annotated[
         BatchSpec, BeforeValidator(_batch, json_schema_input_type=BatchSpec | _Positive | Literal["none"])
     ] = BatchSpec()
@@ -276,24 +255,20 @@ class ModelEntry(_Frozen):
 
 
 def _profile(value: Any) -> str:
-    text = _plain(value)
-    try:
-        load_profile.parse(text)
-    except ValueError as error:
-        raise mistake(
-            f"'{text}' is not a profile: {error}", f"write for example {load_profile.PROFILE_EXAMPLE}"
-        ) from None
-    return text
+    return _checked(value, load_profile.parse, "a profile", f"write for example {load_profile.PROFILE_EXAMPLE}")
 
 
 def _batch_sizes(value: Any) -> str:
+    fix = "write one size, or several with weights: 1=8,16=2"
+    return _checked(value, load_profile.batch_sizes, "a batch size", fix)
+
+
+def _checked(value: Any, parse: Callable[[str], Any], what: str, fix: str) -> str:
     text = _plain(value)
     try:
-        load_profile.batch_sizes(text)
+        parse(text)
     except ValueError as error:
-        raise mistake(
-            f"'{text}' is not a batch size: {error}", "write one size, or several with weights: 1=8,16=2"
-        ) from None
+        raise mistake(f"'{text}' is not {what}: {error}", fix) from None
     return text
 
 
@@ -306,6 +281,10 @@ def _weights(value: Any) -> Any:
     return load_profile.weights(value) if isinstance(value, str) else value
 
 
+_Weights = Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(_weights)]
+_Rate = Annotated[str, BeforeValidator(_profile, json_schema_input_type=str | float)]
+_Users = Annotated[str | None, BeforeValidator(_profile, json_schema_input_type=str | int)]
+_Batches = Annotated[str, BeforeValidator(_batch_sizes, json_schema_input_type=_Positive | str)]
 _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 _ONLY_IN = {"rate": ("poisson", "constant"), "users": ("closed",), "wait_s": ("closed",), "length_s": ("closed",)}
 
@@ -313,36 +292,22 @@ _ONLY_IN = {"rate": ("poisson", "constant"), "users": ("closed",), "wait_s": ("c
 class ScenarioSpec(_Frozen):
     """One load test, chosen by PLANWRIGHT_SCENARIO; each setting can be overridden by a variable, such as PLANWRIGHT_RATE for ``rate``."""
 
-    models: Annotated[
-        dict[str, Annotated[int, Field(ge=1, le=1_000_000)]],
-        BeforeValidator(_weights),
-        Field(description="models to load, with weights; all when left out"),
-    ] = {}
+    models: Annotated[_Weights, Field(description="models to load, with weights; all when left out")] = {}
     arrivals: Annotated[
         str,
         Field(description="closed, poisson, constant or trace:FILE", pattern=r"^(closed|poisson|constant|trace:.+)$"),
     ] = "closed"
     rate: Annotated[
-        str,
-        BeforeValidator(_profile, json_schema_input_type=str | float),
-        Field(description="open loop: requests per second, or a profile such as 0-500:1m,500:5m"),
+        _Rate, Field(description="open loop: requests per second, or a profile such as 0-500:1m,500:5m")
     ] = "100"
     users: Annotated[
-        str | None,
-        BeforeValidator(_profile, json_schema_input_type=str | int),
-        Field(description="closed loop: a profile of users, such as 8:30s,64:5s,8:30s; --users when left out"),
+        _Users, Field(description="closed loop: a profile of users, such as 8:30s,64:5s,8:30s; --users when left out")
     ] = None
-    batch: Annotated[
-        str,
-        BeforeValidator(_batch_sizes, json_schema_input_type=_Positive | str),
-        Field(description="samples per request; several sizes with weights are written 1=8,16=2"),
-    ] = "1"
+    batch: Annotated[_Batches, Field(description="samples per request; several with weights: 1=8,16=2")] = "1"
     check: Annotated[float | None, Field(ge=0, le=1, description="share of answers that are checked")] = None
     warmup_s: Annotated[_Seconds, Field(description="seconds at the start that do not count")] = 1.0
     wait_s: Annotated[_Seconds, Field(description="closed loop: seconds a user rests between requests")] = 0.0
-    length_s: Annotated[
-        float, Field(ge=0, le=86400, description="closed loop: seconds that count, after the warm-up; 0 for no limit")
-    ] = 0.0
+    length_s: Annotated[float, Field(ge=0, le=86400, description="closed loop: seconds that count; 0: no limit")] = 0.0
     timeout_s: Annotated[float, Field(ge=0.001, le=3600, description="limit of one request")] = 60.0
     seed: Annotated[int, Field(ge=0, le=1 << 31, description="of Poisson arrivals")] = 1
 
@@ -350,9 +315,9 @@ class ScenarioSpec(_Frozen):
     @classmethod
     def _given(cls, values: Any) -> Any:
         """Leave out what has no value: ``warmup_s:`` stands at its default."""
-        return (
-            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
-        )
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None}
 
     @property
     def kind(self) -> str:
@@ -425,8 +390,6 @@ class ModelSpec(ModelEntry):
 
     def tolerance(self, output: str) -> Tolerance:
         """Return the tolerance for `output`: the precision's default, overridden by `accept`."""
-        from dataclasses import replace
-
         given = self.accept.get(output, AcceptSpec()).model_dump(exclude_none=True)
         return replace(DEFAULTS[self.precision], **given)
 

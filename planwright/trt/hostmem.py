@@ -46,9 +46,8 @@ class Registered:
 
     def _register(self, address: int) -> bool:
         start, end = mapping_of(address)
-        if end <= start or any(
-            start < known and begin < end for begin, known in zip(self._starts, self._ends, strict=True)
-        ):
+        known = zip(self._starts, self._ends, strict=True)
+        if end <= start or any(start < last and first < end for first, last in known):
             return False
         code = cuda.cudart.cudaHostRegister(start, end - start, cuda.cudart.cudaHostRegisterDefault)[0]
         if int(code) != 0:

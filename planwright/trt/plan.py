@@ -136,13 +136,6 @@ class Plan:
         """True where any input has a dim that varies."""
         return any(-1 in tensor.shape for tensor in self.inputs)
 
-    def device_memory_bytes(self) -> int:
-        """Return what one execution context needs beside weights and tensors; the call's name depends on the version."""
-        for name in ("device_memory_size_v2", "device_memory_size"):
-            if hasattr(self.engine, name):
-                return int(getattr(self.engine, name))
-        return 0
-
     def choose_profile(self, shapes: dict[str, Shape], among: list[int] | None = None) -> int:
         """Return the profile that admits `shapes` and whose opt is nearest, as Triton's backend chooses.
 

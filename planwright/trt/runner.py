@@ -40,10 +40,9 @@ class Slot:
         Raises:
             PlanError: The shape is larger than the profile's maximum.
         """
-        dtype = self._runner.dtypes[name]
-        if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > self._runner.capacity_bytes[name]:
+        if self._runner.size_bytes(name, shape) > self._runner.capacity_bytes[name]:
             raise PlanError(f"tensor '{name}' of shape {list(shape)} is larger than the plan's largest")
-        return self.pinned[name].view(shape, dtype)
+        return self.pinned[name].view(shape, self._runner.dtypes[name])
 
     def free(self) -> None:
         """Free everything."""
@@ -62,15 +61,7 @@ class Runner:
         capacity_bytes: Tensor name -> bytes at the profile's largest shapes.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        *,
-        profile: int = 0,
-        slots: int = 2,
-        timed: bool = False,
-        priority: int = 0,
-    ) -> None:
+    def __init__(self, plan: Plan, *, profile: int = 0, slots: int = 2, timed: bool = False, priority: int = 0) -> None:
         """Make the context.
 
         Args:
@@ -102,9 +93,13 @@ class Runner:
         self.capacity_bytes = self._capacities()
         self.slots = [Slot(self, timed=timed) for _ in range(slots)]
 
+    def size_bytes(self, name: str, shape: Shape) -> int:
+        """Return the size of a tensor."""
+        return int(np.prod(shape, dtype=np.int64)) * self.dtypes[name].itemsize
+
     def load(self, slot: Slot, name: str, shape: Shape, source: cuda.Pinned | None = None) -> None:
         """Copy an input to the GPU: from the slot's own pinned memory, or from `source`."""
-        size = int(np.prod(shape, dtype=np.int64)) * self.dtypes[name].itemsize
+        size = self.size_bytes(name, shape)
         pinned = source or slot.pinned[name]
         cuda.copy(slot.device[name].pointer, pinned.pointer, size, cuda.HOST_TO_DEVICE, self.streams["in"])
 
@@ -148,8 +143,8 @@ class Runner:
         slot.events["computed"].block(stream)
         slot.events["fetching"].record(stream)
         for name, shape in outputs.items():
-            size = int(np.prod(shape, dtype=np.int64)) * self.dtypes[name].itemsize
-            cuda.copy(slot.pinned[name].pointer, slot.device[name].pointer, size, cuda.DEVICE_TO_HOST, stream)
+            source, target = slot.device[name].pointer, slot.pinned[name].pointer
+            cuda.copy(target, source, self.size_bytes(name, shape), cuda.DEVICE_TO_HOST, stream)
         slot.events["fetched"].record(stream)
 
     def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -240,9 +235,7 @@ class Runner:
         bounds = self.plan.profiles[self.profile] if self.plan.profiles else {}
         largest = {t.name: bounds[t.name][2] if t.name in bounds else t.shape for t in self.plan.inputs}
         shapes = {**largest, **self._prepare(largest)}
-        return {
-            name: int(np.prod(shape, dtype=np.int64)) * self.dtypes[name].itemsize for name, shape in shapes.items()
-        }
+        return {name: self.size_bytes(name, shape) for name, shape in shapes.items()}
 
     def _wait_stream(self, name: str) -> None:
         cuda.call(cuda.cudart.cudaStreamSynchronize, self.streams[name])

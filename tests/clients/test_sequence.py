@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clients import AsyncTritonModel, ConnectionFailed, InvalidRequest, TritonModel
-from clients.sequence import SequenceStep
+from clients.request import SequenceStep
 from planwright.server_info import ServerInfo
 from tests.clients._command import clients, where
 from tests.clients._golden import WEIGHTS, floats

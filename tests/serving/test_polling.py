@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from planwright.polling import ended
+from planwright.own_server import ended
 
 ROUNDS = 2000
 

@@ -9,7 +9,7 @@ import pytest
 
 from builders import reload
 from planwright.errors import StageError
-from planwright.server_log import reason, sentence
+from planwright.triton_admin import load_error, logged_error
 from tests import _models
 from tests._server import Launched
 
@@ -79,12 +79,16 @@ def test_sentences_of_other_models_and_releases(tmp_path: Path) -> None:
         "E1125 08:04:30.602695 12699 model_repository_manager.cc:1460] Poll failed for model directory 'ab': no name for ab\n"
         "W1125 08:04:30.602936 12699 model_lifecycle.cc:111] \"ignore version directory 'x' of 'a'\"\n"
     )
-    assert (reason(log, "a"), reason(log, "ab"), reason(log, "b")) == ("no dims for a", "no name for ab", "")
+    assert (logged_error(log, "a"), logged_error(log, "ab"), logged_error(log, "b")) == (
+        "no dims for a",
+        "no name for ab",
+        "",
+    )
     (tmp_path / "log").write_text(log)
     polled = "failed to load 'a', failed to poll from model repository"
-    assert sentence(polled, str(tmp_path / "log"), "a") == "no dims for a"
-    assert sentence(polled, str(tmp_path / "gone"), "a") == polled
+    assert load_error(polled, str(tmp_path / "log"), "a") == "no dims for a"
+    assert load_error(polled, str(tmp_path / "gone"), "a") == polled
     assert (
-        sentence("Internal: ValueError: x\n\nAt:\n  /a/b.py(1): f\n", str(tmp_path / "log"), "a")
+        load_error("Internal: ValueError: x\n\nAt:\n  /a/b.py(1): f\n", str(tmp_path / "log"), "a")
         == "Internal: ValueError: x"
     )

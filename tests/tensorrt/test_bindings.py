@@ -144,7 +144,6 @@ RECEIVERS = {
     "planwright/trt/runner.py": {"self._context": "IExecutionContext", "inspector": "EngineInspector",
                                  "plan.engine": "ICudaEngine", "self.plan.engine": "ICudaEngine"},
 }  # fmt: skip
-DEVICE_MEMORY = ("device_memory_size_v2", "device_memory_size")
 
 
 def source(module: str) -> str:
@@ -244,12 +243,6 @@ def test_what_a_version_lacks_is_refused_in_words(binding: tuple[str, dict[str, 
 
 def test_the_plan_module_imports_and_keeps_errors(answer: dict[str, Any]) -> None:
     assert answer["log"] == "Magic tag does not match"
-
-
-def test_the_memory_of_a_context_can_be_asked(binding: tuple[str, dict[str, str]]) -> None:
-    found = ask(binding[1], [f"ICudaEngine.{name}" for name in DEVICE_MEMORY], [])
-    assert len(found["missing"]) < len(DEVICE_MEMORY)
-    assert all(f'"{name}"' in source("planwright/trt/plan.py") for name in DEVICE_MEMORY)
 
 
 def test_wrong_names_and_calls_are_reported(binding: tuple[str, dict[str, str]]) -> None:

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from ort_cancel import CancelWatch
 from ort_checks import check_config, check_numpy, control_inputs, tensor_dtype
-from ort_session import open_session
+from ort_session import CancelWatch, open_session
 
 _SOURCE_LOCATION = re.compile(r"\S*/\S+\.(?:cc|h|cpp):\d+\s*")
 
@@ -42,8 +41,6 @@ class _PendingRequest:
 
 
 class TritonPythonModel:
-    """One instance of one model."""
-
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; refuse a config.pbtxt that does not fit it and a numpy that the stub misreads."""
         check_numpy(pb_utils)
@@ -76,7 +73,6 @@ class TritonPythonModel:
         return [_failure(RuntimeError("the backend gave no answer")) if each is None else each for each in responses]
 
     def finalize(self) -> None:
-        """Release the model's memory before the process ends."""
         self._watch.stop()
         del self._session
 
@@ -140,9 +136,8 @@ class TritonPythonModel:
         if array.ndim == 0:
             array = array.reshape(dims)
         if array.ndim != len(dims) or any(d not in (-1, size) for d, size in zip(dims, array.shape, strict=True)):
-            raise RuntimeError(
-                f"the model answered output '{name}' with shape {list(array.shape)}, config.pbtxt says {dims}"
-            )
+            what = f"the model answered output '{name}' with shape {list(array.shape)}"
+            raise RuntimeError(f"{what}, config.pbtxt says {dims}")
         dtype = tensor_dtype(item["data_type"])
         return _encoded(array) if dtype is np.object_ else np.ascontiguousarray(array, dtype=dtype)
 

@@ -41,7 +41,6 @@ _NUMPY = {config_type: dtype for _, config_type, dtype in _TYPES}
 
 
 def tensor_dtype(config_type: str) -> Any:
-    """Return the numpy type of a config.pbtxt type."""
     return _NUMPY[config_type]
 
 
@@ -98,16 +97,13 @@ def _tensors(config: dict[str, Any], kind: str, actual: dict[str, Any]) -> list[
     faults = []
     for item in config[kind]:
         tensor = actual.get(item["name"])
+        label = f"inference {kind} '{item['name']}'"
         if tensor is None:
-            faults.append(
-                f"unexpected inference {kind} '{item['name']}', allowed {kind}s are: {', '.join(sorted(actual))}"
-            )
+            faults.append(f"unexpected {label}, allowed {kind}s are: {', '.join(sorted(actual))}")
             continue
         expected = _CONFIG_TYPE.get(tensor.type, tensor.type)
         if item["data_type"] != expected:
-            faults.append(
-                f"unexpected datatype {item['data_type']} for inference {kind} '{item['name']}', expecting {expected}"
-            )
+            faults.append(f"unexpected datatype {item['data_type']} for {label}, expecting {expected}")
         faults += _dims(config, item, tensor, exact=kind == "output")
     return faults
 

@@ -65,11 +65,9 @@ def check_request(name: str, plan: Any, shapes: dict[str, tuple[int, ...]]) -> N
 def ignored_options(config: dict[str, Any]) -> list[str]:
     """Return a line for each option that a Python-based backend accepts but cannot apply."""
     optimization = config.get("optimization", {})
-    lines = [
-        f"optimization.cuda.{name} is not used: this backend {why}"
-        for name, why in _IGNORED.items()
-        if optimization.get("cuda", {}).get(name)
-    ]
+    cuda = optimization.get("cuda", {})
+    ignored = {name: why for name, why in _IGNORED.items() if cuda.get(name)}
+    lines = [f"optimization.cuda.{name} is not used: this backend {why}" for name, why in ignored.items()]
     if optimization.get("eager_batching"):
         lines.append("optimization.eager_batching is not used: the server hands over whole batches")
     if optimization.get("gather_kernel_buffer_threshold"):
@@ -96,9 +94,8 @@ def _tensor(config: dict[str, Any], kind: str, item: dict[str, Any], tensor: Any
     faults = []
     expected = f"TYPE_{tensor.datatype}"
     if item["data_type"] != expected:
-        faults.append(
-            f"unexpected datatype {item['data_type']} for inference {kind} '{item['name']}', expecting {expected}"
-        )
+        label = f"inference {kind} '{item['name']}'"
+        faults.append(f"unexpected datatype {item['data_type']} for {label}, expecting {expected}")
     dims = item["reshape"].get("shape", []) if item.get("reshape") else item["dims"]
     full = [-1, *(int(d) for d in dims)] if config["max_batch_size"] > 0 else [int(d) for d in dims]
     shape = list(tensor.shape)

@@ -69,7 +69,6 @@ class BFloat16:
         return _new_capsule(ctypes.addressof(managed), b"dltensor", None)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Return the host as the device."""
         return _CPU, 0
 
 

@@ -171,10 +171,8 @@ def graph_sizes(config: dict[str, Any]) -> list[tuple[int, int]]:
     high = config["max_batch_size"]
     specs = config.get("optimization", {}).get("cuda", {}).get("graph_spec", [])
     if specs:
-        return [
-            (int(s.get("batch_size", 0)), int(s.get("graph_lower_bound", {}).get("batch_size", s.get("batch_size", 0))))
-            for s in specs
-        ]
+        pairs = [(spec.get("batch_size", 0), spec.get("graph_lower_bound", {})) for spec in specs]
+        return [(int(size), int(lower.get("batch_size", size))) for size, lower in pairs]
     if not high:
         return [(0, 0)]
     batching = config.get("dynamic_batching")
