@@ -33,7 +33,7 @@ class Revision:
     """One state of config.pbtxt.
 
     Attributes:
-        body: What `pbtxt.render` returned.
+        body: What `config_pbtxt.printed` returned.
         past: Earlier bodies, the latest last, each with a line that says so where it was not tried.
         tried: False where it was published with ``--no-trial-load``.
         sealed: True where the file holds a hash of itself.

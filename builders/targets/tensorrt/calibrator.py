@@ -3,7 +3,7 @@
 In      the calibration samples of the export, the method, the file of the cache.
 Out     an ``IInt8EntropyCalibrator2`` or ``IInt8MinMaxCalibrator`` that feeds them, batch by batch, and keeps its cache.
 
-TensorRT calibrates at one shape, the opt of the calibration profile: samples of another shape are left out and counted. It asks
+TensorRT calibrates at one shape, the opt of the calibration profile: samples of another shape are left out and counted. It takes
 for full batches only. An exception may not cross TensorRT's own code, so it is kept and raised when the build has ended.
 """
 

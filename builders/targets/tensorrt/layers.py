@@ -112,7 +112,7 @@ def realised(table: Sequence[Mapping[str, Any]], precision: str, high: Sequence[
 
 
 def prove(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what the engine realised; `kept_high` names the nodes that the graph stage left high.
+    """Return what the engine realised; `kept_high` names the nodes that the graph stage left in FP32.
 
     A plan whose weighted layers are all fused into opaque ones is recorded as 'opaque' and not refused: nothing in it can
     be read, and its evidence is size and speed against fp32 (``python -m builders bench``).
@@ -136,7 +136,7 @@ def prove(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequen
 
 
 def counts(row: Mapping[str, Any], high: Sequence[str]) -> bool:
-    """Return whether the precision of a row counts: it is weighted, and holds no node that is kept high.
+    """Return whether the precision of a row counts: it is weighted, and contains no node kept in FP32.
 
     TensorRT joins the names of what it fuses by ' + '.
     """
