@@ -48,8 +48,8 @@ def environment(model: str, runs: Path, repository: Path, server_file: Path, **s
         "runs": str(runs),
         "repository": str(repository.resolve()),
         "server_file": str(server_file),
+        "page": "off",  # nobody reads the page of a single measurement, and drawing it takes a second
     }
-    fixed["page"] = "off"  # the page of a single measurement is not needed, and drawing it takes a second
     others = {name: value for name, value in os.environ.items() if not name.startswith("PLANWRIGHT_")}
     return {**others, **{f"PLANWRIGHT_{name.upper()}": value for name, value in {**fixed, **settings}.items()}}
 
