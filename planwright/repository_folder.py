@@ -14,6 +14,7 @@ A command that builds always reads a config.yaml, so a server that runs here nev
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from planwright.errors import Fault, MachineError
@@ -46,8 +47,8 @@ def require_repository(
     folder, why = _located(given, server_file, config)
     if folder.is_dir():
         return folder
-    build = f"python builders/build_all.py --config {config}" if config else "python builders/build_all.py"
-    fix = f"{build}, or name the repository with --repository"
+    flag = f" --config {shlex.quote(str(config))}" if config else ""
+    fix = f"python builders/build_all.py{flag}, or name the repository with --repository"
     raise MachineError(Fault("there is no model repository", str(folder), why, fix))
 
 

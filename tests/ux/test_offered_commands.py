@@ -22,7 +22,9 @@ from tests._project import ROOT, Project
 from tests.ux._offered import offered
 
 OFFERED = offered()
-PROSE = re.compile(r" (?:says|goes|makes|adds|again|on a machine|needs|compares|which|with|or|and)\b.*| \(.*|\{\}?\)?$")
+PROSE = re.compile(
+    r" (?:says|goes|makes|continues|adds|again|on a machine|needs|compares|which|with|or|and)\b.*| \(.*|\{\}?\)?$"
+)
 # not run here: what needs TensorFlow's packages, or a container engine (tests/deploy runs the compose files where there is one)
 ELSEWHERE = ("python -m tf2onnx", "pip install tf2onnx", "docker ", "pip install --no-deps -r constraints/autocast.txt")
 
