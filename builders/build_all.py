@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--until", metavar="STAGE", choices=pipeline.NAMES, default="publish", help=f"last stage: {names}")
     p.add_argument("--from", dest="start", metavar="STAGE", choices=pipeline.NAMES, default="export",
-                   help="first stage; the outputs of earlier ones are used as they are")  # fmt: skip
+                   help="first stage; the outputs of earlier ones are reused")  # fmt: skip
     p.add_argument("--plan", action="store_true", help="show what would be done and why, and do nothing")
     p.add_argument("--force", action="store_true", help="run every stage, even if nothing changed")
     p.add_argument(

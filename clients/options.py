@@ -163,12 +163,12 @@ def check_choices(*, model: Any, url: Any, protocol: Any, shared_memory: Any) ->
     if url is not None and not isinstance(url, str):
         raise invalid_argument("url", url, "write host:port, such as localhost:8000")
     if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise InvalidRequest(Fault(f"there is no protocol {printable(protocol)}", fix="use http or grpc"))
+        raise InvalidRequest(Fault(f"unknown protocol {printable(protocol)}", fix="use http or grpc"))
     if shared_memory is not None and (
         not isinstance(shared_memory, str) or shared_memory not in get_args(SharedMemory)
     ):
         raise InvalidRequest(
-            Fault(f"there is no shared memory {printable(shared_memory)}", fix="use system, cuda, or None")
+            Fault(f"unknown shared_memory value {printable(shared_memory)}", fix="use system, cuda, or None")
         )
 
 

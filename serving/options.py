@@ -167,7 +167,7 @@ def _faults(options: ServeOptions, repositories: int) -> list[Fault]:
         faults.append(Fault("--load-model needs explicit mode", why=why, fix=fix))
     repeated = {port for port in options.ports if options.ports.count(port) > 1}
     fix = "give each endpoint its own port"
-    return faults + [Fault(f"port {port} is given twice", fix=fix) for port in sorted(repeated)]
+    return faults + [Fault(f"port {port} is specified twice", fix=fix) for port in sorted(repeated)]
 
 
 def _port(text: str) -> int:

@@ -50,7 +50,7 @@ def add_to(commands: Any) -> Any:
         "--rounds", type=int, default=3, help="times that every setting is measured, in turn (default: %(default)s)"
     )
     bench.add_argument(
-        "--torch", nargs="?", const=",".join(VARIANTS), default="", metavar="eager,compile", help="PyTorch beside them"
+        "--torch", nargs="?", const=",".join(VARIANTS), default="", metavar="eager,compile", help="also measure PyTorch"
     )
     bench.add_argument("--torch-python", default=sys.executable, metavar="PYTHON", help="interpreter that has PyTorch")
     bench.set_defaults(main=run)

@@ -66,14 +66,18 @@ def search(job: Job, say: Callable[[str], None]) -> Found:
             fix = "loosen accept, or use fp16"
             raise StageError(
                 "graph",
-                Fault(f"{job.model.name} misses its gate with every node high", job.model.where("accept"), fix=fix),
+                Fault(
+                    f"{job.model.name} fails its accuracy thresholds even with every node kept in FP32",
+                    job.model.where("accept"),
+                    fix=fix,
+                ),
             )
         before, after = _cosine(trial.checks([])), _cosine(trial.checks(ranked[:count]))
         return Found(ranked[:count], _cost(graph, ranked[:count], everything), before, after, errors)
 
 
 class _Trial:
-    """Quantizes with some nodes high and answers the golden samples."""
+    """Quantizes with some nodes kept in FP32 and answers the golden samples."""
 
     def __init__(self, job: Job, graph: Path, folder: Path) -> None:
         self._job, self._graph, self._target = job, graph, folder / "trial.onnx"

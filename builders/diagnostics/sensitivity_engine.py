@@ -64,13 +64,17 @@ def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
             builds += bool(count)
             failed = [check for check in trial.checks(folder) if not check.passed]
             say(
-                f"{job.model.name:<16} {count} nodes high on {job.target.key()}: {'misses' if failed else 'meets'} the gate"
+                f"{job.model.name:<16} {count} nodes in FP32 on {job.target.key()}: {'misses' if failed else 'meets'} the gate"
             )
             if not failed:
                 break
             if count == len(ranked):
                 why = f"output '{failed[0].output}': {failed[0].reason}"
-                fault = Fault(f"{job.model.name} misses its gate with every node high", job.model.where("accept"), why)
+                fault = Fault(
+                    f"{job.model.name} fails its accuracy thresholds even with every node kept in FP32",
+                    job.model.where("accept"),
+                    why,
+                )
                 raise StageError("engine", fault)
             count = min(max(2 * count, count + 1), len(ranked))
         speeds = trial.speeds([plain, folder])

@@ -70,7 +70,7 @@ def _fault(path: Path, place: str, tensor: str) -> Fault | None:
     if not file.is_file():
         return Fault(f"the weights file {file} is missing", str(path), why, "copy it beside the graph, under that name")
     if file.is_symlink():
-        fix = "replace the link by a copy of the file"
+        fix = "replace the link with a copy of the file"
         return Fault(
             f"the weights file {file} is a symbolic link", str(path), f"{why}, which ONNX does not follow", fix
         )

@@ -85,7 +85,7 @@ def _differing(before: Any, now: Any) -> list[str]:
 def _stuck(published: Published, older: bool) -> Fault:
     served = published.served()
     why = f"versions on disk: {', '.join(map(str, published.versions()))}; " + (
-        "none of the older ones is whole" if older else "none is older"
+        "all older versions are incomplete" if older else "none is older"
     )
-    what = f"{published.folder.name} cannot go back from version {served[-1] if served else 0}"
+    what = f"{published.folder.name} cannot roll back version {served[-1] if served else 0}"
     return Fault(what, str(published.folder), why, "build the earlier state again from its config.yaml")

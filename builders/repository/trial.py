@@ -285,11 +285,9 @@ def _log_tail(server: ServerInfo) -> str:
 
 def _no_server(job: Job, error: MachineError) -> Fault:
     fault = error.faults[0]
-    fix = f"make setup; or publish without it: {job.model.build_command('--no-trial-load')}"
+    fix = f"make setup; or publish without a trial load: {job.model.build_command('--no-trial-load')}"
     why = "\n".join(filter(None, [fault.what, fault.why]))
-    return Fault(
-        "the trial load needs a server, and none starts here", why=why, fix=fix, check="python -m serving --help"
-    )
+    return Fault("the trial load could not start a server", why=why, fix=fix, check="python -m serving --help")
 
 
 def _refused(job: Job, why: str) -> Fault:
@@ -298,9 +296,9 @@ def _refused(job: Job, why: str) -> Fault:
 
 
 def _unanswered(job: Job, why: str) -> Fault:
-    what = f"{job.model.name} loads in the server found here, and does not answer its golden samples; nothing was published"
+    what = f"{job.model.name} loads, but its answers do not match the golden samples; nothing was published"
     return Fault(what, serve_check.place_of(job.model, why), why, _fix(job), job.model.build_command())
 
 
 def _fix(job: Job) -> str:
-    return f"correct config.yaml according to the server's message; or publish it as it is: {job.model.build_command('--no-trial-load')}"
+    return f"correct config.yaml according to the server's message; or publish anyway with: {job.model.build_command('--no-trial-load')}"

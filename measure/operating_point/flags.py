@@ -54,7 +54,7 @@ def preferred(text: str) -> tuple[Numbers, ...]:
     read = numbers("--preferred", "preferred batch sizes", '"none;4,8"', 1 << 16)
     found = [() if part.strip() == "none" else tuple(sorted(read(part))) for part in text.split(";")]
     if len(set(found)) < len(found):
-        why = "an alternative is given twice"
+        why = "an alternative is specified twice"
         raise SpecError(Fault(f"--preferred {text}", why=why, fix='--preferred "none;4,8"'))
     return tuple(found)
 

@@ -72,6 +72,8 @@ def report(runs: Path, output: str) -> dict[str, Any]:
     """
     found = next(runs.glob("*/report.json"), None)
     if found is None:
-        raise StageError("load", Fault("the load left no report", why="\n".join(output.splitlines()[-5:]), fix=TRY))
+        raise StageError(
+            "load", Fault("the load test wrote no report", why="\n".join(output.splitlines()[-5:]), fix=TRY)
+        )
     value: dict[str, Any] = read_json(found)
     return value

@@ -128,7 +128,7 @@ def _load(record: Record, row: Row) -> str:
 def _warn(record: Record) -> None:
     if len(record.rows) > 1:
         console.warn(
-            f"{record.where} measured several models or protocols at once: the first column is what this one had of the load, "
+            f"{record.where} measured several models or protocols at once: the first column is this model's share of the load, "
             "and the server's times are over all protocols"
         )
 

@@ -80,7 +80,7 @@ def _failures(row: ModelFigures) -> Iterator[str]:
 def _never_sent(load: LoadFigures) -> Iterator[str]:
     if load.unsent:
         yield (
-            f"{load.unsent} of {load.due} requests were due and never sent, not even after the load had ended: the server does "
+            f"{load.unsent} of {load.due} requests were never sent, even after the load ended: the server does "
             "not keep up with this rate, or there are too few connections (--users)"
         )
 
@@ -108,7 +108,7 @@ def _client(report: RunReport) -> Iterator[str]:
     server_busy = max((row.busy_share for row in report.server.values()), default=None)
     if client.cpu_share > BUSY and server_busy is None:
         yield (
-            f"{LOUD}, or the server is: the client used {client.cpu_share:.0%} of a core, and how busy the server was is not known; "
+            f"{LOUD}, or the server is: the client used {client.cpu_share:.0%} of a core, and server utilization is unknown; "
             "use locust --processes, or read the rates as a lower bound"
         )
     elif client.cpu_share > BUSY and server_busy is not None and server_busy < SERVER_BUSY:
@@ -134,7 +134,10 @@ def _counted(report: RunReport) -> Iterator[str]:
         if rows and theirs > ours + unknown:
             yield f"{model}: the server counted {theirs} answers, the client {ours}: is another client sending requests?"
         elif rows and theirs < ours and not changes:
-            yield f"{model}: the server counted {theirs} answers, the client {ours}: was it loaded again, or is it one of several servers?"
+            yield (
+                f"{model}: the server counted {theirs} answers, the client {ours}: "
+                "was the model reloaded, or is this one of several servers behind a load balancer?"
+            )
 
 
 def _offered(report: RunReport) -> Iterator[str]:

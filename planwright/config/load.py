@@ -190,7 +190,7 @@ class _Loader:
     def _model(self, name: str) -> ModelSpec | None:
         merged = self._merged(name, ())
         if not re.match(_NAME, name):
-            why = "the server passes the name to a shell, and folders are named after it"
+            why = "the server uses the name in a shell command, and folders are named after it"
             fix = f"use letters, digits, . _ -, at most {LONGEST_NAME} of them"
             self._fault(f"'{name}' is not a valid model name", ("models", name), why, fix)
             return None

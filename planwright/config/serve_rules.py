@@ -127,8 +127,8 @@ def _instances(config: Any) -> Iterator[Broken]:
         if group.count < 0:
             yield (*loc, "count"), f"count is {group.count}", "a model needs at least one instance", "count: 1"
         if not _SHELL_SAFE.fullmatch(group.name):
-            why = "the server passes it to a shell"
-            yield (*loc, "name"), f"the name '{group.name}' is not safe", why, "use letters, digits, . _ -"
+            what, why = f"the name '{group.name}' contains unsafe characters", "the server uses it in a shell command"
+            yield (*loc, "name"), what, why, "use letters, digits, . _ -"
         for number, profile in enumerate(group.profile):
             if not profile.isdigit():
                 why = "a profile is given by its number, as a string"

@@ -61,7 +61,7 @@ REJECTED = [
     ("no instances", "instance_group:\n- count: 0", 2, "count is 0"),
     ("fewer instances", "instance_group:\n- count: -1", 2, "count is -1"),
     ("all passive", "instance_group:\n- passive: true", 2, "every instance is passive"),
-    ("name for a shell", "instance_group:\n- name: a b", 2, "is not safe"),
+    ("name for a shell", "instance_group:\n- name: a b", 2, "unsafe"),
     ("kind", "instance_group:\n- kind: CPU", 2, "does not fit"),
     ("second devices", "instance_group:\n- secondary_devices: [{kind: KIND_NVDLA}]", 2, "for the tensorrt target only"),
     ("resource without a name", "instance_group:\n- rate_limiter:\n    resources:\n    - {count: 1}", 4, "no name"),

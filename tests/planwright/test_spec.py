@@ -41,7 +41,7 @@ def model(*lines: str) -> str:
 # what is written → what the error must say, with the line
 MISTAKES = [
     ("broken yaml", "version: 1\nmodels: {a: [}\n", "not valid YAML", 2),
-    ("two keys", model("precision: fp32", "precision: fp32"), "'precision' is given twice", 6),
+    ("two keys", model("precision: fp32", "precision: fp32"), "'precision' is specified twice", 6),
     ("unknown key", model("precison: fp32"), "did you mean 'precision'?", 5),
     ("unknown top key", "version: 1\nmodles: {}\nmodels: {d: {source: zoo/digits}}\n", "did you mean 'models'?", 2),
     ("wrong type", model("export: {opset: '17'}"), "valid integer", 5),
@@ -112,8 +112,8 @@ def test_a_key_that_is_given_twice_hides_no_other_mistake(tmp_path: Path) -> Non
     ])  # fmt: skip
     said = faults(tmp_path, text)
     for line, words in (
-        (5, "did you mean 'precision'?"), (7, "the key 'serve' is given twice"), (6, "priority_level"), (8, "the key 'models' is given twice"),
-        (9, "did you mean 'zoo/digits'?"), (10, "the key 'rate' is given twice"), (10, "did you mean 'users'?"),
+        (5, "did you mean 'precision'?"), (7, "'serve' is specified twice"), (6, "priority_level"), (8, "'models' is specified twice"),
+        (9, "did you mean 'zoo/digits'?"), (10, "'rate' is specified twice"), (10, "did you mean 'users'?"),
     ):  # fmt: skip
         assert words in said
         assert f"config.yaml:{line}" in said
