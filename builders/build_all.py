@@ -32,9 +32,7 @@ from planwright.errors import (  # noqa: E402
     Fault,
     MachineError,
     PlanwrightError,
-    SpecError,
     StageError,
-    did_you_mean,
 )
 from planwright.files import HashCache  # noqa: E402
 from planwright.repository_folder import repository_folder  # noqa: E402
@@ -76,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
     target, reason = choose(args.target, needs_engine=not args.plan and args.until not in ("export", "graph"))
     console.say(f"target {target}: {reason}")
     select = [*args.models, *args.random_weights]
-    spec = load_spec(args.config, target, select=select, further=serve_check.from_file)
+    flags = {name: f"--random-weights {name}" for name in args.random_weights}
+    spec = load_spec(args.config, target, select=select, flags=flags, further=serve_check.from_file)
     jobs = _jobs(args, spec)
     if args.plan:
         options = BuildOptions(args.until, args.start, args.force)
@@ -91,11 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
-    names, random = spec.names(), args.random_weights
-    unknown = [n for n in random if n not in names]
-    if unknown:
-        faults = (Fault(f"--random-weights {n}: no such model", fix=did_you_mean(n, names)) for n in unknown)
-        raise SpecError(*faults)
+    random = args.random_weights
     chosen = [m for m in spec.models if m.name in (args.models or random) or not args.models and m.enabled]
     build = _build_folder(args, spec)
     try:

@@ -157,9 +157,9 @@ def check_choices(*, model: Any, url: Any, protocol: Any, shared_memory: Any) ->
         InvalidRequest: One of them is invalid.
     """
     if not isinstance(model, str) or not model:
-        raise invalid_argument("the model's name", model, "name a model that the server serves")
+        raise invalid_argument("model name", model, "name a model that the server serves")
     if not _is_utf8(model):
-        raise invalid_argument("the model's name", model, "give text that UTF-8 can encode")
+        raise invalid_argument("model name", model, "give text that UTF-8 can encode")
     if url is not None and not isinstance(url, str):
         raise invalid_argument("url", url, "write host:port, such as localhost:8000")
     if not isinstance(protocol, str) or protocol not in PROTOCOLS:
@@ -195,7 +195,7 @@ def printable(value: Any) -> str:
 
 def invalid_argument(what: str, value: Any, fix: str) -> InvalidRequest:
     """An argument is invalid."""
-    return InvalidRequest(Fault(f"{what} is {printable(value)}", fix=fix))
+    return InvalidRequest(Fault(f"invalid {what}: {printable(value)}", fix=fix))
 
 
 def unreadable_mapping(what: str, error: Exception) -> InvalidRequest:

@@ -105,7 +105,9 @@ class _Model:
         path = folder / "golden.npz"
         outputs = {output for group in Golden.load(path).groups for output in group.outputs}
         if outputs != {tensor.name for tensor in engine.outputs}:
-            yield self._found("the golden samples are of another model", path, f"they hold {sorted(outputs)}", force)
+            yield self._found(
+                "the golden samples belong to a different model", path, f"they hold {sorted(outputs)}", force
+            )
 
     def _tensors(self, kind: str, config: Any, declared: Any, actual: Iterable[TensorSpec]) -> Iterator[Finding]:
         from tritonclient.grpc import model_config_pb2

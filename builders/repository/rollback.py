@@ -58,9 +58,9 @@ def rollback(repository: Path, model: str) -> RollbackResult:
             lost = integrity.config_damage(published.folder, ())
             raise PlanwrightError(*(integrity.fault(model, each) for each in lost))
         known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
-        raise SpecError(
-            Fault(f"there is no published model '{model}'", str(repository), fix=did_you_mean(model, known))
-        )
+        nothing = f"nothing is published yet; run python builders/build_all.py {model}"
+        fix = did_you_mean(model, known) if known else nothing
+        raise SpecError(Fault(f"there is no published model '{model}'", str(repository), fix=fix))
     now = revisions.read(published.folder)
     before, config = published.served(), published.config()
     state = now.earlier() if now is not None else None

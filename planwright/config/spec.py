@@ -339,7 +339,9 @@ class ScenarioSpec(_Frozen):
     ] = "1"
     check: Annotated[float | None, Field(ge=0, le=1, description="share of answers that are checked")] = None
     warmup_s: Annotated[_Seconds, Field(description="seconds at the start that do not count")] = 1.0
-    wait_s: Annotated[_Seconds, Field(description="closed loop: seconds a user rests between requests")] = 0.0
+    wait_s: Annotated[
+        _Seconds, Field(description="closed loop: think time, the seconds a user waits between requests")
+    ] = 0.0
     length_s: Annotated[
         float, Field(ge=0, le=86400, description="closed loop: seconds that count, after the warm-up; 0 for no limit")
     ] = 0.0

@@ -73,6 +73,7 @@ REJECTED = [
     ("parameter by its value", "parameters:\n  threads: 4", 2, "does not fit"),
     ("parameter of a number", "parameters:\n  threads: {string_value: 4}", 2, "does not fit"),
     ("parameter of Planwright", 'parameters:\n  planwright_fixed_batch: {string_value: "4"}', 2, "planwright_fixed_batch"),
+    ("parameter of Planwright, with a value of another kind", "parameters:\n  planwright_x: 1", 2, "'planwright_x' is reserved"),
     ("accelerator", "optimization:\n  execution_accelerators:\n    cpu_execution_accelerator: [{name: openvino}]", 2, "no effect"),
     ("cache by its value", "response_cache: true", 1, "does not fit"),
     ("no list", "instance_group: {count: 1}", 1, "does not fit"),

@@ -142,7 +142,7 @@ def test_everything_is_reported_at_once(tmp_path: Path, taken: int, monkeypatch:
         (["--model-control-mode=explicit", "--load-model=ader"], "there is no model 'ader' to load"),
         (["--model-repository=other"], "more than one model repository"),
         (["--http-port=7", "--grpc-port=7"], "port 7 is specified twice"),
-        (["--http-port=70000"], "argument --http-port: 70000 is not a port (1 to 65535)"),
+        (["--http-port=70000"], "argument --http-port: invalid port: '70000' (must be 1 to 65535)"),
         (["adder"], "unexpected argument 'adder'"),
     ],
 )
