@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     doctor.add_command(commands)
     check = commands.add_parser("lint", help="check that engine, config.pbtxt and config.yaml agree; needs no server")
-    check.add_argument("--config", type=Path, default=Path("config.yaml"))
+    check.add_argument("--config", type=Path, default=Path("config.yaml"), help="what was built (default: %(default)s)")
     back = commands.add_parser("rollback", help="undo the last publish: serve what was served before")
     back.add_argument("model", metavar="MODEL")
     check.add_argument("--repository", type=Path, help="where models are published (default: beside the config)")
@@ -62,7 +62,7 @@ def _lint(args: argparse.Namespace) -> int:
     findings = list(lint(jobs, folder))
     if findings:
         rows = [(f.model, f.what, f.where, f.why, f.fix) for f in findings]
-        console.table("lint", ["model", "what", "where", "why", "fix"], rows)
+        console.table("lint", ["model", "problem", "where", "why", "fix"], rows)
     for note in notes(folder):
         console.say(f"note: {note}")
     console.say(f"{len(findings)} disagreements")

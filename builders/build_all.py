@@ -26,7 +26,7 @@ from builders.targets import choose, get_target  # noqa: E402
 from planwright import console  # noqa: E402
 from planwright.config.load import load_spec  # noqa: E402
 from planwright.config.spec import RepositorySpec  # noqa: E402
-from planwright.errors import EXIT_OK, Fault, MachineError, SpecError, StageError, did_you_mean  # noqa: E402
+from planwright.errors import EXIT_OK, Fault, MachineError, StageError  # noqa: E402
 from planwright.files import HashCache  # noqa: E402
 from planwright.repository_folder import repository_folder  # noqa: E402
 
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--target", choices=["auto", "onnxruntime", "tensorrt"], default="auto", help="engine to build (default: auto)")
     add("--until", metavar="STAGE", choices=pipeline.NAMES, default="publish", help=f"last stage: {names}")
     add("--from", dest="start", metavar="STAGE", choices=pipeline.NAMES, default="export",
-        help="first stage; the outputs of earlier ones are used as they are")  # fmt: skip
+        help="first stage; the outputs of earlier ones are reused")  # fmt: skip
     add("--plan", action="store_true", help="show what would be done and why, and do nothing")
     add("--force", action="store_true", help="run every stage, even if nothing changed")
     add("--verify-hashes", action="store_true", help="hash every file again instead of trusting size and time")
@@ -62,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
     target, reason = choose(args.target, needs_engine=not args.plan and args.until not in ("export", "graph"))
     console.say(f"target {target}: {reason}")
     select = [*args.models, *args.random_weights]
-    spec = load_spec(args.config, target, select=select, further=serve_check.from_file)
+    flags = {name: f"--random-weights {name}" for name in args.random_weights}
+    spec = load_spec(args.config, target, select=select, flags=flags, further=serve_check.from_file)
     jobs = _jobs(args, spec)
     if args.plan:
         options = BuildOptions(args.until, args.start, args.force)
@@ -78,11 +79,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _jobs(args: argparse.Namespace, spec: RepositorySpec) -> list[Job]:
-    names, random = spec.names(), args.random_weights
-    unknown = [n for n in random if n not in names]
-    if unknown:
-        faults = (Fault(f"--random-weights {n}: no such model", fix=did_you_mean(n, names)) for n in unknown)
-        raise SpecError(*faults)
+    random = args.random_weights
     chosen = [m for m in spec.models if m.name in (args.models or random) or not args.models and m.enabled]
     build = _build_folder(args, spec)
     try:

@@ -48,7 +48,7 @@ def add_command(commands: Any) -> None:
 
 def _main(args: argparse.Namespace) -> int:
     checks = list(examine())
-    console.table("doctor", ["point", "status", "found", "fix"], [(c.point, c.status, c.found, c.fix) for c in checks])
+    console.table("doctor", ["check", "status", "found", "fix"], [(c.point, c.status, c.found, c.fix) for c in checks])
     if args.json:
         console.emit_json([asdict(check) for check in checks])
     return EXIT_MACHINE if any(check.status == FAIL for check in checks) else EXIT_OK

@@ -13,14 +13,14 @@ from itertools import groupby
 from pathlib import Path
 
 from planwright import console, repository_folder
-from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, did_you_mean
+from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, SpecError, did_you_mean
 from planwright.repository_folder import require_repository
 from planwright.server_info import SERVER_FILE
 
 from . import published
-from .addresses import addresses
+from .addresses import Addresses, address, addresses
 from .errors import ConnectionFailed, InvalidRequest, ModelUnavailable
-from .infer_command import FORMS, jsonable, read_inputs, readable
+from .infer_command import FORMS, jsonable, read_inputs, readable, require_file
 from .model import TritonModel
 from .options import PROTOCOLS, TRANSPORTS
 from .validate import SKIPPED, ValidationRow, condensed, first_failures, show, summaries, validate
@@ -66,14 +66,24 @@ def main(argv: Sequence[str]) -> int:
         raise MachineError(*error.faults) from None
 
 
+def _addresses(args: argparse.Namespace) -> Addresses:
+    """Return the server's addresses; a flag that is not an address is bad usage."""
+    try:
+        found = addresses(args.url, args.grpc_url, args.server_file)
+        address(found.http, "http"), address(found.grpc, "grpc")
+    except InvalidRequest as error:
+        raise SpecError(*error.faults) from None
+    return found
+
+
 def _validate(args: argparse.Namespace) -> int:
+    where = _addresses(args)
     folder = require_repository(args.repository, args.server_file, config=args.config)
     names = published.select(folder, args.models)
     rows: list[ValidationRow] = []
     gone: ConnectionFailed | None = None
     try:
         transports, batches = args.transport or list(TRANSPORTS), args.batch or ()
-        where = addresses(args.url, args.grpc_url, args.server_file)
         found = validate(folder, names, transports, where, batches, trust=args.trust_repository)
         for _, group in groupby(found, lambda row: row.stage):
             _report_progress(_collect(group, rows), args.verbose)
@@ -127,7 +137,8 @@ def _fault(row: ValidationRow, args: argparse.Namespace) -> Fault:
 
 
 def _infer(args: argparse.Namespace) -> int:
-    where = addresses(args.url, args.grpc_url, args.server_file)
+    where = _addresses(args)
+    require_file(args.file)
     url = where.grpc if args.protocol == "grpc" else where.http
     with TritonModel(args.model, url, protocol=args.protocol, allow_nan=True) as model:
         try:

@@ -106,5 +106,5 @@ def _without_scheme(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if separator and scheme not in _SCHEMES:
         fix = "use http, https, grpc, grpcs, or host:port alone"
-        raise InvalidRequest(Fault(f"'{url}' has the scheme {scheme}", fix=fix))
+        raise InvalidRequest(Fault(f"unsupported scheme '{scheme}' in '{url}'", fix=fix))
     return (rest if separator else url).rstrip("/")

@@ -78,7 +78,7 @@ def sendable(model: str, name: str, array: Array, *, allow_nan: bool) -> tuple[A
     try:
         array = np.asarray(array, order="C")
     except MemoryError as error:
-        what, fix = f"{model}: input '{name}' does not fit into memory", "send smaller batches"
+        what, fix = f"{model}: input '{name}' is too large for memory", "send smaller batches"
         raise InvalidRequest(Fault(what, why=str(error), fix=fix)) from None
     return array, [] if allow_nan else _nan_faults(model, name, array)
 

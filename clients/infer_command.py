@@ -23,14 +23,22 @@ FORMS = "an image, .npy (one input), .npz (one array per input), .json ({input: 
 TOP = 5
 
 
-def read_inputs(path: Path, info: ModelInfo) -> Arrays:
-    """Return one sample (no batch axis) from a file.
+def require_file(path: Path) -> None:
+    """Check the file before a server is called.
 
     Raises:
-        InvalidRequest: The file is missing, of an unknown type, or does not fit the model.
+        InvalidRequest: The file is missing.
     """
     if not path.is_file():
         raise InvalidRequest(Fault(f"there is no file {path}", fix=f"name {FORMS}"))
+
+
+def read_inputs(path: Path, info: ModelInfo) -> Arrays:
+    """Return one sample (no batch axis) from a file that exists.
+
+    Raises:
+        InvalidRequest: The file is of an unknown type, or does not fit the model.
+    """
     try:
         found = _read(path, info)
     except PlanwrightError:

@@ -341,7 +341,7 @@ class PreparedRequest:
             InvalidRequest: The other client has another model or protocol, or memory would be shared.
         """
         if not isinstance(model, TritonModel):
-            raise option_rules.invalid_argument("the other client", model, "give a TritonModel")
+            raise option_rules.invalid_argument("client", model, "give a TritonModel")
         own = self._model
         if (model.model, model.version, model.protocol) != (own.model, own.version, own.protocol):
             what = "a prepared request fits its own model and protocol only"

@@ -154,15 +154,15 @@ def check_choices(*, model: Any, url: Any, protocol: Any, shared_memory: Any) ->
         InvalidRequest: One of them is invalid.
     """
     if not isinstance(model, str) or not model:
-        raise invalid_argument("the model's name", model, "name a model that the server serves")
+        raise invalid_argument("model name", model, "name a model that the server serves")
     if not _is_utf8(model):
-        raise invalid_argument("the model's name", model, "give text that UTF-8 can encode")
+        raise invalid_argument("model name", model, "give text that UTF-8 can encode")
     if url is not None and not isinstance(url, str):
         raise invalid_argument("url", url, "write host:port, such as localhost:8000")
     if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise InvalidRequest(Fault(f"there is no protocol {printable(protocol)}", fix="use http or grpc"))
+        raise InvalidRequest(Fault(f"unknown protocol {printable(protocol)}", fix="use http or grpc"))
     if shared_memory is not None and (not isinstance(shared_memory, str) or shared_memory not in SHARED_MEMORIES):
-        what, fix = f"there is no shared memory {printable(shared_memory)}", "use system, cuda, or None"
+        what, fix = f"unknown shared_memory value {printable(shared_memory)}", "use system, cuda, or None"
         raise InvalidRequest(Fault(what, fix=fix))
 
 
@@ -189,7 +189,7 @@ def printable(value: Any) -> str:
 
 def invalid_argument(what: str, value: Any, fix: str) -> InvalidRequest:
     """An argument is invalid."""
-    return InvalidRequest(Fault(f"{what} is {printable(value)}", fix=fix))
+    return InvalidRequest(Fault(f"invalid {what}: {printable(value)}", fix=fix))
 
 
 def unreadable_mapping(what: str, error: Exception) -> InvalidRequest:

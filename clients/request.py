@@ -147,7 +147,7 @@ def named(info: ModelInfo, args: Args, inputs: Inputs) -> Mapping[str, Any]:
         raise InvalidRequest(Fault(f"{info.name} takes {len(names)} inputs", why=why, fix="pass them by name"))
     both = [name for name in names[: len(args)] if name in inputs]
     if both:
-        raise InvalidRequest(Fault(f"input '{both[0]}' is given twice", fix="pass it by name or by position"))
+        raise InvalidRequest(Fault(f"input '{both[0]}' is specified twice", fix="pass it by name or by position"))
     return {**dict(zip(names, args, strict=False)), **inputs}
 
 

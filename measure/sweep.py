@@ -57,6 +57,9 @@ class SweepResult:
 
 
 def main(args: argparse.Namespace) -> int:
+    flags.check_load(args)
+    if not 1 <= args.users <= 4096:
+        raise SpecError(Fault(f"invalid value for --users: {args.users}", fix="give a number from 1 to 4096"))
     args.repository = flags.repository(args)
     published.select(args.repository, [args.model])
     build = build_of(args.repository, args.model)
@@ -87,9 +90,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace, base: ServingSetting, build: dict[str, Any]) -> list[ServingSetting]:
-    flags.check_load(args)
-    if not 1 <= args.users <= 4096:
-        raise SpecError(Fault(f"--users {args.users}", fix="give a number from 1 to 4096"))
     axes = (args.instances, args.max_batch, args.queue_delay_us, args.preferred, args.cuda_graphs)
     settings = serving_setting.grid(base, *axes)
     serving_setting.check(settings, base, build, args.batch)

@@ -108,8 +108,20 @@ def fail(error: PlanwrightError) -> int:
     return error.exit_code
 
 
+class _Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """Commands whose own `--help` begins with the sentence that the list of commands shows."""
+
+    def add_parser(self, name: str, **given: Any) -> Any:
+        text = str(given["help"])
+        return super().add_parser(name, **{"description": f"{text[:1].upper()}{text[1:]}.", **given})
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose usage errors are `SpecError` (exit code 2), reported as faults."""
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.register("action", "parsers", _Commands)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing argparse's usage."""

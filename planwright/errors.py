@@ -97,14 +97,14 @@ def missing_package(name: str) -> MachineError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``did you mean 'x'?`` for a near miss, else the known words.
+    """Return ``did you mean 'x'?`` for a near miss, else the available words.
 
     Example:
         >>> did_you_mean("precison", ["precision", "batch"])
         "did you mean 'precision'?"
         >>> did_you_mean("zzz", ["b", "a"])
-        'known: a, b'
+        'available: a, b'
     """
     options: Sequence[str] = sorted(known)
     close = difflib.get_close_matches(word, options, n=1)
-    return f"did you mean '{close[0]}'?" if close else "known: " + (", ".join(options) or "none")
+    return f"did you mean '{close[0]}'?" if close else "available: " + (", ".join(options) or "none")

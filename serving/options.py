@@ -154,14 +154,13 @@ def _faults(options: ServeOptions, repositories: int) -> list[Fault]:
         faults.append(Fault("--load-model needs explicit mode", why=why, fix=fix))
     repeated = {port for port in options.ports if options.ports.count(port) > 1}
     fix = "give each endpoint its own port"
-    return faults + [Fault(f"port {port} is given twice", fix=fix) for port in sorted(repeated)]
+    return faults + [Fault(f"port {port} is specified twice", fix=fix) for port in sorted(repeated)]
 
 
 def _port(text: str) -> int:
-    number = int(text)
-    if not 0 < number < 65536:
-        raise argparse.ArgumentTypeError(f"{number} is not a port (1 to 65535)")
-    return number
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"invalid port: '{text}' (must be 1 to 65535)")
+    return int(text)
 
 
 def _passed_on(words: Sequence[str]) -> tuple[list[str], list[Fault]]:

@@ -106,7 +106,7 @@ def _model_faults(model: ModelFolder) -> list[Fault]:
 
 def _unsafe(what: str, where: str, fix: str) -> Fault:
     fix = f"{fix}: letters, digits, . _ - and / only"
-    return Fault(f"{what} is not safe", where, "this server passes it to a shell", fix)
+    return Fault(f"{what} contains unsafe characters", where, "this server uses it in a shell command", fix)
 
 
 def chosen(options: ServeOptions) -> list[ModelFolder]:

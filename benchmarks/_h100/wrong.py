@@ -28,9 +28,9 @@ MODEL = "digits_fp32"
 def wrong(step: BenchmarkStep) -> None:
     faults: list[tuple[str, list[str], dict[str, str], int, str]] = [
         ("an operator that TensorRT lacks", command("no_such_op"), {}, 1, "operator that TensorRT lacks"),
-        ("a precision that the engine lacks", command("digits_bf16"), {}, 1, "the precision is not there"),
+        ("a precision that the engine lacks", command("digits_bf16"), {}, 1, "does not support the precision"),
         ("the GPU hidden", command(MODEL), {"CUDA_VISIBLE_DEVICES": ""}, 3, "needs a CUDA device"),
-        ("a plan of a version other than the server's", _paired(), {}, 1, "another TensorRT"),
+        ("a plan of a version other than the server's", _paired(), {}, 1, "different TensorRT"),
     ]
     for fault in faults:
         _check(step, *fault)

@@ -31,7 +31,9 @@ grpc.experimental.gevent.init_gevent()
 SETTINGS = settings.read({**os.environ, "PLANWRIGHT_CHECK": "0"})
 RUN = run.Run(SETTINGS)
 RUN.listen(events)
-events.init.add_listener(lambda environment, **_: user_selection.choose(environment, SETTINGS.weighted))
+events.init.add_listener(
+    lambda environment, **_: user_selection.choose(environment, SETTINGS.weighted, SETTINGS.unready)
+)
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 
 

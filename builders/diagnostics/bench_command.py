@@ -54,7 +54,7 @@ def add_to(commands: Any) -> Any:
         const=",".join(VARIANTS),
         default="",
         metavar=",".join(VARIANTS),
-        help="PyTorch beside them",
+        help="also measure PyTorch",
     )
     add("--torch-python", default=sys.executable, metavar="PYTHON", help="interpreter that has PyTorch")
     bench.set_defaults(main=run)
@@ -63,10 +63,11 @@ def add_to(commands: Any) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     batches, streams = (numbers(flag, text) for flag, text in (("--batch", args.batch), ("--streams", args.streams)))
+    variants = _variants(args.torch)
     target = target_of("bench", args.target, fix="use --target onnxruntime, or a machine with a GPU and TensorRT")
     jobs = [job_of(args, name, target) for name in args.models]
     with ExitStack() as stack:
-        subjects = [_engine(job) for job in jobs] + _torch(args, jobs, stack)
+        subjects = [_engine(job) for job in jobs] + _torch(args, variants, jobs, stack)
         settings = [BenchSetting(batch, count, not args.no_graphs) for batch in batches for count in streams]
         cases = [(subject, setting) for subject in subjects for setting in settings]
         found: list[list[Figures]] = [[] for _ in cases]
@@ -86,12 +87,16 @@ def _engine(job: Job) -> Subject:
     return Subject(job.model.name, here, job.model.precision, measure)
 
 
-def _torch(args: argparse.Namespace, jobs: list[Job], stack: ExitStack) -> list[Subject]:
-    """Return one subject per source, variant and precision; models that share a source are one in PyTorch."""
-    variants = [part for part in args.torch.split(",") if part]
+def _variants(text: str) -> list[str]:
+    variants = [part for part in text.split(",") if part]
     unknown = [part for part in variants if part not in VARIANTS]
     if unknown:
-        raise SpecError(Fault(f"--torch is '{args.torch}'", fix=f"give some of {', '.join(VARIANTS)}"))
+        raise SpecError(Fault(f"invalid value for --torch: '{text}'", fix=f"use one or more of {', '.join(VARIANTS)}"))
+    return variants
+
+
+def _torch(args: argparse.Namespace, variants: list[str], jobs: list[Job], stack: ExitStack) -> list[Subject]:
+    """Return one subject per source, variant and precision; models that share a source are one in PyTorch."""
     if not variants:
         return []
     from builders.diagnostics.bench_torch import TorchBench

@@ -20,7 +20,9 @@ from planwright.repository_folder import repository_folder
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", type=Path, default=Path("config.yaml"))
+    command.add_argument(
+        "--config", type=Path, default=Path("config.yaml"), help="what was built (default: %(default)s)"
+    )
     command.add_argument("--build", type=Path, help="where intermediate files are (default: build beside the config)")
     console.add_json_flag(command)
 
@@ -68,4 +70,6 @@ def numbers(flag: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise SpecError(Fault(f"{flag} is '{text}'", fix="give whole numbers, such as 1,8,32")) from None
+        raise SpecError(
+            Fault(f"invalid value for {flag}: '{text}'", fix="give comma-separated integers, such as 1,8,32")
+        ) from None

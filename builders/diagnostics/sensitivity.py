@@ -64,7 +64,10 @@ def search(job: Job, say: Callable[[str], None]) -> Found:
         ranked = sorted(errors, key=lambda node: -errors[node])
         count = _fewest(lambda number: all(c.passed for c in trial.checks(ranked[:number])), len(ranked))
         if count is None:
-            what, fix = f"{name} misses its gate with every node in FP32", "loosen accept, or use fp16"
+            what, fix = (
+                f"{name} fails its accuracy thresholds even with every node kept in FP32",
+                "loosen accept, or use fp16",
+            )
             raise StageError("graph", Fault(what, job.model.where("accept"), fix=fix))
         before, after = _cosine(trial.checks([])), _cosine(trial.checks(ranked[:count]))
         return Found(ranked[:count], _cost(graph, ranked[:count], everything), before, after, errors)
@@ -144,7 +147,7 @@ def confirm(job: Job, found: Found, say: Callable[[str], None]) -> Confirmed:
                 break
             if count == len(ranked):
                 why = f"output '{failed[0].output}': {failed[0].reason}"
-                what = f"{job.model.name} misses its gate with every node in FP32"
+                what = f"{job.model.name} fails its accuracy thresholds even with every node kept in FP32"
                 raise StageError("engine", Fault(what, job.model.where("accept"), why))
             count = min(max(2 * count, count + 1), len(ranked))
         speeds = trial.speeds([plain, folder])

@@ -27,7 +27,7 @@ from planwright.tensors import TensorSpec
 Kind = Literal["dynamic", "fixed", "none"]
 PROBED = (1, 2, 3)  # enough to distinguish a batch from a constant, a multiple and a length that depends on the content
 USUAL = 8  # samples of one run if any number will do
-_NONE = "'batch: none' serves the model as it is, one tensor set per request"
+_NONE = "'batch: none' serves it without batching, one request at a time"
 _ROW = "give the output one row per sample"
 UNMIXED = f"remove what mixes the batch axis (a mean, a softmax or a norm over axis 0, a branch that depends on the batch); {_NONE}"
 _CLOSE = 0.05  # relative error below which a difference may be acceptable to the model's users
@@ -223,7 +223,7 @@ def _explained(probe: Probe, name: str, lengths: Mapping[int, int], *, constant:
     if len(set(lengths.values())) == 1 and len(lengths) > 1:
         length = next(iter(lengths.values()))
         baked = facts.baked_reshapes(probe.model, name)[:1] if probe.model is not None else []
-        why = f"its length is {length} whatever the batch: a constant, or a shape fixed in the graph"
+        why = f"its length is {length} regardless of batch size: a constant, or a shape fixed in the graph"
         fits = length in lengths and not constant
         return "; ".join([why, *baked]), _fixed(length) if fits else f"{_ROW}; {_NONE}"
     ratio = next(iter(ratios))

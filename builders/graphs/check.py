@@ -40,12 +40,12 @@ def load_checked(path: Path) -> Any:
     except StageError:
         raise
     except Exception as error:  # protobuf and onnx share no error class
-        fix = "the file is truncated or not ONNX: write it again"
+        fix = "the file is truncated or not ONNX: re-export it"
         raise StageError("onnx", Fault("not a complete ONNX file", str(path), reason(error), fix)) from None
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # checker and shape inference raise unrelated classes
-        fault = Fault("the graph is not valid ONNX", str(path), reason(error), "write it again", command(path))
+        fault = Fault("the graph is not valid ONNX", str(path), reason(error), "re-export it", command(path))
         raise StageError("onnx", fault) from None
     return model
 

@@ -66,7 +66,7 @@ def _fault(path: Path, place: str, tensor: str) -> Fault | None:
     if not file.is_file():
         return Fault(f"the weights file {file} is missing", str(path), why, "copy it beside the graph, under that name")
     if file.is_symlink():
-        fix, why = "replace the link by a copy of the file", f"{why}, which ONNX does not follow"
+        fix, why = "replace the link with a copy of the file", f"{why}, which ONNX does not follow"
         return Fault(f"the weights file {file} is a symbolic link", str(path), why, fix)
     return None
 

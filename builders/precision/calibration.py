@@ -79,7 +79,7 @@ def _require_fit(source: Source, sample: Any, first: Sample, index: int) -> None
 def _none_left(job: Job, samples: Samples) -> Fault:
     given = len(samples.calibration)
     why = f"all {given} are golden samples too" if given else f"all {len(samples.golden)} samples are golden samples"
-    fix = "provide more samples, or lower 'samples.golden': the other samples calibrate"
+    fix = "provide more samples, or lower 'samples.golden': samples not used as golden samples are used for calibration"
     return Fault(f"{job.model.precision} has no calibration samples", job.model.where("samples"), why, fix)
 
 

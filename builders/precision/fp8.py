@@ -122,5 +122,5 @@ def _raised(job: Job, model: Any) -> Any:
 
 
 def _nothing(job: Job) -> Fault:
-    why = f"no convolution or product has a range, {LEAST_CHANNELS} channels in and out and one group, or keep_fp32 excludes them all"
+    why = f"no convolution or matmul has a calibration range, at least {LEAST_CHANNELS} input and output channels and groups=1, or keep_fp32 excludes them all"
     return Fault(f"no node of {job.model.name} can run in fp8", job.model.where("precision"), why, "use fp16 or int8")

@@ -36,7 +36,7 @@ def others(job: Job) -> dict[str, Path]:
             fix = f"on a GPU of compute capability {capability}: {job.model.build_command('--until', 'verify')}; then copy build/ here"
             faults.append(Fault(what, str(plan), why, fix))
         elif read_tensors(folder) != read_tensors(job.compile_folder):
-            what, why = f"the plan for {capability} has other tensors", "it was built from another graph"
+            what, why = f"the plan for {capability} has different inputs or outputs", "it was built from another graph"
             faults.append(Fault(what, str(plan), why, "build it again"))
         else:
             found[name] = plan

@@ -77,7 +77,7 @@ class _Model:
                 yield from self._version(version, config)
         if self.job is None:
             fix = "remove the folder, or add the model to config.yaml"
-            yield self._found("config.yaml has no such model", self.folder, "it is served all the same", fix)
+            yield self._found("config.yaml has no such model", self.folder, "Triton would still serve it", fix)
         elif not any(each.path.name == BUILD for each in damaged):
             yield from self._policy(self.job, config)
 
@@ -89,7 +89,7 @@ class _Model:
         folder, force = self.folder / str(version), f"{self.rebuild} --force"
         build = self.published.build(version)
         if not build:
-            why = "nothing says what it was built from"
+            why = "so its origin is unknown"
             yield self._found(f"version {version} has no build.json", folder, why, force)
             return
         try:
@@ -102,7 +102,9 @@ class _Model:
         path = folder / "golden.npz"
         outputs = {output for group in Golden.load(path).groups for output in group.outputs}
         if outputs != {tensor.name for tensor in engine.outputs}:
-            yield self._found("the golden samples are of another model", path, f"they hold {sorted(outputs)}", force)
+            yield self._found(
+                "the golden samples belong to a different model", path, f"they hold {sorted(outputs)}", force
+            )
 
     def _tensors(self, kind: str, config: Any, declared: Any, actual: Iterable[TensorSpec]) -> Iterator[Finding]:
         from tritonclient.grpc import model_config_pb2

@@ -145,7 +145,7 @@ def _disk(job: Job, error: OSError) -> Fault:
     remove = f"remove the folder {error.filename2 or error.filename}"
     fixes = {errno.ENOSPC: "free some disk space", errno.EISDIR: remove}
     why, fix = error.strerror or str(error), fixes.get(error.errno or 0, "make the repository writable")
-    what = "cannot publish; what was served stays served"
+    what = "cannot publish; the served version is unchanged"
     return Fault(what, str(job.repository), why, fix, "python -m builders doctor")
 
 

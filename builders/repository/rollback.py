@@ -47,7 +47,8 @@ def rollback(repository: Path, model: str) -> RollbackResult:
             raise PlanwrightError(*(integrity.fault(model, each) for each in lost))
         known = [path.parent.name for path in repository.glob(f"*/{CONFIG}")]
         what = f"there is no published model '{model}'"
-        raise SpecError(Fault(what, str(repository), fix=did_you_mean(model, known)))
+        nothing = f"nothing is published yet; run python builders/build_all.py {model}"
+        raise SpecError(Fault(what, str(repository), fix=did_you_mean(model, known) if known else nothing))
     now = revisions.read(published.folder)
     before, config = published.served(), published.config()
     state = now.earlier() if now is not None else None
@@ -71,7 +72,7 @@ def _differing(before: Any, now: Any) -> list[str]:
 
 def _stuck(published: Published, older: bool) -> Fault:
     served = published.served()
-    none = "none of the older ones is whole" if older else "none is older"
+    none = "all older versions are incomplete" if older else "none is older"
     why = f"versions on disk: {', '.join(map(str, published.versions()))}; {none}"
-    what = f"{published.folder.name} cannot go back from version {served[-1] if served else 0}"
+    what = f"{published.folder.name} cannot roll back version {served[-1] if served else 0}"
     return Fault(what, str(published.folder), why, "build the earlier state again from its config.yaml")

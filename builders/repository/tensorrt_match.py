@@ -29,7 +29,7 @@ def check(job: Job) -> None:
     )
     raise StageError(
         "publish",
-        Fault(f"{job.model.name} was built by another TensorRT than the server has", f"{job.server.where}  server.tensorrt: {there}",
+        Fault(f"{job.model.name} was built with a different TensorRT version than the server's", f"{job.server.where}  server.tensorrt: {there}",
               f"the plan is of TensorRT {here}, {image} has {there}", fix, "python -m builders doctor"),
     )  # fmt: skip
 

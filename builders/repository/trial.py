@@ -181,7 +181,7 @@ class TrialServer:
             why = str(error)
             if ServerInfo.read(self._folder / "server.json") is None:
                 why = f"the server ended while it answered: {_log_tail(server)}"
-            failure = "loads in the server found here, and does not answer its golden samples"
+            failure = "loads, but its answers do not match the golden samples"
             raise _failed(job, failure, why) from None
         finally:
             answers.close()
@@ -261,14 +261,14 @@ def _log_tail(server: ServerInfo) -> str:
 
 def _no_server(job: Job, error: MachineError) -> Fault:
     fault = error.faults[0]
-    fix = f"make setup; or publish without it: {job.model.build_command('--no-trial-load')}"
+    fix = f"make setup; or publish without a trial load: {job.model.build_command('--no-trial-load')}"
     why = "\n".join(filter(None, [fault.what, fault.why]))
-    what = "the trial load needs a server, and none starts here"
+    what = "the trial load could not start a server"
     return Fault(what, why=why, fix=fix, check="python -m serving --help")
 
 
 def _failed(job: Job, failure: str, why: str) -> StageError:
     anyway = job.model.build_command("--no-trial-load")
-    fix = f"correct config.yaml according to the server's message; or publish it as it is: {anyway}"
+    fix = f"correct config.yaml according to the server's message; or publish anyway with: {anyway}"
     what = f"{job.model.name} {failure}; nothing was published"
     return StageError("serve", Fault(what, serve_check.place_of(job.model, why), why, fix, job.model.build_command()))

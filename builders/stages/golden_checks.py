@@ -175,8 +175,8 @@ def check_distinct(job: Job) -> None:
     alike = indistinct(golden, {name: job.model.tolerance(name) for name in golden.groups[0].outputs})
     if alike is not None and alike.fatal:
         outputs = ", ".join(f"'{name}'" for name in golden.groups[0].outputs)
-        why = (f"{math.floor(alike.distinct * 1000) / 10:g}% of the pairs differ by more than twice the tolerance in any of {outputs}, 95% are needed; "
-               f"samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
+        why = (f"only {math.floor(alike.distinct * 1000) / 10:g}% of sample pairs differ by more than twice the tolerance in any of {outputs} "
+               f"(95% required); for example, samples {alike.pair[0]} and {alike.pair[1]} do not")  # fmt: skip
         fault = Fault("the golden samples are too similar to tell apart", job.model.where("accept"), why,
                       "choose more varied golden samples, or tighten 'accept'", job.model.build_command("--until", "verify"))  # fmt: skip
         raise StageError("export", fault)
@@ -187,8 +187,8 @@ def equal_answers(golden: Golden) -> list[str]:
     alike = indistinct(golden, {name: Tolerance() for name in golden.groups[0].outputs})
     if alike is None or alike.fatal or alike.equal < EQUAL_SHARE:
         return []
-    return [f"{alike.equal:.0%} of the golden pairs have equal answers, so an answer swapped with an equal one is not noticed; "
-            "scores beside labels, or more varied golden samples, would tell them apart"]  # fmt: skip
+    return [f"{alike.equal:.0%} of the golden pairs have equal answers, so swapping them would go undetected; "
+            "output scores as well as labels, or use more varied samples"]  # fmt: skip
 
 
 def check_declared(source: Source, model: Any, golden: Golden) -> None:
@@ -215,7 +215,7 @@ def _axis_fault(source: Source, kind: str, name: str, axis: int, fixed: int, see
     what = f"the ONNX file fixes axis {axis} of {kind} '{name}' at {fixed}"
     why = f"the golden samples have {', '.join(map(str, seen))} there"
     if not source.input_names:  # an ONNX file
-        fix = "write the file again with that axis free"
+        fix = "re-export it with that axis free"
         return Fault(what, source.spec.where("file"), why, fix, source.blame.check)
     fix = f"add {{'{name}': {{{axis}: 'length'}}}} to dynamic_axes, and take sizes from x.shape inside forward()"
     return Fault(what, place_of(type(source), "dynamic_axes"), why, fix, source.blame.check)

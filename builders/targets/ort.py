@@ -88,7 +88,7 @@ def open_session(path: Path, *, threads: int = 0, stage: str = "engine", level: 
 def _refused(path: Path, error: Exception) -> Fault:
     text, why = str(error), reason(error)
     if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text:
-        return Fault("not a complete ONNX file", str(path), why, "the file is truncated or not ONNX: write it again")
+        return Fault("not a complete ONNX file", str(path), why, "the file is truncated or not ONNX: re-export it")
     if "is not a registered function/op" in text or "NOT_IMPLEMENTED" in text:
         fix = "export with operators of the standard ONNX domain, or with an older opset"
         return Fault("the graph has an operator that ONNX Runtime lacks", str(path), why, fix)
@@ -106,7 +106,7 @@ def _tensor(item: Any, path: Path) -> TensorSpec:
     except KeyError:
         fix = "cast it in the graph"
         if "map(" in item.type:  # what skl2onnx makes of a classifier's probabilities
-            fix = "write the file again without ZipMap: skl2onnx.to_onnx(model, X, options={id(model): {'zipmap': False}})"
+            fix = "re-export it without ZipMap: skl2onnx.to_onnx(model, X, options={id(model): {'zipmap': False}})"
         fault = Fault(f"'{item.name}' has the type {item.type}", str(path), "Triton has no such tensor type", fix)
         raise StageError("engine", fault) from None
 

@@ -57,7 +57,7 @@ class Model(Source):
     def _require_inputs(self, engine: OrtEngine) -> None:
         if not engine.inputs:
             what, why = f"{self.path.name} has no inputs", "clients would have nothing to send"
-            fix = "make what varies an input of the graph, and write the file again"
+            fix = "make what varies an input of the graph, and re-export it"
             raise StageError("onnx", Fault(what, self.spec.where("file"), why, fix, self.blame.check))
 
     @property
@@ -103,7 +103,7 @@ class Model(Source):
         what, why, check = f"ONNX Runtime fails on {shapes}", reason(error), self.blame.check
         if self.spec.samples.file:
             place = self.spec.where("samples", "file")
-            return Fault(what, place, why, "provide samples that the model takes, or write the file again", check)
+            return Fault(what, place, why, "provide samples that the model takes, or re-export it", check)
         free = [f"{item.name}'s {axis or 'free axis'}" for item in self._inputs for axis in item.free]
         why += "; the inputs are random"
         ways = ["provide real ones with 'samples: file.npz'"]

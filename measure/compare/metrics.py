@@ -88,7 +88,7 @@ def _twice(records: Sequence[Record]) -> list[Fault]:
     faults = []
     for record in records:
         if record.id and record.id in seen:
-            faults.append(Fault("a run is given twice on one side", record.where, fix="name each run once"))
+            faults.append(Fault("a run is specified twice on one side", record.where, fix="name each run once"))
         seen.add(record.id)
     return faults
 
@@ -229,7 +229,7 @@ def _name(pair: dict[str, Any]) -> str:
 
 def _sentence(row: dict[str, Any]) -> str:
     if "unit" not in row:
-        return f"{row['name']} was {row['base']} and is {row['new']}"
+        return f"{row['name']} changed from {row['base']} to {row['new']}"
     return f"{row['name']} {row['word']}, {value_text(row, 'base')} before and {value_text(row, 'new')} now"
 
 

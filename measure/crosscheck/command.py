@@ -30,7 +30,7 @@ SPARE_S = 120.0
 
 
 def add_command(commands: Any) -> None:
-    p = commands.add_parser("referee", help="cross-check our load generator against MLPerf LoadGen")
+    p = commands.add_parser("referee", help="cross-check Planwright's load generator against MLPerf LoadGen")
     p.add_argument("model", metavar="MODEL")
     p.add_argument("--rate", type=float, default=100.0, help="requests per second (default: %(default)s)")
     p.add_argument("--duration-s", type=float, default=20.0, help="length of each run (default: %(default)s)")

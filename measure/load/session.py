@@ -87,7 +87,8 @@ class Payloads:
         self._settings = settings
         self._built: dict[tuple[type, str, str], Prepared] = {}
         self._turn = threading.Lock()
-        self._newest: dict[str, tuple[float, GoldenAnswers | None]] = {}
+        self._newest: dict[str, tuple[float, str]] = {}
+        self._answers: dict[str, GoldenAnswers] = {}
 
     def of(self, scenario: Scenario, name: str, model: TritonModel, *, own: bool) -> Prepared:
         """Return the payloads of a model and the version that answers; `own` makes some for this connection alone."""
@@ -126,13 +127,16 @@ class Payloads:
 
     def switched(self, name: str, model: TritonModel, known: str) -> GoldenAnswers | None:
         """Return the answers of a version that has taken over from `known`; None where that is still the newest one."""
-        read_s, found = self._newest.get(name, (-math.inf, None))
+        read_s, newest = self._newest.get(name, (-math.inf, ""))
         if clock() - read_s > LOOK_AGAIN_S:
-            version = model.versions()[-1]
-            if found is None or found.version.version != version:
-                folder = self._settings.repository
-                found = None if version == known else GoldenAnswers(repository.version(folder, name, version))
-            self._newest[name] = clock(), found
+            newest = model.versions()[-1]
+            self._newest[name] = clock(), newest
+        if newest == known:
+            return None
+        found = self._answers.get(name)
+        if found is None or found.version.version != newest:
+            version = repository.version(self._settings.repository, name, newest)
+            found = self._answers[name] = GoldenAnswers(version)
         return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from locust import LoadTestShape, User, constant, events, tag, task  # isort: skip
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -30,6 +31,8 @@ __all__ = ["SETTINGS", "Infer", "ProfileOfUsers", "tag", "task"]
 
 grpc.experimental.gevent.init_gevent()
 
+for unknown in settings.unknown_variables(os.environ):
+    console.warn(unknown)
 try:
     SETTINGS = settings.read()
 except PlanwrightError as error:
@@ -41,7 +44,9 @@ SHARED = Shared(SETTINGS, RUN.recorder, RUN.checker, Payloads(SETTINGS), RUN.giv
 TURNS: dict[tuple[str, tuple[str, ...]], user_selection.Turns] = {}
 
 RUN.listen(events)
-events.init.add_listener(lambda environment, **_: user_selection.choose(environment, SETTINGS.weighted))
+events.init.add_listener(
+    lambda environment, **_: user_selection.choose(environment, SETTINGS.weighted, SETTINGS.unready)
+)
 
 
 class Infer(User):

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from clients.options import TRANSPORTS
+from measure.load.workers import is_worker
 from planwright import console
-from planwright.errors import Fault, SpecError, did_you_mean
+from planwright.errors import Fault, PlanwrightError, SpecError, did_you_mean
 
 BASE_MODULE = "measure.load.user"
 BY_DEFAULT = ("http", "grpc")  # shared memory works only on the server's own machine
 
 
-def choose(environment: Any, names: Sequence[str]) -> None:
+def choose(environment: Any, names: Sequence[str], unready: PlanwrightError | None = None) -> None:
     """Keep the user classes that were chosen.
 
-    Ends the process with exit code 2 where a tag, or a class's transport or model, is unknown.
+    Ends the process with exit code 2 where a tag, or a class's transport or model, is unknown; then for the reason `unready`
+    for which no load can start.
     """
     options = environment.parsed_options
     wanted, refused = set(getattr(options, "tags", None) or ()), set(getattr(options, "exclude_tags", None) or ())
@@ -32,13 +34,21 @@ def choose(environment: Any, names: Sequence[str]) -> None:
     unknown = sorted((wanted | refused) - set(known))
     if unknown:
         missing = (Fault(f"there is no tag '{tag}'", "--tags", fix=did_you_mean(tag, known)) for tag in unknown)
-        raise SystemExit(console.fail(SpecError(*missing)))
+        _end(environment, SpecError(*missing))
+    if unready is not None:
+        _end(environment, unready)
     named = bool(getattr(options, "user_classes", None))
     faults = [fault for user in environment.user_classes for fault in _faults(user, names)]
     if faults:
-        raise SystemExit(console.fail(SpecError(*faults)))
+        _end(environment, SpecError(*faults))
     users = environment.user_classes
     users[:] = [user for user in users if _wanted(tags_of(user), wanted, refused, named=named)]
+
+
+def _end(environment: Any, error: PlanwrightError) -> NoReturn:
+    """Report an error and end the process; forked workers (--processes) leave the report to their master."""
+    forked = is_worker(environment) and getattr(environment.parsed_options, "processes", None)
+    raise SystemExit(error.exit_code if forked else console.fail(error))
 
 
 def tags_of(user: Any) -> list[str]:

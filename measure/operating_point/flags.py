@@ -32,8 +32,8 @@ def numbers(flag: str, what: str, example: str, high: int) -> Callable[[str], Nu
         except ValueError:
             found = ()
         if not found or any(number < 1 or number > high for number in found) or len(set(found)) < len(found):
-            why = f"{what} are 1 to {high}, each once"
-            raise SpecError(Fault(f"{flag} {text}", why=why, fix=f"{flag} {example}"))
+            why = f"{what} must be distinct integers from 1 to {high}"
+            raise SpecError(Fault(f"invalid value for {flag}: '{text}'", why=why, fix=f"{flag} {example}"))
         return found
 
     return read
@@ -44,8 +44,10 @@ def delays_us(text: str) -> tuple[int | None, ...]:
     parts = [part.strip() for part in text.split(",")]
     bad = [part for part in parts if part != "off" and not (part.isdecimal() and int(part) <= 10_000_000)]
     if bad or len(set(parts)) < len(parts):
-        why = "queue delays are whole microseconds up to 10 s, or off for no dynamic batcher, each once"
-        raise SpecError(Fault(f"--queue-delay-us {text}", why=why, fix="--queue-delay-us off,0,500,2000"))
+        why = "queue delays must be distinct integers of microseconds up to 10 s, or off for no dynamic batcher"
+        raise SpecError(
+            Fault(f"invalid value for --queue-delay-us: '{text}'", why=why, fix="--queue-delay-us off,0,500,2000")
+        )
     return tuple(None if part == "off" else int(part) for part in parts)
 
 
@@ -54,8 +56,8 @@ def preferred(text: str) -> tuple[Numbers, ...]:
     read = numbers("--preferred", "preferred batch sizes", '"none;4,8"', 1 << 16)
     found = [() if part.strip() == "none" else tuple(sorted(read(part))) for part in text.split(";")]
     if len(set(found)) < len(found):
-        why = "an alternative is given twice"
-        raise SpecError(Fault(f"--preferred {text}", why=why, fix='--preferred "none;4,8"'))
+        why = "an alternative is specified twice"
+        raise SpecError(Fault(f"invalid value for --preferred: '{text}'", why=why, fix='--preferred "none;4,8"'))
     return tuple(found)
 
 
@@ -63,7 +65,8 @@ def switches(text: str) -> tuple[bool, ...]:
     """Parse ``off,on``."""
     parts = [part.strip() for part in text.split(",")]
     if not set(parts) <= {"on", "off"} or len(set(parts)) < len(parts):
-        raise SpecError(Fault(f"--cuda-graphs {text}", why="it is off, on, or both", fix="--cuda-graphs off,on"))
+        what, why = f"invalid value for --cuda-graphs: '{text}'", "it must be off, on, or both"
+        raise SpecError(Fault(what, why=why, fix="--cuda-graphs off,on"))
     return tuple(part == "on" for part in parts)
 
 
@@ -141,6 +144,6 @@ def check_load(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if not low <= value <= high:
             flag = "--" + name.replace("_", "-")
-            faults.append(Fault(f"{flag} {value:g}", fix=f"give a number from {low:g} to {high:g}"))
+            faults.append(Fault(f"invalid value for {flag}: {value:g}", fix=f"give a number from {low:g} to {high:g}"))
     if faults:
         raise SpecError(*faults)

@@ -48,7 +48,7 @@ def environment(model: str, runs: Path, repository: Path, server_file: Path, **s
         "runs": str(runs),
         "repository": str(repository.resolve()),
         "server_file": str(server_file),
-        "page": "off",  # nobody reads the page of a single measurement, and drawing it takes a second
+        "page": "off",  # the page of a single measurement is not needed, and drawing it takes a second
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("PLANWRIGHT_")}
     return {**others, **{f"PLANWRIGHT_{name.upper()}": value for name, value in {**fixed, **settings}.items()}}
@@ -72,6 +72,8 @@ def report(runs: Path, output: str) -> dict[str, Any]:
     """
     found = next(runs.glob("*/report.json"), None)
     if found is None:
-        raise StageError("load", Fault("the load left no report", why="\n".join(output.splitlines()[-5:]), fix=TRY))
+        raise StageError(
+            "load", Fault("the load test wrote no report", why="\n".join(output.splitlines()[-5:]), fix=TRY)
+        )
     value: dict[str, Any] = read_json(found)
     return value

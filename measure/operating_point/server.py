@@ -91,7 +91,9 @@ class ConfigurableModel:
             TritonAdmin.of(self.server).load(self.model, config, timeout_s=LOAD_TIMEOUT_S)
         except UnreachableError as error:
             why = f"it does not answer: {error}"
-            raise MachineError(Fault("the server is gone", self.server.http_url, why, "see its log")) from None
+            raise MachineError(
+                Fault("the server stopped responding", self.server.http_url, why, "see its log")
+            ) from None
         except RefusedError as error:
             raise _refused(self.server, self.model, error) from None
 

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     write(args.csv, _text(header, rows).encode())
     for record in (record for record, _ in chosen if len(record.rows) > 1):
         console.warn(
-            f"{record.where} measured several models or protocols at once: the first column is what this one had of the load, "
+            f"{record.where} measured several models or protocols at once: the first column is this model's share of the load, "
             "and the server's times are over all protocols"
         )
     console.say(f"{args.csv}: {console.many(len(rows), 'row')}")

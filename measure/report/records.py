@@ -124,11 +124,11 @@ def _values(path: Path) -> list[Any]:
 
 def _record(where: str, value: Any, instead: str) -> Record | Fault:
     if not isinstance(value, dict) or "schema" not in value or "kind" not in value:
-        why = str(value) if isinstance(value, OSError) else "it is missing, cut short, or something else"
+        why = str(value) if isinstance(value, OSError) else "it is missing, truncated or not a report"
         return Fault("there is no report to read", where, why, _NAME_A_RUN)
     if value["schema"] != SCHEMA_VERSION:
-        why = f"it has schema {value['schema']}, this version reads {SCHEMA_VERSION}"
-        return Fault("the report is of another version", where, why, "measure again with this version")
+        why = f"it has schema {value['schema']}; this version supports {SCHEMA_VERSION}"
+        return Fault("the report has an unsupported schema version", where, why, "measure again with this version")
     if value["kind"] != "run":
         why = f"it is the report of a {value['kind']}"
         return Fault("the report is not that of a run", where, why, instead)
@@ -137,7 +137,7 @@ def _record(where: str, value: Any, instead: str) -> Record | Fault:
     except ValidationError as error:
         first = error.errors()[0]
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
-        return Fault("the report is not whole", where, why, "measure again, or name another run")
+        return Fault("the report is invalid", where, why, "measure again, or name another run")
     return Record(where, value, {(row.model, row.protocol): _row(run, row) for row in run.models})
 
 

@@ -37,7 +37,7 @@ def verdict(report: RunReport, *, stopped_by: str, lost_server: bool, steady: bo
         failures += _failures(row)
     if report.load.unsent:
         failures.append(
-            f"{report.load.unsent} of {report.load.due} requests were due and never sent, not even after the load had ended: the "
+            f"{report.load.unsent} of {report.load.due} requests were never sent, even after the load ended: the "
             "server does not keep up with this rate, or there are too few connections (--users)"
         )
     uncertain = [*_client(report), *_counted(report), *_offered(report), *_checking(report.client)]
@@ -95,7 +95,7 @@ def _client(report: RunReport) -> Iterator[str]:
     server_busy = max((row.busy_share for row in report.server.values()), default=None)
     if client.cpu_share > BUSY and server_busy is None:
         yield (
-            f"{LOUD}, or the server is: the client used {client.cpu_share:.0%} of a core, and how busy the server was is not known; "
+            f"{LOUD}, or the server is: the client used {client.cpu_share:.0%} of a core, and server utilization is unknown; "
             "use locust --processes, or read the rates as a lower bound"
         )
     elif client.cpu_share > BUSY and (server_busy or 0.0) < SERVER_BUSY:
@@ -121,7 +121,10 @@ def _counted(report: RunReport) -> Iterator[str]:
         if rows and theirs > ours + unknown:
             yield f"{model}: the server counted {theirs} answers, the client {ours}: is another client sending requests?"
         elif rows and theirs < ours and not changes:
-            yield f"{model}: the server counted {theirs} answers, the client {ours}: was it loaded again, or is it one of several servers?"
+            yield (
+                f"{model}: the server counted {theirs} answers, the client {ours}: "
+                "was the model reloaded, or is this one of several servers behind a load balancer?"
+            )
 
 
 def _offered(report: RunReport) -> Iterator[str]:

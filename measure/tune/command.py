@@ -138,11 +138,15 @@ class Tuner:
 
 
 def main(args: argparse.Namespace) -> int:
+    _check_flags(args)
     args.repository = flags.repository(args)
     published.select(args.repository, [args.model])
     build = build_of(args.repository, args.model)
     slo = tune_slo.parse(args.slo) if args.slo else tune_slo.of_model(args.repository / args.model, build)
-    _check(args, published_setting(args.repository, args.model), build)
+    settings = serving_setting.grid(
+        base := published_setting(args.repository, args.model), args.instances, args.max_batch, args.queue_delay_us
+    )
+    serving_setting.check(settings, base, build, args.batch)
     if args.write:
         from measure.tune import write_config
 
@@ -290,16 +294,16 @@ def _best_of(search: Search, setting: ServingSetting | None) -> Candidate | None
     return min(trials, key=lambda trial: trial.latency_us).candidate if trials else None
 
 
-def _check(args: argparse.Namespace, base: ServingSetting, build: dict[str, Any]) -> None:
-    """Refuse a bad command line before a server is started."""
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse a bad command line before anything published is looked at."""
     flags.check_load(args)
+    if args.slo:
+        tune_slo.parse(args.slo)
     faults = []
     if args.points < 2:
         why = "two are taken by Triton's defaults and the published setting"
-        faults.append(Fault(f"--points {args.points}", why=why, fix="--points 12"))
+        faults.append(Fault(f"invalid value for --points: {args.points}", why=why, fix="--points 12"))
     if not 0 < args.minutes <= 24 * 60:
-        faults.append(Fault(f"--minutes {args.minutes:g}", fix="give a number above 0, up to a day"))
+        faults.append(Fault(f"invalid value for --minutes: {args.minutes:g}", fix="give a number above 0, up to a day"))
     if faults:
         raise SpecError(*faults)
-    settings = serving_setting.grid(base, args.instances, args.max_batch, args.queue_delay_us)
-    serving_setting.check(settings, base, build, args.batch)

@@ -47,7 +47,7 @@ def parse(text: str) -> Slo:
     found = _FORM.fullmatch(text)
     if not found or found[1] not in PERCENTILES or not float(found[2]):
         why = f"an SLO is one of {', '.join(PERCENTILES)}, then <, then a time above 0 in us, ms or s"
-        raise SpecError(Fault(f"--slo {text!r} cannot be parsed", why=why, fix='--slo "p99<20ms"'))
+        raise SpecError(Fault(f"invalid value for --slo: {text!r}", why=why, fix='--slo "p99<20ms"'))
     return Slo(found[1], scaled(found[2], _UNITS_US[found[3]]))
 
 

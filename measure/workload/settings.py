@@ -8,7 +8,7 @@ PLANWRIGHT_MODELS       models to load, with weights: ``digits=3,minilm``       
 PLANWRIGHT_ARRIVALS     closed, poisson, constant, or trace:FILE                     (default: closed)
 PLANWRIGHT_RATE         open loop: requests per second, or a profile: docs/loadtest.md(default: 100)
 PLANWRIGHT_USERS        closed loop: a profile of users, instead of locust's --users (default: none)
-PLANWRIGHT_WAIT_S       closed loop: seconds a user rests before its next request    (default: 0)
+PLANWRIGHT_WAIT_S       closed loop: think time: seconds a user waits between requests(default: 0)
 PLANWRIGHT_LENGTH_S     closed loop: seconds that count, after the warm-up           (default: until -t or Ctrl-C)
 PLANWRIGHT_BATCH        samples per request                                          (default: 1)
 PLANWRIGHT_CHECK        share of answers that are checked, 0 to 1                    (default: what 1.2% of the CPU time allows)
@@ -37,8 +37,8 @@ from measure.workload.arrivals import Arrival
 from planwright.config import load_profile, scenario
 from planwright.config.load_profile import Profile
 from planwright.config.spec import ScenarioSpec
-from planwright.errors import Fault, SpecError
-from planwright.repository_folder import require_repository
+from planwright.errors import Fault, PlanwrightError, SpecError, did_you_mean
+from planwright.repository_folder import repository_folder, require_repository
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 
@@ -51,6 +51,8 @@ class Settings:
         scenario: Name of the scenario they started from; empty for none.
         models: The run's models with their weights.
         trace: Arrivals of a trace; empty for other kinds of load.
+        unready: Why no load can start although the settings are valid, such as no published models; reported once the
+            command line is known to be valid.
     """
 
     test: ScenarioSpec
@@ -62,6 +64,7 @@ class Settings:
     http_url: str
     grpc_url: str
     page: bool = True
+    unready: PlanwrightError | None = None
 
     @cached_property
     def open_loop(self) -> bool:
@@ -100,17 +103,28 @@ class Settings:
         return self.test.kind != "trace" and (profile is None or profile.steady)
 
 
+# the variables that are not named as a setting of a scenario; those of the server and its backend are set beside ours
+_OTHERS = ("SCENARIO", "RUNS", "PAGE", "CONFIG", "REPOSITORY", "SERVER_FILE", "URL", "GRPC_URL",
+           "TRITONSERVER_DIR", "SERVER_VENV", "TENSORRT_PLUGINS", "TENSORRT_VERSION_COMPATIBLE")  # fmt: skip
+VARIABLES = tuple(f"PLANWRIGHT_{name.upper()}" for name in (*ScenarioSpec.model_fields, *_OTHERS))
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a warning for each variable that nothing reads, with the nearest one that exists."""
+    unknown = sorted(name for name in environment if name.startswith("PLANWRIGHT_") and name not in VARIABLES)
+    return [f"unknown variable {name}; {did_you_mean(name, VARIABLES)}" for name in unknown]
+
+
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings.
+    """Return the settings; `Settings.unready` carries a problem that is not one of the variables themselves.
 
     Raises:
-        SpecError: A value is not of its kind, or names an unknown model or scenario; all of them at once (exit 2).
-        MachineError: There is no repository (exit 3).
+        SpecError: A value is not of its kind, or names an unknown scenario; all of them at once (exit 2).
     """
     server_file = Path(environment.get("PLANWRIGHT_SERVER_FILE", SERVER_FILE))
     server = ServerInfo.read(server_file)
     given = environment.get("PLANWRIGHT_REPOSITORY")
-    repository = require_repository(Path(given) if given else None, server_file)
+    repository = repository_folder(Path(given) if given else None, server_file)
     name, faults, test = environment.get("PLANWRIGHT_SCENARIO", ""), list[Fault](), ScenarioSpec()
     try:
         test = scenario.read(Path(environment.get("PLANWRIGHT_CONFIG", "config.yaml")), name, environment)
@@ -118,15 +132,22 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         faults += error.faults
     page = environment.get("PLANWRIGHT_PAGE") or "on"
     if page not in ("on", "off"):
-        faults.append(Fault(f"PLANWRIGHT_PAGE is '{page}'", fix="write on or off"))
+        faults.append(Fault(f"PLANWRIGHT_PAGE='{page}' is not a valid value", fix="use on or off"))
     if faults:
         raise SpecError(*faults)
-    models = tuple((each, test.models.get(each, 1)) for each in published.select(repository, list(test.models)))
-    weighted = [each for each, weight in models for _ in range(weight)]
-    file = test.arrivals.partition(":")[2]
+    models: tuple[tuple[str, int], ...] = ()
+    trace: tuple[Arrival, ...] = ()
+    unready: PlanwrightError | None = None
+    try:
+        require_repository(Path(given) if given else None, server_file)
+        models = tuple((each, test.models.get(each, 1)) for each in published.select(repository, list(test.models)))
+        file = test.arrivals.partition(":")[2]
+        weighted = [each for each, weight in models for _ in range(weight)]
+        trace = tuple(arrival_times.read_trace(Path(file), weighted)) if file else ()
+    except PlanwrightError as error:
+        unready = error
     return Settings(
-        test=test, scenario=name, models=models, page=page == "on",
-        trace=tuple(arrival_times.read_trace(Path(file), weighted)) if file else (),
+        test=test, scenario=name, models=models, page=page == "on", trace=trace, unready=unready,
         runs=Path(environment.get("PLANWRIGHT_RUNS", "runs")), repository=repository,
         http_url=environment.get("PLANWRIGHT_URL") or (server.http_url if server else "localhost:8000"),
         grpc_url=environment.get("PLANWRIGHT_GRPC_URL") or (server.grpc_url if server else "localhost:8001"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from planwright.config.spec import (
     unused_fault,
 )
 from planwright.config.yaml_lines import Loc, Located, as_mapping, load_located, overlay
+from planwright.decimals import exact
 from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.files import ROOT
 
@@ -44,7 +45,12 @@ FileCheck = Callable[[ModelSpec, Path], list[Fault]]
 
 
 def load_spec(
-    path: Path, target: Target, *, select: Iterable[str] = (), further: FileCheck | None = None
+    path: Path,
+    target: Target,
+    *,
+    select: Iterable[str] = (),
+    flags: Mapping[str, str] | None = None,
+    further: FileCheck | None = None,
 ) -> RepositorySpec:
     """Read, merge and validate config.yaml for one target.
 
@@ -52,6 +58,7 @@ def load_spec(
         path: The file.
         target: ``onnxruntime`` or ``tensorrt``.
         select: Models whose target rules matter; all enabled ones when empty.
+        flags: The flags that named models, for errors: ``{"digits": "--random-weights digits"}``.
         further: Checks the files of a model, given the model and the folder of config.yaml.
 
     Raises:
@@ -64,7 +71,7 @@ def load_spec(
     server = loader.server()
     loader.scenarios()
     chosen = set(select) or {model.name for model in models if model.enabled}
-    loader.check_selection(chosen)
+    loader.check_selection(chosen, flags or {})
     for model in models:
         if model.name in chosen:
             loader.check_target(model, server)
@@ -117,8 +124,12 @@ class _Loader:
         self.notes = list(_rename(path, root))
         for key in set(as_mapping(root)) - set(_TOP):
             self._fault(f"unknown key '{key}'", (key,), fix=did_you_mean(key, _TOP))
-        if root.get("version") is None or root.plain().get("version") != 1:
+        version = root.plain().get("version")
+        if version is None:
             self._fault("the file must state its format version", ("version",), fix="begin with 'version: 1'")
+        elif version != 1:
+            what = f"unsupported config version {version}; this release supports version 1"
+            self._fault(what, ("version",), fix="begin with 'version: 1'")
 
     def _fault(self, what: str, loc: Loc, why: str = "", fix: str = "") -> None:
         place = f"{self.path}:{self.root.line_of(loc)}"
@@ -156,9 +167,13 @@ class _Loader:
         defaults = self.root.get("defaults")
         if defaults is not None:
             self._validate_entry(defaults)
-        entries = as_mapping(self.root.get("models"))
+        node = self.root.get("models")
+        entries = as_mapping(node)
         if not entries:
-            self._fault("config.yaml has no models", ("models",), fix="add one below 'models:', see docs/config.md")
+            what = f"{self.path.name} has no models"
+            if node is not None and node.value is not None and not isinstance(node.value, dict):
+                what = "'models' must be a mapping of model names to settings"
+            self._fault(what, ("models",), fix="add one below 'models:', see docs/config.md")
         found = (self._model(name) for name in entries)
         return [model for model in found if model is not None]
 
@@ -189,7 +204,7 @@ class _Loader:
     def _model(self, name: str) -> ModelSpec | None:
         merged = self._merged(name, ())
         if not re.match(_NAME, name):
-            why = "the server passes the name to a shell, and folders are named after it"
+            why = "the server uses the name in a shell command, and folders are named after it"
             fix = f"use letters, digits, . _ -, at most {LONGEST_NAME} of them"
             self._fault(f"'{name}' is not a valid model name", ("models", name), why, fix)
             return None
@@ -218,11 +233,14 @@ class _Loader:
         parent = node.get("extends")
         base = _expanded(self.root.value["defaults"]) if "defaults" in self.root.value else None
         if parent is not None:
-            known = [other for other in entries if other != name]
-            if parent.value not in known or parent.value in seen:
-                circle = parent.value in seen
-                why = "models extend each other in a circle" if circle else did_you_mean(str(parent.value), known)
-                self._fault(f"cannot extend '{parent.value}'", ("models", name, "extends"), why, "name another model")
+            chain, place = [*seen, name], ("models", name, "extends")
+            known = [other for other in entries if other not in chain]
+            if parent.value in chain:
+                fix = f"extend another model ({', '.join(known)})" if known else "remove one 'extends'"
+                self._fault("circular 'extends'", place, " extends ".join([*chain, str(parent.value)]), fix)
+                return None
+            if parent.value not in known:
+                self._fault(f"cannot extend '{parent.value}'", place, fix=did_you_mean(str(parent.value), known))
                 return None
             base = self._merged(str(parent.value), (*seen, name))
             if base is not None and base.get("enabled"):
@@ -264,10 +282,11 @@ class _Loader:
         if isinstance(values.get("source"), str):
             self.faults += _source_faults(values, where)
 
-    def check_selection(self, chosen: set[str]) -> None:
+    def check_selection(self, chosen: set[str], flags: Mapping[str, str]) -> None:
         known = list(as_mapping(self.root.get("models")))
         for name in sorted(chosen - set(known)):
-            self.faults.append(Fault(f"there is no model '{name}' in {self.path}", fix=did_you_mean(name, known)))
+            what, where = f"there is no model '{name}' in {self.path}", flags.get(name, "")
+            self.faults.append(Fault(what, where, fix=did_you_mean(name, known)))
 
     def check_target(self, model: ModelSpec, server: ServerSpec) -> None:
         """Add the faults of a model that come from this target, server or version."""
@@ -348,6 +367,9 @@ _FORMS: dict[str, Any] = {"loadtest": ScenarioSpec, "server": ServerSpec}
 def explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
     """Turn one pydantic error into (what, fix) in the words of the file."""
     key = str(loc[-1]) if loc else ""
+    subject = f"weight of '{key}'" if loc[:-1] == ("models",) else f"'{key}'"
+    shown = "nothing" if item["input"] is None else repr(item["input"])
+    given = "" if isinstance(item["input"], dict | list) else f"; got {shown}"
     if item["type"] == "extra_forbidden":
         return f"unknown key '{key}'", did_you_mean(key, _known_keys(loc[:-1], form))
     if item["type"] == "missing":
@@ -356,12 +378,52 @@ def explain(item: Any, loc: Loc, form: Any) -> tuple[str, str]:
         return f"'{key}': {item['msg']}", str(item["ctx"]["fix"])
     if item["type"] == "string_pattern_mismatch":
         words = re.findall(r"[a-z]+(?=[|:)])", item["ctx"]["pattern"])
-        fix = did_you_mean(str(item["input"]), words) if words else f"it must match {item['ctx']['pattern']}"
+        fix = f"use {_field(loc, form).description}" if words else f"it must match {item['ctx']['pattern']}"
         return f"'{key}' cannot be {item['input']!r}", fix
+    if item["type"] == "literal_error":
+        return f"{subject} must be {item['ctx']['expected']}{given}", f"use {item['ctx']['expected']}"
+    for bound, comparison in _BOUNDS.items():
+        if bound in item.get("ctx", {}):
+            limit = f"{comparison} {exact(item['ctx'][bound])}"
+            return f"{subject} must be {limit}{given}", f"use a number that is {limit}"
+    kind, example = _KINDS.get(item["type"].partition("_")[0], ("", ""))
+    if kind:
+        field = _field(loc, form)
+        default = getattr(field, "default", None)
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            example = f"{kind}, such as {exact(default)}"
+        return f"{subject} must be {kind}{_range(field)}{given}", f"use {example or kind}"
     message = str(item["msg"]).removeprefix("Value error, ")
-    given = "" if isinstance(item["input"], dict | list) else f", not {item['input']!r}"
-    fix = "choose a value within the limit" if item["type"].endswith("than_equal") else "write a value of that type"
-    return f"'{key}': {message[0].lower()}{message[1:]}{given}", fix
+    return f"{subject}: {message[0].lower()}{message[1:]}{given}", "see docs/config.md"
+
+
+# the beginning of pydantic's error type -> what a value must be, an example
+_KINDS = {
+    "int": ("an integer", ""), "float": ("a number", "a number, such as 0.05"),
+    "finite": ("a finite number", ""), "bool": ("true or false", ""), "string": ("text", ""),
+    "list": ("a list", "a list: [...]"), "dict": ("a mapping", "a mapping: {key: ...}"), "model": ("a mapping", "a mapping: {key: ...}"),
+}  # fmt: skip
+_BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less than"}
+
+
+def _range(field: Any) -> str:
+    """Return `` between 0 and 1`` for a field with both limits."""
+    limits = {
+        name: getattr(each, name)
+        for each in getattr(field, "metadata", ())
+        for name in ("ge", "le")
+        if hasattr(each, name)
+    }
+    return f" between {exact(limits['ge'])} and {exact(limits['le'])}" if len(limits) == 2 else ""
+
+
+def _field(loc: Loc, form: Any) -> Any:
+    """Return pydantic's description of a field of `form`, None where `loc` names something else."""
+    found: Any = None
+    for part in loc:
+        found = getattr(form, "model_fields", {}).get(part)
+        form = getattr(found, "annotation", None)
+    return found
 
 
 def _known_keys(loc: Loc, form: Any) -> list[str]:

@@ -63,4 +63,6 @@ def _fault(item: Mapping[str, object], given: Mapping[str, str]) -> Fault:
     loc = item["loc"]
     assert isinstance(loc, tuple)
     why, fix = explain(item, loc, ScenarioSpec)
-    return Fault(f"{_variable(loc[0])} is '{given[loc[0]]}'", why=why, fix=fix)
+    repeats = item["type"] == "string_pattern_mismatch"
+    what = f"{_variable(loc[0])}='{given[loc[0]]}' is not a valid value"
+    return Fault(what, why="" if repeats else why, fix=fix)

@@ -115,7 +115,7 @@ def _value_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fa
         yield from _map_faults(value, field, loc, where)
     elif _repeated(field):
         if not isinstance(value, list):
-            yield _wrong_type(loc, where, f"it is a list, not {value!r}", "put it in brackets: [...]")
+            yield _wrong_type(loc, where, f"expected a list, got {value!r}", "put it in brackets: [...]")
             return
         for index, item in enumerate(value):
             if message is None:
@@ -139,15 +139,17 @@ def _one_message(value: Any, message: Any, loc: Loc, where: Where) -> Iterator[F
         return
     example = message.fields[0].name if message.fields else ""
     fix = f'write {{string_value: "{value}"}}' if example == "string_value" else f"write a mapping: {{{example}: ...}}"
-    yield _wrong_type(loc, where, f"it is a mapping, not {value!r}", fix)
+    yield _wrong_type(loc, where, f"expected a mapping, got {value!r}", fix)
 
 
 def _map_faults(value: Any, field: Any, loc: Loc, where: Where) -> Iterator[Fault]:
     if not isinstance(value, dict):
-        yield _wrong_type(loc, where, f"it is a mapping, not {value!r}", "write a mapping: {key: ...}")
+        yield _wrong_type(loc, where, f"expected a mapping, got {value!r}", "write a mapping: {key: ...}")
         return
     message = field.message_type.fields_by_name["value"].message_type
     for key, item in value.items():
+        if loc == ("serve", "parameters") and str(key).startswith("planwright_"):
+            continue  # reserved: see `serve_rules`
         if message is not None and item is not None:
             yield from _one_message(item, message, (*loc, key), where)
         placeholder = {} if message is not None else item

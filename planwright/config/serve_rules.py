@@ -30,7 +30,9 @@ def faults(serve: Mapping[str, Any], where: Where) -> list[Fault]:
     """Return the rules that `serve` breaks whatever the model is."""
     config = readable(serve)
     rules = (_priorities, _ordering, _sequence, _instances, _resources, _metrics, _warm_ups, _others)
-    return _located([*(broken for rule in rules for broken in rule(config)), *_zero_counts(serve)], where)
+    return _located(
+        [*(broken for rule in rules for broken in rule(config)), *_zero_counts(serve), *_reserved(serve)], where
+    )
 
 
 def batch_faults(serve: Mapping[str, Any], max_batch: int, where: Where) -> list[Fault]:
@@ -127,8 +129,8 @@ def _instances(config: Any) -> Iterator[Broken]:
         if group.count < 0:
             yield (*loc, "count"), f"count is {group.count}", "a model needs at least one instance", "count: 1"
         if not _SHELL_SAFE.fullmatch(group.name):
-            why = "the server passes it to a shell"
-            yield (*loc, "name"), f"the name '{group.name}' is not safe", why, "use letters, digits, . _ -"
+            what, why = f"the name '{group.name}' contains unsafe characters", "the server uses it in a shell command"
+            yield (*loc, "name"), what, why, "use letters, digits, . _ -"
         for number, profile in enumerate(group.profile):
             if not profile.isdigit():
                 why = "a profile is given by its number, as a string"
@@ -182,7 +184,12 @@ def _others(config: Any) -> Iterator[Broken]:
     if config.model_transaction_policy.decoupled:
         why = "such a model may send any number of answers to a request, which HTTP and the clients here do not support"
         yield ("model_transaction_policy", "decoupled"), "decoupled models are not supported", why, "remove it"
-    for key in sorted(config.parameters):
+
+
+def _reserved(serve: Mapping[str, Any]) -> Iterator[Broken]:
+    """Find reserved names whatever the type of their values, which `serve_fields` leaves unchecked."""
+    parameters = serve.get("parameters")
+    for key in sorted(map(str, parameters)) if isinstance(parameters, dict) else ():
         if key.startswith("planwright_"):
             why = "clients and reports read what a build writes there"
             yield ("parameters", key), f"the parameter '{key}' is reserved for Planwright", why, "choose another name"

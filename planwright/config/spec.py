@@ -306,7 +306,9 @@ class ScenarioSpec(_Frozen):
     batch: Annotated[_Batches, Field(description="samples per request; several with weights: 1=8,16=2")] = "1"
     check: Annotated[float | None, Field(ge=0, le=1, description="share of answers that are checked")] = None
     warmup_s: Annotated[_Seconds, Field(description="seconds at the start that do not count")] = 1.0
-    wait_s: Annotated[_Seconds, Field(description="closed loop: seconds a user rests between requests")] = 0.0
+    wait_s: Annotated[
+        _Seconds, Field(description="closed loop: think time, the seconds a user waits between requests")
+    ] = 0.0
     length_s: Annotated[float, Field(ge=0, le=86400, description="closed loop: seconds that count; 0: no limit")] = 0.0
     timeout_s: Annotated[float, Field(ge=0.001, le=3600, description="limit of one request")] = 60.0
     seed: Annotated[int, Field(ge=0, le=1 << 31, description="of Poisson arrivals")] = 1

@@ -147,7 +147,7 @@ class _NodeReader:
             value = Located(value.value, line if isinstance(value.value, dict | list) else value.line)
             if key in seen:
                 why = f"it is already on line {seen[key]}; YAML would keep only the last"
-                self.twice.append(Fault(f"the key '{key}' is given twice", f"{self.path}:{line}", why, "keep one"))
+                self.twice.append(Fault(f"the key '{key}' is specified twice", f"{self.path}:{line}", why, "keep one"))
             found[key] = overlay(found.get(key), value)
             seen[key] = line
         return found

@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         lambda: one("Reshape", ["N", 5, 4], ["M", 4], "s", init=(SHAPE,)),
         ("axis 0 of output 'y'", "5 rows per sample"),
     ),
-    "constant": (anchors, ("axis 0 of output 'anchors'", "7 whatever the batch")),
+    "constant": (anchors, ("axis 0 of output 'anchors'", "7 regardless of batch")),
     "baked": (
         lambda: one("Reshape", ["N", 2, 3], ["N", 6], "s", init=(BAKED,)),
         ("axis 0 of output 'y'", "(Reshape) reshapes to [1, -1]", "{fixed: 1}"),
@@ -227,7 +227,7 @@ SAMPLES = [{"x": RNG.normal(size=4).astype(np.float32)} for _ in range(2)]
         (lambda x: x * np.arange(1, len(x) + 1)[:, None], "row 1"),
         (lambda x: x - x.mean(), "neighbours"),
         (lambda x: np.concatenate([x, x]), "2 rows per sample"),
-        (lambda x: x[x[:, 0] > x[:, 0].min() - 1][:1], "1 whatever the batch"),
+        (lambda x: x[x[:, 0] > x[:, 0].min() - 1][:1], "1 regardless of batch"),
         (lambda x: x @ x.T, "axis 1"),
         (lambda x: RNG.normal(size=x.shape), "random"),
         (lambda x: x.sum(), "no batch axis"),

@@ -47,8 +47,9 @@ def test_the_table_has_no_empty_columns(built: Project) -> None:
     ("flags", "code", "words"),
     [
         (("digitz",), 2, "did you mean 'digits'?"),
-        (("digits", "--batch", "one"), 2, "--batch is 'one'"),
-        (("digits", "--torch", "fast"), 2, "give some of eager, compile"),
+        (("digits", "--batch", "one"), 2, "--batch: 'one'"),
+        (("digits", "--torch", "fast"), 2, "eager, compile"),
+        (("digitz", "--torch", "fast"), 2, "--torch: 'fast'"),  # flags are checked before models
         (("digits", "--torch", "eager", "--torch-python", "/bin/false"), 3, "--torch-python PYTHON"),
         (("digits", "--torch", "eager", "--torch-python", "/no/python"), 3, "--torch-python PYTHON"),
         (("digits", "--target", "tensorrt"), 3, "needs a CUDA device"),

@@ -54,7 +54,7 @@ def test_ranges_of_random_inputs() -> None:
 @pytest.mark.parametrize(
     ("options", "fact"),
     [
-        ("{dims: {h: 64}}", "known: H, W, x"),
+        ("{dims: {h: 64}}", ": H, W, x"),
         ("{dims: {N: 64}}", "'N', which is neither an input nor a free axis"),
         ("{dims: {x: [64]}}", "1 sizes, the input 2 free axes"),
         ("{dims: {x: [64, 0]}}", "[64, 0]"),

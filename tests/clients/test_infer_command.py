@@ -113,10 +113,23 @@ def test_an_image_for_a_model_that_takes_none(infer: Any, tmp_path: Path, model:
 
 def test_a_missing_file_an_unknown_model_and_no_server(infer: Any, tmp_path: Path, repository: Path) -> None:
     assert "there is no file" in infer("affine", tmp_path / "nowhere.npy").stderr
-    done = infer("afine", tmp_path / "nowhere.npy")
+    np.save(tmp_path / "here.npy", np.zeros(2, np.float32))
+    done = infer("afine", tmp_path / "here.npy")
     assert (done.returncode, "did you mean 'affine'?" in done.stderr) == (1, True)
-    gone = clients("infer", "affine", tmp_path / "nowhere.npy", "--url", "127.0.0.1:1", "--repository", repository)
+    gone = clients("infer", "affine", tmp_path / "here.npy", "--url", "127.0.0.1:1", "--repository", repository)
     assert (gone.returncode, "python -m serving" in gone.stderr) == (3, True)
+
+
+def test_the_file_is_checked_before_the_server_is_called(tmp_path: Path) -> None:
+    done = clients("infer", "affine", tmp_path / "nowhere.npy", "--url", "127.0.0.1:1")
+    assert (done.returncode, "there is no file" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("flags", [["--url", "ftp://a:1"], ["--url", "a:1", "--grpc-url", "ftp://a:1"]])
+@pytest.mark.parametrize("words", [["infer", "affine", __file__], ["validate"]])
+def test_an_address_that_cannot_be_used_is_bad_usage(words: list[str], flags: list[str]) -> None:
+    done = clients(*words, *flags)
+    assert (done.returncode, "'ftp'" in done.stderr, "grpcs" in done.stderr) == (2, True, True)
 
 
 def test_json_holds_errors_too(infer: Any, tmp_path: Path) -> None:

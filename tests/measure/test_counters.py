@@ -202,7 +202,7 @@ def test_a_busy_client_beside_a_server_without_counters_is_inconclusive() -> Non
     found = {**report(client__cpu_share=0.97), "server": {}, "server_note": "the server's counters cannot be read: why"}
     verdict = judge(found)
     assert verdict.status == "inconclusive"
-    assert "how busy the server was is not known" in verdict.reasons[0]
+    assert "server utilization is unknown" in verdict.reasons[0]
     calm = {**found, "client": {**found["client"], "cpu_share": 0.3}}
     assert judge(calm).status == "pass"
     assert "the server's counters are not known" in run_verdict.passed(typed(calm))

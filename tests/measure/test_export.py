@@ -91,7 +91,7 @@ def mixed() -> dict[str, Any]:
         (mixed(), [], "--model digits --protocol http"),
         (mixed(), ["--model", "digitz", "--protocol", "grpc"], "did you mean '--model digits --protocol grpc'?"),
         ({**report(1, seconds=2), "kind": "sweep"}, [], "no place for the settings of a sweep"),
-        ({**report(1, seconds=2), "schema": 99}, [], "of another version"),
+        ({**report(1, seconds=2), "schema": 99}, [], "schema version"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, value: dict[str, Any], flags: list[str], text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,12 @@ import pytest
 
 from benchmarks.load_answers import swap_rows
 from measure.report import build, schema
+from measure.workload.settings import VARIABLES
 from planwright.server_info import ServerInfo
 from tests._project import ROOT, Project
 from tests._server import launch, running_server
 from tests.measure.conftest import LoadRun, environment, finished, locust
+from tests.ux._checkout import package_files
 
 
 def test_a_healthy_server_passes_and_the_process_ends_by_itself(run: LoadRun) -> None:
@@ -159,8 +162,10 @@ def test_a_signal_to_the_whole_group_ends_two_processes_as_it_ends_one(
     ("settings", "code", "words"),
     [
         ({"models": "digitz"}, 2, "did you mean 'digits'?"),
-        ({"batch": "many", "check": "7"}, 2, "PLANWRIGHT_CHECK is '7'"),
-        ({"page": "no"}, 2, "PLANWRIGHT_PAGE is 'no'"),
+        ({"models": "digits=0"}, 2, "weight of 'digits' must be at least 1; got '0'"),
+        ({"check": "200%"}, 2, "'check' must be a number between 0 and 1; got '200%'"),
+        ({"batch": "many", "check": "7"}, 2, "PLANWRIGHT_CHECK='7'"),
+        ({"page": "no"}, 2, "PLANWRIGHT_PAGE='no'"),
         ({"repository": "/nowhere"}, 3, "there is no model repository"),
     ],
 )
@@ -171,6 +176,27 @@ def test_bad_settings_are_reported(
     assert done.code == code, done.text
     assert words in done.text
     assert done.folder is None
+
+
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")])
+def test_flags_are_checked_before_what_is_published(tmp_path: Path, processes: tuple[str, ...]) -> None:
+    gone = ServerInfo(os.getpid(), "x", "127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9", "none", "", "", str(tmp_path))
+    done = locust(gone, tmp_path, "-t", "2s", "--tags", "htp", *processes)
+    assert (done.code, "did you mean 'http'?" in done.text, "nothing is published" in done.text) == (2, True, False)
+    done = locust(gone, tmp_path, "-t", "2s", *processes)
+    assert (done.code, done.text.count("nothing is published")) == (2, 1), done.text
+
+
+def test_an_unknown_variable_is_a_warning(tmp_path: Path) -> None:
+    gone = ServerInfo(os.getpid(), "x", "127.0.0.1:9", "127.0.0.1:9", "127.0.0.1:9", "none", "", "", str(tmp_path))
+    done = locust(gone, tmp_path, "-t", "2s", ratee="5", tritonserver_dir="here")
+    assert "warning: unknown variable PLANWRIGHT_RATEE; did you mean 'PLANWRIGHT_RATE'?" in done.text
+    assert "TRITONSERVER_DIR" not in done.text, "a variable of another part of Planwright"
+
+
+def test_the_known_variables_are_those_that_the_code_names() -> None:
+    text = "\n".join((ROOT / path).read_text() for path in package_files())
+    assert set(re.findall(r"PLANWRIGHT_[A-Z_]*[A-Z]", text)) == set(VARIABLES)
 
 
 def test_a_server_that_is_not_there_is_reported(built: Project, tmp_path: Path) -> None:

@@ -157,14 +157,14 @@ def test_a_server_that_is_not_there_is_exit_3(built: Project, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["digits", "--instances", "0,1"], "numbers of instances are 1 to 64"),
+        (["digits", "--instances", "0,1"], "--instances: '0,1'"),
         (["digits", "--max-batch", "16"], "above the published max_batch_size 8"),
         (["digits", "--max-batch", "2,4", "--batch", "4"], "--batch 4 is above the max_batch_size 2"),
         (["digits", "--queue-delay-us", "soon"], "--queue-delay-us off,0,500,2000"),
         (["digits", "--preferred", "4,,8"], '--preferred "none;4,8"'),
         (["digits", "--cuda-graphs", "off,on"], "has no CUDA graphs"),
-        (["digits", "--duration-s", "0", "--repeats", "0"], "--repeats 0"),
-        (["digits", "--users", "0"], "--users 0"),
+        (["digits", "--duration-s", "0", "--repeats", "0"], "--repeats: 0"),
+        (["digits", "--users", "0"], "--users: 0"),
         (["digitz"], "did you mean 'digits'?"),
         ([], "the following arguments are required"),
     ],

@@ -144,10 +144,11 @@ def test_a_server_that_dies_leaves_a_report_and_is_exit_3(built: Project, tmp_pa
         (["digits"], "digits has no SLO of its own"),
         (["digits", "--slo", "fast please"], '--slo "p99<20ms"'),
         (["digits", "--slo", "p98<20ms"], "one of p50, p90, p95, p99, p99.9"),
-        (["digits", "--slo", "p99<20"], "cannot be parsed"),
+        (["digits", "--slo", "p99<20"], "--slo: 'p99<20'"),
+        (["digitz", "--slo", "p99<20"], "--slo: 'p99<20'"),  # flags are checked before models
         (["digits", "--slo", "p99<20ms", "--max-batch", "64"], "above the published max_batch_size 8"),
         (["digits", "--slo", "p99<20ms", "--points", "1"], "--points 12"),
-        (["digits", "--slo", "p99<20ms", "--minutes", "0"], "--minutes 0"),
+        (["digits", "--slo", "p99<20ms", "--minutes", "0"], "--minutes: 0"),
         (["digits", "--slo", "p99<20ms", "--write", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
         (["digitz", "--slo", "p99<20ms"], "did you mean 'digits'?"),
     ],

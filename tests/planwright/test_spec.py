@@ -41,10 +41,10 @@ def model(*lines: str) -> str:
 # what is written → what the error must say, with the line
 MISTAKES = [
     ("broken yaml", "version: 1\nmodels: {a: [}\n", "not valid YAML", 2),
-    ("two keys", model("precision: fp32", "precision: fp32"), "'precision' is given twice", 6),
+    ("two keys", model("precision: fp32", "precision: fp32"), "'precision' is specified twice", 6),
     ("unknown key", model("precison: fp32"), "did you mean 'precision'?", 5),
     ("unknown top key", "version: 1\nmodles: {}\nmodels: {d: {source: zoo/digits}}\n", "did you mean 'models'?", 2),
-    ("wrong type", model("export: {opset: '17'}"), "valid integer", 5),
+    ("wrong type", model("export: {opset: '17'}"), "'opset' must be an integer between 11 and 24; got '17'", 5),
     ("wrong choice", model("precision: fp99"), "'fp32'", 5),
     ("no version", "models: {d: {source: zoo/digits}}\n", "version: 1", 1),
     ("no source", "version: 1\nmodels:\n  d: {precision: fp32}\n", "'source' is missing", 3),
@@ -56,19 +56,24 @@ MISTAKES = [
     ("none and batcher", model("batch: none", "serve:", "  dynamic_batching: {}"), "without a batch axis", 7),
     ("batch of a truth", model("batch: yes"), "'True' is not a batch", 5),
     ("a load test's key", model() + "loadtest: {p: {uesrs: 1}}\n", "did you mean 'users'?", 5),
-    ("a load test's arrivals", model() + "loadtest: {p: {arrivals: poison}}\n", "did you mean 'poisson'?", 5),
+    (
+        "a load test's arrivals",
+        model() + "loadtest: {p: {arrivals: poison}}\n",
+        "use closed, poisson, constant or trace:FILE",
+        5,
+    ),
     ("slo of words", model("slo: fast"), "write 50ms", 5),
     ("slo without a unit", model("slo: 50"), "write 50ms", 5),
     ("batch both", model("batch: {fixed: 8, max: 16}"), "either 'fixed' or min/opt/max", 5),
     ("unsafe name", "version: 1\nmodels:\n  a b: {source: zoo/digits}\n", "is not a valid model name", 3),
     ("long name", f"version: 1\nmodels:\n  {'m' * 300}: {{source: zoo/digits}}\n", "at most 128", 3),
-    ("empty target", model("targets: {onnxruntime: }"), "not None", 5),
+    ("empty target", model("targets: {onnxruntime: }"), "must be a mapping; got nothing", 5),
     ("target of a list", model("targets: {onnxruntime: [fp32]}"), "must be a mapping", 5),
     ("endless anchor", model("options: &o {x: [1, *o]}"), "a value contains itself", 5),
     ("huge batch", model("batch: 99999999999"), "2147483647", 5),
     ("sequences of a fixed batch", model("batch: {fixed: 4}", "serve: {sequence_batching: {}}"), "one sample", 6),
     ("extends a missing model", model("extends: absent"), "cannot extend 'absent'", 5),
-    ("circle", "version: 1\nmodels:\n  a: {extends: b}\n  b: {extends: a}\n", "in a circle", 4),
+    ("circle", "version: 1\nmodels:\n  a: {extends: b}\n  b: {extends: a}\n", "circular 'extends'", 4),
     ("serve field", model("serve:", "  dynamic_batchin: {}"), "unknown field 'dynamic_batchin'", 6),
     ("serve nested", model("serve:", "  dynamic_batching: {max_queue_delay_us: 3}"), "max_queue_delay_microseconds", 6),
     ("serve type", model("serve:", "  instance_group: [{count: many}]"), "does not fit Triton's ModelConfig", 6),
@@ -112,8 +117,8 @@ def test_a_key_that_is_given_twice_hides_no_other_mistake(tmp_path: Path) -> Non
     ])  # fmt: skip
     said = faults(tmp_path, text)
     for line, words in (
-        (5, "did you mean 'precision'?"), (7, "the key 'serve' is given twice"), (6, "priority_level"), (8, "the key 'models' is given twice"),
-        (9, "did you mean 'zoo/digits'?"), (10, "the key 'rate' is given twice"), (10, "did you mean 'users'?"),
+        (5, "did you mean 'precision'?"), (7, "'serve' is specified twice"), (6, "priority_level"), (8, "'models' is specified twice"),
+        (9, "did you mean 'zoo/digits'?"), (10, "'rate' is specified twice"), (10, "did you mean 'users'?"),
     ):  # fmt: skip
         assert words in said
         assert f"config.yaml:{line}" in said

@@ -54,7 +54,8 @@ def test_unsafe_model_names_are_refused(tmp_path: Path, name: str) -> None:
     _models.adder(tmp_path / "models", "good")
     (tmp_path / "models" / name).mkdir()
     [fault] = faults(SpecError, f"--model-repository={tmp_path / 'models'}")
-    assert fault.what == f"the model name '{name}' is not safe"
+    assert f"'{name}'" in fault.what
+    assert "unsafe" in fault.what
     assert "shell" in fault.why
     assert "rename the folder" in fault.fix
     assert not (tmp_path / "x").exists()
@@ -63,7 +64,8 @@ def test_unsafe_model_names_are_refused(tmp_path: Path, name: str) -> None:
 def test_a_repository_path_with_a_space_is_refused(tmp_path: Path) -> None:
     _models.adder(tmp_path / "my models")
     [fault] = faults(SpecError, f"--model-repository={tmp_path / 'my models'}")
-    assert (fault.what, fault.where) == ("the repository's path is not safe", str(tmp_path / "my models"))
+    assert "unsafe" in fault.what
+    assert fault.where == str(tmp_path / "my models")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_words_of_config_pbtxt_that_reach_the_shell_are_checked(tmp_path: Path, 
     (folder / "configs").mkdir()
     (folder / "configs" / "other.pbtxt").write_text(line)
     [fault] = faults(SpecError, f"--model-repository={tmp_path / 'models'}")
-    assert "is not safe" in fault.what
+    assert "unsafe" in fault.what
 
 
 def test_a_missing_and_an_empty_repository(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_everything_is_reported_at_once(tmp_path: Path, taken: int, monkeypatch:
     assert [fault.what for fault in faults(SpecError, *flags)] == [
         "--id cannot be given",
         "mode poll is not supported",
-        "the model name 'my model' is not safe",
+        "the model name 'my model' contains unsafe characters",
         f"port {taken} is taken",
         "tritonserver is not installed",
     ]
@@ -139,8 +141,8 @@ def test_everything_is_reported_at_once(tmp_path: Path, taken: int, monkeypatch:
         (["--load-model=adder"], "--load-model needs explicit mode"),
         (["--model-control-mode=explicit", "--load-model=ader"], "there is no model 'ader' to load"),
         (["--model-repository=other"], "more than one model repository"),
-        (["--http-port=7", "--grpc-port=7"], "port 7 is given twice"),
-        (["--http-port=70000"], "argument --http-port: 70000 is not a port (1 to 65535)"),
+        (["--http-port=7", "--grpc-port=7"], "port 7 is specified twice"),
+        (["--http-port=70000"], "argument --http-port: invalid port: '70000' (must be 1 to 65535)"),
         (["adder"], "unexpected argument 'adder'"),
     ],
 )

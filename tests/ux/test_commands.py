@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,7 @@ def test_help(command: list[str]) -> None:
     done = run(*command, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+    assert not done.stdout.split("\n\n")[1].startswith(("options:", "positional")), "a description follows the usage"
     assert cpu_s() - before < HELP_CPU_S
 
 
@@ -81,6 +83,24 @@ def test_a_bad_command_line(command: list[str]) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "--help" in done.stderr or "usage:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "model", "words"),
+    [
+        (("--random-weights", "digitz"), "", ("there is no model 'digitz'", "--random-weights digitz", "did you mean 'digits'?")),
+        ((), "\n    serve: {parameters: {planwright_x: 1}}", ("the parameter 'planwright_x' is reserved", "config.yaml:5")),
+    ],
+)  # fmt: skip
+def test_a_build_names_the_mistake_that_comes_first(
+    tmp_path: Path, flags: tuple[str, ...], model: str, words: tuple[str, ...]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"version: 1\nmodels:\n  digits:\n    source: zoo/digits{model}\n")
+    done = run("builders/build_all.py", "--plan", "--target", "onnxruntime", "--config", str(config), *flags)
+    assert done.returncode == 2
+    first = done.stderr.partition("\nerror: ")[0]
+    assert all(word in first for word in words), done.stderr
 
 
 def test_locust_lists_our_users(built: Project) -> None:

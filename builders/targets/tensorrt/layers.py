@@ -130,7 +130,7 @@ def prove(table: Sequence[Mapping[str, Any]], spec: ModelSpec, kept_high: Sequen
         why = (f"{found.share:.0%} of the convolution and matrix time is in {spec.precision}, {LEAST_SHARE:.0%} is required; "
                + ", ".join(f"{row['name']} runs in {row['precision']} ({row['ms']:.3f} ms)" for row in worst))  # fmt: skip
         raise StageError("engine", Fault(f"the engine is not in {spec.precision}", spec.where("precision"), why,
-                                         "request the precision that is there, or raise compile.optimization_level",
+                                         "set `precision` to the one actually used, or raise compile.optimization_level",
                                          f"python -m builders layers {spec.name}"))  # fmt: skip
     return {"realised": {"verdict": verdict, **asdict(found)}}
 
