@@ -81,7 +81,7 @@ def test_words_of_config_pbtxt_that_reach_the_shell_are_checked(tmp_path: Path, 
 
 
 def test_a_missing_and_an_empty_repository(tmp_path: Path) -> None:
-    assert faults(SpecError, "--model-repository=nowhere")[0].what == "the model repository does not exist"
+    assert faults(SpecError, "--model-repository=nowhere")[0].what == "there is no model repository"
     (tmp_path / "empty").mkdir()
     assert faults(SpecError, "--model-repository=empty")[0].what == "the model repository is empty"
 

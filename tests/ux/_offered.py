@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from tests.ux._checkout import ROOT, package_files
 
 COMMAND = re.compile(
-    r"(?:python (?:-m [\w.]+|builders/\w+\.py|-c)|make (?:setup|demo|quick|test|clean|check|lint)[\w-]*|docker (?:compose|run|info)|ss -|df -h"
+    r"(?:python (?:-m [\w.]+|builders/\w+\.py|-c)|make (?:setup|demo|quick|test|clean|check|lint)[\w-]*|docker (?:compose|run|info)|\bss -|df -h"
     r"|apt-get install|(?:\.venv/bin/)?pip install|locust -f)[^;,)`\n]*"
 )
 PACKAGES = ("planwright", "builders", "clients", "serving", "measure", "loadtest", "deploy")
