@@ -73,7 +73,10 @@ def _config_files(folder: Path) -> list[Path]:
 
 def faults(options: ServeOptions) -> list[Fault]:
     """Return what is wrong with path, names and the models to load; it may be empty where models are loaded later."""
-    repository, fix = options.repository, "python builders/build_all.py (with the same --config), or name another with --model-repository"
+    repository, fix = (
+        options.repository,
+        "python builders/build_all.py (with the same --config), or name another with --model-repository",
+    )
     if not repository.is_dir():
         return [Fault("there is no model repository", str(repository), fix=fix)]
     found = []

@@ -63,6 +63,9 @@ def add_to(commands: Any) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     batches, streams = (numbers(flag, text) for flag, text in (("--batch", args.batch), ("--streams", args.streams)))
+    if args.rounds < 1 or not args.seconds > 0:
+        what = f"invalid value for --rounds or --seconds: {args.rounds}, {args.seconds:g}"
+        raise SpecError(Fault(what, fix="give at least 1 round and more than 0 seconds"))
     variants = _variants(args.torch)
     target = target_of("bench", args.target, fix="use --target onnxruntime, or a machine with a GPU and TensorRT")
     jobs = [job_of(args, name, target) for name in args.models]

@@ -67,9 +67,8 @@ def require_calibration(job: Job) -> None:
 
 def numbers(flag: str, text: str) -> list[int]:
     """Return the numbers of a flag such as ``1,8,32``; raises SpecError if it holds something else."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SpecError(
-            Fault(f"invalid value for {flag}: '{text}'", fix="give comma-separated integers, such as 1,8,32")
-        ) from None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        fix = "give comma-separated integers from 1, such as 1,8,32"
+        raise SpecError(Fault(f"invalid value for {flag}: '{text}'", fix=fix))
+    return [int(part) for part in parts]

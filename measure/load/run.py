@@ -101,6 +101,9 @@ class Run:
         """
         if self._given_up is None:
             self._given_up = error
+            if is_worker(environment):
+                self._worker.give_up(environment, error)
+                return
             console.fail(error)
             environment.process_exit_code = error.exit_code
             if environment.runner is not None:
@@ -159,7 +162,7 @@ class Run:
         code is not the user's, and locust reports one above 1 as a failure of the worker.
         """
         if is_master(environment):
-            self._workers.listen(environment.runner)
+            self._workers.listen(environment.runner, lambda error: self.give_up(environment, error))
         elif is_worker(environment):
             self._worker.listen(environment)
 

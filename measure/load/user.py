@@ -25,7 +25,7 @@ from measure.load.run import Run
 from measure.load.session import Connection, Payloads, Shared
 from measure.workload import settings
 from planwright import console
-from planwright.errors import PlanwrightError
+from planwright.errors import Fault, PlanwrightError, SpecError
 
 __all__ = ["SETTINGS", "Infer", "ProfileOfUsers", "tag", "task"]
 
@@ -70,6 +70,7 @@ class Infer(User):
         super().__init__(environment)
         self.connections: dict[str, Connection] = {}
         self._turn = 0
+        self._turns: user_selection.Turns | None = None
 
     def inputs(self, model: TritonModel) -> Iterable[Mapping[str, Any]] | None:
         """Return the inputs to send, one mapping a request, as `TritonModel.infer_batch` takes them; None for golden samples.
@@ -79,7 +80,10 @@ class Infer(User):
         return None
 
     def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-        """Return what is wrong with an answer to `inputs`, or an empty text; called for the answers that are checked."""
+        """Return what is wrong with an answer to `inputs`, or an empty text; called for the answers that are checked.
+
+        Golden samples are compared with their own answers first.
+        """
         raise NotImplementedError
 
     def on_start(self) -> None:
@@ -92,7 +96,8 @@ class Infer(User):
 
     def on_stop(self) -> None:
         """Close the connections."""
-        self._turns.leave(self)
+        if self._turns is not None:
+            self._turns.leave(self)
         for connection in self.connections.values():
             connection.close()
 
@@ -104,18 +109,24 @@ class Infer(User):
     def _connect(self) -> bool:
         """Connect to this user's models that it has no connection for, which may change with the number of users."""
         try:
-            while lacking := [name for name in self._turns.models(self) if name not in self.connections]:
+            while lacking := [name for name in self._models() if name not in self.connections]:
                 self.connections[lacking[0]] = Connection(SHARED, self, lacking[0])
         except PlanwrightError as error:
             RUN.give_up(self.environment, error)
             return False
         return True
 
+    def _models(self) -> tuple[str, ...]:
+        if self._turns is None:
+            what = f"{type(self).__name__}.on_start() does not call super().on_start()"
+            raise SpecError(Fault(what, user_selection.place_of(self.on_start), fix="call it first"))
+        return self._turns.models(self)
+
     def _send_one(self) -> bool:
         """Send one request; in an open loop the next one that is due. Returns whether another may follow at once."""
         if not self._connect():
             return False
-        models, fire = self._turns.models(self), self.environment.events.request.fire
+        models, fire = self._models(), self.environment.events.request.fire
         if not OPEN_LOOP:
             if RUN.recorder.over:
                 time.sleep(0.05)  # until locust ends this user

@@ -115,16 +115,21 @@ def _faults(user: Any, names: Sequence[str]) -> Iterator[Fault]:
     place = place_of(user)
     if transport and transport not in TRANSPORTS:
         yield Fault(f"{title}.transport is '{transport}'", place, fix=did_you_mean(transport, list(TRANSPORTS)))
+    if not user.tasks:
+        yield Fault(f"{title} has no task", place, fix="put @task above a method that calls self.send()")
     models = getattr(user, "models", ())
     if isinstance(models, str):
         yield Fault(f"{title}.models is text", place, fix=f'write models = ("{models}",)')
+        return
+    if any(not isinstance(name, str) for name in models):
+        yield Fault(f"{title}.models is {models!r}", place, fix="give names of models")
         return
     for name in models:
         if name not in names:
             fix = f"{did_you_mean(name, sorted(set(names)))}; PLANWRIGHT_MODELS chooses among those that are published"
             yield Fault(f"{title} calls '{name}', which is not among this run's models", place, fix=fix)
 
-    if _overrides(user, "inputs") and not _overrides(user, "check"):
+    if overrides(user, "inputs") and not overrides(user, "check"):
         what = f"{title} has its own inputs() and no check() for the answers to them"
         yield Fault(what, place_of(user.inputs), fix="write check(self, inputs, outputs), see docs/write-a-scenario.md")
 
@@ -134,7 +139,7 @@ def place_of(written: Any) -> str:
     return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
 
 
-def _overrides(user: Any, method: str) -> bool:
+def overrides(user: Any, method: str) -> bool:
     """Return whether a class of ours has its own version of a method of `Infer`, whose module this one cannot import."""
     return getattr(getattr(user, method, None), "__module__", BASE_MODULE) != BASE_MODULE
 

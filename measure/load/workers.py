@@ -18,8 +18,9 @@ from measure.load.process_load import LAG_EVERY_S, ProcessLoad
 from measure.record.process_stats import LoadRecord
 from measure.record.recorder import Recorder
 from measure.workload.arrivals import Share
+from planwright.errors import Fault, PlanwrightError
 
-KEY, STOP, LAST, SHARE = "planwright", "planwright_stop", "planwright_last", "planwright_share"
+KEY, STOP, LAST, SHARE, GIVE_UP = (f"planwright{name}" for name in ("", "_stop", "_last", "_share", "_give_up"))
 
 
 def is_worker(environment: Any) -> bool:
@@ -28,6 +29,12 @@ def is_worker(environment: Any) -> bool:
 
 def is_master(environment: Any) -> bool:
     return type(environment.runner).__name__ == "MasterRunner"
+
+
+def _error_from(data: dict[str, Any]) -> PlanwrightError:
+    error = PlanwrightError(*(Fault(**fault) for fault in data["faults"]))
+    error.exit_code = data["exit_code"]
+    return error
 
 
 class Workers:
@@ -46,7 +53,8 @@ class Workers:
         self._began, self._finished, self._collected = set[str](), set[str](), set[str]()
         self.stats, self.window_s = LoadRecord(), 0.0
 
-    def listen(self, runner: Any) -> None:
+    def listen(self, runner: Any, give_up: Callable[[PlanwrightError], None]) -> None:
+        runner.register_message(GIVE_UP, lambda msg, **_: give_up(_error_from(msg.data)))
         runner.register_message(LAST, lambda msg, **_: self._take_last(msg.node_id, msg.data))
 
     def begin(self, runner: Any) -> None:
@@ -85,19 +93,28 @@ class Workers:
 
 
 class Worker:
-    """This process as a worker; `stopped` says whether locust has stopped its users."""
+    """This process as a worker; `stopped` says whether locust has stopped its users.
+
+    Attributes:
+        done: True once the last record is sent; the process must not end before.
+    """
 
     def __init__(self, load: ProcessLoad, stopped: Callable[[], bool]) -> None:
         self._load, self._stopped = load, stopped
         self.reset()
 
     def reset(self) -> None:
-        self.done = False
+        self.done = self._sending = False
 
     def listen(self, environment: Any) -> None:
         """Take this process's share, and the order to stop."""
         environment.runner.register_message(STOP, lambda environment, **_: self.send_last(environment))
         environment.runner.register_message(SHARE, lambda msg, **_: setattr(self._load, "share", Share(*msg.data)))
+
+    def give_up(self, environment: Any, error: PlanwrightError) -> None:
+        """Let the master report the error and end the run of all workers."""
+        faults = [vars(fault) for fault in error.faults]
+        environment.runner.send_message(GIVE_UP, {"exit_code": error.exit_code, "faults": faults})
 
     def report(self, data: dict[str, Any], **_: Any) -> None:
         part = self._load.part(last=self._stopped())
@@ -105,10 +122,11 @@ class Worker:
 
     def send_last(self, environment: Any) -> None:
         """Stop the users and send the last record, once."""
-        if self.done:
+        if self._sending:
             return
-        self.done = True
+        self._sending = True
         environment.runner.stop()
         last: dict[str, Any] = {}
         self.report(last)
         environment.runner.send_message(LAST, last[KEY])
+        self.done = True

@@ -48,6 +48,8 @@ def test_the_table_has_no_empty_columns(built: Project) -> None:
     [
         (("digitz",), 2, "did you mean 'digits'?"),
         (("digits", "--batch", "one"), 2, "--batch: 'one'"),
+        (("digits", "--streams", "0"), 2, "--streams: '0'"),
+        (("digits", "--rounds", "0"), 2, "--rounds"),
         (("digits", "--torch", "fast"), 2, "eager, compile"),
         (("digitz", "--torch", "fast"), 2, "--torch: 'fast'"),  # flags are checked before models
         (("digits", "--torch", "eager", "--torch-python", "/bin/false"), 3, "--torch-python PYTHON"),

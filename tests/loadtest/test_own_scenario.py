@@ -108,12 +108,42 @@ def test_classes_choose_among_the_runs_models_in_an_open_loop(served: ServerInfo
         ("    def inputs(self, model):\n        return [{'image': np.zeros((1, 9, 9))}]\n" + CHECK, 4, "[1, 9, 9]"),
         (f"    def inputs(self, model):\n{PICTURES}", 4, "check"),
         (f"    def inputs(self, model):\n{PICTURES}    def check(self, inputs, outputs):\n        return outputs['score']\n", 7, "KeyError"),
+        (f"    def inputs(self, model):\n{PICTURES}    def check(self, inputs, outputs):\n        return True\n", 6, "bool"),
+        ("    def inputs(self, model):\n        return np.zeros((1, 8, 8), np.uint8)\n" + CHECK, 4, "ndarray"),
+        ("    models = (3,)\n", 3, "(3,)"),
+        ("    def on_start(self):\n        pass\n", 4, "super().on_start()"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_its_file_and_line(
+def test_a_mistake_is_reported_with_its_file_and_line(
     served: ServerInfo, tmp_path: Path, body: str, line: int, said: str
 ) -> None:
     done = run(served, tmp_path, {"mine.py": f"{HEAD}class Mine(Infer):\n{body}{TASK}"}, "Mine", "-u", "2", check="1")
     assert done.code == 2, done.text
     assert said in done.text
     assert f"mine.py:{line}" in done.text
+
+
+def test_a_class_without_a_task_is_refused(served: ServerInfo, tmp_path: Path) -> None:
+    done = run(served, tmp_path, {"mine.py": f"{HEAD}class Mine(Infer):\n    transport = 'grpc'\n"}, "Mine", "-u", "2")
+    assert done.code == 2, done.text
+    assert "Mine has no task" in done.text
+    assert "mine.py:3" in done.text
+
+
+def test_an_own_check_sees_golden_samples_too(served: ServerInfo, tmp_path: Path) -> None:
+    check = "    def check(self, inputs, outputs):\n        return '' if len(outputs['scores']) == 2 else 'one row'\n"
+    done = run(served, tmp_path, {"mine.py": f"{HEAD}class Mine(Infer):\n{check}{TASK}"}, "Mine", "-u", "2", check="1")
+    assert done.code == 1, done.text
+    (row,) = done.report["models"]
+    assert row["wrong"] == row["checked"] > 0
+    assert "one row" in str(row["errors"])
+
+
+def test_a_mistake_in_a_worker_ends_the_whole_run(served: ServerInfo, tmp_path: Path) -> None:
+    check = "    def check(self, inputs, outputs):\n        return outputs['score']\n"
+    text = f"{HEAD}class Mine(Infer):\n    def inputs(self, model):\n{PICTURES}{check}{TASK}"
+    done = run(served, tmp_path, {"mine.py": text}, "Mine", "-u", "2", "-t", "30s", "--processes", "2", check="1")
+    assert done.code == 2, done.text
+    assert "mine.py:7" in done.text
+    assert done.report["verdict"]["status"] == "fail"
+    assert len(list((tmp_path / "runs").glob("*"))) == 1
