@@ -131,7 +131,7 @@ def test_an_invalid_id_is_refused(wrong: Any) -> None:
 def test_start_and_end_are_yes_or_no(client: Any, flag: str) -> None:
     model = client("m", "localhost:1")
     for wrong in ("no", None, 2, [True], ARRAY, HUGE, UNSAID):
-        with pytest.raises(InvalidRequest, match=f"{flag} is "):
+        with pytest.raises(InvalidRequest, match=f"invalid {flag}: "):
             model.sequence(1, **{flag: wrong})
     for right in (True, False, 1, 0, np.bool_(True), np.int64(0)):
         assert model.sequence(1, **{flag: right})._step == SequenceStep(
