@@ -106,15 +106,17 @@ class Infer(User):
         while self._send_one() and not WAIT_S:
             pass
 
-    def _connect(self) -> bool:
-        """Connect to this user's models that it has no connection for, which may change with the number of users."""
+    def _connect(self) -> tuple[str, ...]:
+        """Return this user's models, all connected; none after an error. They may change while one is being connected."""
         try:
-            while lacking := [name for name in self._models() if name not in self.connections]:
+            models = self._models()
+            while lacking := [name for name in models if name not in self.connections]:
                 self.connections[lacking[0]] = Connection(SHARED, self, lacking[0])
+                models = self._models()
         except PlanwrightError as error:
             RUN.give_up(self.environment, error)
-            return False
-        return True
+            return ()
+        return models
 
     def _models(self) -> tuple[str, ...]:
         if self._turns is None:
@@ -124,9 +126,9 @@ class Infer(User):
 
     def _send_one(self) -> bool:
         """Send one request; in an open loop the next one that is due. Returns whether another may follow at once."""
-        if not self._connect():
+        models, fire = self._connect(), self.environment.events.request.fire
+        if not models:
             return False
-        models, fire = self._models(), self.environment.events.request.fire
         if not OPEN_LOOP:
             if RUN.recorder.over:
                 time.sleep(0.05)  # until locust ends this user
