@@ -10,7 +10,6 @@ server, and the seconds of a build that finds everything current.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,15 +17,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._parts.common import ROOT, Inputs, parser, ratio_row, scratch_folder, serve, show_ratios, stamp
+from measure.operating_point import locust_process
 from planwright import console
 
 CONFIG = "version: 1\nmodels:\n  digits: {source: zoo/digits, batch: {min: 1, opt: 4, max: 8}}\n"
-USERS = "8"
+USERS = 8
 HTTP, GRPC = "http: requests per client core second", "grpc: requests per client core second"
 BUILD = "a build with nothing to do: seconds"
 
@@ -101,12 +100,11 @@ def _round(
 def _load(tree: Path, scratch: Path, tag: str, seconds: float) -> float:
     """Return requests per second of client CPU, with the locust scenarios of `tree`."""
     runs = Path(tempfile.mkdtemp(dir=scratch))
-    settings = {"SERVER_FILE": str(scratch / "server.json"), "RUNS": str(runs), "PAGE": "off"}
-    environment = {**os.environ, **{f"PLANWRIGHT_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/", "--headless", "-u", USERS, "-r", USERS, "--tags", tag]
-    subprocess.run([*command, "-t", f"{seconds:.0f}s"], cwd=tree, env=environment, capture_output=True, check=True)
-    (file,) = runs.glob("*/report.json")
-    report: dict[str, Any] = json.loads(file.read_text())
+    repository = scratch / "project-here" / "model_repository"
+    environment = locust_process.environment("digits", runs, repository, scratch / "server.json")
+    command = locust_process.command(USERS, tag, "-t", f"{seconds:.0f}s")
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=True)
+    report = locust_process.report(runs, done.stdout + done.stderr)
     return float(sum(row["requests"] for row in report["models"]) / report["client"]["cpu_s"])
 
 

@@ -22,11 +22,10 @@ from typing import Any, Literal
 from builders.sources import user_files
 from builders.sources.base import Source, load_source, source_file, source_files
 from builders.targets import Target
-from planwright.config.spec import ModelSpec, ServerSpec
+from planwright.config.spec import RENAMED, ModelSpec, ServerSpec
 from planwright.files import HashCache, read_json, same_files, write_json
 
 RECORD = "stage.json"
-_RENAMED = {"keep_high": "keep_fp32"}  # settings in the records of earlier versions
 
 
 @dataclass(frozen=True)
@@ -236,7 +235,7 @@ def _changed(stage: Stage, job: Job, record: Mapping[str, Any], *, lenient: bool
     """Return the first thing that differs; `lenient` ignores inputs, such as weights, that are not on this machine."""
     if record.get("revision") != stage.revision:
         return f"{stage.name} itself changed"
-    spec = {_RENAMED.get(key, key): value for key, value in record["spec"].items()}
+    spec = {RENAMED.get(key, key): value for key, value in record["spec"].items()}
     change = _first_difference("", spec, dict(stage.spec_part(job)))
     if change:
         return change

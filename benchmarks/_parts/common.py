@@ -26,11 +26,11 @@ from clients import published
 from measure.report.build import installed, processor, utc_now
 from planwright import console
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError
+from planwright.files import ROOT as ROOT
 from planwright.files import write_json
 from planwright.own_server import own_server
 from planwright.server_info import ServerInfo
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 CHECK = "exit 1 where a target is missed"
 WITHOUT_WEIGHTS = "resnet50"  # its weights come from torchvision's host; speed does not depend on their values

@@ -23,6 +23,7 @@ from measure.operating_point import locust_process
 from planwright import console
 from planwright.decimals import exact
 from planwright.errors import EXIT_FAILED, EXIT_OK, Fault, MachineError, StageError
+from planwright.files import ROOT
 from planwright.server_info import SERVER_FILE, ServerInfo
 
 PERCENTILES = ("p50", "p90", "p99", "p99.9")
@@ -102,7 +103,7 @@ def loadgen(load: dict[str, Any], server: ServerInfo, repository: Path, url: str
         json.dump(job, file)
         file.flush()
         done = subprocess.run(
-            [sys.executable, "-m", "measure.crosscheck.loadgen", file.name], cwd=locust_process.ROOT, capture_output=True, text=True,
+            [sys.executable, "-m", "measure.crosscheck.loadgen", file.name], cwd=ROOT, capture_output=True, text=True,
             timeout=load["duration_s"] + SPARE_S,
         )  # fmt: skip
     if done.returncode:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from planwright.errors import Fault, StageError
-from planwright.files import read_json
+from planwright.files import ROOT, read_json
 
-ROOT = Path(__file__).resolve().parents[2]
 FILE = "loadtest/"
 TRY = "run it by hand: locust -f loadtest/ --headless -t 5s"
 

@@ -24,6 +24,7 @@ from measure.operating_point import locust_process
 from measure.operating_point.server import ConfigurableModel
 from measure.operating_point.usage import Gpu, Meter, Usage
 from measure.report.verdict import LOUD
+from planwright.files import ROOT
 from planwright.own_server import ended
 
 READ_EVERY_S, STOP_S, EXTRA_S = 0.25, 10.0, 120.0
@@ -106,7 +107,7 @@ def measure(served: ConfigurableModel, load: Load, repository: Path, scratch: Pa
     with output.open("wb") as stream:
         process = subprocess.Popen(
             locust_process.command(load.users, load.protocol, *spread),
-            cwd=locust_process.ROOT, env=_environment(served, load, repository, runs),
+            cwd=ROOT, env=_environment(served, load, repository, runs),
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
     try:

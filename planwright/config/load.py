@@ -24,6 +24,7 @@ from planwright.config.spec import (
     CALIBRATED,
     EMBEDDED_SERVER,
     LONGEST_NAME,
+    RENAMED,
     ModelEntry,
     ModelSpec,
     RepositorySpec,
@@ -39,7 +40,6 @@ from planwright.errors import Fault, SpecError, did_you_mean
 from planwright.files import ROOT
 
 _TOP = ("version", "server", "defaults", "models", "loadtest")
-_RENAMED = {"keep_high": "keep_fp32"}  # old keys of a model, accepted for one more release
 
 FileCheck = Callable[[ModelSpec, Path], list[Fault]]
 
@@ -316,11 +316,11 @@ class _Loader:
 
 
 def _rename(path: Path, root: Located) -> Iterator[str]:
-    """Give the keys of `_RENAMED` their present names, in place, and yield a note for each."""
+    """Give the keys of `RENAMED` their present names, in place, and yield a note for each."""
     entries = [root.get("defaults"), *as_mapping(root.get("models")).values()]
     overlays = [node for entry in entries if entry for node in as_mapping(entry.get("targets")).values()]
     for entry in filter(None, [*entries, *overlays]):
-        for old, new in _RENAMED.items():
+        for old, new in RENAMED.items():
             if entry.get(old) and not entry.get(new):
                 entry.value[new] = entry.value.pop(old)
                 yield f"{path}:{entry.value[new].line}  '{old}' is now '{new}'; the next release will not accept the old name"

@@ -25,6 +25,9 @@ from planwright.errors import Fault
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 CALIBRATED = ("int8", "fp8")  # precisions whose ranges come from calibration samples
+RENAMED = {
+    "keep_high": "keep_fp32"
+}  # old settings of a model: in config.yaml for one more release, and in older build records
 Target = Literal["onnxruntime", "tensorrt"]
 TARGETS: tuple[Target, ...] = ("onnxruntime", "tensorrt")
 EMBEDDED_SERVER = "2.51.0"  # the tritonserver in nvidia-pytriton 0.7.0, equal to release 24.10
